@@ -1,0 +1,119 @@
+"""What every reader offers: :class:`ImageSource`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class PixelSize:
+    """Length of one level-0 pixel down and across, in ``unit`` ('m', 'µm', 'degree', ...)."""
+
+    row: float
+    column: float
+    unit: str = "m"
+
+    _METRES = {"m": 1.0, "metre": 1.0, "meter": 1.0, "µm": 1e-6, "um": 1e-6, "micrometer": 1e-6, "mm": 1e-3, "nm": 1e-9}
+
+    @property
+    def metres(self) -> float | None:
+        """Geometric mean of both sides in metres, or None for an angular or unknown unit."""
+        scale = self._METRES.get(self.unit)
+        return None if scale is None else (self.row * self.column) ** 0.5 * scale
+
+
+@dataclass(frozen=True)
+class GeoReference:
+    """Where an image lies: a coordinate reference system (WKT or 'EPSG:n') and an affine transform.
+
+    ``transform`` is ``(a, b, c, d, e, f)``: ``x = a * column + b * row + c``, ``y = d * column + e * row + f`` for
+    pixel
+    *corners* (the convention of GDAL and rasterio).
+    """
+
+    crs: str | None
+    transform: tuple[float, float, float, float, float, float]
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """An image of any size that is read window by window. Thread-safe: many threads may ``read`` at once."""
+
+    @property
+    def name(self) -> str:
+        """File stem, or the name of a layer or array; used for naming results."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns at level 0."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, at least 1 (alpha included)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Sample type."""
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of every pyramid level, level 0 first."""
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Size of a level-0 pixel, where known."""
+
+    @property
+    def georeference(self) -> GeoReference | None:
+        """Position on the earth, where known."""
+
+    @property
+    def nodata(self) -> float | None:
+        """Sample value that means 'no data' in every channel, where the file declares one."""
+
+    @property
+    def alpha(self) -> int | None:
+        """Index of the alpha channel, where there is one."""
+
+    def read(self, window: Window, level: int = 0) -> npt.NDArray[Any]:
+        """Pixels of ``window`` at ``level`` as ``(height, width, channels)``.
+
+        The window must lie inside the level; raises :class:`~napari_isdnet.exceptions.InputError` otherwise, and
+        :class:`TileError` where the file cannot be decoded there.
+        """
+
+    def identity(self) -> Mapping[str, Any]:
+        """JSON-ready facts that tell this image from another (path, size, mtime or content hash); for the ledger."""
+
+    def close(self) -> None:
+        """Release file handles; reading afterwards is an error."""
+
+
+class TileError(InputError):
+    """Part of a file cannot be read; carries where."""
+
+    def __init__(self, name: str, window: Window, level: int, reason: str) -> None:
+        super().__init__(
+            f"{name}: cannot read rows {window.row}-{window.bottom - 1}, columns {window.column}-{window.right - 1}"
+            f" at level {level} ({reason}); repair the file, or use --skip-bad-tiles to get nodata there."
+        )
+        self.window = window
+        self.level = level
+
+
+def check_window(source: ImageSource, window: Window, level: int) -> None:
+    """Raise :class:`InputError` unless ``window`` lies inside ``level`` of ``source``."""
+    if not 0 <= level < len(source.levels):
+        raise InputError(f"{source.name} has levels 0 to {len(source.levels) - 1}, level {level} was asked for.")
+    if not Window.whole(source.levels[level]).contains(window):
+        rows, columns = source.levels[level]
+        raise InputError(f"{source.name} is {rows} x {columns} at level {level}; {window} lies outside.")

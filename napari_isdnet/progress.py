@@ -1,0 +1,51 @@
+"""What a long-running generator yields, and how the time that is left is estimated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from napari_isdnet.window import Window
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a long job.
+
+    ``done`` and ``total`` count the same unit of work over *all* stages, so ``done / total`` never goes back.
+    ``window`` is the rectangle (level 0) that was finished by this step, if there is one; ``seconds_left`` is
+    ``None`` until it can be estimated. ``figures`` carries numbers a caller may show (loss, IoU, ...).
+    """
+
+    done: float
+    total: float
+    stage: str
+    window: Window | None = None
+    seconds_left: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the work that is done, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 1.0
+
+
+class Clock:
+    """Counts work done and turns it into :class:`Progress`; work that was done before (a resumed job) is no speed."""
+
+    def __init__(self, total: float, already_done: float = 0.0) -> None:
+        self.total = float(total)
+        self.done = float(already_done)
+        self._start_done = self.done
+        self._start = time.monotonic()
+
+    def step(
+        self, amount: float, stage: str, window: Window | None = None, figures: Mapping[str, float] | None = None
+    ) -> Progress:
+        """Add ``amount`` of work and report it."""
+        self.done += amount
+        worked = self.done - self._start_done
+        elapsed = time.monotonic() - self._start
+        left = (self.total - self.done) * elapsed / worked if worked > 0 and elapsed > 0.2 else None
+        return Progress(self.done, self.total, stage, window, None if left is None else max(0.0, left), figures or {})
