@@ -1,0 +1,119 @@
+"""GeoTIFF export: a cloud-optimised GeoTIFF with our own overviews (2x2 mode), colour table and category names."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.io.disk import remove, replacing, write_atomic
+from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.tiff_pyramid import ensure_labels, stepped, total_work, write_pyramid
+from napari_isdnet.progress import Progress
+
+if TYPE_CHECKING:
+    from napari_isdnet.io.store import LabelStore
+
+_GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
+
+
+def export_geotiff(
+    store: LabelStore, path: Path, overwrite: bool, compression: str = "deflate"
+) -> Generator[Progress, None, Path]:
+    """Write a finished label store as GeoTIFF: 512 tiles, overviews, CRS and transform, nodata 255, colour table.
+
+    With rasterio the file is laid out as COG. Without it an image that has no CRS becomes a plain tiled TIFF with
+    overviews, and one that has raises :class:`~napari_isdnet.exceptions.MissingExtra`. Class names go to the metadata
+    (``CLASS_0`` ...) and, as GDAL's category names, to the side file ``<path>.aux.xml``, where QGIS looks for them.
+    """
+    ensure_labels(store, "A GeoTIFF of this package")
+    with replacing(path, overwrite) as temporary:
+        plain = temporary.with_name(f"{temporary.name}.plain.tif")
+        try:
+            first = {"metadata": None, "extratags": [*geo_tags(store.georeference), *_gdal_tags(store)]}
+
+            def work(tick: Any) -> None:
+                # The intermediate file is read once by GDAL and thrown away, so its codec is the fast one.
+                codec = "zstd" if _has_rasterio() else compression
+                write_pyramid(store, plain, tick, compression=codec, subifds=False, first=first)
+                if _has_rasterio():
+                    _to_cog(plain, temporary, compression)
+
+            yield from stepped(work, total_work(store), "export geotiff")
+            if not _has_rasterio():
+                plain.replace(temporary)
+            write_atomic(path.with_name(f"{path.name}.aux.xml"), _category_names(store))
+        finally:
+            remove(plain)
+            remove(temporary.with_name(f"{temporary.name}.aux.xml"))
+    return path
+
+
+def _has_rasterio() -> bool:
+    return find_spec("rasterio") is not None
+
+
+def geo_tags(reference: GeoReference | None) -> list[tuple[int, int, int, Any, bool]]:
+    """The GeoTIFF tags (OGC 19-008r4) of a position, as tifffile wants them: GDAL writes them to a 1-pixel file."""
+    if reference is None:
+        return []
+    if not _has_rasterio():
+        raise MissingExtra("Writing a coordinate reference system", "rasterio", "geo")
+    import rasterio
+    import tifffile
+    from rasterio.errors import RasterioError
+    from rasterio.io import MemoryFile
+
+    try:
+        with rasterio.Env(), MemoryFile() as memory:
+            with memory.open(
+                driver="GTiff", width=1, height=1, count=1, dtype="uint8",
+                crs=reference.crs, transform=rasterio.Affine(*reference.transform),
+            ):  # fmt: skip
+                pass
+            memory.seek(0)
+            with tifffile.TiffFile(memory) as tiff:
+                tags = tiff.pages.first.tags
+                found = [tags[code] for code in _GEO_TAGS if code in tags]
+                return [(t.code, int(t.dtype), int(t.count), t.value, True) for t in found]
+    except RasterioError as error:
+        raise InputError(
+            f"The coordinate reference system {reference.crs!r} cannot be written to a GeoTIFF ({error});"
+            " give the image one that GDAL knows, or export as ome-tiff."
+        ) from error
+
+
+def _gdal_tags(store: LabelStore) -> list[tuple[int, int, int, Any, bool]]:
+    # GDAL unescapes an item once more after parsing the XML, so names are escaped twice.
+    items = "".join(
+        f'<Item name="CLASS_{k}">{escape(escape(c.name))}</Item><Item name="COLOR_{k}">{c.hex}</Item>'
+        for k, c in enumerate(store.classes)
+    )
+    metadata = f"<GDALMetadata>{items}</GDALMetadata>".encode()
+    return [(42112, 2, 0, metadata, True), (42113, 2, 0, str(IGNORE_INDEX), True)]
+
+
+def _category_names(store: LabelStore) -> bytes:
+    names = "".join(f"<Category>{escape(c.name)}</Category>" for c in store.classes)
+    band = f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
+    return f"<PAMDataset>{band}</PAMDataset>\n".encode()
+
+
+def _to_cog(plain: Path, path: Path, compression: str) -> None:
+    import rasterio
+    import rasterio.shutil
+    from rasterio.errors import RasterioError
+
+    # The overviews are there already (our mode, not GDAL's, which breaks ties otherwise): only copied.
+    options = {"OVERVIEWS": "FORCE_USE_EXISTING", "COMPRESS": compression.upper(), "BLOCKSIZE": "512"}
+    with rasterio.Env(GDAL_CACHEMAX=128, GDAL_NUM_THREADS="2"):
+        try:
+            rasterio.shutil.copy(str(plain), str(path), driver="COG", BIGTIFF="IF_SAFER", **options)
+        except RasterioError as error:
+            raise InputError(
+                f"GDAL could not write {path.name} ({error}); check the free space and run the same command again."
+            ) from error

@@ -1,0 +1,324 @@
+"""The working result store and default output: a pyramid of uint8 maps as sharded OME-Zarr 0.5.
+
+Shards are the unit of writing. Each is written whole by one writer (two writers on one shard would lose data), forced
+to the disk, and only then marked done by an empty file ``.done/<level>/<index>``. After ``kill -9`` a shard without a
+marker is simply not done, whatever bytes lie there, and writing it again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import PARTIAL, disk_errors, replacing, sync
+from napari_isdnet.io.ome_zarr import MARKERS, attributes, read_own
+from napari_isdnet.io.source import GeoReference, PixelSize, TileError, check_window
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Grid, Window, pyramid_shapes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+CHUNK = 512
+SHARD = 2048
+KINDS = ("labels", "probabilities", "uncertainty")
+
+
+class LabelStore:
+    """A uint8 pyramid on disk; also an :class:`~napari_isdnet.io.source.ImageSource` of what it holds.
+
+    ``kind`` 'labels' holds class indices (255 = nodata), levels by 2x2 mode. 'probabilities' (one channel per class)
+    and 'uncertainty' (one channel) hold ``round(254 v)`` of values 0..1 (255 = nodata), levels by 2x2 mean.
+    Arrays passed in and out are ``(height, width)`` for labels or ``(height, width, channels)``.
+    """
+
+    def __init__(self, path: Path, arrays: Sequence[Any], own: Mapping[str, Any]) -> None:
+        self.path = path
+        self._arrays = tuple(arrays)
+        self.kind: str = own["kind"]
+        self.classes: tuple[ClassInfo, ...] = own["classes"]
+        self.origin: tuple[int, int] = own["origin"]
+        self.extra: Mapping[str, Any] = own.get("extra", {})
+        self._pixel_size: PixelSize | None = own["pixel_size"]
+        self._georeference: GeoReference | None = own["georeference"]
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        shape: tuple[int, int],
+        classes: Sequence[Any],
+        *,
+        kind: str = "labels",
+        pixel_size: PixelSize | None = None,
+        georeference: GeoReference | None = None,
+        origin: tuple[int, int] = (0, 0),
+        shard: int = SHARD,
+        chunk: int = CHUNK,
+        extra: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> LabelStore:
+        """An empty store (everything nodata) for an image of ``shape`` pixels.
+
+        ``georeference`` is that of *this* store's first pixel; ``origin`` says where that pixel lies in the image
+        that was segmented (for a region), in pixels. ``extra`` is kept in the metadata (JSON). Raises
+        :class:`InputError` where ``path`` exists and ``overwrite`` is false.
+        """
+        import zarr
+
+        path = Path(path)
+        if min(shape) < 1:
+            raise InputError(f"A result needs at least 1 x 1 pixels, got {shape[0]} x {shape[1]}.")
+        if kind not in KINDS:
+            raise InputError(f"A store holds one of {', '.join(KINDS)}, got '{kind}'.")
+        if chunk < 1 or shard % chunk:
+            raise InputError(f"A shard must be a multiple of the chunk ({chunk}), got {shard}.")
+        infos = classes_from(classes)
+        channels = {"labels": None, "probabilities": len(infos), "uncertainty": 1}[kind]
+        levels = pyramid_shapes(shape)
+        attrs = attributes(
+            _stem(path),
+            len(levels),
+            infos,
+            kind=kind,
+            channels=channels,
+            pixel_size=pixel_size,
+            georeference=georeference,
+            origin=origin,
+            extra=extra or {},
+        )
+        lead = () if channels is None else (channels,)
+        with replacing(path, overwrite) as temporary:
+            group = zarr.create_group(store=temporary, zarr_format=3, attributes=attrs)
+            for level, (rows, columns) in enumerate(levels):
+                side = min(shard, -(-max(rows, columns) // chunk) * chunk)  # no larger than the level needs
+                group.create_array(
+                    str(level),
+                    shape=(*lead, rows, columns),
+                    dtype="uint8",
+                    chunks=(*(1 for _ in lead), chunk, chunk),
+                    shards=(*lead, side, side),
+                    compressors=zarr.codecs.ZstdCodec(level=3, checksum=False),
+                    fill_value=IGNORE_INDEX,
+                    dimension_names=["c", "y", "x"][1 - len(lead) :],
+                )
+                (temporary / MARKERS / str(level)).mkdir(parents=True)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> LabelStore:
+        """Open what :meth:`create` or an OME-Zarr export wrote; :class:`InputError` for anything else."""
+        import zarr
+
+        path = Path(path)
+        if not (path / "zarr.json").is_file():
+            raise InputError(f"{path} is no OME-Zarr 0.5 store (it has no zarr.json); give the folder of a result.")
+        try:
+            group = zarr.open_group(path, mode="r+", zarr_format=3)
+            own = read_own(dict(group.attrs), path)
+            arrays = [group[name] for name in own["levels"]]
+            shapes = [a.shape[-2:] for a in arrays if isinstance(a, zarr.Array) and a.dtype == "uint8"]
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{path} cannot be opened as an OME-Zarr result ({error}); make it again.") from error
+        if not shapes or shapes != pyramid_shapes(shapes[0]):
+            raise InputError(f"{path} has levels of unexpected shapes or types {shapes}; make it again.")
+        return cls(path, arrays, own)
+
+    # --- ImageSource -------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """File name without ``.ome.zarr``."""
+        return _stem(self.path)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns at level 0."""
+        return self.levels[0]
+
+    @cached_property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of every level."""
+        return tuple((int(a.shape[-2]), int(a.shape[-1])) for a in self._arrays)
+
+    @property
+    def channels(self) -> int:
+        """1 for labels and uncertainty, else the number of classes."""
+        return int(self._arrays[0].shape[0]) if self._arrays[0].ndim == 3 else 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8."""
+        import numpy as np
+
+        return np.dtype(np.uint8)
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Size of a level-0 pixel, where known."""
+        return self._pixel_size
+
+    @property
+    def georeference(self) -> GeoReference | None:
+        """Position of this store's first pixel on the earth, where known."""
+        return self._georeference
+
+    @property
+    def nodata(self) -> float | None:
+        """255."""
+        return float(IGNORE_INDEX)
+
+    @property
+    def alpha(self) -> int | None:
+        """None: no alpha channel."""
+        return None
+
+    def read(self, window: Window, level: int = 0) -> npt.NDArray[np.uint8]:
+        """``(height, width, channels)`` uint8; shards that were never written read as 255."""
+        import numpy as np
+
+        check_window(self, window, level)
+        try:
+            array = np.asarray(self._arrays[level][(..., *window.slices)])
+        except Exception as error:
+            raise TileError(self.name, window, level, str(error)) from error
+        return array[..., np.newaxis] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, 0, -1))
+
+    def read_labels(self, window: Window, level: int = 0) -> npt.NDArray[np.uint8]:
+        """First channel of :meth:`read`, ``(height, width)``."""
+        return self.read(window, level)[..., 0]
+
+    def identity(self) -> Mapping[str, Any]:
+        """Path, shape and time of the last finished shard."""
+        newest = max((p.stat().st_mtime_ns for p in self._marker(0, 0).parent.glob("*")), default=0)
+        metadata = (self.path / "zarr.json").stat().st_mtime_ns
+        return {"path": str(self.path.resolve()), "shape": list(self.shape), "mtime_ns": max(newest, metadata)}
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def shards(self) -> Grid:
+        """The units of writing at level 0."""
+        return self.shards_of(0)
+
+    def shards_of(self, level: int) -> Grid:
+        """The units of writing at ``level``."""
+        return Grid(self.levels[level], tuple(self._arrays[level].shards[-2:]))
+
+    def _marker(self, level: int, index: int) -> Path:
+        return self.path / MARKERS / str(level) / str(index)
+
+    def done(self, index: int, level: int = 0) -> bool:
+        """True when that shard was written whole (exports carry no markers: everything in them is done)."""
+        return self._marker(level, index).exists() or not (self.path / MARKERS).is_dir()
+
+    def missing(self, level: int = 0) -> list[int]:
+        """Shards that are not done, ascending."""
+        count = len(self.shards_of(level))
+        if not (self.path / MARKERS).is_dir():
+            return []
+        there = {entry.name for entry in os.scandir(self.path / MARKERS / str(level))}
+        return [i for i in range(count) if str(i) not in there]
+
+    @property
+    def finished(self) -> bool:
+        """True when every shard of every level is done."""
+        return all(not self.missing(level) for level in reversed(range(len(self.levels))))
+
+    def write_shard(self, index: int, array: npt.NDArray[np.uint8], level: int = 0, *, mark: bool = True) -> Window:
+        """Write shard ``index`` whole: data, fsync, marker (if ``mark``), in this order. Returns its window.
+
+        ``array`` has exactly the shard's shape (smaller at the right and lower border). Different shards may be
+        written at once from many threads or processes; one shard only by one writer.
+        """
+        import numpy as np
+
+        window = self.shards_of(level)[index]
+        expected = window.shape if self._arrays[level].ndim == 2 else (*window.shape, self.channels)
+        if array.shape != expected or array.dtype != np.uint8:
+            raise InputError(f"Shard {index} takes uint8 {expected}, got {array.dtype} {array.shape}.")
+        marker = self._marker(level, index)
+        with disk_errors(self.path):
+            self._unmark(level, index)
+            data = array if array.ndim == 2 else np.moveaxis(array, -1, 0)
+            self._arrays[level][(..., *window.slices)] = data
+            sync(self._shard_file(level, index))
+            if mark:
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                marker.touch()
+        return window
+
+    def _unmark(self, level: int, index: int) -> None:
+        """This shard, and what was built from it at coarser levels, is not done."""
+        window = self.shards_of(level)[index]
+        for coarser in range(level, len(self.levels)):
+            covering = window.divided(2 ** (coarser - level))
+            for other in self.shards_of(coarser).touching(covering):
+                self._marker(coarser, other).unlink(missing_ok=True)
+
+    def _shard_file(self, level: int, index: int) -> Path:
+        down, across = divmod(index, self.shards_of(level).counts[1])
+        folder = self.path / self._arrays[level].basename / "c"
+        return (folder if self._arrays[level].ndim == 2 else folder / "0") / str(down) / str(across)
+
+    def build_level_block(self, level: int, index: int, *, mark: bool = True) -> Window:
+        """Make shard ``index`` of ``level`` (at least 1) from the level below it, and mark it done if ``mark``."""
+        import numpy as np
+
+        from napari_isdnet.io.pyramid import halve_by_mean, halve_by_mode
+
+        window = self.shards_of(level)[index]
+        halve = halve_by_mode if self.kind == "labels" else halve_by_mean
+        result = np.empty((*window.shape, self.channels), np.uint8)
+        for top in range(0, window.height, CHUNK):  # strips bound the temporary arrays
+            strip = Window(window.row + top, window.column, min(CHUNK, window.height - top), window.width)
+            below = self.read(strip.multiplied(2).clipped(self.levels[level - 1]), level - 1)
+            for channel in range(self.channels):
+                result[top : top + strip.height, :, channel] = halve(below[..., channel])
+        self.write_shard(index, result[..., 0] if self.kind == "labels" else result, level, mark=mark)
+        return window
+
+    def finish_pyramid(self, partial: bool = False) -> Generator[Progress, None, None]:
+        """Build what is missing of the lower levels; resumable, one shard in memory, same bytes every time.
+
+        Raises :class:`InputError` where level 0 is not complete, unless ``partial``: then missing shards count as
+        nodata, and the levels are left unmarked, to be built again once level 0 is complete.
+        """
+        missing = self.missing(0)
+        if missing and not partial:
+            raise InputError(
+                f"{self.path} is not complete: {len(missing)} of {len(self.shards)} shards are missing;"
+                " run the same command again to resume it."
+            )
+        todo = [(level, i) for level in range(1, len(self.levels)) for i in self.missing(level)]
+        total = sum(len(self.shards_of(level)) for level in range(1, len(self.levels)))
+        clock = Clock(total, total - len(todo))
+        for level, index in todo:
+            window = self.build_level_block(level, index, mark=not missing)
+            yield clock.step(1, "pyramid", window.multiplied(2**level).clipped(self.shape))
+        for leftover in self.path.rglob(f"*{PARTIAL}"):  # of writers that were killed
+            leftover.unlink(missing_ok=True)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".zarr").removesuffix(".ome")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The group attributes of a zarr v3 folder, or None where there is no readable ``zarr.json``."""
+    try:
+        return dict(json.loads((Path(path) / "zarr.json").read_bytes())["attributes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
