@@ -50,8 +50,8 @@ class SuperResolutionHead(nn.Module):
 def segmentation_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None, over_all: bool = False) -> Tensor:
     """Cross entropy of (B, K, h, w) logits, enlarged to the (B, H, W) target; 255 is ignored.
 
-    The mean is over labelled pixels; ``over_all`` divides by all pixels, as the published implementation does. Without any
-    labelled pixel the loss is zero (and differentiable).
+    The mean is over labelled pixels; ``over_all`` divides by all pixels, as the published implementation does. Without
+    any labelled pixel the loss is zero (and differentiable).
     """
     logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(logits, target, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum")

@@ -67,9 +67,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
 class ResNetV1c(nn.Module):
     """ResNet with three 3x3 convolutions as stem and dilated last stages.
 
-    At ``output_stride`` 8 the third and fourth stage keep their size with dilation 2 and 4; the first block of a dilated
-    stage has half of it. ``dilate_second`` dilates both convolutions of a basic block (as the paper's DeepLabv3) or
-    the first alone (as published).
+    At ``output_stride`` 8 the third and fourth stage keep their size with dilation 2 and 4; the first block of a
+    dilated stage has half of it. ``dilate_second`` dilates both convolutions of a basic block (as the paper's
+    DeepLabv3) or the first alone (as published).
     """
 
     def __init__(self, depth: int, output_stride: int = 8, dilate_second: bool = False) -> None:
@@ -109,7 +109,7 @@ class ResNetV1c(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """Any timm backbone that gives features at stride 8 or 16 of its input (dilated where its last stage is coarser)."""
+    """Any timm backbone with features at stride 8 or 16 of its input (dilated where its last stage is coarser)."""
 
     def __init__(self, name: str, output_stride: int) -> None:
         super().__init__()
