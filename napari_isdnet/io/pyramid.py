@@ -22,7 +22,8 @@ def quantise(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 def dequantise(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Inverse of :func:`quantise` up to rounding; 255 becomes NaN."""
-    values = stored.astype(np.float32) / QUANTA
+    values = stored.astype(np.float32)
+    values /= QUANTA
     values[stored == IGNORE_INDEX] = np.nan
     return values
 

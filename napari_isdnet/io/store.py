@@ -7,7 +7,6 @@ marker is simply not done, whatever bytes lie there, and writing it again gives 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
@@ -72,6 +71,7 @@ class LabelStore:
         :class:`InputError` where ``path`` exists and ``overwrite`` is false.
         """
         import zarr
+        from zarr.codecs import ZstdCodec
 
         path = Path(path)
         if min(shape) < 1:
@@ -105,7 +105,7 @@ class LabelStore:
                     dtype="uint8",
                     chunks=(*(1 for _ in lead), chunk, chunk),
                     shards=(*lead, side, side),
-                    compressors=zarr.codecs.ZstdCodec(level=3, checksum=False),
+                    compressors=ZstdCodec(level=3, checksum=False),
                     fill_value=IGNORE_INDEX,
                     dimension_names=["c", "y", "x"][1 - len(lead) :],
                 )
@@ -124,7 +124,9 @@ class LabelStore:
             group = zarr.open_group(path, mode="r+", zarr_format=3)
             own = read_own(dict(group.attrs), path)
             arrays = [group[name] for name in own["levels"]]
-            shapes = [a.shape[-2:] for a in arrays if isinstance(a, zarr.Array) and a.dtype == "uint8"]
+            shapes = [
+                (int(a.shape[-2]), int(a.shape[-1])) for a in arrays if isinstance(a, zarr.Array) and a.dtype == "uint8"
+            ]
         except InputError:
             raise
         except Exception as error:
@@ -314,11 +316,3 @@ class LabelStore:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".zarr").removesuffix(".ome")
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The group attributes of a zarr v3 folder, or None where there is no readable ``zarr.json``."""
-    try:
-        return dict(json.loads((Path(path) / "zarr.json").read_bytes())["attributes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

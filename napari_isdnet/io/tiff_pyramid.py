@@ -97,7 +97,9 @@ def write_pyramid(
     lead = (store.channels,) if store.channels > 1 else ()
     with tifffile.TiffWriter(path, bigtiff=True, ome=ome) as writer:
         for level, shape in enumerate(store.levels):
-            more = first | ({"subifds": lower} if subifds and lower else {}) if level == 0 else {"subfiletype": 1}
+            more: dict[str, Any] = (
+                first | ({"subifds": lower} if subifds and lower else {}) if level == 0 else {"subfiletype": 1}
+            )
             if level and "metadata" not in more:
                 more["metadata"] = None
             writer.write(_tiles(store, level, tick), shape=(*lead, *shape), **common, **more)
