@@ -1,0 +1,218 @@
+"""Label maps as sources: reading class indices, putting truth on the prediction's grid, and lists of class names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
+from napari_isdnet.engine.metrics import Labels
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.window import Window
+
+# Truth may lie this share of a pixel beside the prediction's grid and still be the same grid (rounded transforms).
+_GRID_SLACK = 0.01
+
+
+def read_labels(source: ImageSource, window: Window, level: int = 0) -> Labels:
+    """Class indices of ``window`` as ``(height, width)`` uint8; the source's nodata value becomes 255.
+
+    Raises :class:`InputError` for a source of several channels, of floats, or with values outside 0..255.
+    """
+    if source.channels != 1 or source.dtype.kind not in "bui":
+        raise InputError(
+            f"{source.name} has {source.channels} channel(s) of {source.dtype}; a label map has one channel of whole"
+            f" numbers (class indices): give the map of indices, not a coloured picture of it."
+        )
+    values = source.read(window, level)[..., 0]
+    if values.dtype != np.uint8:
+        values = _to_uint8(source, values, window, level)
+    if source.nodata is not None and source.nodata != IGNORE_INDEX and 0 <= source.nodata < IGNORE_INDEX:
+        values = np.where(values == source.nodata, np.uint8(IGNORE_INDEX), values)
+    return values
+
+
+def _to_uint8(source: ImageSource, values: Any, window: Window, level: int) -> Labels:
+    values = values.astype(np.int64)
+    if source.nodata is not None:
+        values[values == source.nodata] = IGNORE_INDEX
+    outside = (values < 0) | (values > IGNORE_INDEX)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        raise InputError(
+            f"{source.name} holds {values[row, column]} at row {window.row + row}, column {window.column + column}"
+            f" (level {level}); class indices are 0 to 254, and 255 is nodata."
+        )
+    return values.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class LabelPair:
+    """A prediction and its truth on one grid: the prediction's.
+
+    ``window`` is the part of the prediction (level 0) that truth covers; a prediction pixel ``(r, c)`` is the truth
+    pixel ``(r + offset[0], c + offset[1])``. ``ignore`` lists classes whose truth is read as 255.
+    """
+
+    prediction: ImageSource
+    truth: ImageSource
+    window: Window
+    offset: tuple[int, int] = (0, 0)
+    ignore: tuple[int, ...] = ()
+
+    def read(self, window: Window) -> tuple[Labels, Labels]:
+        """Both maps over ``window`` (level 0 of the prediction, inside :attr:`window`)."""
+        prediction = read_labels(self.prediction, window)
+        truth = read_labels(self.truth, window.shifted(*self.offset))
+        return prediction, leave_out(truth, self.ignore)
+
+
+def leave_out(truth: Labels, ignore: Sequence[int]) -> Labels:
+    """Truth with the classes in ``ignore`` replaced by 255."""
+    if not ignore:
+        return truth
+    table = np.arange(256, dtype=np.uint8)
+    table[list(ignore)] = IGNORE_INDEX
+    return table[truth]
+
+
+def pair_labels(prediction: ImageSource, truth: ImageSource, ignore: Iterable[int] = ()) -> LabelPair:
+    """Put truth on the prediction's grid.
+
+    Without positions on the earth both must have the same size, unless the prediction is of a region and says where
+    that lay in its image (``origin``). With positions, the grids may be shifted by whole pixels. The part covered by
+    both is taken. Raises :class:`InputError` for anything else.
+    """
+    whole, offset = Window.whole(prediction.shape), _offset(prediction, truth)
+    if offset is None:
+        origin = getattr(prediction, "origin", None) or (0, 0)
+        if origin != (0, 0) and origin != (getattr(truth, "origin", None) or (0, 0)):
+            offset = _within(origin, prediction, truth)
+        elif prediction.shape != truth.shape:
+            raise InputError(
+                f"{prediction.name} is {_size(prediction)} and truth {truth.name} {_size(truth)} pixels; both must"
+                f" have the same size: give the truth of this very image."
+            )
+    offset = offset or (0, 0)
+    shared = whole.intersect(Window.whole(truth.shape).shifted(-offset[0], -offset[1]))
+    if shared.empty:
+        raise InputError(
+            f"{prediction.name} and truth {truth.name} do not overlap on the earth; give the truth of this image."
+        )
+    return LabelPair(prediction, truth, shared, offset, tuple(ignore))
+
+
+def _within(origin: tuple[int, int], prediction: ImageSource, truth: ImageSource) -> tuple[int, int] | None:
+    """Offset of a region's result in the truth of its image; None where truth is of the region only."""
+    if prediction.shape == truth.shape:
+        return None
+    region = Window(*origin, *prediction.shape)
+    if not Window.whole(truth.shape).contains(region):
+        raise InputError(
+            f"{prediction.name} is {_size(prediction)} pixels from row {origin[0]}, column {origin[1]} of its image,"
+            f" and truth {truth.name} is only {_size(truth)}; give the truth of the whole image or of that region."
+        )
+    return origin
+
+
+def _size(source: ImageSource) -> str:
+    return f"{source.shape[0]} x {source.shape[1]}"
+
+
+def _offset(prediction: ImageSource, truth: ImageSource) -> tuple[int, int] | None:
+    """Whole rows and columns from prediction to truth pixels, or None where positions are not known for both."""
+    ours, theirs = prediction.georeference, truth.georeference
+    if ours is None or theirs is None:
+        return None
+    if ours.crs is not None and theirs.crs is not None and ours.crs != theirs.crs:
+        raise InputError(
+            f"{prediction.name} is in {_short(ours.crs)} and truth {truth.name} in {_short(theirs.crs)}; warp one of"
+            f" them to the other's coordinate system and grid first."
+        )
+    a, b, c, d, e, f = ours.transform
+    determinant = a * e - b * d
+    if determinant == 0:
+        return None
+    # Rotation, shear and pixel size: the far corner must not drift by more than the slack.
+    reach = max(*prediction.shape, *truth.shape)
+    drift = max(abs(x - y) for x, y in zip((a, b, d, e), _linear(theirs.transform))) * reach
+    x, y = c - theirs.transform[2], f - theirs.transform[5]
+    columns, rows = (e * x - b * y) / determinant, (a * y - d * x) / determinant
+    off_grid = max(abs(rows - round(rows)), abs(columns - round(columns)))
+    pixel = abs(determinant) ** 0.5
+    if drift > 0.5 * pixel or off_grid > _GRID_SLACK + 1e-9 * reach:
+        raise InputError(
+            f"Truth {truth.name} lies on another pixel grid than {prediction.name} (shift {rows:.2f} rows,"
+            f" {columns:.2f} columns); resample truth to the prediction's grid (nearest neighbour) first."
+        )
+    return round(rows), round(columns)
+
+
+def _linear(transform: tuple[float, ...]) -> tuple[float, float, float, float]:
+    return transform[0], transform[1], transform[3], transform[4]
+
+
+def _short(crs: str) -> str:
+    """A coordinate system in a sentence: its name where it is WKT."""
+    return crs.split('"')[1] if '"' in crs else crs
+
+
+def open_labels(
+    path: str | Path, classes_file: str | Path | None = None
+) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
+    """Open a label map and find its classes.
+
+    They come from ``classes_file`` if given, else from the map's own metadata, else they are None. A PNG with a
+    palette gives its indices.
+    """
+    from napari_isdnet.io.open import open_source
+
+    source = open_source(path)
+    if source.channels != 1 or source.dtype.kind not in "bui":
+        source.close()
+        raise InputError(
+            f"{path} has {source.channels} channel(s) of {source.dtype}; a label map has one channel of class indices."
+        )
+    if classes_file is not None:
+        return source, read_classes(classes_file)
+    return source, getattr(source, "classes", None) or None
+
+
+def read_classes(path: str | Path) -> tuple[ClassInfo, ...]:
+    """Classes from a file: JSON (a list of names, pairs or objects, or ``{"classes": [...]}``) or one name per line.
+
+    A line may end with a colour: ``road #ff8800``. Blank lines, and lines that start with ``#``, are skipped.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The list of classes {path} cannot be read ({error}).") from error
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            items = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"The list of classes {path} is not valid JSON ({error}).") from error
+        items = items.get("classes", items) if isinstance(items, dict) else items
+        if not isinstance(items, list):
+            raise InputError(f'{path} must hold a JSON list of classes, or {{"classes": [...]}}.')
+        return classes_from(items)
+    lines = [line.strip() for line in text.splitlines()]
+    return classes_from(_class_line(line) for line in lines if line and not line.startswith("#"))
+
+
+def _class_line(line: str) -> str | tuple[str, str]:
+    name, _, color = line.rpartition(" ")
+    is_color = len(color) == 7 and color.startswith("#")
+    return (name.strip(), color) if is_color and name.strip() else line
+
+
+def default_classes(count: int) -> tuple[ClassInfo, ...]:
+    """Classes named by their index, for maps that come without names."""
+    return classes_from(f"class {index}" for index in range(count))

@@ -1,0 +1,276 @@
+"""Streamed evaluation against the whole image, its refusals in words, and its files."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_isdnet.classes import classes_from
+from napari_isdnet.engine.boundary import BoundaryScore
+from napari_isdnet.engine.evaluate import evaluate
+from napari_isdnet.engine.evaluation import Evaluation
+from napari_isdnet.engine.labels import read_classes
+from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import GeoReference, PixelSize, check_window
+from napari_isdnet.window import Window
+
+CLASSES = classes_from(["land", "road", "water"])
+
+
+class Labels:
+    """The smallest label source; notes the largest window that was read."""
+
+    def __init__(self, array, name="map", georeference=None, pixel_size=None, nodata=None, origin=None):
+        self.array = array[..., None] if array.ndim == 2 else array
+        self.name, self.georeference, self.pixel_size, self.nodata = name, georeference, pixel_size, nodata
+        self.shape = self.array.shape[:2]
+        self.channels, self.dtype, self.levels, self.alpha = self.array.shape[2], array.dtype, (self.shape,), None
+        self.largest = 0
+        if origin is not None:
+            self.origin = origin
+
+    def read(self, window, level=0):
+        check_window(self, window, level)
+        self.largest = max(self.largest, window.area)
+        return self.array[window.slices].copy()
+
+    def identity(self):
+        return {"name": self.name}
+
+    def close(self):
+        pass
+
+
+def finish(steps):
+    progress = []
+    while True:
+        try:
+            progress.append(next(steps))
+        except StopIteration as stop:
+            return stop.value, progress
+
+
+def maps(shape=(90, 70), seed=0):
+    rng = np.random.default_rng(seed)
+    truth = np.kron(rng.integers(0, 3, (shape[0] // 9 + 1, shape[1] // 9 + 1)), np.ones((9, 9)))
+    truth = truth[: shape[0], : shape[1]].astype(np.uint8)
+    prediction = np.roll(truth, (1, 2), (0, 1))
+    prediction[rng.random(shape) < 0.05] = 1
+    truth[rng.random(shape) < 0.03] = 255
+    prediction[:4, :7] = 255
+    return prediction, truth
+
+
+def boundary_counts(score):
+    return np.stack([score.predicted, score.predicted_hit, score.true, score.true_hit])
+
+
+@given(
+    seed=st.integers(0, 20),
+    rows=st.integers(9, 80),
+    columns=st.integers(9, 80),
+    block=st.integers(5, 90),
+    size=st.integers(4, 40),
+    workers=st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_blocks_change_no_figure(seed, rows, columns, block, size, workers):
+    prediction, truth = maps((rows, columns), seed)
+    result, progress = finish(
+        evaluate(Labels(prediction), Labels(truth), CLASSES, block=block, worst_size=size, workers=workers)
+    )
+    whole, edge = ConfusionMatrix(3), BoundaryScore(3)
+    whole.update(prediction, truth)
+    edge.update(prediction, truth)
+    np.testing.assert_array_equal(result.confusion.counts, whole.counts)
+    np.testing.assert_array_equal(boundary_counts(result.boundary), boundary_counts(edge))
+    wrong = (prediction != truth) & (truth != 255) & (prediction != 255)
+    by_hand = [
+        (int(wrong[r : r + size, c : c + size].sum()), r, c)
+        for r in range(0, rows, size)
+        for c in range(0, columns, size)
+    ]
+    assert [w.wrong for w in result.worst] == sorted((n for n, _, _ in by_hand if n), reverse=True)[:20]
+    assert {(w.wrong, w.window.row, w.window.column) for w in result.worst} <= set(by_hand)
+    assert progress[-1].fraction == 1.0
+    assert [p.done for p in progress] == sorted(p.done for p in progress)
+
+
+def test_regions_add_up_to_the_whole():
+    prediction, truth = (Labels(m) for m in maps())
+    whole, _ = finish(evaluate(prediction, truth, CLASSES, block=32))
+    parts = [finish(evaluate(prediction, truth, CLASSES, block=32, roi=Window(0, c, 90, 35)))[0] for c in (0, 35)]
+    np.testing.assert_array_equal(sum(boundary_counts(p.boundary) for p in parts), boundary_counts(whole.boundary))
+    np.testing.assert_array_equal(sum(p.confusion.counts for p in parts), whole.confusion.counts)
+
+
+def test_memory_is_bounded_by_the_block():
+    prediction, truth = (Labels(m) for m in maps((200, 150)))
+    finish(evaluate(prediction, truth, CLASSES, block=32, worst_size=16))
+    assert max(prediction.largest, truth.largest) <= (32 + 2 * 4) ** 2
+
+
+def test_areas_names_and_json_round_trip():
+    prediction, truth = maps()
+    source = Labels(prediction, pixel_size=PixelSize(0.5, 0.25, "m"))
+    result, _ = finish(evaluate(source, Labels(truth), CLASSES, ignore=[1], block=40))
+    land, road, _ = result.per_class
+    assert land.truth_area == pytest.approx(land.truth_pixels * 0.125)
+    assert road.ignored
+    assert np.isnan([road.iou, road.boundary_f1]).all()
+    assert result.ignored_names == ("road",)
+    assert result.counted == ("land", "water")
+    known = np.isin(truth, (0, 2)) & (prediction != 255)
+    assert result.confusion.evaluated == known.sum()
+    text = json.dumps(result.to_dict(), allow_nan=False)
+    again = Evaluation.from_dict(json.loads(text))
+    assert again.to_dict() == result.to_dict()
+    assert again.worst == result.worst
+    assert result.to_dict()["classes"][1]["iou"] is None
+
+
+def test_worst_windows_say_what_was_taken_for_what():
+    truth = np.zeros((64, 64), np.uint8)
+    prediction = truth.copy()
+    prediction[40:60, 3:20] = 2
+    prediction[33, 33] = 1
+    result, _ = finish(evaluate(Labels(prediction), Labels(truth), CLASSES, worst_size=32))
+    first, second = result.worst
+    assert first.window == Window(32, 0, 32, 32)
+    assert (first.wrong, first.evaluated) == (20 * 17, 1024)
+    assert [vars(c) for c in first.confusions] == [{"truth": 0, "predicted": 2, "pixels": 340}]
+    assert second.window == Window(32, 32, 32, 32)
+
+
+def test_classes_are_counted_where_no_list_is_given():
+    result, _ = finish(evaluate(Labels(np.array([[0, 4]], np.uint8)), Labels(np.array([[0, 1]], np.uint8))))
+    assert [c.name for c in result.classes] == ["class 0", "class 1", "class 2", "class 3", "class 4"]
+    np.testing.assert_array_equal(result.confusion.iou, [1, 0, np.nan, np.nan, 0])
+
+
+def test_missing_prediction_is_noted():
+    prediction, truth = maps()
+    result, _ = finish(evaluate(Labels(prediction), Labels(truth), CLASSES))
+    missing = int(((prediction == 255) & (truth != 255)).sum())
+    assert any(note.startswith(f"{missing} pixels") for note in result.notes)
+
+
+@pytest.mark.parametrize("where", ["prediction", "truth"])
+def test_value_that_is_no_class_is_named_with_its_position(where):
+    prediction, truth = maps()
+    (prediction if where == "prediction" else truth)[71, 13] = 9
+    sources = Labels(prediction, "prediction"), Labels(truth, "truth")
+    with pytest.raises(InputError, match=f"{where} holds 9 at row 71, column 13"):
+        finish(evaluate(*sources, CLASSES, block=32))
+
+
+def test_sizes_that_differ_are_named():
+    prediction, truth = maps()
+    with pytest.raises(InputError, match="map is 90 x 70 and truth map 89 x 70"):
+        finish(evaluate(Labels(prediction), Labels(truth[1:]), CLASSES))
+
+
+def test_other_maps_are_refused():
+    prediction, truth = maps()
+    for bad in (np.zeros((90, 70, 3), np.uint8), truth.astype(np.float32)):
+        with pytest.raises(InputError, match="a label map has one channel"):
+            finish(evaluate(Labels(prediction), Labels(bad), CLASSES))
+    wide = truth.astype(np.int32)
+    wide[3, 5] = 70000
+    with pytest.raises(InputError, match="holds 70000 at row 3, column 5"):
+        finish(evaluate(Labels(prediction), Labels(wide), CLASSES))
+    with pytest.raises(InputError, match="holds no pixel"):
+        finish(evaluate(Labels(prediction), Labels(truth), CLASSES, roi=Window(500, 0, 9, 9)))
+
+
+def test_declared_nodata_becomes_255():
+    truth = np.array([[-9, 0, 1]], np.int16)
+    result, _ = finish(evaluate(Labels(np.zeros((1, 3), np.uint8)), Labels(truth, nodata=-9.0), CLASSES))
+    assert result.confusion.ignored == 1
+    assert result.confusion.evaluated == 2
+
+
+def test_a_whole_pixel_shift_on_the_earth_is_followed():
+    prediction, truth = maps()
+    large = np.full((120, 100), 255, np.uint8)
+    large[11:101, 17:87] = truth
+    ours = GeoReference("EPSG:32640", (0.5, 0, 1000 + 17 * 0.5, 0, -0.5, 2000 - 11 * 0.5))
+    theirs = GeoReference("EPSG:32640", (0.5, 0, 1000, 0, -0.5, 2000))
+    shifted, _ = finish(evaluate(Labels(prediction, georeference=ours), Labels(large, georeference=theirs), CLASSES))
+    plain, _ = finish(evaluate(Labels(prediction), Labels(truth), CLASSES))
+    np.testing.assert_array_equal(shifted.confusion.counts, plain.confusion.counts)
+    np.testing.assert_array_equal(boundary_counts(shifted.boundary), boundary_counts(plain.boundary))
+    assert "Truth reaches beyond" in shifted.notes[0]
+    half, _ = finish(evaluate(Labels(large, georeference=theirs), Labels(prediction, georeference=ours), CLASSES))
+    np.testing.assert_array_equal(half.confusion.counts[:, :].sum(), plain.confusion.evaluated)
+    assert half.region == Window(11, 17, 90, 70)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (GeoReference("EPSG:32640", (0.5, 0, 1000.2, 0, -0.5, 2000)), "another pixel grid"),
+        (GeoReference("EPSG:32640", (0.6, 0, 1000, 0, -0.6, 2000)), "another pixel grid"),
+        (GeoReference("EPSG:32639", (0.5, 0, 1000, 0, -0.5, 2000)), "is in EPSG:32640 and truth map in EPSG:32639"),
+        (GeoReference("EPSG:32640", (0.5, 0, 9000, 0, -0.5, 2000)), "do not overlap"),
+    ],
+)
+def test_other_grids_are_refused(theirs, words):
+    prediction, truth = maps()
+    ours = GeoReference("EPSG:32640", (0.5, 0, 1000, 0, -0.5, 2000))
+    with pytest.raises(InputError, match=words):
+        finish(evaluate(Labels(prediction, georeference=ours), Labels(truth, georeference=theirs), CLASSES))
+
+
+def test_the_result_of_a_region_is_compared_with_that_region_of_truth():
+    prediction, truth = maps()
+    part = Labels(prediction[20:60, 30:65], origin=(20, 30))
+    result, _ = finish(evaluate(part, Labels(truth), CLASSES))
+    expected = ConfusionMatrix(3)
+    expected.update(prediction[20:60, 30:65], truth[20:60, 30:65])
+    np.testing.assert_array_equal(result.confusion.counts, expected.counts)
+
+
+def test_stopping_early_leaves_no_thread():
+    import threading
+
+    prediction, truth = (Labels(m) for m in maps((200, 200)))
+    before = threading.active_count()
+    steps = evaluate(prediction, truth, CLASSES, block=16)
+    next(steps)
+    steps.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("# my classes\nland\nsmall road #ff8800\n\nwater\n", ["land", "small road", "water"]),
+        ('["land", ["road", "#ff8800"]]', ["land", "road"]),
+        ('{"classes": [{"name": "land", "color": [1, 2, 3]}]}', ["land"]),
+    ],
+)
+def test_lists_of_classes(tmp_path, text, names):
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    assert [c.name for c in read_classes(path)] == names
+
+
+def test_bad_lists_of_classes_are_refused(tmp_path):
+    for text, words in (("[1,", "not valid JSON"), ('{"a": 1}', "must hold a JSON list"), ("a\na\n", "must differ")):
+        path = tmp_path / "classes.txt"
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            read_classes(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_classes(tmp_path / "nothing.txt")
+
+
+def test_damaged_evaluation_is_refused():
+    with pytest.raises(InputError, match="no evaluation of version 1"):
+        Evaluation.from_dict({"format": "other"})
+    with pytest.raises(InputError, match="is damaged"):
+        Evaluation.from_dict({"format": "napari-isdnet evaluation", "version": 1})
