@@ -1,0 +1,202 @@
+"""Chunks of the annotation pyramid: a bounded write-through cache in memory over plain zarr v3 chunk files.
+
+A chunk is a ``uint8`` array of 512 x 512 that nobody changes once it is handed out (painting replaces it), or a plain
+``int`` when all its pixels have one value. Chunks that are 0 throughout exist nowhere.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.annotation.container import chunk_files, pending
+from napari_isdnet.exceptions import InputError
+
+CHUNK = 512
+Labels = npt.NDArray[np.uint8]
+Chunk = Labels | int
+Key = tuple[int, int, int]
+"""(level, chunk row, chunk column)"""
+
+ZARR_FOLDER = "annotations.zarr"
+_PIXELS = CHUNK * CHUNK
+_INT_BYTES = 128  # about what a constant chunk costs in a dict
+
+
+def chunk_path(key: Key) -> str:
+    """Where a chunk lies, relative to the project folder (zarr v3, default chunk key encoding)."""
+    return f"{ZARR_FOLDER}/{key[0]}/c/{key[1]}/{key[2]}"
+
+
+@lru_cache(maxsize=256)
+def _encode_constant(value: int) -> bytes:
+    return _encode_array(np.full((CHUNK, CHUNK), value, dtype=np.uint8))
+
+
+def _encode_array(values: Labels) -> bytes:
+    import imagecodecs
+
+    return bytes(imagecodecs.zstd_encode(values.tobytes(), level=1))
+
+
+def encode(chunk: Chunk) -> bytes | None:
+    """Content of the chunk's file; ``None`` for a chunk without labels, which has none."""
+    if isinstance(chunk, int):
+        return _encode_constant(chunk) if chunk else None
+    return _encode_array(chunk)
+
+
+def decode(data: bytes | None, name: str = "a chunk") -> Chunk:
+    """Inverse of :func:`encode`; raises :class:`InputError` for a file that is not whole."""
+    import imagecodecs
+
+    if data is None:
+        return 0
+    try:
+        values = np.frombuffer(imagecodecs.zstd_decode(data, out=_PIXELS), dtype=np.uint8)
+    except Exception as error:
+        raise InputError(
+            f"{name} is damaged ({error}); open the project with rebuild=True, which makes it anew from the journal."
+        ) from None
+    if values.size != _PIXELS:
+        raise InputError(f"{name} holds {values.size} pixels instead of {_PIXELS}; open the project with rebuild=True.")
+    return simplified(values.reshape(CHUNK, CHUNK))
+
+
+def simplified(values: Labels) -> Chunk:
+    """The array, or its value when it has only one."""
+    words = np.ascontiguousarray(values).view(np.uint64)
+    if (words == words[0, 0]).all() and (values[0, :8] == values[0, 0]).all():
+        return int(values[0, 0])
+    return values
+
+
+def as_array(chunk: Chunk) -> Labels:
+    """The chunk as an array of its own that may be changed."""
+    return np.full((CHUNK, CHUNK), chunk, dtype=np.uint8) if isinstance(chunk, int) else chunk.copy()
+
+
+class ChunkCache:
+    """Newest state of every chunk: in memory, waiting to be written, or on disk. Not thread-safe by itself.
+
+    ``budget`` bounds the bytes of decoded arrays; a changed chunk that must make room waits compressed.
+    """
+
+    def __init__(self, folder: Path, shapes: Sequence[tuple[int, int]], budget: int) -> None:
+        self.folder = folder
+        self.shapes = tuple(shapes)
+        self.budget = budget
+        self._recent: OrderedDict[Key, Chunk] = OrderedDict()
+        self._bytes = 0
+        self._changed: dict[Key, Chunk | bytes] = {}
+        self._writing: dict[Key, Chunk | bytes] = {}
+        self._overlay: dict[Key, bytes | None] = {}
+        self._stored: set[Key] = set()
+        self.rescan()
+
+    def rescan(self) -> None:
+        """Forget what is in memory and look at the disk."""
+        self._recent.clear()
+        self._bytes = 0
+        self._changed.clear()
+        self._writing.clear()
+        self._stored = {
+            (level, row, column)
+            for level in range(len(self.shapes))
+            for row, column in chunk_files(self.folder / ZARR_FOLDER / str(level))
+        }
+        # A read-only opening must not finish another process's commit: it looks through it instead.
+        waiting = pending(self.folder)
+        self._overlay = {}
+        for name, data in waiting.items():
+            parts = name.split("/")
+            if parts[0] == ZARR_FOLDER and len(parts) == 5:
+                self._overlay[(int(parts[1]), int(parts[3]), int(parts[4]))] = data
+
+    @property
+    def memory(self) -> int:
+        """Bytes of decoded chunks held now."""
+        return self._bytes
+
+    @property
+    def changed(self) -> int:
+        """Number of chunks that wait to be written."""
+        return len(self._changed)
+
+    def keys(self, level: int) -> set[Key]:
+        """Chunks of ``level`` that may hold a label."""
+        known = set(self._stored) | self._changed.keys() | self._writing.keys() | self._overlay.keys()
+        return {key for key in known if key[0] == level}
+
+    def get(self, key: Key) -> Chunk:
+        """Newest state of a chunk; do not change the array."""
+        chunk = self._recent.get(key)
+        if chunk is not None:
+            self._recent.move_to_end(key)
+            return chunk
+        chunk = self._load(key)
+        self._remember(key, chunk)
+        return chunk
+
+    def _waiting(self, key: Key) -> Chunk | bytes | None:
+        waiting = self._changed.get(key)
+        return self._writing.get(key) if waiting is None else waiting
+
+    def _load(self, key: Key) -> Chunk:
+        waiting = self._waiting(key)
+        if waiting is not None:
+            return decode(waiting) if isinstance(waiting, bytes) else waiting
+        return decode(self._stored_bytes(key), chunk_path(key))
+
+    def _stored_bytes(self, key: Key) -> bytes | None:
+        if key in self._overlay:
+            return self._overlay[key]
+        if key not in self._stored:
+            return None
+        return (self.folder / chunk_path(key)).read_bytes()
+
+    def waiting(self, level: int) -> set[Key]:
+        """Chunks of ``level`` that changed since the last finished commit."""
+        return {key for key in (*self._changed, *self._writing) if key[0] == level}
+
+    def put(self, key: Key, chunk: Chunk) -> None:
+        """New state of a chunk; an array must not be changed afterwards."""
+        self._changed[key] = chunk
+        self._remember(key, chunk)
+
+    def _remember(self, key: Key, chunk: Chunk) -> None:
+        old = self._recent.pop(key, None)
+        if old is not None:
+            self._bytes -= _cost(old)
+        self._recent[key] = chunk
+        self._bytes += _cost(chunk)
+        while self._bytes > self.budget and len(self._recent) > 1:
+            gone, oldest = self._recent.popitem(last=False)
+            self._bytes -= _cost(oldest)
+            if isinstance(oldest, np.ndarray) and self._changed.get(gone) is oldest:
+                self._changed[gone] = _encode_array(oldest)
+
+    def take(self) -> dict[Key, Chunk | bytes]:
+        """Everything that changed; it counts as being written until :meth:`written` or :meth:`put_back`."""
+        self._writing, self._changed = self._changed, {}
+        return self._writing
+
+    def written(self) -> None:
+        """What was taken is on disk now."""
+        for key, chunk in self._writing.items():
+            (self._stored.discard if isinstance(chunk, int) and chunk == 0 else self._stored.add)(key)
+        self._writing = {}
+
+    def put_back(self) -> None:
+        """What was taken could not be written; it counts as changed again, where it did not change since."""
+        self._changed = {**self._writing, **self._changed}
+        self._writing = {}
+
+
+def _cost(chunk: Chunk) -> int:
+    return _INT_BYTES if isinstance(chunk, int) else chunk.nbytes

@@ -1,0 +1,66 @@
+"""How many pixels of which class each chunk holds, kept on disk in blocks so that a stroke rewrites little."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from napari_isdnet.annotation.chunks import CHUNK, Chunk
+
+Counts = dict[int, int]
+"""Annotation value (never 0) to number of pixels."""
+Place = tuple[int, int]
+"""Row and column of a chunk at level 0."""
+
+BLOCK = 32
+FOLDER = "index"
+
+
+def count(chunk: Chunk) -> Counts:
+    """Labelled pixels of one chunk by annotation value."""
+    if isinstance(chunk, int):
+        return {chunk: CHUNK * CHUNK} if chunk else {}
+    found = np.bincount(chunk.ravel(), minlength=256)
+    return {int(value): int(found[value]) for value in np.flatnonzero(found) if value}
+
+
+class CountIndex:
+    """Counts of all chunks that hold a label, as of the last commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self._counts: dict[Place, Counts] = {}
+        for path in sorted((folder / FOLDER).glob("*.json")):
+            for row, column, *pairs in json.loads(path.read_bytes()):
+                self._counts[(row, column)] = {int(v): int(c) for v, c in pairs}
+
+    def copy(self) -> dict[Place, Counts]:
+        """All counts."""
+        return dict(self._counts)
+
+    def update(self, changed: dict[Place, Counts]) -> dict[str, bytes | None]:
+        """Take in new counts (empty: no label left); returns the files to write."""
+        for place, counts in changed.items():
+            if counts:
+                self._counts[place] = counts
+            else:
+                self._counts.pop(place, None)
+        blocks = {(row // BLOCK, column // BLOCK) for row, column in changed}
+        return {f"{FOLDER}/{r}_{c}.json": self._block(r, c) for r, c in sorted(blocks)}
+
+    def _block(self, r: int, c: int) -> bytes | None:
+        places = _block_places(r, c) if len(self._counts) > BLOCK * BLOCK else sorted(self._counts)
+        rows = [
+            [*place, *([v, n] for v, n in self._counts[place].items())]
+            for place in places
+            if place in self._counts and place[0] // BLOCK == r and place[1] // BLOCK == c
+        ]
+        return json.dumps(rows, separators=(",", ":")).encode() if rows else None
+
+
+def _block_places(r: int, c: int) -> Iterable[Place]:
+    for row in range(r * BLOCK, (r + 1) * BLOCK):
+        for column in range(c * BLOCK, (c + 1) * BLOCK):
+            yield row, column

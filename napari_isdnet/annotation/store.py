@@ -1,0 +1,311 @@
+"""The annotation of one image of any size: painted, undone and read at every zoom, and safe from crashes.
+
+What is promised: after any crash the store equals a replay of its journal. A stroke goes to the journal first, then
+into chunks in memory; a background thread writes those to disk twice a second, all files of a step or none (see
+:mod:`~napari_isdnet.annotation.container`), together with the journal position that they stand for. Opening finishes a
+half-copied step and applies the strokes after that position. A killed process loses nothing that :meth:`paint`
+returned from; a power cut loses at most the last half second, and ``rebuild=True`` makes the chunks anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.annotation.chunks import ZARR_FOLDER, ChunkCache
+from napari_isdnet.annotation.classediting import ClassEditing
+from napari_isdnet.annotation.classlist import class_list
+from napari_isdnet.annotation.counts import Place
+from napari_isdnet.annotation.journal import Entry, Journal
+from napari_isdnet.annotation.layout import JOURNAL, level_shapes, store_folder, zarr_files
+from napari_isdnet.annotation.level import AnnotationLevel
+from napari_isdnet.annotation.lock import FolderLock
+from napari_isdnet.annotation.painting import Painter
+from napari_isdnet.annotation.reading import Reading
+from napari_isdnet.annotation.saving import Saver, State, pull_back, read_state
+from napari_isdnet.annotation.strokes import Patch, Stroke, stroke_from_json
+from napari_isdnet.annotation.undo import FOLDER as UNDO_FOLDER
+from napari_isdnet.annotation.undo import Before, UndoArea
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.window import Window
+
+Labels = npt.NDArray[np.uint8]
+
+
+class AnnotationStore(Reading, ClassEditing):
+    """A sparse label pyramid (uint8; 0 = unlabelled, k + 1 = class k) with a journal, undo and a class list.
+
+    Reads like an :class:`~napari_isdnet.io.source.ImageSource` with one channel; ``arrays`` are its levels for a
+    multiscale napari layer. All methods may be called from any thread. Memory follows what is painted, never the size
+    of the image; decoded chunks are bounded by ``cache_bytes``.
+    """
+
+    def __init__(self, folder: Path, read_only: bool, rebuild: bool, cache_bytes: int, lock: FolderLock | None) -> None:
+        self.folder = folder
+        self.read_only = read_only
+        self._held = lock
+        self._lock = threading.RLock()
+        self._group: str | None = None
+        if not read_only:
+            pull_back(folder)
+        self.journal = Journal(folder / JOURNAL, read_only)
+        self.levels = level_shapes(tuple(self.journal.header["shape"]))
+        self.arrays = [AnnotationLevel(self, level) for level in range(len(self.levels))]
+        self._cache = ChunkCache(folder, self.levels, cache_bytes)
+        self._painter = Painter(self._cache, self.levels)
+        self._undo = UndoArea(folder)
+        self._now = read_state(folder) or State(-1, "", (), {})
+        self._saver = Saver(folder, self._lock, self._cache, self._undo, self.journal, self._snapshot)
+        self._catch_up(rebuild)
+
+    @classmethod
+    def create(
+        cls, path: str | Path, shape: tuple[int, int], classes: Sequence[Any] = (), cache_bytes: int = 256 << 20
+    ) -> AnnotationStore:
+        """A new, empty annotation in the folder ``path`` for an image of ``shape`` (rows, columns)."""
+        folder = store_folder(path)
+        levels = level_shapes(shape)
+        listed = class_list(classes)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder)
+        try:
+            if (folder / JOURNAL).exists():
+                raise InputError(f"{folder} holds an annotation already; open it, or choose another folder.")
+            header = {"shape": list(levels[0]), "classes": [c.to_json() for c in listed]}
+            Journal.create(folder / JOURNAL, header).close()
+            return cls(folder, False, False, cache_bytes, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(
+        cls, path: str | Path, read_only: bool = False, rebuild: bool = False, cache_bytes: int = 256 << 20
+    ) -> AnnotationStore:
+        """Open the annotation in a folder (or at its ``annotations.zarr``), recovering from a crash if there was one.
+
+        ``read_only`` needs no lock and changes no file; ``rebuild`` throws all chunks away and replays the journal.
+        Raises :class:`InputError` when there is none, it is damaged, or another process has it open.
+        """
+        folder = store_folder(path)
+        if not (folder / JOURNAL).is_file():
+            raise InputError(f"{folder} holds no annotation (no {JOURNAL}); give the .isdnet folder of an image.")
+        lock = None if read_only else FolderLock(folder)
+        try:
+            return cls(folder, read_only, rebuild, cache_bytes, lock)
+        except BaseException:
+            if lock:
+                lock.release()
+            raise
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _catch_up(self, rebuild: bool) -> None:
+        at, journal = self._now.position, self.journal
+        known = 0 <= at <= journal.position and journal.entry(at)["id"] == self._now.id
+        if known and not rebuild:
+            try:
+                for entry in journal.entries(at):
+                    self._apply(entry)
+                    self._saver.relieve(self.read_only)
+                self._finish_opening()
+                return
+            except KeyError:
+                pass  # an undo whose record is gone: replay from the start instead
+        if self.read_only and journal.position:
+            raise InputError(f"{self.folder} must be recovered from its journal; open it once for writing.")
+        self._replay_all()
+        self._finish_opening()
+
+    def _finish_opening(self) -> None:
+        if not self.read_only:
+            self._saver.flush()
+
+    def _replay_all(self) -> None:
+        """Chunks, counts and undo records from nothing but the journal."""
+        header = self.journal.header
+        self._now = State(-1, "", class_list(header["classes"]), {})
+        if not self.read_only:
+            self._saver.flush(force=True, extra=zarr_files(self.levels, self._now.classes))
+            for level in range(len(self.levels)):
+                shutil.rmtree(self.folder / ZARR_FOLDER / str(level) / "c", ignore_errors=True)
+            shutil.rmtree(self.folder / UNDO_FOLDER, ignore_errors=True)
+            self._saver.reset()
+            self._cache.rescan()
+            self._undo.__post_init__()
+        standing = set(self.journal.done)
+        for entry in self.journal.entries():
+            if entry["n"] in standing or entry["kind"] == "pin":
+                self._apply(entry, at=-1)  # position -1 on disk: a crash now starts the replay over
+                self._saver.relieve(self.read_only)
+        self._now = State(self.journal.position, self.journal.last_id, self._now.classes, self._now.pins)
+        self._saver.touch()
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def paint(self, stroke: Stroke, class_index: int | None = None) -> list[Window]:
+        """Paint ``stroke`` with a class, or erase with ``None``; returns the windows (level 0) that changed.
+
+        A :class:`~napari_isdnet.annotation.strokes.Patch` brings its own values. Raises :class:`InputError` for a class
+        that does not exist, a read-only store or a full disk; nothing is changed then.
+        """
+        with self._lock:
+            fields = self._stroke_fields(stroke, class_index)
+            if stroke.cover(self.shape).bounds.empty:
+                return []
+            about, data = stroke.to_json()
+            return self._record(stroke.kind, {**fields, "about": about}, data, stroke)
+
+    def _stroke_fields(self, stroke: Stroke, class_index: int | None) -> dict[str, Any]:
+        known = len(self.classes)
+        if isinstance(stroke, Patch):
+            highest = int(stroke.values.max(initial=0))
+            if highest > known:
+                raise InputError(f"The patch holds annotation value {highest}, but there are only {known} classes.")
+            return {}
+        if class_index is not None and not 0 <= class_index < known:
+            raise InputError(f"There are classes 0 to {known - 1}, class {class_index} was asked for; add it first.")
+        return {"class": None if class_index is None else int(class_index)}
+
+    def _record(
+        self, kind: str, fields: Mapping[str, Any], data: bytes | None = None, stroke: Stroke | None = None
+    ) -> list[Window]:
+        self._saver.check()
+        if self._group is not None and kind not in ("undo", "redo", "pin"):
+            fields = {**fields, "group": self._group}
+        entry = self.journal.append(kind, fields, data)
+        places = self._apply(entry, stroke)
+        self._saver.wake()
+        return [self._painter.window(place) for place in places]
+
+    def _apply(self, entry: Entry, stroke: Stroke | None = None, at: int | None = None) -> list[Place]:
+        """Bring the chunks from the state before ``entry`` to the state after it."""
+        kind, target = entry["kind"], int(entry.get("target", entry["n"]))
+        if kind == "undo":
+            places = self._take_back(target)
+        elif kind == "pin":
+            self._now = self._now.changed(pins={**self._now.pins, **entry["pins"]})
+            places = []
+        else:
+            original = self.journal.entry(target) if kind == "redo" else entry
+            before = self._do(original, stroke)
+            self._undo.add(target, before)
+            places = list(before.chunks)
+        if at is None:
+            self._now = self._now.changed(position=entry["n"], id=entry["id"])
+        self._saver.touch()
+        return places
+
+    def _do(self, entry: Entry, stroke: Stroke | None) -> Before:
+        if entry["kind"] == "classes":
+            before = self._painter.recode(np.array(entry["table"], dtype=np.uint8)) if "table" in entry else {}
+            old = [c.to_json() for c in self._now.classes]
+            self._now = self._now.changed(classes=class_list(entry["classes"]))
+            return Before(before, old)
+        if stroke is None:
+            stroke = stroke_from_json(entry["kind"], entry["about"], self.journal.data(entry))
+        index = entry.get("class")
+        return Before(self._painter.stroke(stroke, 0 if index is None else index + 1))
+
+    def _take_back(self, target: int) -> list[Place]:
+        before = self._undo.get(target)
+        places = self._painter.restore((place, before.restored(place)) for place in before.chunks)
+        if before.classes is not None:
+            self._now = self._now.changed(classes=class_list(before.classes))
+        self._undo.drop(target)
+        return places
+
+    def _snapshot(self) -> State:
+        return self._now
+
+    @contextlib.contextmanager
+    def group(self) -> Iterator[None]:
+        """Strokes painted inside are undone and redone as one (an import, an edit window flushed in parts)."""
+        outer, self._group = self._group, self._group or uuid.uuid4().hex[:12]
+        try:
+            yield
+        finally:
+            self._group = outer
+
+    # -- undo ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def can_undo(self) -> bool:
+        """True when there is a stroke to take back and what it replaced is still kept."""
+        with self._lock:
+            return bool(self.journal.done) and self.journal.done[-1] in self._undo
+
+    @property
+    def can_redo(self) -> bool:
+        """True when a stroke was taken back and nothing was painted since."""
+        return bool(self.journal.undone)
+
+    def undo(self) -> list[Window]:
+        """Take back the last stroke (or group), also one of an earlier session; returns the windows that changed."""
+        with self._lock:
+            dirty: dict[Window, None] = {}
+            group = self.journal.group(self.journal.done[-1]) if self.can_undo else None
+            while self.can_undo:
+                target = self.journal.done[-1]
+                dirty.update(dict.fromkeys(self._record("undo", {"target": target})))
+                if group is None or not self.journal.done or self.journal.group(self.journal.done[-1]) != group:
+                    break
+            return list(dirty)
+
+    def redo(self) -> list[Window]:
+        """Do again what was taken back last; returns the windows that changed."""
+        with self._lock:
+            dirty: dict[Window, None] = {}
+            while self.can_redo:
+                target = self.journal.undone[-1]
+                dirty.update(dict.fromkeys(self._record("redo", {"target": target})))
+                group, following = self.journal.group(target), self.journal.undone
+                if group is None or not following or self.journal.group(following[-1]) != group:
+                    break
+            return list(dirty)
+
+    # -- the split ----------------------------------------------------------------------------------------------------
+
+    @property
+    def pins(self) -> Mapping[str, str]:
+        """Regions fixed to one side of the split (see :mod:`~napari_isdnet.annotation.regions`)."""
+        return self._now.pins
+
+    def pin(self, pins: Mapping[str, str]) -> None:
+        """Fix regions to a side for good; kept in the journal, not undone."""
+        with self._lock:
+            if pins:
+                self._record("pin", {"pins": dict(pins)})
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write everything to disk now (it happens by itself within half a second); call before others read."""
+        if not self.read_only:
+            self._saver.flush()
+
+    def close(self) -> None:
+        """Flush and release the folder; painting afterwards is an error."""
+        self._saver.stop()
+        try:
+            if self.journal.writable:
+                self.flush()
+        finally:
+            self.journal.close()
+            self.read_only = True
+            if self._held:
+                self._held.release()
+
+    def __enter__(self) -> AnnotationStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
