@@ -1,0 +1,252 @@
+"""The command ``napari-isdnet``. Heavy libraries are imported by the command that needs them, so help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import napari_isdnet
+from napari_isdnet import cli_options as options
+from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, drive, print_error, print_facts, print_json, report
+
+app = typer.Typer(
+    help="Segment images of any size with ISDNet: exact, in bounded memory, resumable.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"napari-isdnet {napari_isdnet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, options.option("Print the version.", "--version", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, options.option("Show the traceback of an error; may stand anywhere.", "--debug")] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def demo(
+    headless: Annotated[bool, options.option("Write files instead of opening napari.", "--headless")] = False,
+    output: Annotated[
+        Path | None, options.option("Folder for the demo's image and results.", "--output", "-o", metavar="DIR")
+    ] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Make a landscape, segment it, and show it in napari (or write it with --headless)."""
+    from napari_isdnet.cli_commands import run_demo
+
+    _show(run_demo(headless, output), json)
+
+
+@app.command()
+def info(image: options.ImageArgument, json: options.JsonOption = False) -> None:
+    """Say what an image file holds: size, levels, channels, pixel size, position."""
+    from napari_isdnet.io.open import describe, open_source
+
+    source = open_source(image)
+    try:
+        _show(describe(source), json)
+    finally:
+        source.close()
+
+
+@app.command()
+def segment(
+    images: options.ImagesArgument,
+    output: options.OutputOption,
+    model: options.ModelOption = None,
+    context: Annotated[
+        options.Context, options.option("Global pooling over the whole image, or over each window alone.", "--context")
+    ] = options.Context.whole,
+    roi: options.RoiOption = None,
+    window: Annotated[
+        int | None,
+        options.option("Side of a window in pixels; in 'whole' it changes speed and memory only.", "--window", min=32),
+    ] = None,
+    format: Annotated[
+        list[options.Format] | None,
+        options.option("File format; may be repeated.", "--format", "-f", show_default="ome-zarr"),
+    ] = None,
+    polygons: Annotated[bool, options.option("Write class polygons as GeoJSON too.", "--polygons")] = False,
+    probabilities: Annotated[bool, options.option("Write class probabilities too.", "--probabilities")] = False,
+    uncertainty: Annotated[bool, options.option("Write an uncertainty map too.", "--uncertainty")] = False,
+    device: options.DeviceOption = "auto",
+    precision: Annotated[
+        options.Precision, options.option("Arithmetic of the network.", "--precision")
+    ] = options.Precision.auto,
+    memory: Annotated[
+        Any, options.option("Memory budget.", "--memory", parser=options.parse_positive, metavar="GIB")
+    ] = None,
+    contrast: options.ContrastOption = "auto",
+    channels: options.ChannelsOption = None,
+    scale: Annotated[
+        Any,
+        options.option(
+            "Resample the image by this factor first.", "--scale", parser=options.parse_positive, metavar="F"
+        ),
+    ] = "1",
+    skip_bad_tiles: Annotated[
+        bool, options.option("Nodata where the file is damaged, instead of an error.", "--skip-bad-tiles")
+    ] = False,
+    resume: Annotated[bool, options.option("Go on with what an earlier run has done.", "--resume/--no-resume")] = True,
+    overwrite: Annotated[bool, options.option("Replace results of other settings.", "--overwrite")] = False,
+    dask: Annotated[str | None, options.option("Compute on a Dask cluster.", "--dask", metavar="ADDRESS|local")] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Write the class map of every IMAGE to the output folder, as files and as a job that can be resumed."""
+    from napari_isdnet.cli_segment import segment_all
+
+    settings = {
+        "context": context.value,
+        "window": window,
+        "roi": roi,
+        "formats": tuple(item.value for item in format or [options.Format.ome_zarr]),
+        "polygons": polygons,
+        "probabilities": probabilities,
+        "uncertainty": uncertainty,
+        "device": device,
+        "precision": precision.value,
+        "memory": memory,
+        "contrast": contrast,
+        "channels": channels,
+        "scale": scale,
+        "skip_bad_tiles": skip_bad_tiles,
+        "resume": resume,
+        "overwrite": overwrite,
+        "dask": dask,
+    }
+    if not segment_all(images, output, model, settings, json):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="Class map to judge.")],
+    truth: Annotated[Path, typer.Argument(help="Class map that is right.")],
+    classes: Annotated[
+        Path | None, options.option("Class names: JSON, or one per line.", "--classes", metavar="FILE")
+    ] = None,
+    ignore: Annotated[
+        list[int] | None, options.option("Class index to leave out; may be repeated.", "--ignore", min=0, max=255)
+    ] = None,
+    tolerance: Annotated[float, options.option("Distance in pixels of the boundary F1.", "--tolerance", min=0)] = 3.0,
+    image: Annotated[Path | None, options.option("Image to show in the report.", "--image", metavar="IMAGE")] = None,
+    roi: options.RoiOption = None,
+    output: Annotated[Path | None, options.option("Folder for the report.", "--output", "-o", metavar="DIR")] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Compare a class map with the truth: IoU, F1, boundary F1, confusion matrix, worst windows."""
+    from napari_isdnet.cli_commands import show_evaluation
+    from napari_isdnet.engine.evaluate import evaluate_files
+
+    steps = evaluate_files(prediction, truth, classes, ignore or (), output, image, tolerance, roi)
+    result = drive(steps, prediction.name, "Interrupted; nothing was written, run the same command to start again.")
+    if json:
+        print_json(result.to_dict())
+    else:
+        show_evaluation(result)
+
+
+@app.command()
+def features(
+    image: options.ImageArgument,
+    output: options.OutputOption,
+    model: options.ModelOption = None,
+    roi: options.RoiOption = None,
+    layer: Annotated[
+        list[str] | None,
+        options.option("shallow8, shallow16, deep, fused16, fused8, ...; may be repeated (default all).", "--layer"),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    contrast: options.ContrastOption = "auto",
+    channels: options.ChannelsOption = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Write what the network's branches see: feature maps, attention vectors and relation matrices."""
+    from napari_isdnet.cli_commands import run_features
+
+    settings = {"device": device, "contrast": contrast, "channels": channels}
+    _show(run_features(image, output, model, roi, tuple(layer or ()), settings), json)
+
+
+@app.command()
+def models(json: options.JsonOption = False) -> None:
+    """List the models that can be named, with parameters and multiply-accumulates at 2448 x 2448."""
+    from napari_isdnet.cli_models import model_rows, show_models
+
+    rows = model_rows()
+    if json:
+        print_json({"models": rows})
+    else:
+        show_models(rows)
+
+
+@app.command()
+def convert(
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE.pth", help="Checkpoint of the published implementation.")
+    ],
+    output: Annotated[Path, options.option("Model file to write (.safetensors).", "--output", "-o", metavar="FILE")],
+    classes: Annotated[
+        Path | None, options.option("Class names: JSON, or one per line.", "--classes", metavar="FILE")
+    ] = None,
+    half: Annotated[bool, options.option("Store weights as float16: half the size.", "--half")] = False,
+    pixel_size: Annotated[
+        Any,
+        options.option(
+            "Pixel size of the training images.", "--pixel-size", parser=options.parse_positive, metavar="METRES"
+        ),
+    ] = None,
+    licence: Annotated[str, options.option("Licence note of the weights.", "--licence")] = "not stated",
+    overwrite: Annotated[bool, options.option("Replace an existing file.", "--overwrite")] = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Turn a published checkpoint into a model file; code inside a checkpoint is refused, never run."""
+    from napari_isdnet.cli_commands import run_convert
+
+    _show(run_convert(reference, output, classes, half, overwrite, pixel_size=pixel_size, licence=licence), json)
+
+
+def _show(facts: Any, json: bool) -> None:
+    if json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def run(application: typer.Typer, arguments: Sequence[str] | None, name: str) -> int:
+    """Run a typer application the way every command of this package ends: one sentence per error, and an exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    command = typer.main.get_command(application)
+    try:
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        return report(error, debug)
+    if code == INTERRUPTED:
+        print_error("Interrupted; run the same command again.")
+    return code if isinstance(code, int) else DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``napari-isdnet``."""
+    sys.exit(run(app, arguments, "napari-isdnet"))
+
+
+if __name__ == "__main__":
+    main()

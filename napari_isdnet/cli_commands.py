@@ -1,0 +1,82 @@
+"""The bodies of the smaller commands; each returns or prints JSON-ready facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.cli_output import drive, print_table
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.window import Window
+
+
+def run_demo(headless: bool, output: Path | None) -> Mapping[str, Any]:
+    """The demo, in napari or as files; returns its facts when it is over."""
+    from napari_isdnet.demo import demo
+
+    steps = demo(headless=headless, output=output)
+    facts: Mapping[str, Any] = drive(steps, "demo", "Interrupted; run the demo again to start over.")
+    return facts
+
+
+def run_features(
+    image: Path,
+    output: Path,
+    model: str | None,
+    roi: Window | None,
+    layers: tuple[str, ...],
+    settings: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    """Feature maps of an image as files in ``output``."""
+    from napari_isdnet.engine.features import write_features
+    from napari_isdnet.io.open import open_source
+    from napari_isdnet.model.checkpoint import default_model, load_model
+
+    network = load_model(model if model is not None else default_model())
+    with closing(open_source(image)) as source:
+        steps = write_features(source, network, output=output, roi=roi, layers=layers, **settings)
+        facts: Mapping[str, Any] = drive(steps, source.name, "Interrupted; run the same command to start again.")
+    return facts
+
+
+def run_convert(
+    reference: Path, output: Path, classes: Path | None, half: bool, overwrite: bool, **header: Any
+) -> dict[str, Any]:
+    """Convert a published checkpoint and say what came out."""
+    from napari_isdnet.engine.labels import read_classes
+    from napari_isdnet.model.checkpoint import model_hash
+    from napari_isdnet.model.convert import convert
+
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} exists; give another --output, or --overwrite to replace it.")
+    result = convert(reference, output, None if classes is None else read_classes(classes), half, **header)
+    return {
+        "output": str(output),
+        "flavour": result.flavour,
+        "deep": result.config.deep,
+        "classes": [info.name for info in result.classes],
+        "bytes": output.stat().st_size,
+        "model_hash": model_hash(output),
+    }
+
+
+def show_evaluation(result: Any) -> None:
+    """Figures of an evaluation as a table, its notes below."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2%}"
+
+    facts = result.to_dict()
+    keys = ("iou", "f1", "precision", "recall", "boundary_f1")
+    rows = [
+        (c["name"] + (" (ignored)" if c["ignored"] else ""), *(percent(c[k]) for k in keys)) for c in facts["classes"]
+    ]
+    rows.append(("mean", *(percent(facts.get(f"mean_{key}")) for key in keys)))
+    print_table(
+        f"{facts['prediction']} against {facts['truth']}", ("class", *(k.replace("_", " ") for k in keys)), rows
+    )
+    print(f"accuracy {percent(facts['accuracy'])} of {facts['pixels']['evaluated']} pixels")
+    for note in facts["notes"]:
+        print(note)

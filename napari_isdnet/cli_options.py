@@ -1,0 +1,122 @@
+"""Options of the command line: how each is written, read and refused. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from napari_isdnet.window import Window
+
+Contrast = str | tuple[float, float]
+
+
+class Context(StrEnum):
+    """What the network's global pooling sees."""
+
+    whole = "whole"
+    window = "window"
+
+
+class Format(StrEnum):
+    """File formats of a class map."""
+
+    ome_zarr = "ome-zarr"
+    ome_tiff = "ome-tiff"
+    geotiff = "geotiff"
+    png = "png"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the network."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def parse_roi(text: str) -> Window:
+    """``ROW,COL,HEIGHT,WIDTH`` in level-0 pixels."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(re.fullmatch(r"\s*\d+\s*", part) for part in parts):
+        raise typer.BadParameter(f"'{text}' must be ROW,COL,HEIGHT,WIDTH in whole pixels, such as 0,0,2048,2048.")
+    row, column, height, width = (int(part) for part in parts)
+    if height < 1 or width < 1:
+        raise typer.BadParameter(f"'{text}' holds no pixel; HEIGHT and WIDTH must be at least 1.")
+    return Window(row, column, height, width)
+
+
+def parse_channels(text: str) -> tuple[int, ...]:
+    """``0,1,2`` (red, green, blue) or one channel for a grey picture."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"\s*\d+\s*", part) for part in parts):
+        raise typer.BadParameter(f"'{text}' must be three channel numbers from 0, such as 0,1,2, or a single one.")
+    return tuple(int(part) for part in parts)
+
+
+def parse_contrast(text: str) -> Contrast:
+    """``auto``, ``none`` or ``LOW,HIGH`` in the image's own values."""
+    if text in ("auto", "none"):
+        return text
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise typer.BadParameter(f"'{text}' must be auto, none or LOW,HIGH with LOW below HIGH, such as 0,4095.")
+    return low, high
+
+
+def parse_device(text: str) -> str:
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise typer.BadParameter(f"'{text}' must be auto, cpu, cuda, cuda:N or mps.")
+    return text
+
+
+def parse_positive(text: str) -> float:
+    """A finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"'{text}' must be a number above 0.")
+    return value
+
+
+def option(text: str, *names: str, **settings: Any) -> Any:
+    """A typer option with its help text."""
+    return typer.Option(*names, help=text, **settings)
+
+
+ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file or OME-Zarr folder, of any size.")]
+ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files or OME-Zarr folders.")]
+OutputOption = Annotated[Path, option("Folder for the results; made if missing.", "--output", "-o", metavar="DIR")]
+ModelOption = Annotated[
+    str | None, option("Name of a model (see 'models') or a .safetensors file.", "--model", "-m", metavar="NAME|FILE")
+]
+RoiOption = Annotated[
+    Window | None,
+    option("Only this rectangle of level-0 pixels.", "--roi", parser=parse_roi, metavar="ROW,COL,HEIGHT,WIDTH"),
+]
+DeviceOption = Annotated[str, option("Where to compute.", "--device", parser=parse_device, metavar="auto|cpu|cuda|mps")]
+ContrastOption = Annotated[
+    Any,
+    option(
+        "Intensity limits; auto stretches 16-bit and float images only.",
+        "--contrast",
+        parser=parse_contrast,
+        metavar="auto|none|LOW,HIGH",
+    ),
+]
+ChannelsOption = Annotated[
+    Any,
+    option("Channels that are red, green and blue.", "--channels", parser=parse_channels, metavar="R,G,B"),
+]
+JsonOption = Annotated[bool, option("Print one JSON object as the last line.", "--json")]

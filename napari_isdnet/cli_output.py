@@ -1,0 +1,164 @@
+"""What the command line shows: progress on stderr, results on stdout, errors as one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
+
+Result = TypeVar("Result")
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Interrupted(Exception):
+    """Ctrl-C; the message says how to go on."""
+
+
+def drive(steps: Generator[Progress, None, Result], title: str, after_interrupt: str) -> Result:
+    """Run a generator to its end, showing its progress on stderr, and return what it returns.
+
+    Raises :class:`Interrupted` with the sentence ``after_interrupt`` on Ctrl-C, after the generator has cleaned up.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    show = _bar(console) if console.is_terminal else _Lines
+    try:
+        with show(title) as update:
+            while True:
+                update(next(steps))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    except KeyboardInterrupt:
+        raise Interrupted(after_interrupt) from None
+    finally:
+        steps.close()
+
+
+class _Lines:
+    """For logs: one line at every new stage and every tenth of the work."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.last = title, ("", -1)
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        return self.update
+
+    def __exit__(self, *details: object) -> None:
+        return None
+
+    def update(self, progress: Progress) -> None:
+        """Print where this step is worth a line."""
+        state = (progress.stage, int(progress.fraction * 10))
+        if state != self.last:
+            self.last = state
+            left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
+            print(f"{self.title}: {progress.stage} {progress.fraction:.0%}{left}", file=sys.stderr, flush=True)
+
+
+def _bar(console: Any) -> Callable[[str], Any]:
+    """For terminals: a bar that is updated in place."""
+    from contextlib import contextmanager
+
+    from rich import progress as bars
+
+    @contextmanager
+    def show(title: str) -> Generator[Callable[[Progress], None], None, None]:
+        columns = ("{task.description}", bars.BarColumn(), "{task.percentage:>3.0f} %", "{task.fields[left]}")
+        with bars.Progress(*columns, console=console, transient=True) as shown:
+            task = shown.add_task(title, total=1.0, left="")
+
+            def update(progress: Progress) -> None:
+                left = "" if progress.seconds_left is None else f"about {duration(progress.seconds_left)} left"
+                text = f"{title}: {progress.stage}".replace("[", r"\[")
+                shown.update(task, completed=progress.fraction, description=text, left=left)
+
+            yield update
+
+    return show
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``3 min 5 s`` or ``2 h 10 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """One JSON object on one line of stdout; paths become text, NaN is refused."""
+    print(json.dumps(data, default=str, allow_nan=False), flush=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; the first column is text, the others are numbers or notes."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width: give the table what it needs instead of folding it at 80.
+        console = Console(width=max(80, console.measure(table, options=console.options.update(width=400)).maximum))
+    console.print(table)
+
+
+def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
+    """``key: value`` lines on stdout, nested mappings indented."""
+    for key, value in facts.items():
+        words = str(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            print(f"{indent}{words}:")
+            print_facts(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and not isinstance(value[0], int | float):
+            print(f"{indent}{words}:")
+            for item in value:
+                print(f"{indent}  {item}")
+        elif value is not None and value not in ((), []):
+            text = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)
+            print(f"{indent}{words}: {text}")
+
+
+def print_error(message: str) -> None:
+    """One line on stderr."""
+    print(f"Error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Say what went wrong in one line (the whole traceback with ``debug``) and return the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, Interrupted):
+        print_error(str(error))
+        return INTERRUPTED
+    # Bad usage, as the command-line library raises it (its own package or a vendored one).
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int) and hasattr(error, "format_message"):
+        message = error.format_message()
+        if message:  # empty where the help was printed instead
+            print_error(message)
+        return code
+    if isinstance(error, InputError):
+        print_error(str(error))
+    elif isinstance(error, OSError):
+        print_error(
+            f"{error.strerror or error} ({error.filename or 'no file named'}); check the path, rights and space."
+        )
+    else:
+        hint = "" if debug else " run it again with --debug to see where, and report it"
+        print_error(f"{type(error).__name__}: {error}; this is a bug in napari-isdnet:{hint or ' report it'}.")
+    return FAILED

@@ -1,0 +1,103 @@
+"""``napari-isdnet segment``: one image after the other, one sentence for each that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from napari_isdnet.cli_output import drive, duration, print_error, print_json
+from napari_isdnet.exceptions import InputError
+
+
+def segment_all(
+    images: Sequence[Path], output: Path, model: str | None, settings: Mapping[str, Any], json: bool
+) -> bool:
+    """Segment every image into ``output``; True when all are done. ``settings`` goes to the engine as it is."""
+    from napari_isdnet.io.open import stem_of
+
+    _check_stems({path: stem_of(Path(path.name or path.resolve().name)) for path in images}, images)
+    from napari_isdnet.model.checkpoint import default_model, load_model
+
+    network = load_model(model if model is not None else default_model())
+    done: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for path in images:
+        try:
+            result = _segment_one(path, output, network, settings)
+        except InputError as error:
+            if len(images) == 1:
+                raise
+            failed[str(path)] = str(error)
+            print_error(str(error))
+            continue
+        done.append({"image": str(path), **result})
+        if not json:
+            _say(done[-1])
+    if json:
+        print_json(_summary(done, failed))
+    return not failed
+
+
+def _segment_one(path: Path, output: Path, network: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    from napari_isdnet.engine.segment import segment
+    from napari_isdnet.io.open import open_source
+
+    with closing(open_source(path)) as source:
+        steps = segment(source, network, output=output, **settings)
+        result = drive(
+            steps,
+            source.name,
+            f"Interrupted; what is done is kept in {output / source.name}.job: run the same command again to go on.",
+        )
+    facts: dict[str, Any] = result.to_dict()
+    return facts
+
+
+def _check_stems(stems: Mapping[Path, str], images: Sequence[Path]) -> None:
+    """Results are named by stem, so two images with one stem would write over each other."""
+    first: dict[str, Path] = {}
+    for path in images:
+        other = first.setdefault(stems[path], path)
+        if other is not path:
+            raise typer.BadParameter(
+                f"{other} and {path} have one name, '{stems[path]}', and would write the same result: "
+                "rename one, or use another output folder for it.",
+                param_hint="IMAGE...",
+            )
+
+
+def _say(facts: Mapping[str, Any]) -> None:
+    print(
+        f"{facts['image']}: {facts['pixels'] / 1e6:.1f} megapixels in {duration(facts['seconds'])}"
+        f" ({facts['pixels_per_second'] / 1e6:.2f} per second, peak {facts['peak_rss_bytes'] / 2**30:.1f} GiB,"
+        f" {facts['precision']} on {facts['device']}, {facts['context']} context)"
+    )
+    outputs = facts["outputs"]
+    for path in outputs.values() if isinstance(outputs, Mapping) else outputs:
+        print(f"  {path}")
+
+
+def _summary(done: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """One image: its own figures. Several: the same keys over all of them, and each image's own in ``images``."""
+    if len(done) == 1 and not failed:
+        return dict(done[0])
+    pixels, seconds = sum(f["pixels"] for f in done), sum(f["seconds"] for f in done)
+    outputs: list[Any] = []
+    for facts in done:
+        own = facts["outputs"]
+        outputs.extend(own.values() if isinstance(own, Mapping) else own)
+    shared = {key: done[0][key] for key in ("device", "precision", "context")} if done else {}
+    return {
+        "outputs": outputs,
+        "pixels": pixels,
+        "seconds": seconds,
+        "pixels_per_second": pixels / seconds if seconds else 0.0,
+        "peak_rss_bytes": max((f["peak_rss_bytes"] for f in done), default=0),
+        **shared,
+        "images": list(done),
+        "failed": dict(failed),
+    }
