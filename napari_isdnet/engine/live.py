@@ -1,0 +1,256 @@
+"""The prediction as a pyramid that fills itself where one looks: :class:`PredictionPyramid`.
+
+A fixed grid of windows, anchored at the image's origin, is segmented window by window, nearest to the middle of the
+view first. The grid does not depend on the view, so whatever order someone looks around in, the labels are those of
+the whole grid. Finished windows are kept compressed; low zoom is answered from coarser levels of what is done.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.viewqueue import ViewQueue
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.pyramid import halve_by_mode
+from napari_isdnet.window import Grid, Window, pyramid_shapes
+
+Labels = npt.NDArray[np.uint8]
+
+#: Levels of at most this many pixels are held whole; finer ones as compressed windows.
+DENSE_PIXELS = 2**24
+MEMORY = 512 * 2**20
+UNPACKED = 32 * 2**20
+
+
+class PredictionPyramid:
+    """Labels of an image, computed where and when they are looked at.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the image at level 0.
+    core
+        Rows and columns of the windows of the grid; even sizes, better multiples of a high power of two.
+    compute
+        ``compute(window)`` returns the class indices of a grid window as uint8 ``(height, width)``; it is called from
+        worker threads (as many as ``threads``; a network uses several cores by itself, so one is the default).
+    everything
+        Go on with the rest of the image, nearest first, once what is looked at is done.
+    within
+        Only windows that touch this part of the image are computed (a region someone drew).
+    memory
+        Bytes of compressed windows that are kept; beyond it the ones looked at longest ago are computed again.
+    on_window, on_error
+        ``on_window(window, labels)`` and ``on_error(window, error)`` are called from the worker thread.
+    """
+
+    dtype = np.dtype(np.uint8)
+    channels = None
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        core: tuple[int, int],
+        compute: Callable[[Window], Labels],
+        threads: int = 1,
+        everything: bool = False,
+        within: Window | None = None,
+        memory: int = MEMORY,
+        on_window: Callable[[Window, Labels], None] | None = None,
+        on_error: Callable[[Window, Exception], None] | None = None,
+    ) -> None:
+        self.grid = Grid(shape, core)
+        self.shapes = tuple(pyramid_shapes(shape))
+        self.chunk = 512
+        self.everything = everything
+        self.within = within or Window.whole(shape)
+        self.on_change: Callable[[], None] | None = None
+        self._compute, self._on_window, self._on_error = compute, on_window, on_error
+        self._memory = memory
+        self._dense_from = self._first_dense(core)
+        self._dense: list[Labels] = [
+            np.full(level, IGNORE_INDEX, np.uint8) for level in self.shapes[self._dense_from :]
+        ]
+        self._windows: OrderedDict[int, list[bytes]] = OrderedDict()  # per window: its levels below the dense ones
+        self._size = 0
+        self._recent: OrderedDict[tuple[int, int], Labels] = OrderedDict()  # (level, index): unpacked
+        self._recent_size = 0
+        self._done = np.zeros(len(self.grid), dtype=bool)
+        self._failed = np.zeros(len(self.grid), dtype=bool)
+        self._allowed = np.zeros(len(self.grid), dtype=bool)
+        self._allowed[self.grid.touching(self.within)] = True
+        self._lock = threading.Lock()
+        self._queue: ViewQueue[int] = ViewQueue(self._work, threads, self._report, name="isdnet-live")
+
+    def _first_dense(self, core: tuple[int, int]) -> int:
+        for level, (rows, columns) in enumerate(self.shapes):
+            whole = all(side % 2 ** (level + 1) == 0 for side in core) or len(self.grid) == 1
+            if rows * columns <= DENSE_PIXELS or not whole:
+                if rows * columns > 64 * DENSE_PIXELS:
+                    raise InputError(
+                        f"Windows of {core[0]} x {core[1]} pixels cannot be shown live on an image of this size; "
+                        "use a window size that is a multiple of 32."
+                    )
+                return level
+        return len(self.shapes) - 1
+
+    # -- worker threads ------------------------------------------------------------------------------------------
+    def _work(self, index: int) -> None:
+        if self._done[index]:  # finished between the look at the list and the wish
+            return
+        window = self.grid[index]
+        labels = np.ascontiguousarray(self._compute(window), dtype=np.uint8)
+        if labels.shape != window.shape:
+            raise ValueError(f"compute() returned {labels.shape} for a window of {window.shape}")
+        levels, packed = labels, []
+        for _ in range(self._dense_from):
+            packed.append(zlib.compress(levels, 1))
+            levels = halve_by_mode(levels)
+        with self._lock:
+            self._keep(index, packed)
+            self._paint(index, levels)
+            self._done[index] = True
+        if self._on_window is not None:
+            self._on_window(window, labels)
+        if self.on_change is not None:
+            self.on_change()
+
+    def _keep(self, index: int, packed: list[bytes]) -> None:
+        if not packed:
+            return
+        self._windows[index] = packed
+        self._size += sum(map(len, packed))
+        while self._size > self._memory and len(self._windows) > 1:
+            old, dropped = self._windows.popitem(last=False)
+            self._size -= sum(map(len, dropped))
+            self._done[old] = False  # its coarse levels stay; at full zoom it is computed again when looked at
+
+    def _paint(self, index: int, labels: Labels) -> None:
+        """Write a window into the dense levels and bring the coarser ones up to date around it."""
+        area = self.grid[index].divided(2**self._dense_from).clipped(self.shapes[self._dense_from])
+        self._dense[0][area.slices] = labels
+        for finer, coarser in zip(self._dense[:-1], self._dense[1:], strict=True):
+            area = area.divided(2)
+            source = area.multiplied(2).clipped(finer.shape)
+            coarser[area.slices] = halve_by_mode(finer[source.slices])
+
+    def _report(self, index: int, error: Exception) -> None:
+        self._failed[index] = True
+        if self._on_error is not None:
+            self._on_error(self.grid[index], error)
+
+    # -- the asking side -----------------------------------------------------------------------------------------
+    def answer(self, level: int, window: Window) -> Labels:
+        """What is known of ``window`` at ``level`` now (255 elsewhere); what is missing there is computed next."""
+        if window.area > 1:  # a single pixel is a question about a value, not a new view
+            self.look_at(self._at_level_0(level, window))
+        return self._known(level, window)
+
+    def _known(self, level: int, window: Window) -> Labels:
+        if level < self._dense_from:
+            return self._gather(level, window)
+        with self._lock:
+            return self._dense[level - self._dense_from][window.slices].copy()
+
+    def _at_level_0(self, level: int, window: Window) -> Window:
+        return window.multiplied(2**level).clipped(self.shapes[0])
+
+    def _gather(self, level: int, window: Window) -> Labels:
+        out = np.full(window.shape, IGNORE_INDEX, np.uint8)
+        for index in self.grid.touching(self._at_level_0(level, window)):
+            area = self.grid[index].divided(2**level).clipped(self.shapes[level])
+            shared = area.intersect(window)
+            labels = None if shared.empty else self._unpacked(level, index, area)
+            if labels is not None:
+                out[shared.relative_to(window).slices] = labels[shared.relative_to(area).slices]
+            elif not shared.empty:
+                self._enlarge(level, shared, out[shared.relative_to(window).slices])
+        return out
+
+    def _enlarge(self, level: int, part: Window, target: Labels) -> None:
+        """A window that was dropped for memory: show its dense level, enlarged, until it is computed again."""
+        step = 2 ** (self._dense_from - level)
+        rows = np.arange(part.row, part.bottom) // step
+        columns = np.arange(part.column, part.right) // step
+        target[...] = self._dense[0][rows[0] : rows[-1] + 1].take(rows - rows[0], axis=0).take(columns, axis=1)
+
+    def _unpacked(self, level: int, index: int, area: Window) -> Labels | None:
+        with self._lock:
+            packed = self._windows.get(index)
+            if packed is None:
+                return None
+            self._windows.move_to_end(index)
+            labels = self._recent.get((level, index))
+        if labels is None:
+            labels = np.frombuffer(zlib.decompress(packed[level]), np.uint8).reshape(area.shape)
+            with self._lock:
+                if (level, index) not in self._recent:
+                    self._recent[(level, index)] = labels
+                    self._recent_size += labels.nbytes
+                while self._recent_size > UNPACKED and len(self._recent) > 1:
+                    self._recent_size -= self._recent.popitem(last=False)[1].nbytes
+        return labels
+
+    def look_at(self, view: Window) -> None:
+        """Compute what is missing in ``view`` (level 0), nearest to its middle first; earlier wishes are dropped."""
+        inside = np.zeros(len(self.grid), dtype=bool)
+        inside[self.grid.touching(view)] = True
+        wanted = self._allowed & ~self._failed & ~self._done
+        if not self.everything:
+            wanted &= inside
+        keys = np.flatnonzero(wanted)
+        row, column = view.center
+        down, across = np.divmod(keys, self.grid.counts[1])
+        rows = (down + 0.5) * self.grid.core[0] - row
+        columns = (across + 0.5) * self.grid.core[1] - column
+        order = np.lexsort((rows**2 + columns**2, ~inside[keys]))
+        self._queue.replace(keys[order].tolist())
+
+    def overview(self) -> Labels:
+        """The coarsest level, filled in place."""
+        return self._dense[-1]
+
+    def read(self, level: int, window: Window) -> Labels:
+        """The labels of ``window``, computed now by the calling thread where they are missing."""
+        for index in self.grid.touching(self._at_level_0(level, window)):
+            if not self._done[index]:
+                self._work(index)
+        return self._known(level, window)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """(done, total) windows of those that may be computed."""
+        return int((self._done & self._allowed).sum()), int(self._allowed.sum())
+
+    @property
+    def pending(self) -> int:
+        """Windows that wait or are being computed."""
+        return self._queue.pending
+
+    def pause(self) -> None:
+        """Start no further window."""
+        self._queue.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._queue.resume()
+
+    def retry(self) -> None:
+        """Try the windows that failed again when they are looked at."""
+        self._failed[:] = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until nothing waits; False when ``timeout`` seconds passed first."""
+        return self._queue.wait(timeout)
+
+    def close(self) -> None:
+        """Finish the window at hand, drop the rest, join the threads."""
+        self.on_change = None
+        self._queue.close()

@@ -1,0 +1,140 @@
+"""Work ordered by what someone is looking at: :class:`ViewQueue`.
+
+Both the tiles of an image on the screen and the windows of a live prediction are asked for faster than they can be
+made. The queue holds only the *latest* wish: a new view replaces what was waiting (stale requests are dropped), the
+order given is kept, and nothing is worked on twice at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def spare_core_threads(most: int = 4) -> int:
+    """How many threads may compute while a window is open: one core is left to the window, at least one is used."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(most, available - 1))
+
+
+class ViewQueue(Generic[Key]):
+    """Threads that work on the latest list of wishes, first wish first.
+
+    ``work(key)`` runs in a worker thread; what it raises goes to ``on_error(key, error)``, also there. Threads start
+    on the first wish, end after ``idle`` seconds without one, and are joined by :meth:`close`. ``busy`` of a key ends
+    before the next key starts, so ``work`` may publish its result without a lock of the queue.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Key], None],
+        threads: int | None = None,
+        on_error: Callable[[Key, Exception], None] | None = None,
+        name: str = "isdnet-view",
+        idle: float = 5.0,
+    ) -> None:
+        self._work = work
+        self._on_error = on_error
+        self._limit = threads or spare_core_threads()
+        self._name = name
+        self._idle = idle
+        self._changed = threading.Condition()
+        self._waiting: list[Key] = []  # reversed: the next one is last
+        self._busy: set[Key] = set()
+        self._threads: list[threading.Thread] = []
+        self._sleeping = 0
+        self._paused = False
+        self._closed = False
+
+    def replace(self, keys: Iterable[Key]) -> None:
+        """Forget what was waiting; wait for ``keys`` instead, in this order. What is being worked on goes on."""
+        with self._changed:
+            if self._closed:
+                return
+            self._waiting = [key for key in keys if key not in self._busy]
+            self._waiting.reverse()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._paused or not self._waiting:
+            return
+        missing = min(self._limit - len(self._threads), len(self._waiting) - self._sleeping)
+        for _ in range(missing):
+            thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._changed.notify_all()
+
+    def _take(self) -> Key | None:
+        """The next key, or None when this thread should end. Called with the lock held."""
+        while not self._closed:
+            if self._waiting and not self._paused:
+                key = self._waiting.pop()
+                self._busy.add(key)
+                return key
+            self._sleeping += 1
+            woken = self._changed.wait(self._idle)
+            self._sleeping -= 1
+            if not woken and not (self._waiting and not self._paused):
+                return None
+        return None
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                key = self._take()
+                if key is None:
+                    self._threads.remove(threading.current_thread())
+                    self._changed.notify_all()
+                    return
+            try:
+                self._work(key)
+            except Exception as error:  # reported, whatever it is: a worker thread must not die silently
+                if self._on_error is not None:
+                    self._on_error(key, error)
+            finally:
+                with self._changed:
+                    self._busy.discard(key)
+                    self._changed.notify_all()
+
+    @property
+    def pending(self) -> int:
+        """How many keys wait or are being worked on."""
+        with self._changed:
+            return len(self._waiting) + len(self._busy)
+
+    @property
+    def paused(self) -> bool:
+        """True between :meth:`pause` and :meth:`resume`."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Start nothing new; what is being worked on is finished."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on with what waits."""
+        with self._changed:
+            self._paused = False
+            self._wake()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until nothing waits and nothing is worked on; False when ``timeout`` seconds passed first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed or not (self._waiting or self._busy), timeout)
+
+    def close(self) -> None:
+        """Drop what waits, let what is being worked on finish, and join the threads. May be called twice."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            threads = list(self._threads)
+            self._changed.notify_all()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()

@@ -1,0 +1,160 @@
+"""The live prediction pyramid: whatever someone looks at, in whatever order, the labels are those of the grid."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import napari_isdnet.engine.live as live
+from napari_isdnet.engine.live import PredictionPyramid
+from napari_isdnet.io.pyramid import halve_by_mode
+from napari_isdnet.window import Window
+
+
+def truth_of(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).integers(0, 5, shape, dtype=np.uint8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_order_of_views_gives_the_grid_result(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(st.integers(40, 700), st.integers(40, 700)))
+    core = data.draw(st.sampled_from([(64, 64), (96, 160), (50, 50), (33, 64)]))
+    dense = data.draw(st.sampled_from([2**13, 2**24]))
+    truth = truth_of(shape)
+    calls: list[Window] = []
+
+    def compute(window: Window) -> np.ndarray:
+        calls.append(window)
+        return truth[window.slices]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "DENSE_PIXELS", dense)
+        pyramid = PredictionPyramid(shape, core, compute, threads=2)
+    for _ in range(data.draw(st.integers(1, 6))):
+        level = data.draw(st.integers(0, len(pyramid.shapes) - 1))
+        rows, columns = pyramid.shapes[level]
+        top, left = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
+        view = Window(top, left, *data.draw(st.tuples(st.integers(2, 300), st.integers(2, 300)))).clipped(
+            (rows, columns)
+        )
+        pyramid.answer(level, view)
+    pyramid.wait(10)
+    pyramid.answer(len(pyramid.shapes) - 1, Window.whole(pyramid.shapes[-1]))
+    assert pyramid.wait(10)
+    assert len(calls) == len(set(calls)) == len(pyramid.grid)  # every window once, and only windows of the grid
+    expected = truth
+    for level, size in enumerate(pyramid.shapes):
+        np.testing.assert_array_equal(pyramid.answer(level, Window.whole(size)), expected)
+        np.testing.assert_array_equal(pyramid.read(level, Window.whole(size)), expected)
+        expected = halve_by_mode(expected)
+    np.testing.assert_array_equal(
+        pyramid.overview(), pyramid.read(len(pyramid.shapes) - 1, Window.whole(pyramid.shapes[-1]))
+    )
+    pyramid.close()
+
+
+def test_middle_of_the_latest_view_comes_first_and_stale_wishes_are_dropped() -> None:
+    calls: list[Window] = []
+    started, gate = threading.Event(), threading.Event()
+
+    def compute(window: Window) -> np.ndarray:
+        calls.append(window)
+        started.set()
+        gate.wait(10)
+        return np.zeros(window.shape, np.uint8)
+
+    pyramid = PredictionPyramid((1000, 1000), (100, 100), compute)
+    pyramid.answer(0, Window(0, 0, 300, 300))
+    assert started.wait(10)
+    pyramid.answer(0, Window(600, 600, 300, 300))
+    gate.set()
+    assert pyramid.wait(10)
+    assert calls[0] == Window(100, 100, 100, 100)
+    assert calls[1] == Window(700, 700, 100, 100)
+    assert len(calls) == 1 + 9
+    assert pyramid.progress == (10, 100)
+    pyramid.close()
+
+
+def test_everything_goes_on_after_the_view_within_the_region() -> None:
+    calls: list[Window] = []
+
+    def compute(window: Window) -> np.ndarray:
+        calls.append(window)
+        return np.ones(window.shape, np.uint8)
+
+    pyramid = PredictionPyramid((400, 400), (100, 100), compute, everything=True, within=Window(0, 0, 400, 150))
+    pyramid.answer(0, Window(300, 100, 100, 100))
+    assert pyramid.wait(10)
+    assert calls[0] == Window(300, 100, 100, 100)
+    assert {w.column for w in calls} == {0, 100}
+    assert pyramid.progress == (8, 8)
+    assert pyramid.answer(0, Window(0, 200, 1, 1))[0, 0] == 255
+    pyramid.close()
+
+
+def test_dropped_windows_show_their_coarse_levels_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "DENSE_PIXELS", 2**12)
+    count = 0
+    truth = truth_of((512, 512))
+
+    def compute(window: Window) -> np.ndarray:
+        nonlocal count
+        count += 1
+        return truth[window.slices]
+
+    pyramid = PredictionPyramid((512, 512), (64, 64), compute, memory=6000)
+    pyramid.answer(0, Window.whole((512, 512)))
+    pyramid.wait(10)
+    assert pyramid.progress[0] < len(pyramid.grid)
+    known = pyramid.answer(0, Window.whole((512, 512)))
+    assert (known != 255).all()
+    assert pyramid.wait(10)
+    before = count
+    np.testing.assert_array_equal(pyramid.read(0, Window(0, 0, 64, 64)), truth[:64, :64])
+    assert before >= len(pyramid.grid)
+    pyramid.close()
+
+
+def test_a_failed_window_is_reported_once_and_tried_again_on_request() -> None:
+    errors: list[tuple[Window, Exception]] = []
+    broken = True
+
+    def compute(window: Window) -> np.ndarray:
+        if broken and window.row == 0 and window.column == 0:
+            raise RuntimeError("no memory")
+        return np.zeros(window.shape, np.uint8)
+
+    pyramid = PredictionPyramid((200, 200), (100, 100), compute, on_error=lambda w, e: errors.append((w, e)))
+    for _ in range(2):
+        pyramid.answer(0, Window(0, 0, 200, 200))
+        assert pyramid.wait(10)
+    assert [w for w, _ in errors] == [Window(0, 0, 100, 100)]
+    assert pyramid.answer(0, Window(0, 0, 100, 100)).min() == 255
+    broken = False
+    pyramid.retry()
+    pyramid.answer(0, Window(0, 0, 200, 200))
+    assert pyramid.wait(10)
+    assert not pyramid.answer(0, Window(0, 0, 200, 200)).any()
+    pyramid.close()
+
+
+def test_close_in_the_middle_joins_the_threads() -> None:
+    started = threading.Event()
+
+    def compute(window: Window) -> np.ndarray:
+        started.set()
+        return np.zeros(window.shape, np.uint8)
+
+    pyramid = PredictionPyramid((100_000, 100_000), (512, 512), compute, threads=2)
+    pyramid.answer(0, Window(50_000, 50_000, 4000, 4000))
+    assert started.wait(10)
+    pyramid.close()
+    assert not [t for t in threading.enumerate() if t.name == "isdnet-live"]
+    pyramid.answer(0, Window(0, 0, 10, 10))  # asking afterwards starts nothing
+    assert not [t for t in threading.enumerate() if t.name == "isdnet-live"]

@@ -1,0 +1,135 @@
+"""The tile pyramid: answers at once, reads only what is looked at, nearest first."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from napari_isdnet.engine.tiles import TileCache, TilePyramid, nearest
+from napari_isdnet.engine.viewqueue import ViewQueue
+from napari_isdnet.window import Window, pyramid_shapes
+
+
+def make(shape=(2000, 3000), **kwargs):
+    """A pyramid whose level-k pixel (r, c) is made of r, c and k, and the list of what was read."""
+    shapes = pyramid_shapes(shape)
+    reads: list[tuple[int, Window]] = []
+
+    def read(level: int, window: Window) -> np.ndarray:
+        reads.append((level, window))
+        rows = np.arange(window.row, window.bottom)[:, None]
+        columns = np.arange(window.column, window.right)[None]
+        return ((rows * 7 + columns * 3 + level * 50) % 251).astype(np.uint8)
+
+    return TilePyramid(shapes, read, threads=1, fill=9, **kwargs), reads, read
+
+
+def test_first_answer_is_blank_then_coarse_then_true() -> None:
+    pyramid, _, read = make()
+    last = len(pyramid.shapes) - 1
+    view = Window(700, 900, 600, 800)
+    assert (pyramid.answer(0, view) == 9).all()
+    assert pyramid.wait(10)
+    np.testing.assert_array_equal(pyramid.answer(0, view), read(0, view))
+    np.testing.assert_array_equal(pyramid.overview(), read(last, Window.whole(pyramid.shapes[last])))
+    far = pyramid.answer(0, Window(1900, 2900, 100, 100))  # not read yet: the overview, enlarged
+    rows, columns = nearest(1900, 100, 2000, 125), nearest(2900, 100, 3000, 188)
+    np.testing.assert_array_equal(far, pyramid.overview()[rows][:, columns])
+    pyramid.close()
+
+
+def test_only_the_view_and_the_next_level_are_read_middle_first() -> None:
+    pyramid, reads, _ = make(shape=(100_000, 100_000))
+    last = len(pyramid.shapes) - 1
+    view = Window(50_000, 60_000, 1500, 1500)
+    pyramid.answer(0, view)
+    assert pyramid.wait(10)
+    assert reads[0][0] == last
+    level_0 = [window for level, window in reads if level == 0]
+    assert level_0[0].contains(Window(50_750, 60_750, 1, 1))
+    assert all(not window.intersect(view).empty for window in level_0)
+    assert {level for level, _ in reads} == {0, 1, last}
+    assert len(reads) <= 1 + 16 + 9
+    pyramid.close()
+
+
+def test_stale_requests_are_dropped() -> None:
+    gate, started = threading.Event(), threading.Event()
+    reads: list[tuple[int, Window]] = []
+
+    def read(level: int, window: Window) -> np.ndarray:
+        reads.append((level, window))
+        started.set()
+        gate.wait(10)
+        return np.zeros(window.shape, np.uint8)
+
+    pyramid = TilePyramid(pyramid_shapes((20_000, 20_000)), read, threads=1)
+    pyramid.answer(0, Window(0, 0, 2000, 2000))
+    assert started.wait(10)
+    new = Window(10_240, 10_240, 512, 512)
+    pyramid.answer(0, new)
+    gate.set()
+    assert pyramid.wait(10)
+    assert [w for level, w in reads if level == 0] == [new]
+    pyramid.close()
+
+
+def test_memory_is_bounded_and_errors_are_told_once() -> None:
+    cache = TileCache(limit=1000)
+    for index in range(20):
+        cache.put((0, index), np.zeros(300, np.uint8))
+    assert cache.size <= 1000
+    assert cache.get((0, 0)) is None
+    assert cache.get((0, 19)) is not None
+    errors: list[Exception] = []
+
+    def read(level: int, window: Window) -> np.ndarray:
+        raise OSError("bad tile")
+
+    pyramid = TilePyramid([(600, 600), (300, 300)], read, threads=1, on_error=errors.append)
+    for _ in range(3):
+        pyramid.answer(0, Window(0, 0, 500, 500))
+        pyramid.wait(10)
+    assert len([e for e in errors if "bad tile" in str(e)]) == len(errors) == 2  # the tile and the overview
+    pyramid.close()
+
+
+def test_forget_reads_again() -> None:
+    pyramid, reads, _ = make(shape=(600, 600))
+    view = Window(0, 0, 500, 500)
+    pyramid.answer(0, view)
+    pyramid.wait(10)
+    before = len(reads)
+    pyramid.forget()
+    pyramid.answer(0, view)
+    pyramid.wait(10)
+    assert len(reads) == 2 * before
+    pyramid.close()
+
+
+def test_nearest_halves_exactly() -> None:
+    np.testing.assert_array_equal(nearest(3, 6, 100, 50), np.arange(3, 9) // 2)
+    assert nearest(99, 2, 101, 51).max() == 50
+
+
+def test_queue_pauses_resumes_and_ends_idle_threads() -> None:
+    done: list[int] = []
+    queue: ViewQueue[int] = ViewQueue(done.append, threads=2, name="isdnet-test", idle=0.05)
+    queue.pause()
+    queue.replace([3, 1, 2])
+    assert queue.pending == 3
+    assert not done
+    queue.resume()
+    assert queue.wait(10)
+    assert sorted(done) == [1, 2, 3]
+    for thread in [t for t in threading.enumerate() if t.name == "isdnet-test"]:
+        thread.join(5)
+        assert not thread.is_alive()
+    queue.replace([4])
+    assert queue.wait(10)
+    assert done[-1] == 4
+    queue.close()
+    with pytest.raises(IndexError):
+        done[4]
