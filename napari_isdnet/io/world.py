@@ -63,7 +63,7 @@ class _View(SourceBase):
     def _part(self, lattice: Lattice, part: tuple[slice, slice], rows: Real, columns: Real, level: int) -> Any:
         raise NotImplementedError
 
-    def _direct(self, level: int) -> bool:
+    def _direct(self, level: int) -> bool:  # noqa: ARG002
         return False
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
@@ -131,7 +131,7 @@ class ProceduralWorld(_View):
         return (np.arange(start, start + count) + 0.5) * (2**level * self.metres)
 
     def _direct(self, level: int) -> bool:
-        return self.metres * 2**level >= SPACING / 2
+        return self.metres * 2**level >= SPACING
 
     def _part(self, lattice: Lattice, part: tuple[slice, slice], rows: Real, columns: Real, level: int) -> Any:
         return Painter(Layers(lattice, part, rows, columns, self.metres * 2**level, self._world.seed)).paint()

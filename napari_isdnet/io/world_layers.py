@@ -57,8 +57,10 @@ class Layers:
         self.highway = np.abs(lattice.linear("highway", part))
         self.border = np.maximum(lattice.linear("border", part), 2 - self.lake)
         self.index = lattice.nearest("district", part)
-        self.kind = lattice.districts.kind[self.index]
-        self.present = set(np.unique(self.kind).tolist())
+        first = self.index[0, 0]
+        self.single = first if bool((self.index == first).all()) else None
+        self.kind = self.column("kind")
+        self.present = set(np.flatnonzero(np.bincount(self.kind.ravel())).tolist())
         self.middle = self.noise(60, "middle")
         self.fine = self.noise(14, "fine")
         self.blocks()
@@ -78,7 +80,10 @@ class Layers:
 
     def column(self, name: str) -> Float:
         """Attribute ``name`` of the district of each pixel."""
-        return getattr(self.lattice.districts, name)[self.index]
+        values = getattr(self.lattice.districts, name)
+        if self.single is not None:  # most parts lie in one district: no gather
+            return np.broadcast_to(values[self.single], self.index.shape)
+        return values[self.index]
 
     def blocks(self) -> None:
         """Street axes: position in the block, block hash and distance to the middle of the next street."""

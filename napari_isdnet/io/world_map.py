@@ -168,15 +168,16 @@ class WorldMap:
         self, row: Float, column: Float, table: Districts, low: tuple[int, int], width: int
     ) -> tuple[npt.NDArray[np.int32], Float, tuple[Float, Float]]:
         """Voronoi cells of the districts' sites: own district, distance to the road's edge, direction away from it."""
-        home = (np.floor(row / DISTRICT).astype(np.int64) - low[0]) * width
-        home += np.floor(column / DISTRICT).astype(np.int64) - low[1]
+        home = (np.floor(row / DISTRICT).astype(np.int32) - low[0]) * width
+        home += np.floor(column / DISTRICT).astype(np.int32) - low[1]
         around = [dr * width + dc for dr in (-1, 0, 1) for dc in (-1, 0, 1)]
-        best, own = np.full(row.shape, np.inf, np.float32), np.zeros(row.shape, np.int64)
+        best, own = np.full(row.shape, np.inf, np.float32), np.zeros(row.shape, np.int32)
         for step in around:
             other = home + step
             square = (row - table.row[other]) ** 2 + (column - table.column[other]) ** 2
             closer = square < best
-            best, own = np.where(closer, square, best), np.where(closer, other, own)
+            np.copyto(best, square, where=closer)
+            np.copyto(own, other, where=closer)
         border = np.full(row.shape, _NO_ROAD * 2, np.float32)
         toward_row, toward_column = np.zeros_like(row), np.zeros_like(row)
         half = _half_widths()
@@ -188,10 +189,10 @@ class WorldMap:
             middle_c = column - (table.column[own] + table.column[other]) * np.float32(0.5)
             distance = (middle_r * dr + middle_c * dc) / length - half[table.kind[own], table.kind[other]]
             closer = (distance < border) & (other != own)
-            border = np.where(closer, distance, border)
-            toward_row = np.where(closer, dr / length, toward_row)
-            toward_column = np.where(closer, dc / length, toward_column)
-        return own.astype(np.int32), border, (toward_row, toward_column)
+            np.copyto(border, distance, where=closer)
+            np.copyto(toward_row, dr / length, where=closer)
+            np.copyto(toward_column, dc / length, where=closer)
+        return own, border, (toward_row, toward_column)
 
 
 def _half_widths() -> Float:

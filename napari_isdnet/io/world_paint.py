@@ -12,14 +12,13 @@ from napari_isdnet.landcover import BUILDING, LAND, ROAD, VEGETATION, WATER
 
 Byte = npt.NDArray[np.uint8]
 
-_ROOFS = np.array(
-    [
-        [(222, 220, 218), (196, 186, 174), (172, 176, 192), (206, 200, 190), (150, 148, 152), (232, 232, 232), (184, 172, 160), (140, 138, 150)],
-        [(158, 96, 74), (120, 112, 112), (132, 96, 80), (172, 110, 84), (96, 98, 108), (186, 182, 178), (144, 104, 90), (110, 102, 100)],
-    ],
-    np.float32,
-)  # fmt: skip
+_FLAT_ROOFS = ((222, 220, 218), (196, 186, 174), (172, 176, 192), (206, 200, 190))
+_FLAT_ROOFS += ((150, 148, 152), (232, 232, 232), (184, 172, 160), (140, 138, 150))
+_TILED_ROOFS = ((158, 96, 74), (120, 112, 112), (132, 96, 80), (172, 110, 84))
+_TILED_ROOFS += ((96, 98, 108), (186, 182, 178), (144, 104, 90), (110, 102, 100))
+_ROOFS = np.array([_FLAT_ROOFS, _TILED_ROOFS], np.float32)
 _CROPS = np.array([(92, 112, 62), (120, 132, 72), (78, 98, 58), (136, 138, 84)], np.float32)
+_AVERAGE = {RESIDENTIAL: (138, 130, 120), DENSE: (142, 139, 138), INDUSTRIAL: (156, 153, 152), PLOTS: (176, 168, 160)}
 BLOCK_DETAIL = 9.0
 """Pixels from this size on (m) show blocks by their average colour, not house by house."""
 
@@ -55,9 +54,13 @@ class Painter:
 
     def blend(self, color: tuple[float, float, float] | Float, share: Float) -> None:
         """Lay ``color`` over the picture where ``share`` (0..1) says."""
+        if not share.any():
+            return
         for k in range(3):
             channel = self.rgb[k]
-            channel += (color[k] - channel) * share
+            step = color[k] - channel
+            step *= share
+            channel += step
 
     def shade(self, factor: Float) -> None:
         """Multiply all three channels."""

@@ -1,0 +1,178 @@
+"""Pictures to start with: made or carried by what is installed, so that nothing is downloaded unless asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import replacing
+from napari_isdnet.paths import cache_folder
+from napari_isdnet.progress import Clock, Progress
+
+if TYPE_CHECKING:
+    from napari_isdnet.io.source import ImageSource
+
+GIGAPIXEL_SIDE = 32_768
+_CHUNK = 1 << 18
+_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample: what it is, for a menu, and how it is opened. ``has_truth``: the source has an attribute ``truth``."""
+
+    name: str
+    title: str
+    open: Callable[[], ImageSource]
+    has_truth: bool
+
+
+def _aerial(name: str, side: int, seed: int) -> ImageSource:
+    from napari_isdnet.io.world import ProceduralWorld
+
+    world = ProceduralWorld((side, side), seed=seed)
+    world.rename(name)
+    world.truth.rename(f"{name}-truth")
+    return world
+
+
+def _photograph() -> ImageSource:
+    """A cup of coffee on a table, 400 x 600 (Rachel Michetti, CC0), a file inside scikit-image's wheel."""
+    import skimage
+
+    from napari_isdnet.io.open import open_source
+
+    path = Path(skimage.__file__).parent / "data" / "coffee.png"
+    if not path.exists():
+        raise InputError(f"This scikit-image does not carry {path.name}; install scikit-image from a wheel.")
+    return open_source(path)
+
+
+_SAMPLES = (
+    Sample("aerial-4k", "Aerial world, 4096 x 4096, truth", partial(_aerial, "aerial-4k", 4096, 9), True),
+    Sample("aerial-100k", "Aerial world, 100,000 x 100,000, truth", lambda: _aerial("aerial-100k", 100_000, 0), True),
+    Sample("photograph", "Photograph to annotate (a cup of coffee)", _photograph, False),
+)
+
+
+def samples() -> tuple[Sample, ...]:
+    """All samples that need no download."""
+    return _SAMPLES
+
+
+def sample_names() -> tuple[str, ...]:
+    """Names for :func:`open_sample`."""
+    return tuple(sample.name for sample in _SAMPLES)
+
+
+def open_sample(name: str) -> ImageSource:
+    """The sample ``name``; those with truth carry it as ``.truth``, a source of class indices.
+
+    Raises :class:`InputError` for another name.
+    """
+    for sample in _SAMPLES:
+        if sample.name == name:
+            return sample.open()
+    raise InputError(f"There is no sample '{name}'; choose one of {', '.join(sample_names())}.")
+
+
+def gigapixel_path(side: int = GIGAPIXEL_SIDE, seed: int = 0) -> Path:
+    """Where :func:`write_gigapixel_sample` writes unless told; it exists only when the file is whole."""
+    from napari_isdnet.io.world import WORLD_VERSION
+
+    return cache_folder() / f"aerial-{side}-seed{seed}-v{WORLD_VERSION}.tif"
+
+
+def write_gigapixel_sample(
+    path: str | os.PathLike[str] | None = None, *, side: int = GIGAPIXEL_SIDE, seed: int = 0, overwrite: bool = False
+) -> Iterator[Progress]:
+    """Write a pyramid of ``side`` x ``side`` pixels (JPEG, BigTIFF) and yield progress; close the generator to cancel.
+
+    With ``path`` None it goes to :func:`gigapixel_path`, and one that is there already is kept: a single finished
+    progress is yielded. A path that exists is refused with :class:`InputError` unless ``overwrite``.
+    """
+    from napari_isdnet.io.world import ProceduralWorld
+    from napari_isdnet.io.world_file import write_world_tiff
+
+    target = Path(path) if path is not None else gigapixel_path(side, seed)
+    if path is None and target.exists() and not overwrite:
+        yield Progress(1, 1, "in the cache already")
+        return
+    yield from write_world_tiff(ProceduralWorld((side, side), seed=seed), target, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file on the web. ``sha256`` (hex) and ``size`` (bytes) are checked where they are given."""
+
+    url: str
+    sha256: str | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise InputError(f"A sample is downloaded from an http or https address, got '{self.url}'.")
+        digest = self.sha256
+        if digest is not None and (len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef")):
+            raise InputError(f"A SHA-256 checksum is 64 hexadecimal digits, got '{digest}'.")
+
+    @property
+    def file_name(self) -> str:
+        """Last part of the address, without anything that could leave the folder."""
+        name = Path(unquote(urlsplit(self.url).path).replace("\\", "/")).name
+        return name if name not in ("", ".", "..") else "download"
+
+    def remote_size(self) -> int | None:
+        """Bytes to come, asked of the server without fetching, so that the user can be asked first; None if unsaid."""
+        with _open(Request(self.url, method="HEAD")) as response:
+            text = response.headers.get("Content-Length")
+        return int(text) if text and text.isdigit() else self.size
+
+
+def _open(request: Request):  # type: ignore[no-untyped-def]  # urlopen's type depends on the scheme
+    try:
+        return urlopen(request, timeout=_TIMEOUT)
+    except (URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(f"{request.full_url} cannot be reached ({reason}); check the address.") from error
+
+
+def download(item: Download, path: str | os.PathLike[str] | None = None, overwrite: bool = False) -> Iterator[Progress]:
+    """Fetch ``item`` to ``path`` (default: the cache folder) and yield progress in bytes; close it to cancel.
+
+    The file takes its name only after length and checksum were found right. Raises :class:`InputError` where the server
+    cannot be reached, sends another length, or the checksum differs; nothing is left then.
+    """
+    target = Path(path) if path is not None else cache_folder() / item.file_name
+    with replacing(target, overwrite) as temporary, _open(Request(item.url)) as response, temporary.open("wb") as file:
+        text = response.headers.get("Content-Length")
+        expected = item.size or (int(text) if text and text.isdigit() else None)
+        clock, digest, received = Clock(float(expected or 0)), hashlib.sha256(), 0
+        while chunk := _receive(response, item.url):
+            received += len(chunk)
+            if expected is not None and received > expected:
+                raise InputError(f"{item.url} sends more than the {expected} bytes that it should have; not kept.")
+            file.write(chunk)
+            digest.update(chunk)
+            yield clock.step(len(chunk), "downloading")
+        if expected is not None and received != expected:
+            raise InputError(f"{item.url} sent {received} bytes, {expected} were expected; try again.")
+        if item.sha256 is not None and digest.hexdigest() != item.sha256.lower():
+            raise InputError(f"{item.url} has SHA-256 {digest.hexdigest()}, {item.sha256} was expected; not kept.")
+
+
+def _receive(response, url: str) -> bytes:  # type: ignore[no-untyped-def]
+    try:
+        return bytes(response.read(_CHUNK))
+    except OSError as error:
+        raise InputError(f"{url}: the connection broke ({error}); try again.") from error
