@@ -21,7 +21,7 @@ from napari_isdnet.model.reference import config_from_reference, rename_referenc
 
 # Scores that training frameworks leave beside the weights are numpy scalars; building one runs no code of the file's.
 _SCALAR = np.float64(0).__reduce__()[0]
-_SAFE = [
+_SAFE: list[Any] = [
     _SCALAR,
     (_SCALAR, "numpy.core.multiarray.scalar"),
     np.dtype,
