@@ -171,17 +171,54 @@ def open_labels(
     They come from ``classes_file`` if given, else from the map's own metadata, else they are None. A PNG with a
     palette gives its indices.
     """
-    from napari_isdnet.io.open import open_source
-
-    source = open_source(path)
+    source, own = _open_indices(Path(path))
     if source.channels != 1 or source.dtype.kind not in "bui":
         source.close()
         raise InputError(
             f"{path} has {source.channels} channel(s) of {source.dtype}; a label map has one channel of class indices."
         )
-    if classes_file is not None:
-        return source, read_classes(classes_file)
-    return source, getattr(source, "classes", None) or None
+    return source, own if classes_file is None else read_classes(classes_file)
+
+
+def _open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
+    """Open without applying a palette, which would turn indices into colours."""
+    from napari_isdnet.io.open import open_source, stem_of
+    from napari_isdnet.io.store import LabelStore
+
+    if path.is_dir():
+        try:
+            store = LabelStore.open(path)
+        except InputError:
+            return open_source(path), None
+        return store, store.classes
+    source = open_source(path)
+    if source.channels == 1:
+        return source, None
+    if hasattr(source, "indices"):
+        return source.indices(), None
+    if path.suffix.lower() == ".png":
+        palette = _png_indices(path)
+        if palette is not None:
+            source.close()
+            return open_source(palette[0], name=stem_of(path), axes="yx"), palette[1]
+    return source, None
+
+
+def _png_indices(path: Path) -> tuple[Labels, tuple[ClassInfo, ...] | None] | None:
+    """Indices of a palette PNG and the classes it names (as this package's exports do); None for another PNG."""
+    from PIL.PngImagePlugin import PngImageFile
+
+    # Not Image.open, which refuses large pictures: the reader that came first has bounded the size already.
+    with PngImageFile(path) as image:
+        if image.mode != "P":
+            return None
+        image.load()
+        values = np.asarray(image, np.uint8)
+        text = getattr(image, "text", {}).get("classes")
+    try:
+        return values, classes_from(json.loads(text)) if text else None
+    except (json.JSONDecodeError, TypeError, InputError):
+        return values, None
 
 
 def read_classes(path: str | Path) -> tuple[ClassInfo, ...]:

@@ -158,7 +158,7 @@ def check_ignored(ignored: Iterable[int], classes: int) -> tuple[int, ...]:
 
 def ratio(part: Any, whole: Any) -> Figures:
     """``part / whole`` in float64, NaN where ``whole`` is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
 
 
