@@ -111,7 +111,7 @@ class PredictionPyramid:
             raise ValueError(f"compute() returned {labels.shape} for a window of {window.shape}")
         levels, packed = labels, []
         for _ in range(self._dense_from):
-            packed.append(zlib.compress(levels, 1))
+            packed.append(zlib.compress(levels.tobytes(), 1))
             levels = halve_by_mode(levels)
         with self._lock:
             self._keep(index, packed)

@@ -1,0 +1,306 @@
+"""A long piece of work behind a widget: :class:`Job` drives a generator in a thread, :class:`JobBar` shows it.
+
+The work is a plain generator (``segment()``, ``finetune()``, building a pyramid) that yields
+:class:`~napari_isdnet.progress.Progress` and returns its result. Everything a caller hears about it arrives on the
+main thread. Cancelling means not asking for the next item and closing the generator, so that its ``finally`` runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QToolButton, QVBoxLayout, QWidget
+
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._notify import notify_error
+
+Work = Generator[Any, None, Any]
+
+
+class Job(QObject):
+    """One run of a generator in a worker thread. Create and use it on the main thread.
+
+    Signals, all on the main thread: ``progressed(Progress)`` (the latest only, when several came at once),
+    ``yielded(list)`` (everything since the last time, in order), then exactly one of ``returned(result)``,
+    ``failed(error)``, ``cancelled()``, then ``ended()``. After :meth:`stop` nothing is told any more.
+    """
+
+    progressed = Signal(object)
+    yielded = Signal(list)
+    returned = Signal(object)
+    failed = Signal(object)
+    cancelled = Signal()
+    ended = Signal()
+    _wake = Signal()
+
+    def __init__(
+        self, work: Work | Callable[[], Work], parent: QObject | None = None, name: str = "isdnet-job"
+    ) -> None:
+        super().__init__(parent)
+        self._work = work
+        self._news: deque[tuple[str, Any]] = deque()
+        self._told = threading.Event()  # set while a wake-up is on its way
+        self._go = threading.Event()
+        self._go.set()
+        self._cancel = threading.Event()
+        self._silent = False
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._wake.connect(self._drain, Qt.ConnectionType.QueuedConnection)
+        application = QCoreApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(self.stop)
+
+    def start(self) -> Job:
+        """Begin; returns itself."""
+        self._thread.start()
+        return self
+
+    # -- worker thread -------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        try:
+            work = self._work() if callable(self._work) else self._work
+            try:
+                result = self._consume(work)
+            finally:
+                work.close()
+        except Exception as error:  # handed to the main thread, whatever it is
+            self._tell("failed", error)
+        else:
+            self._tell("cancelled" if self._cancel.is_set() and result is _CANCELLED else "returned", result)
+
+    def _consume(self, work: Work) -> Any:
+        while not self._cancel.is_set():
+            try:
+                item = next(work)
+            except StopIteration as stop:
+                return stop.value
+            self._tell("item", item)
+            self._go.wait()
+        return _CANCELLED
+
+    def _tell(self, kind: str, value: Any) -> None:
+        self._news.append((kind, value))
+        if not self._told.is_set() and not self._silent:
+            self._told.set()
+            self._wake.emit()
+
+    # -- main thread ---------------------------------------------------------------------------------------------
+    def _drain(self) -> None:
+        self._told.clear()
+        items: list[Any] = []
+        end: tuple[str, Any] | None = None
+        while self._news:
+            kind, value = self._news.popleft()
+            if kind == "item":
+                items.append(value)
+            else:
+                end = (kind, value)
+        if self._silent:
+            return
+        if items:
+            self.yielded.emit(items)
+            latest = next((item for item in reversed(items) if isinstance(item, Progress)), None)
+            if latest is not None:
+                self.progressed.emit(latest)
+        if end is not None and not self._over:
+            self._over = True
+            self._thread.join()
+            kind, value = end
+            if kind == "cancelled":
+                self.cancelled.emit()
+            else:
+                (self.returned if kind == "returned" else self.failed).emit(value)
+            self.ended.emit()
+
+    @property
+    def running(self) -> bool:
+        """True until the end has been told."""
+        return self._thread.is_alive() or (self._thread.ident is not None and not self._over)
+
+    @property
+    def paused(self) -> bool:
+        """True between :meth:`pause` and :meth:`resume`."""
+        return not self._go.is_set()
+
+    def pause(self) -> None:
+        """Finish the step at hand, then wait."""
+        self._go.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._go.set()
+
+    def cancel(self) -> None:
+        """Ask for no further item and close the generator; ``cancelled`` follows. Returns at once."""
+        self._cancel.set()
+        self._go.set()
+
+    def stop(self) -> None:
+        """Cancel, say nothing more, and wait until the thread has ended (when a window closes)."""
+        self._silent = self._over = True
+        self.cancel()
+        if self._thread.is_alive():
+            self._thread.join()
+
+
+_CANCELLED = object()
+
+
+def stop_with(owner: QObject, stop: Callable[[], Any]) -> None:
+    """Call ``stop`` when ``owner`` is destroyed. ``stop`` must not be a method of ``owner`` (it is gone by then)."""
+    owner.destroyed.connect(lambda *_: stop())
+
+
+def describe_time(seconds: float | None) -> str:
+    """Time that is left, as people say it."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s left"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min left"
+    return f"{seconds / 3600:.1f} h left"
+
+
+class JobBar(QWidget):
+    """Progress, pause and cancel for one job at a time; hidden while there is none.
+
+    ``bar.run(work, on_result=..., title=...)`` starts it. Errors are shown as notifications unless ``on_error`` is given.
+    The running job is stopped when the bar is destroyed with its window.
+    """
+
+    started = Signal()
+    ended = Signal()
+
+    def __init__(self, parent: QWidget | None = None, name: str = "job") -> None:
+        super().__init__(parent)
+        self.setObjectName(f"{name}_bar")
+        self.job: Job | None = None
+        self._current: list[Job] = []  # outlives the widget's C++ side, for 'destroyed'
+        self._title = ""
+        self.progress = QProgressBar(self)
+        self.progress.setObjectName(f"{name}_progress")
+        self.progress.setRange(0, 1000)
+        self.progress.setTextVisible(False)
+        self.progress.setToolTip("How much of the work is done")
+        self.label = QLabel(self)
+        self.label.setObjectName(f"{name}_status")
+        self.label.setToolTip("What is being done, and about how long it will still take")
+        self.label.setWordWrap(True)
+        self.pause_button = self._button(
+            f"{name}_pause", "Pause", "Finish the step at hand, then wait until you resume"
+        )
+        self.pause_button.setCheckable(True)
+        self.cancel_button = self._button(f"{name}_cancel", "Cancel", "Stop; what is finished is kept")
+        row = QHBoxLayout()
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.progress, 1)
+        row.addWidget(self.pause_button)
+        row.addWidget(self.cancel_button)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(row)
+        column.addWidget(self.label)
+        self.pause_button.toggled.connect(self._pause)
+        self.cancel_button.clicked.connect(self.cancel)
+        current = self._current
+        stop_with(self, lambda: [job.stop() for job in current])
+        self.hide()
+
+    def _button(self, name: str, text: str, tip: str) -> QToolButton:
+        button = QToolButton(self)
+        button.setObjectName(name)
+        button.setText(text)
+        button.setToolTip(tip)
+        return button
+
+    @property
+    def running(self) -> bool:
+        """True while a job runs."""
+        return self.job is not None
+
+    def run(
+        self,
+        work: Work | Callable[[], Work],
+        on_result: Callable[[Any], None] | None = None,
+        on_items: Callable[[list[Any]], None] | None = None,
+        on_error: Callable[[BaseException], None] = notify_error,
+        on_cancel: Callable[[], None] | None = None,
+        title: str = "",
+    ) -> Job:
+        """Start ``work`` (a job that still runs is stopped first). All callbacks come on the main thread."""
+        self.stop()
+        job = self.job = Job(work)  # without a parent: 'destroyed' must still find it
+        self._current[:] = [job]
+        self._title = title
+        job.progressed.connect(self.show_progress)
+        if on_items is not None:
+            job.yielded.connect(on_items)
+        if on_result is not None:
+            job.returned.connect(on_result)
+        job.failed.connect(on_error)
+        if on_cancel is not None:
+            job.cancelled.connect(on_cancel)
+        job.ended.connect(lambda: self._ended(job))
+        self.progress.setRange(0, 0)
+        self.label.setText(title)
+        self.pause_button.setChecked(False)
+        self.setVisible(True)
+        job.start()
+        self.started.emit()
+        return job
+
+    def show_progress(self, progress: Progress) -> None:
+        """Bring bar and text up to date."""
+        self.progress.setRange(0, 1000)
+        self.progress.setValue(round(1000 * progress.fraction))
+        if self.pause_button.isChecked():
+            return
+        parts = [
+            progress.stage or self._title,
+            f"{100 * progress.fraction:.0f} %",
+            describe_time(progress.seconds_left),
+        ]
+        self.label.setText(" · ".join(part for part in parts if part))
+
+    def _pause(self, on: bool) -> None:
+        self.pause_button.setText("Resume" if on else "Pause")
+        if self.job is None:
+            return
+        if on:
+            self.job.pause()
+            self.label.setText("Paused")
+        else:
+            self.job.resume()
+            self.label.setText(self._title)
+
+    def cancel(self) -> None:
+        """Cancel the running job, if there is one."""
+        if self.job is not None:
+            self.label.setText("Stopping after the step at hand…")
+            self.job.cancel()
+
+    def stop(self) -> None:
+        """End the running job now, waiting for its step, without telling anyone."""
+        job, self.job = self.job, None
+        self._current.clear()
+        if job is not None:
+            job.stop()
+            job.deleteLater()
+            self._finish()
+
+    def _ended(self, job: Job) -> None:
+        if job is self.job:
+            self.job = None
+            self._current.clear()
+            self._finish()
+        job.deleteLater()
+
+    def _finish(self) -> None:
+        self.hide()
+        self.ended.emit()

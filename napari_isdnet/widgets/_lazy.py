@@ -1,0 +1,238 @@
+"""Layers that never block the window: pyramids of duck arrays, painted again when more is known.
+
+``lazy_levels(pyramid)`` is what napari gets as multiscale data. ``watch(viewer)`` ties every such layer to its
+pyramid: new tiles cause a throttled ``layer.refresh`` on the main thread, and removing the layer or closing the
+window ends the pyramid's threads.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
+
+from napari_isdnet.engine.tiles import LivePyramid
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.window import Window
+
+REFRESH_MS = 80
+#: Seconds the main thread spent answering napari (see :mod:`napari_isdnet.widgets._responsiveness`).
+answer_seconds = 0.0
+
+
+class LazyLevel:
+    """One level of a live pyramid, as much of an array as napari asks of one.
+
+    Indexing takes integers and slices of step 1 and answers at once with what is known. ``np.asarray`` of the coarsest
+    level is the pyramid's own overview (filled in place, so napari's copy of it keeps up); of another level it reads
+    the whole level, and refuses one that is larger than 1 GiB.
+    """
+
+    def __init__(self, pyramid: LivePyramid, level: int) -> None:
+        self.pyramid = pyramid
+        self.level = level
+        channels = () if pyramid.channels is None else (pyramid.channels,)
+        self.shape: tuple[int, ...] = (*pyramid.shapes[level], *channels)
+        self.dtype = pyramid.dtype
+        self.ndim = len(self.shape)
+        self.chunks = (pyramid.chunk, pyramid.chunk, *channels)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod([int(n) for n in self.shape], dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the level would take."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        global answer_seconds
+        start = time.perf_counter()
+        keys = _full_key(key, self.ndim)
+        (top, bottom, row), (left, right, column) = (_span(k, n) for k, n in zip(keys[:2], self.shape[:2], strict=True))
+        window = Window.from_bounds(top, left, bottom, right)
+        pixels = self.pyramid.answer(self.level, window)
+        result: npt.NDArray[Any] = pixels[(row, column, *keys[2:])]
+        answer_seconds += time.perf_counter() - start
+        return result
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        last = len(self.pyramid.shapes) - 1
+        if self.level == last:
+            array = self.pyramid.overview()
+            return array if dtype is None and not copy else np.array(array, dtype=dtype, copy=bool(copy) or None)
+        if self.nbytes > 2**30:
+            rows, columns = self.shape[:2]
+            raise InputError(
+                f"Level {self.level} has {rows} x {columns} pixels, too many to hold at once; export it to a file, "
+                "or take a coarser level."
+            )
+        array = self.pyramid.read(self.level, Window.whole(self.pyramid.shapes[self.level]))
+        return array if dtype is None else array.astype(dtype)
+
+
+def _full_key(key: Any, ndim: int) -> tuple[Any, ...]:
+    keys = key if isinstance(key, tuple) else (key,)
+    if Ellipsis in [k for k in keys if k is Ellipsis]:
+        at = next(i for i, k in enumerate(keys) if k is Ellipsis)
+        keys = (*keys[:at], *(slice(None),) * (ndim - len(keys) + 1), *keys[at + 1 :])
+    if len(keys) > ndim:
+        raise IndexError(f"{len(keys)} indices for {ndim} axes")
+    return (*keys, *(slice(None),) * (ndim - len(keys)))
+
+
+def _span(key: Any, length: int) -> tuple[int, int, Any]:
+    """(first, one past the last, index into what was cut out) for an integer or a slice."""
+    if isinstance(key, slice):
+        start, stop, step = key.indices(length)
+        if step < 1:
+            raise IndexError("a lazy level is read forwards; use a slice with a positive step")
+        return start, max(start, stop), slice(None, None, step)
+    index = int(key)
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is outside an axis of {length}")
+    index %= length
+    return index, index + 1, 0
+
+
+def lazy_levels(pyramid: LivePyramid) -> list[LazyLevel]:
+    """The levels, finest first, for ``viewer.add_image(levels, multiscale=len(levels) > 1)``."""
+    return [LazyLevel(pyramid, level) for level in range(len(pyramid.shapes))]
+
+
+def layer_data(pyramid: LivePyramid) -> tuple[Any, bool]:
+    """``(data, multiscale)`` as napari wants them: a single level is passed as itself."""
+    levels = lazy_levels(pyramid)
+    return (levels, True) if len(levels) > 1 else (levels[0], False)
+
+
+def pyramid_of(layer: Any) -> LivePyramid | None:
+    """The live pyramid behind a layer, or None for any other layer."""
+    data = getattr(layer, "data", None)
+    if getattr(layer, "multiscale", False) and len(data) > 0:
+        data = data[0]
+    return data.pyramid if isinstance(data, LazyLevel) else None
+
+
+class Painter(QObject):
+    """Repaints one layer at most every ``REFRESH_MS`` while its pyramid learns more. Lives on the main thread."""
+
+    _changed = Signal()
+
+    def __init__(self, layer: Any, pyramid: LivePyramid, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._layer = weakref.ref(layer)
+        self._pyramid = pyramid
+        self._waiting = False
+        self._thumbnail_at = 0.0
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(REFRESH_MS)
+        self._timer.timeout.connect(self.paint)
+        self._changed.connect(self._schedule, Qt.ConnectionType.QueuedConnection)
+        pyramid.on_change = self._tell
+        self._schedule()  # something may have come before we listened
+
+    def _tell(self) -> None:  # worker thread
+        if not self._waiting:
+            self._waiting = True
+            self._changed.emit()
+
+    def _schedule(self) -> None:
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def paint(self) -> None:
+        """Show what is known now."""
+        self._waiting = False
+        layer = self._layer()
+        if layer is not None:
+            now = time.monotonic()
+            thumbnail = now - self._thumbnail_at > 1.0  # it is small, but not worth a repaint at every tile
+            if thumbnail:
+                self._thumbnail_at = now
+            layer.refresh(extent=False, thumbnail=thumbnail, highlight=False)
+
+    def close(self) -> None:
+        """Stop repainting and end the pyramid's threads."""
+        self._timer.stop()
+        self._pyramid.close()
+
+
+class Watch(QObject):
+    """Ties the lazy layers of one viewer to their pyramids; made by :func:`watch`."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer = weakref.ref(viewer)
+        self._painters: dict[int, Painter] = {}
+        viewer.layers.events.inserted.connect(self._inserted)
+        viewer.layers.events.removed.connect(self._removed)
+        for layer in viewer.layers:
+            self.add(layer)
+
+    def _inserted(self, event: Any) -> None:
+        self.add(event.value)
+
+    def _removed(self, event: Any) -> None:
+        painter = self._painters.pop(id(event.value), None)
+        if painter is not None:
+            painter.close()
+            painter.deleteLater()
+
+    def add(self, layer: Any) -> None:
+        """Tie ``layer``, if it is a lazy one, to its pyramid (again, after its data was replaced)."""
+        pyramid = pyramid_of(layer)
+        old = self._painters.get(id(layer))
+        if pyramid is None or (old is not None and old._pyramid is pyramid):
+            return
+        if old is not None:
+            old.close()
+            old.deleteLater()
+        self._painters[id(layer)] = Painter(layer, pyramid, self)
+
+    def close(self) -> None:
+        """End every pyramid of the viewer."""
+        for painter in self._painters.values():
+            painter.close()
+        self._painters.clear()
+        _watches[:] = [entry for entry in _watches if entry is not self]
+
+
+_watches: list[Watch] = []
+
+
+def watch(viewer: Any) -> Watch:
+    """Make lazy layers of ``viewer`` repaint themselves and end with it; calling it again changes nothing."""
+    for existing in _watches:
+        if existing._viewer() is viewer:
+            return existing
+    entry = Watch(viewer)
+    _watches.append(entry)
+    window = main_window(viewer)
+    if window is not None:
+        window.destroyed.connect(lambda *_: entry.close())
+    application = QCoreApplication.instance()
+    if application is not None:
+        application.aboutToQuit.connect(entry.close)
+    return entry
+
+
+def main_window(viewer: Any) -> Any:
+    """The Qt main window of a napari viewer, or None for a model without one."""
+    from qtpy.QtWidgets import QApplication, QMainWindow
+
+    window = getattr(getattr(viewer, "window", None), "_qt_window", None)
+    if window is not None:
+        return window
+    windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
+    return windows[0] if windows else None

@@ -1,0 +1,88 @@
+"""Fixtures of the window tests: a real napari viewer, and a check that nothing outlives a test.
+
+A screen is needed: ``xvfb-run -a python -m pytest tests/gui``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy")
+
+
+def has_screen() -> bool:
+    if sys.platform.startswith("linux"):
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = os.path.dirname(__file__)
+    for item in items:
+        if str(item.path).startswith(here):
+            # vispy, napari and Qt bindings warn about each other; our own warnings stay errors
+            item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore::FutureWarning"))
+            if not has_screen():
+                item.add_marker(pytest.mark.skip(reason="no screen: run under xvfb-run"))
+
+
+def our_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("isdnet") and t.is_alive()]
+
+
+def our_timers() -> list[str]:
+    """Active timers of objects of this package that Python still knows of."""
+    from qtpy.QtCore import QTimer
+
+    found = []
+    for item in gc.get_objects():
+        try:
+            if isinstance(item, QTimer) and item.isActive() and "napari_isdnet" in type(item.parent()).__module__:
+                found.append(repr(item.parent()))
+        except (RuntimeError, ReferenceError):  # the C++ side is gone already
+            continue
+    return found
+
+
+def our_widgets() -> list[str]:
+    from qtpy.QtWidgets import QApplication
+
+    if QApplication.instance() is None:
+        return []
+    return [repr(w) for w in QApplication.allWidgets() if type(w).__module__.startswith("napari_isdnet")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(qapp: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No thread, timer or widget of ours may outlive a test.
+
+    This is set up first and so torn down last, after the viewer and the widgets of ``qtbot`` have been closed.
+    """
+    yield
+    deadline = time.monotonic() + 5
+    while True:
+        qapp.sendPostedEvents(None, 52)  # QEvent::DeferredDelete
+        qapp.processEvents()
+        left = {"threads": our_threads(), "timers": our_timers(), "widgets": our_widgets()}
+        if not any(left.values()):
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"left after the test: {left}")
+        gc.collect()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def viewer(nothing_left: None, make_napari_viewer: Callable[..., Any]) -> Any:
+    """A napari viewer in a real, visible window."""
+    return make_napari_viewer(show=True)

@@ -1,0 +1,136 @@
+"""Long work behind a widget: progress, pause, cancel, errors, and no thread after the window is gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+from qtpy.QtWidgets import QWidget
+
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._job import Job, JobBar, describe_time
+
+
+def endless(log: list[str]) -> Generator[Progress, None, None]:
+    try:
+        count = 0
+        while True:
+            count += 1
+            log.append("step")
+            threading.Event().wait(0.002)
+            yield Progress(count % 100, 100, "working", seconds_left=7)
+    finally:
+        log.append("closed")
+
+
+def counted(total: int) -> Generator[Progress, None, str]:
+    for done in range(total):
+        yield Progress(done + 1, total, "counting")
+    return "result"
+
+
+def test_result_and_items_arrive_in_order_on_the_main_thread(qtbot) -> None:
+    threads, items, results = set(), [], []
+    job = Job(lambda: counted(500))
+    job.yielded.connect(lambda new: (items.extend(new), threads.add(threading.current_thread())))
+    job.returned.connect(lambda r: (results.append(r), threads.add(threading.current_thread())))
+    with qtbot.waitSignal(job.ended, timeout=5000):
+        job.start()
+    assert [item.done for item in items] == list(range(1, 501))
+    assert results == ["result"]
+    assert threads == {threading.main_thread()}
+    assert not job.running
+
+
+def test_cancel_closes_the_generator_and_tells_so_once(qtbot) -> None:
+    log: list[str] = []
+    told: list[str] = []
+    job = Job(lambda: endless(log))
+    job.cancelled.connect(lambda: told.append("cancelled"))
+    job.returned.connect(lambda _: told.append("returned"))
+    job.start()
+    qtbot.waitUntil(lambda: log.count("step") > 3)
+    with qtbot.waitSignal(job.ended, timeout=5000):
+        job.cancel()
+    assert told == ["cancelled"]
+    assert log[-1] == "closed"
+
+
+def test_pause_takes_no_further_step(qtbot) -> None:
+    log: list[str] = []
+    job = Job(lambda: endless(log)).start()
+    qtbot.waitUntil(lambda: "step" in log)
+    job.pause()
+    qtbot.wait(50)
+    before = len(log)
+    qtbot.wait(50)
+    assert len(log) == before
+    job.resume()
+    qtbot.waitUntil(lambda: len(log) > before)
+    job.stop()
+    assert log[-1] == "closed"
+
+
+def test_an_error_reaches_the_main_thread(qtbot) -> None:
+    def broken() -> Generator[Progress, None, None]:
+        yield Progress(1, 2, "first")
+        raise RuntimeError("disk full")
+
+    errors: list[BaseException] = []
+    bar = JobBar()
+    qtbot.addWidget(bar)
+    job = bar.run(broken, on_error=errors.append)
+    with qtbot.waitSignal(job.ended, timeout=5000):
+        pass
+    assert [str(e) for e in errors] == ["disk full"]
+    assert not bar.running
+
+
+def test_bar_shows_stage_share_and_time_and_its_buttons_work(qtbot) -> None:
+    log: list[str] = []
+    bar = JobBar()
+    qtbot.addWidget(bar)
+    bar.show()
+    job = bar.run(lambda: endless(log), title="Segmenting")
+    qtbot.waitUntil(lambda: "7 s left" in bar.label.text())
+    assert bar.label.text().startswith("working · ")
+    bar.pause_button.click()
+    assert job.paused
+    assert bar.label.text() == "Paused"
+    bar.pause_button.click()
+    assert not job.paused
+    with qtbot.waitSignal(bar.ended, timeout=5000):
+        bar.cancel_button.click()
+    assert bar.isHidden()
+    assert log[-1] == "closed"
+
+
+def test_destroying_the_window_in_the_middle_ends_the_thread(qtbot) -> None:
+    log: list[str] = []
+    window = QWidget()
+    bar = JobBar(window)
+    bar.run(lambda: endless(log))
+    qtbot.waitUntil(lambda: "step" in log)
+    window.deleteLater()
+    qtbot.waitUntil(lambda: "closed" in log)
+
+
+def test_a_second_run_replaces_the_first(qtbot) -> None:
+    log: list[str] = []
+    results: list[str] = []
+    bar = JobBar()
+    qtbot.addWidget(bar)
+    bar.run(lambda: endless(log))
+    bar.run(lambda: counted(3), on_result=results.append)
+    qtbot.waitUntil(lambda: results == ["result"])
+    assert log == [] or log[-1] == "closed"
+
+
+def test_time_is_said_as_people_say_it() -> None:
+    assert [describe_time(t) for t in (None, 0.2, 42, 600, 7200)] == [
+        "",
+        "1 s left",
+        "42 s left",
+        "10 min left",
+        "2.0 h left",
+    ]
