@@ -1,0 +1,297 @@
+"""A project: everything that belongs to one image, in ``<image>.isdnet`` beside it.
+
+``project.json`` holds the image's identity, settings and the history of models; ``models/`` the model files; the rest
+is the annotation (see :mod:`~napari_isdnet.annotation.layout`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.annotation.container import write_atomic
+from napari_isdnet.annotation.layout import JOURNAL, store_folder
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.paths import cache_folder
+
+ENDING = ".isdnet"
+FILE = "project.json"
+MODELS = "models"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model of a project. ``position`` is the journal entry up to which annotations were used."""
+
+    id: str
+    name: str
+    file: str
+    parent: str | None
+    position: int
+    annotation: str
+    time: float
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Project:
+    """The annotation (``store``), settings and model history of one image. Use it as a context, or close it."""
+
+    def __init__(self, folder: Path, store: AnnotationStore, content: dict[str, Any], image_changed: bool) -> None:
+        self.folder = folder
+        self.store = store
+        self.image_changed = image_changed
+        """True when the image file is another than when the project was made (its size in pixels is the same)."""
+        self._content = content
+
+    @classmethod
+    def open(
+        cls,
+        source: Any,
+        classes: Sequence[Any] = (),
+        folder: str | Path | None = None,
+        read_only: bool = False,
+        rebuild: bool = False,
+    ) -> Project:
+        """The project of an image, made if there is none yet.
+
+        ``source`` is an image file, an open source, or the folder of a project; ``classes`` start a new project.
+        Raises :class:`InputError` when it belongs to an image of another size, or another process has it open.
+        """
+        if isinstance(source, str | os.PathLike):
+            path = store_folder(Path(source))
+            if (path / JOURNAL).is_file():
+                return cls._existing(path, None, read_only, rebuild)
+            if path.suffix == ENDING:
+                raise InputError(f"{path} holds no project; give the image, or an existing .isdnet folder.")
+            from napari_isdnet.io.open import open_source
+
+            opened = open_source(path)
+            try:
+                return cls._of_source(opened, path, classes, folder, read_only, rebuild)
+            finally:
+                opened.close()
+        if not isinstance(source, ImageSource):
+            raise InputError(f"A project belongs to an image file or source, got {type(source).__name__}.")
+        file = source.identity().get("path")
+        return cls._of_source(source, Path(file) if file else None, classes, folder, read_only, rebuild)
+
+    @classmethod
+    def _of_source(
+        cls,
+        source: ImageSource,
+        path: Path | None,
+        classes: Sequence[Any],
+        folder: str | Path | None,
+        read_only: bool,
+        rebuild: bool,
+    ) -> Project:
+        where = Path(folder) if folder is not None else project_folder(path, source.identity())
+        if (where / JOURNAL).is_file():
+            return cls._existing(where, source, read_only, rebuild)
+        if read_only:
+            raise InputError(f"{where} holds no project yet, and cannot be made read-only; open it for writing.")
+        store = AnnotationStore.create(where, source.shape, classes)
+        project = cls(where, store, _new_content(source), False)
+        project._save()
+        return project
+
+    @classmethod
+    def _existing(cls, folder: Path, source: ImageSource | None, read_only: bool, rebuild: bool) -> Project:
+        store = AnnotationStore.open(folder, read_only=read_only, rebuild=rebuild)
+        try:
+            if source is not None and source.shape != store.shape:
+                raise InputError(
+                    f"{folder} belongs to an image of {store.shape[0]} x {store.shape[1]} pixels, {source.name} has"
+                    f" {source.shape[0]} x {source.shape[1]}; move the folder away to start anew."
+                )
+            content = _read(folder / FILE)
+            changed = False
+            if source is not None:
+                now = _facts(source.identity())
+                before = content.get("image")
+                changed = before is not None and _without_place(before) != _without_place(now)
+                content["image"] = before or now
+            return cls(folder, store, content, changed)
+        except BaseException:
+            store.close()
+            raise
+
+    # -- settings -----------------------------------------------------------------------------------------------------
+
+    @property
+    def image(self) -> Mapping[str, Any]:
+        """Identity of the image when the project was made."""
+        return dict(self._content.get("image") or {})
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What widgets and commands keep here."""
+        return dict(self._content["settings"])
+
+    def set(self, **settings: Any) -> None:
+        """Keep JSON-ready settings."""
+        self._content["settings"].update(settings)
+        self._save()
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def add_model(
+        self,
+        model: str | os.PathLike[str] | Callable[[Path], object],
+        *,
+        name: str = "",
+        parent: str | None = None,
+        figures: Mapping[str, Any] | None = None,
+        position: int | None = None,
+        make_current: bool = True,
+    ) -> ModelEntry:
+        """Take a model into the history; returns its entry.
+
+        ``model`` is a file (copied) or a function that writes one to the path it is given. ``parent`` is the id it was
+        trained from (default: the current one), ``position`` the journal position it was trained on (default: now).
+        """
+        ids = [int(entry["id"][1:]) for entry in self._content["models"]]
+        identifier = f"m{max(ids, default=0) + 1:03d}"
+        suffix = ".safetensors" if callable(model) else Path(model).suffix
+        file = self.folder / MODELS / f"{identifier}{suffix}"
+        temporary = file.with_name(f"{identifier}.tmp{suffix}")
+        if parent is not None:
+            self.model(parent)
+        self._writable()
+        try:
+            file.parent.mkdir(exist_ok=True)
+            if callable(model):
+                model(temporary)
+            else:
+                shutil.copyfile(model, temporary)
+            os.replace(temporary, file)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(f"The model cannot be kept in {file.parent} ({error}); nothing was added.") from None
+        at = self.store.position if position is None else position
+        entry = ModelEntry(
+            id=identifier,
+            name=name or identifier,
+            file=f"{MODELS}/{file.name}",
+            parent=parent if parent is not None else self.current,
+            position=at,
+            annotation=str(self.store.journal.entry(at)["id"]),
+            time=round(time.time(), 3),
+            figures=dict(figures or {}),
+        )
+        self._content["models"].append(asdict(entry))
+        if make_current:
+            self._content["current"] = identifier
+        self._save()
+        return entry
+
+    def history(self) -> list[ModelEntry]:
+        """All models, oldest first."""
+        return [ModelEntry(**entry) for entry in self._content["models"]]
+
+    def model(self, identifier: str) -> ModelEntry:
+        """One entry of the history; raises :class:`InputError` for an id that it lacks."""
+        for entry in self.history():
+            if entry.id == identifier:
+                return entry
+        known = ", ".join(entry.id for entry in self.history()) or "none"
+        raise InputError(f"{self.folder} has no model '{identifier}'; it has {known}.")
+
+    def model_path(self, identifier: str) -> Path:
+        """The file of a model."""
+        return self.folder / self.model(identifier).file
+
+    @property
+    def current(self) -> str | None:
+        """Id of the model in use; ``None`` before the first."""
+        value: str | None = self._content["current"]
+        return value
+
+    def set_current(self, identifier: str | None) -> None:
+        """Go (back) to a model of the history, or to none."""
+        if identifier is not None:
+            self.model(identifier)
+        self._content["current"] = identifier
+        self._save()
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def _writable(self) -> None:
+        if self.store.read_only:
+            raise InputError(f"{self.folder} was opened read-only (or closed); open it for writing.")
+
+    def _save(self) -> None:
+        self._writable()
+        write_atomic(self.folder / FILE, json.dumps(self._content, indent=1, ensure_ascii=False).encode())
+
+    def close(self) -> None:
+        """Write everything and let others open the project."""
+        self.store.close()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def project_folder(path: Path | None, identity: Mapping[str, Any]) -> Path:
+    """``<image>.isdnet`` beside the image; in the cache folder when that is read-only or there is no file."""
+    if path is not None:
+        path = Path(os.path.abspath(path))
+        beside = path.with_name(path.name + ENDING)
+        if (beside / JOURNAL).is_file() or _can_write(path.parent):
+            return beside
+    key = str(path) if path is not None else json.dumps(_facts(identity), sort_keys=True)
+    stem = path.name if path is not None else str(identity.get("name", "array"))
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:80]
+    return cache_folder() / "projects" / f"{safe}-{blake2b(key.encode(), digest_size=6).hexdigest()}{ENDING}"
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        probe = folder / f".isdnet-{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _facts(identity: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(json.dumps(dict(identity), default=str))
+    return facts
+
+
+def _without_place(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Moving or copying an image together with its project changes neither."""
+    return {key: value for key, value in identity.items() if key not in ("path", "mtime", "mtime_ns")}
+
+
+def _new_content(source: ImageSource) -> dict[str, Any]:
+    return _empty() | {"image": _facts(source.identity()), "shape": list(source.shape)}
+
+
+def _empty() -> dict[str, Any]:
+    return {"format": 1, "image": None, "settings": {}, "models": [], "current": None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return _empty()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); restore it, or move it away (annotations stay).") from None
+    if content.get("format") != 1:
+        raise InputError(f"{path} has format {content.get('format')}, this version reads 1; update napari-isdnet.")
+    return {**_empty(), **content}

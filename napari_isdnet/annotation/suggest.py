@@ -1,0 +1,168 @@
+"""Where the next stroke would help most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.annotation.chunks import CHUNK
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.window import Grid, Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.annotation.store import AnnotationStore
+
+Floats = npt.NDArray[np.float64]
+_PIXELS_PER_WINDOW = 8
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A window at level 0 and why: its score and the three parts of it, each 0..1."""
+
+    window: Window
+    score: float
+    uncertainty: float
+    disagreement: float
+    remoteness: float
+
+
+def next_regions(
+    uncertainty: Any,
+    store: AnnotationStore,
+    *,
+    disagreement: Any = None,
+    window: int = 1024,
+    count: int = 10,
+    disagreement_weight: float = 0.5,
+    remoteness_weight: float = 0.25,
+    reach: float = 4.0,
+) -> list[Suggestion]:
+    """The ``count`` windows of a grid of ``window`` pixels where annotation would help most, best first.
+
+    ``uncertainty`` (entropy or 1 - margin) and ``disagreement`` (of the branches alone) are maps of the whole image at
+    any resolution: an array (rows, columns) or a source, of which a coarse level is read; NaN and a source's nodata
+    are left out. A window's value is its mean, scaled so that the 2nd and 98th percentile of all windows become 0 and
+    1. Remoteness is the distance to the nearest annotated (or already suggested) window, in windows, over ``reach``,
+    at most 1. ``score = (u + w_d * d + w_r * r) / (1 + w_d + w_r)``; picking goes window by window, so that suggestions
+    do not sit side by side, and windows that hold annotation come only when no other is left.
+    """
+    if window < 1 or count < 0:
+        raise InputError(f"Cannot suggest {count} windows of {window} pixels; ask for 0 or more of at least 1 pixel.")
+    grid = Grid(store.shape, (window, window))
+    u = _scaled(_means(uncertainty, grid))
+    d = np.zeros(grid.counts) if disagreement is None else _scaled(_means(disagreement, grid))
+    w_d = 0.0 if disagreement is None else disagreement_weight
+    taken = _annotated(store, grid)
+    usable = np.isfinite(u)
+    u, d = np.nan_to_num(u), np.nan_to_num(d)
+    distance = _distances(taken)
+    rows, columns = np.indices(grid.counts)
+    result = []
+    for _ in range(min(count, int(usable.sum()))):
+        r = np.minimum(distance / reach, 1.0)
+        score = (u + w_d * d + remoteness_weight * r) / (1 + w_d + remoteness_weight)
+        best = np.unravel_index(int(np.where(usable, score - 2.0 * taken, -np.inf).argmax()), grid.counts)
+        at = int(best[0] * grid.counts[1] + best[1])
+        result.append(Suggestion(grid[at], float(score[best]), float(u[best]), float(d[best]), float(r[best])))
+        usable[best] = False
+        distance = np.minimum(distance, np.hypot(rows - best[0], columns - best[1]))
+    return result
+
+
+def _annotated(store: AnnotationStore, grid: Grid) -> npt.NDArray[np.bool_]:
+    taken = np.zeros(len(grid), dtype=np.bool_)
+    small = grid.core[0] < CHUNK
+    for chunk in store.annotated_windows():
+        for index in grid.touching(chunk):
+            # A grid finer than the chunks of the index: look at the pixels.
+            taken[index] |= not small or bool(store.read_labels(grid[index]).any())
+    return taken.reshape(grid.counts)
+
+
+def _distances(taken: npt.NDArray[np.bool_]) -> Floats:
+    """Distance of every window to the nearest annotated one, in windows; infinite where there is none."""
+    if not taken.any():
+        return np.full(taken.shape, np.inf)
+    from scipy.ndimage import distance_transform_edt
+
+    distance: Floats = distance_transform_edt(~taken)
+    return distance
+
+
+def _means(data: Any, grid: Grid) -> Floats:
+    """Mean of a map over every window of the grid; NaN where there is no value."""
+    values = _coarse(data, grid)
+    rows = _edges(grid.counts[0], grid.core[0], grid.shape[0], values.shape[0])
+    columns = _edges(grid.counts[1], grid.core[1], grid.shape[1], values.shape[1])
+    known = np.isfinite(values)
+    sums = _block_sums(np.where(known, values, 0.0), rows, columns)
+    numbers = _block_sums(known.astype(np.float64), rows, columns)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(numbers > 0, sums / numbers, np.nan)
+
+
+def _edges(count: int, core: int, length: int, samples: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and last-plus-one sample of every window; at least one, also where windows are finer than the map."""
+    start = np.minimum(np.arange(count) * core * samples // length, samples - 1)
+    stop = np.minimum(np.arange(1, count + 1) * core * samples // length, samples)
+    return start, np.maximum(stop, start + 1)
+
+
+def _block_sums(
+    values: Floats,
+    rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    columns: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+) -> Floats:
+    table = np.pad(values, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    lower, upper = table[rows[1]], table[rows[0]]
+    result: Floats = lower[:, columns[1]] - lower[:, columns[0]] - upper[:, columns[1]] + upper[:, columns[0]]
+    return result
+
+
+def _coarse(data: Any, grid: Grid) -> Floats:
+    if isinstance(data, ImageSource):
+        if data.shape != grid.shape:
+            raise InputError(
+                f"{data.name} is {data.shape[0]} x {data.shape[1]}, the annotated image {grid.shape[0]} x"
+                f" {grid.shape[1]}; give the map of the same image."
+            )
+        enough = grid.counts[0] * _PIXELS_PER_WINDOW, grid.counts[1] * _PIXELS_PER_WINDOW
+        fitting = [k for k, s in enumerate(data.levels) if s[0] >= min(enough[0], grid.shape[0])]
+        level = max(fitting, default=0)
+        return _read_by_windows(data, level)
+    values = np.asarray(data, dtype=np.float64)
+    if values.ndim != 2 or not values.size:
+        raise InputError(f"A map for suggestions needs rows and columns, got an array of shape {values.shape}.")
+    return values
+
+
+def _read_by_windows(source: ImageSource, level: int) -> Floats:
+    """A level as floats; one that is still large is averaged down while it is read."""
+    rows, columns = source.levels[level]
+    step = max(1, -(-max(rows, columns) // 4096))
+    result = np.full((-(-rows // step), -(-columns // step)), np.nan)
+    for part in Grid((rows, columns), (step * 512, step * 512)):
+        values = source.read(part, level)[..., 0].astype(np.float64)
+        if source.nodata is not None:
+            values[values == source.nodata] = np.nan
+        padded = np.pad(values, [(0, -n % step) for n in values.shape], constant_values=np.nan)
+        blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+        known = np.isfinite(blocks)
+        number = known.sum(axis=(1, 3))
+        mean = np.where(known, blocks, 0.0).sum(axis=(1, 3)) / np.maximum(number, 1)
+        at = part.divided(step)
+        result[at.slices] = np.where(number > 0, mean, np.nan)
+    return result
+
+
+def _scaled(values: Floats) -> Floats:
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return values
+    low, high = np.percentile(known, (2, 98))
+    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.where(np.isfinite(values), 0.5, np.nan)
