@@ -1,0 +1,170 @@
+"""GeoJSON (RFC 7946) as QuPath, QGIS and this package read and write it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from napari_isdnet.classes import ClassInfo, parse_color
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import GeoReference
+
+if TYPE_CHECKING:
+    from shapely import Polygon
+    from shapely.geometry.base import BaseGeometry
+
+MAX_BYTES = 2**30
+"""Largest GeoJSON file that is read: it is parsed as a whole."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One polygon or multipolygon in pixel corners (x = column, y = row), and its class where one is named."""
+
+    geometry: BaseGeometry
+    name: str | None = None
+    color: tuple[int, int, int] | None = None
+
+
+class Writer:
+    """Writes a FeatureCollection feature by feature."""
+
+    def __init__(self, file: TextIO, classes: Sequence[ClassInfo], reference: GeoReference | None) -> None:
+        self._file = file
+        self._classes = classes
+        self._reference = reference
+        self._first = True
+        file.write('{"type": "FeatureCollection", ')
+        if reference is not None and reference.crs:
+            # Not in RFC 7946, but what GDAL and QGIS write and read for other systems than longitude / latitude.
+            crs = {"type": "name", "properties": {"name": _crs_name(reference.crs)}}
+            file.write(f'"crs": {json.dumps(crs)}, ')
+        file.write('"features": [')
+
+    def add(self, index: int, polygon: Polygon, local: Polygon) -> None:
+        """Class ``index``; ``polygon`` in image pixels, ``local`` in the pixels that the georeference counts."""
+        info = self._classes[index]
+        shape = polygon if self._reference is None else to_map(local, self._reference)
+        feature = {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": _coordinates(shape)},
+            "properties": {
+                "objectType": "annotation",
+                "classification": {"name": info.name, "color": list(info.color)},
+                "class_index": index,
+                "area_pixels": _short(polygon.area),
+            },
+        }
+        self._file.write("\n" if self._first else ",\n")
+        self._file.write(json.dumps(feature, ensure_ascii=False, separators=(",", ":")))
+        self._first = False
+
+    def close(self) -> None:
+        """End the collection (not the file)."""
+        self._file.write("\n]}\n")
+
+
+def _coordinates(polygon: Polygon) -> list[list[list[float]]]:
+    import shapely
+
+    shape = shapely.orient_polygons(polygon)  # outer rings counter-clockwise, as RFC 7946 has it
+    return [[[_short(x), _short(y)] for x, y in ring.coords] for ring in (shape.exterior, *shape.interiors)]
+
+
+def _short(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
+
+
+def _crs_name(crs: str) -> str:
+    authority, _, code = crs.partition(":")
+    return f"urn:ogc:def:crs:{authority}::{code}" if authority.isalpha() and code.isdigit() else crs
+
+
+def to_map(shape: Any, reference: GeoReference) -> Any:
+    """Pixel corners to map coordinates, rounded to about 1/10,000 pixel."""
+    import numpy as np
+    import shapely
+
+    a, b, c, d, e, f = reference.transform
+    decimals = 4 - math.floor(math.log10(max(abs(v) for v in (a, b, d, e)) or 1.0))
+
+    def move(points: Any) -> Any:
+        x, y = points.T
+        return np.round(np.stack([a * x + b * y + c, d * x + e * y + f], axis=1), decimals)
+
+    return shapely.transform(shape, move)
+
+
+def to_pixels(shape: Any, reference: GeoReference) -> Any:
+    """Map coordinates to pixel corners."""
+    import numpy as np
+    import shapely
+
+    a, b, c, d, e, f = reference.transform
+    inverse = np.linalg.inv(np.array([[a, b], [d, e]]))
+    return shapely.transform(shape, lambda points: (points - (c, f)) @ inverse.T)
+
+
+def read_geojson(path: str | os.PathLike[str], georeference: GeoReference | None = None) -> list[Feature]:
+    """Polygons of a file: a FeatureCollection, a bare list of features (QuPath), one feature or one geometry.
+
+    The class is ``properties.classification.name``; else ``properties.class`` or ``properties.name`` where that is
+    text. With ``georeference`` coordinates are map coordinates of that image. Points and lines are refused.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file} is larger than {MAX_BYTES >> 20} MiB; split it into several files.")
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); give a GeoJSON file.") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file} is no JSON ({error}); give a GeoJSON file.") from None
+    items = content.get("features", [content]) if isinstance(content, dict) else content
+    if not isinstance(items, list):
+        raise InputError(f"{file} is no GeoJSON: 'features' must be a list of features.")
+    return [_feature(item, f"{file}, feature {i}", georeference) for i, item in enumerate(items)]
+
+
+def _feature(item: Any, where: str, reference: GeoReference | None) -> Feature:
+    import shapely
+    from shapely.errors import ShapelyError
+    from shapely.geometry import shape
+
+    if not isinstance(item, dict):
+        raise InputError(f"{where} is no GeoJSON feature but {str(item)[:40]!r}.")
+    properties = item.get("properties") or {}
+    geometry = item.get("geometry") if item.get("type") == "Feature" else item
+    kind = geometry.get("type") if isinstance(geometry, dict) else geometry
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise InputError(f"{where} is a {kind}; polygons and multipolygons are allowed.")
+    try:
+        result = shapely.force_2d(shape(geometry))
+        if reference is not None:
+            result = to_pixels(result, reference)
+        if result.is_empty or not all(math.isfinite(v) for v in result.bounds):
+            raise ValueError("it has no finite coordinates")
+    except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(f"{where} has no valid polygon ({error}); draw it again.") from None
+    return Feature(result, *_class(properties if isinstance(properties, dict) else {}))
+
+
+def _class(properties: dict[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
+    named = properties.get("classification")
+    if isinstance(named, dict) and isinstance(named.get("name"), str):
+        color = named.get("color")
+        try:
+            return named["name"], parse_color(color) if color is not None else None
+        except (InputError, TypeError, ValueError):
+            return named["name"], None  # a colour of another kind is no reason to refuse the polygon
+    for key in ("classification", "class", "name"):
+        if isinstance(properties.get(key), str):
+            return properties[key], None
+    return None, None

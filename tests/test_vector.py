@@ -1,0 +1,309 @@
+"""Polygons: exact areas, no cut at a window border, holes kept, no gaps after simplification; and back to pixels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio.features
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from label_source import LabelSource
+from scipy import ndimage
+
+from napari_isdnet.classes import classes_from
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.vector import Feature, export_polygons, polygon_mask, polygonise, rasterise, read_geojson
+from napari_isdnet.window import Window
+
+CLASSES = classes_from([("road", "#ff0000"), ("tree", "#00ff00"), ("wåter", "#0000ff")])
+UTM = GeoReference("EPSG:32633", (0.5, 0.0, 500_000.0, 0.0, -0.5, 5_000_000.0))
+
+
+def blobs(shape: tuple[int, int], seed: int, sigma: float = 4.0) -> npt.NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    fields = [ndimage.gaussian_filter(rng.normal(size=shape), sigma) for _ in range(3)]
+    labels = np.argmax(fields, axis=0).astype(np.uint8)
+    labels[ndimage.gaussian_filter(rng.normal(size=shape), sigma) > 0.06] = 255
+    return labels
+
+
+def all_polygons(labels: npt.NDArray[np.uint8], **more: Any) -> list[tuple[int, shapely.Polygon]]:
+    result = []
+    for joined in polygonise(LabelSource(labels), **more):
+        result += list(zip(joined.classes, joined.polygons))
+    return result
+
+
+def signature(polygons: list[tuple[int, shapely.Polygon]]) -> list[tuple[int, str]]:
+    return sorted((k, shapely.normalize(p).wkt) for k, p in polygons)
+
+
+def components(labels: npt.NDArray[np.uint8]) -> int:
+    return sum(int(ndimage.label(labels == k)[1]) for k in range(3))
+
+
+def noise(shape: tuple[int, int], seed: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).choice(np.array([0, 1, 2, 255], np.uint8), shape)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(0, 10**6),
+    st.integers(1, 45),
+    st.sampled_from([noise, lambda s, seed: blobs(s, seed, 2.0)]),
+)
+def test_areas_are_exact_and_windows_do_not_show(rows: int, columns: int, seed: int, core: int, make: Any) -> None:
+    labels = make((rows, columns), seed)
+    polygons = all_polygons(labels, core=core)
+    assert len(polygons) == components(labels)  # one polygon per 4-connected area: nothing cut, nothing merged
+    for k in range(3):
+        assert sum(p.area for v, p in polygons if v == k) == np.count_nonzero(labels == k)
+    assert all(p.is_valid for _, p in polygons)
+    assert signature(polygons) == signature(all_polygons(labels, core=64))
+    features = [Feature(p, CLASSES[k].name) for k, p in polygons]
+    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
+
+
+def test_holes_and_straight_edges_over_seams() -> None:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[10:30, 10:50] = 1  # crosses many seams of 8
+    labels[15:20, 20:40] = 0  # a hole in it that crosses seams too
+    found = all_polygons(labels, core=8)
+    assert signature(found) == signature(
+        [
+            (0, shapely.box(0, 0, 60, 40) - shapely.box(10, 10, 50, 30)),
+            (0, shapely.box(20, 15, 40, 20)),
+            (1, shapely.box(10, 10, 50, 30) - shapely.box(20, 15, 40, 20)),
+        ]
+    )
+    assert sum(len(p.exterior.coords) - 1 for _, p in found) == 12  # corners only
+
+
+def test_only_windows_are_read_and_finished_pieces_leave_early() -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[::4, ::4] = 1
+    source = LabelSource(labels)
+    steps = list(polygonise(source, core=16))
+    assert source.largest == 16 * 16
+    assert sum(len(s.polygons) for s in steps[:-1]) >= 200  # only the background waits for the last window
+    assert [k for k in steps[-1].classes if k == 0] == [0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([16, 23, 48, 64]), st.sampled_from([1.0, 2.0, 4.0]))
+def test_simplified_neighbours_leave_no_gap(seed: int, core: int, tolerance: float) -> None:
+    labels = blobs((64, 64), seed, 3.0)
+    labels[labels == 255] = 0
+    exact = all_polygons(labels, core=core)
+    simple = all_polygons(labels, core=core, simplify=tolerance)
+    assert all(p.is_valid for _, p in simple)
+    # They still tile the whole image: no overlap (areas add up) and no gap (the union is the image's rectangle).
+    assert sum(p.area for _, p in simple) == pytest.approx(64 * 64, abs=1e-6)
+    assert shapely.union_all([p for _, p in simple]).symmetric_difference(shapely.box(0, 0, 64, 64)).area < 1e-6
+    points = [sum(shapely.get_num_coordinates(p) for _, p in some) for some in (simple, exact)]
+    assert points[0] < 0.8 * points[1]
+
+
+def test_simplified_edges_at_nodata_too() -> None:
+    labels = np.full((64, 64), 255, np.uint8)
+    rows, columns = np.mgrid[:64, :64]
+    labels[rows > columns] = 0
+    simple = all_polygons(labels, simplify=2.0)
+    assert len(simple) == 1
+    assert len(simple[0][1].exterior.coords) < 12  # the staircase of 64 steps is gone
+
+
+def write(path: Path, labels: npt.NDArray[np.uint8], **more: Any) -> Path:
+    source = LabelSource(labels, UTM)
+    steps = export_polygons(source, path, CLASSES, **more)
+    try:
+        while True:
+            last = next(steps)
+    except StopIteration as stop:
+        assert last.fraction == 1.0
+        return Path(stop.value)
+
+
+def test_geojson_as_qupath_has_it(tmp_path: Path) -> None:
+    labels = blobs((50, 70), 1)
+    path = write(tmp_path / "a.geojson", labels, core=32)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["type"] == "FeatureCollection"
+    assert "crs" not in content
+    names = {f["properties"]["classification"]["name"] for f in content["features"]}
+    assert names == {"road", "tree", "wåter"}
+    for feature in content["features"]:
+        info = CLASSES[feature["properties"]["class_index"]]
+        assert feature["properties"]["classification"] == {"name": info.name, "color": list(info.color)}
+        assert feature["properties"]["objectType"] == "annotation"
+        outer = feature["geometry"]["coordinates"][0]
+        assert outer[0] == outer[-1]
+        assert all(isinstance(v, int) for point in outer for v in point)
+    features = read_geojson(path)
+    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
+    assert features[0].color in {c.color for c in CLASSES}
+
+
+def test_regions_keep_image_coordinates(tmp_path: Path) -> None:
+    labels = blobs((50, 70), 2)
+    roi = Window(11, 13, 30, 41)
+    features = read_geojson(write(tmp_path / "a.geojson", labels, roi=roi, core=16))
+    expected = np.full_like(labels, 255)
+    expected[roi.slices] = labels[roi.slices]
+    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), expected)
+
+
+def test_map_coordinates_agree_with_gdal(tmp_path: Path) -> None:
+    labels = blobs((50, 70), 3)
+    path = write(tmp_path / "a.geojson", labels, map_coordinates=True, core=32)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    shapes = [(f["geometry"], f["properties"]["class_index"]) for f in content["features"]]
+    burnt = rasterio.features.rasterize(
+        shapes, out_shape=labels.shape, fill=255, transform=rasterio.Affine(*UTM.transform), dtype="uint8"
+    )
+    np.testing.assert_array_equal(burnt, labels)
+    back = rasterise(read_geojson(path, UTM), Window.whole(labels.shape), CLASSES)
+    np.testing.assert_array_equal(back, labels)
+    with pytest.raises(InputError, match="no position on the earth"):
+        list(export_polygons(LabelSource(labels), tmp_path / "b.geojson", CLASSES, map_coordinates=True))
+    assert not list(tmp_path.glob("*b.geojson"))
+
+
+@pytest.mark.skipif(which("ogrinfo") is None, reason="needs GDAL's ogrinfo")
+def test_ogr_reads_every_feature(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.geojson", blobs((50, 70), 3), map_coordinates=True)
+    said = subprocess.run(["ogrinfo", "-so", "-al", str(path)], capture_output=True, text=True, check=True).stdout
+    count = len(json.loads(path.read_text(encoding="utf-8"))["features"])
+    assert f"Feature Count: {count}" in said
+    assert "UTM zone 33N" in said
+
+
+def test_existing_files_and_cancelling(tmp_path: Path) -> None:
+    labels = blobs((64, 64), 5)
+    path = write(tmp_path / "a.geojson", labels)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="--overwrite"):
+        write(path, labels)
+    steps = export_polygons(LabelSource(labels), path, CLASSES, overwrite=True, core=16)
+    next(steps)
+    steps.close()
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.geojson"]
+    labels[0, 0] = 9
+    with pytest.raises(InputError, match="value 9"):
+        write(tmp_path / "c.geojson", labels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-5, 25), st.floats(-5, 25)), min_size=3, max_size=7),
+    st.integers(-3, 8),
+    st.integers(-3, 8),
+    st.sampled_from([1.0, 2.0, 4.0]),
+)
+def test_pixel_centres_against_shapely(points: list[tuple[float, float]], row: int, column: int, scale: float) -> None:
+    shape = shapely.convex_hull(shapely.MultiPoint(points))
+    if not isinstance(shape, shapely.Polygon):
+        return
+    window = Window(row, column, 12, 14)
+    result = np.zeros(window.shape, bool)
+    inside, part = polygon_mask(shape, window, scale)
+    result[part.relative_to(window).slices] = inside
+    rows, columns = np.mgrid[row : row + 12, column : column + 14]
+    centres = shapely.points((columns + 0.5) * scale, (rows + 0.5) * scale)
+    clear = shapely.distance(shape.boundary, centres) > 1e-6  # on the edge either answer is right
+    np.testing.assert_array_equal(result[clear], shapely.contains(shape, centres)[clear])
+
+
+def test_shared_edges_through_pixel_centres_share_no_pixel() -> None:
+    left, right = shapely.box(0.5, 0.5, 3.5, 3.5), shapely.box(3.5, 0.5, 6.5, 3.5)
+    whole = Window(0, 0, 8, 8)
+    masks = []
+    for shape in (left, right):
+        inside, part = polygon_mask(shape, whole)
+        full = np.zeros((8, 8), int)
+        full[part.slices] = inside
+        masks.append(full)
+    assert (masks[0] + masks[1]).max() == 1
+    assert masks[0].sum() == masks[1].sum() == 9
+
+
+def test_classes_by_name() -> None:
+    square = shapely.box(1, 1, 3, 3)
+    features = [Feature(square, "road"), Feature(shapely.box(2, 2, 4, 4), "tree"), Feature(square, "tree?")]
+    with pytest.raises(InputError, match=r"'tree\?'; allowed are road, tree"):
+        rasterise(features, Window(0, 0, 5, 5), CLASSES)
+    found = rasterise(features, Window(0, 0, 5, 5), CLASSES, unknown="ignore")
+    assert found[1, 1] == 0
+    assert found[2, 2] == found[3, 3] == 1  # later features lie on top
+    assert found[0, 0] == 255
+
+
+SQUARE = {"type": "Polygon", "coordinates": [[[0, 0, 9.0], [4, 0, 9.0], [4, 4, 9.0], [0, 0, 9.0]]]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SQUARE,
+        {"type": "Feature", "geometry": SQUARE, "properties": None},
+        [{"type": "Feature", "geometry": SQUARE, "properties": {"classification": {"name": "a", "color": "?"}}}],
+        {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": SQUARE, "properties": {}}]},
+    ],
+)
+def test_shapes_of_geojson(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (feature,) = read_geojson(tmp_path / "a.json")
+    assert feature.geometry.area == 8.0
+    assert not feature.geometry.has_z
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        '"x"',
+        '{"features": 3}',
+        "[" * 100_000,
+        '{"type": "Point", "coordinates": [1, 2]}',
+        '{"type": "Feature", "geometry": null}',
+        '{"type": "Polygon", "coordinates": []}',
+        '{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}',
+        '{"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [2, 0], ["a", 0]]]}',
+        '{"type": "Polygon", "coordinates": [[[NaN, 0], [1, 1], [2, 0], [NaN, 0]]]}',
+        '{"type": "Polygon"}',
+    ],
+)
+def test_bad_geojson_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_geojson(tmp_path / "a.json")
+
+
+def test_missing_rasterio_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['rasterio'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'rasterio' else find(n, *a)\n"
+        "import numpy as np; from label_source import LabelSource\n"
+        "from napari_isdnet.io.vector import polygonise, rasterise\n"
+        "next(iter(polygonise(LabelSource(np.zeros((2, 2), np.uint8)))))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert ran.returncode == 1
+    assert "pip install 'napari-isdnet[geo]'" in ran.stderr
