@@ -1,0 +1,170 @@
+"""Arrays as sources: numpy, dask, zarr, anything with shape, dtype and slices; one or a list of pyramid levels."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.base import SourceBase, SourceInfo, TileError, one_line
+from napari_isdnet.io.source import PixelSize
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_MOST_LAST_CHANNELS = 4
+_SAMPLE_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where rows, columns and channels are among the axes of an array; index 0 is taken of every other axis."""
+
+    ndim: int
+    row: int
+    column: int
+    channel: int | None
+    notes: tuple[str, ...] = ()
+
+    def channels(self, shape: Sequence[int]) -> int:
+        """Number of channels of an array of ``shape``."""
+        return 1 if self.channel is None else int(shape[self.channel])
+
+    def crop(self, array: Any, window: Window) -> npt.NDArray[Any]:
+        """``window`` of ``array`` as (height, width, channels)."""
+        index: list[int | slice] = [0] * self.ndim
+        index[self.row], index[self.column] = window.slices
+        if self.channel is not None:
+            index[self.channel] = slice(None)
+        data = np.asarray(array[tuple(index)])
+        kept = sorted(a for a in (self.row, self.column, self.channel) if a is not None)
+        if self.channel is None:
+            return data.transpose(kept.index(self.row), kept.index(self.column))[..., np.newaxis]
+        return data.transpose(kept.index(self.row), kept.index(self.column), kept.index(self.channel))
+
+
+def find_axes(shape: Sequence[int], names: Sequence[str] | None = None, rgb: bool | None = None) -> Axes:
+    """Axes by name (``names``, one letter each such as 'c', 'y', 'x'), else by shape.
+
+    By shape: a last axis of at most 4 (or smaller than the first of three axes) holds channels, as in napari; else
+    the axis before rows and columns does if it is the smallest; ``rgb`` says which where the caller knows.
+    """
+    ndim = len(shape)
+    if ndim < 2:
+        raise InputError(f"An image needs rows and columns, got an array of shape {tuple(shape)}.")
+    if names is not None:
+        return _named_axes(shape, [n.lower() for n in names])
+    if ndim == 2:
+        return Axes(2, 0, 1, None)
+    last = bool(rgb) if rgb is not None else shape[-1] <= _MOST_LAST_CHANNELS or shape[-1] < shape[-3] <= shape[-2] * 8
+    if last:
+        return _with_notes(shape, ndim - 3, ndim - 2, ndim - 1)
+    first = rgb is None and shape[-3] < min(shape[-2:])
+    return _with_notes(shape, ndim - 2, ndim - 1, ndim - 3 if first else None)
+
+
+def _named_axes(shape: Sequence[int], names: list[str]) -> Axes:
+    if len(names) != len(shape) or len(set(names)) != len(names) or not {"y", "x"} <= set(names):
+        raise InputError(
+            f"Axes {''.join(names)!r} do not name the {len(shape)} axes of the array; y and x must be there."
+        )
+    channel = next((names.index(n) for n in ("c", "s") if n in names), None)
+    return _with_notes(shape, names.index("y"), names.index("x"), channel, names)
+
+
+def _with_notes(
+    shape: Sequence[int], row: int, column: int, channel: int | None, names: Sequence[str] | None = None
+) -> Axes:
+    notes = tuple(
+        f"axis {names[axis] if names else axis} has {size} planes, the first is used"
+        for axis, size in enumerate(shape)
+        if axis not in (row, column, channel) and size > 1
+    )
+    return Axes(len(shape), row, column, channel, notes)
+
+
+class ArraySource(SourceBase):
+    """Slices of arrays that stay where they are; nothing is copied but the window that is read."""
+
+    def __init__(
+        self,
+        levels: Sequence[Any],
+        name: str,
+        axes: str | None = None,
+        rgb: bool | None = None,
+        pixel_size: PixelSize | None = None,
+    ) -> None:
+        if not levels:
+            raise InputError("A list of pyramid levels needs at least one array, got none.")
+        first = levels[0]
+        found = find_axes(first.shape, list(axes) if axes else None, rgb)
+        if any(len(level.shape) != len(first.shape) or level.dtype != first.dtype for level in levels):
+            raise InputError(f"The pyramid levels of {name} must agree in sample type and number of axes.")
+        channels = found.channels(first.shape)
+        if any(found.channels(level.shape) != channels for level in levels):
+            raise InputError(f"The pyramid levels of {name} must have the same number of channels.")
+        shapes = tuple((int(a.shape[found.row]), int(a.shape[found.column])) for a in levels)
+        if any(b[0] > a[0] or b[1] > a[1] for a, b in itertools.pairwise(shapes)):
+            raise InputError(f"The pyramid levels of {name} must be listed from the largest to the smallest.")
+        dtype = np.dtype(first.dtype)
+        info = SourceInfo(
+            name=name,
+            levels=shapes,
+            channels=channels,
+            dtype=dtype.newbyteorder("=") if dtype.kind in "buif" else dtype,
+            format=f"{type(first).__module__.split('.')[0]} array",
+            pixel_size=pixel_size,
+            notes=found.notes,
+        )
+        super().__init__(info)
+        self._arrays = list(levels)
+        self._axes = found
+
+    def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        try:
+            crop = self._axes.crop(self._arrays[level], window)
+        except InputError:
+            raise
+        except Exception as error:  # a lazy array may fail in any way that whoever made it thought of
+            raise TileError(self.name, window, level, one_line(error)) from error
+        return np.array(crop, dtype=self.dtype)
+
+    def identity(self) -> dict[str, Any]:
+        """Shape, sample type and a hash of pixels sampled all over the coarsest level."""
+        return {
+            "format": "array",
+            "shape": [*self.shape, self.channels],
+            "dtype": self.dtype.str,
+            "sample": self._sample_hash(),
+        }
+
+    def _sample_hash(self) -> str:
+        digest = hashlib.sha256()
+        level = len(self.levels) - 1
+        rows, columns = self.levels[level]
+        array = self._arrays[level]
+        if isinstance(array, np.ndarray):
+            # Rounded-up strides give at most 256 x 256 pixels that reach over the whole image.
+            index: list[int | slice] = [0] * self._axes.ndim
+            index[self._axes.row] = slice(None, None, -(-rows // 256))
+            index[self._axes.column] = slice(None, None, -(-columns // 256))
+            if self._axes.channel is not None:
+                index[self._axes.channel] = slice(None)
+            digest.update(np.ascontiguousarray(array[tuple(index)]).tobytes())
+            return digest.hexdigest()
+        for part_row, part_column in ((0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0)):
+            height, width = min(_SAMPLE_SIDE, rows), min(_SAMPLE_SIDE, columns)
+            corner = int(part_row * (rows - height)), int(part_column * (columns - width))
+            digest.update(self.read(Window(*corner, height, width), level).tobytes())
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Let go of the arrays."""
+        super().close()
+        self._arrays = []

@@ -1,0 +1,243 @@
+"""What the readers share: the facts of a source, and assembling a window from decoded tiles."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.cache import shared_cache
+from napari_isdnet.io.source import GeoReference, PixelSize, TileError, check_window
+from napari_isdnet.window import Grid, Window
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+POOL_FROM_TILES = 8
+"""Windows of fewer tiles are decoded by the thread that asks: handing work over costs more than it saves."""
+MAX_TILE_BYTES = 1 << 30
+"""A file whose single tile or strip decodes to more than this is refused: it would have to be held whole."""
+_tokens = itertools.count()
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """The facts of an image (see :class:`~napari_isdnet.io.source.ImageSource`), plus ``format`` and ``notes``."""
+
+    name: str
+    levels: tuple[tuple[int, int], ...]
+    channels: int
+    dtype: np.dtype[Any]
+    format: str
+    pixel_size: PixelSize | None = None
+    georeference: GeoReference | None = None
+    nodata: float | None = None
+    alpha: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def check_info(info: SourceInfo) -> None:
+    """Raise :class:`InputError` for an image that is empty or holds samples that are no plain numbers."""
+    if not info.levels or min(min(shape) for shape in info.levels) < 1 or info.channels < 1:
+        raise InputError(f"{info.name} is empty: it must have at least one pixel and one channel.")
+    if info.dtype.kind not in "buif" or info.dtype.itemsize > 8:
+        raise InputError(
+            f"{info.name} holds {info.dtype} samples; integers and real numbers of up to 64 bit are allowed."
+        )
+
+
+class SourceBase:
+    """Facts, bounds check and closing; a reader adds ``_read`` and ``identity``. Thread-safe if ``_read`` is."""
+
+    def __init__(self, info: SourceInfo) -> None:
+        check_info(info)
+        self.info = info
+        self.token = next(_tokens)
+        self.closed = False
+
+    @property
+    def name(self) -> str:
+        """File stem, or the name of a layer or array."""
+        return self.info.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns at level 0."""
+        return self.info.levels[0]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, alpha included."""
+        return self.info.channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Sample type."""
+        return self.info.dtype
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of every level."""
+        return self.info.levels
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Size of a level-0 pixel, where known."""
+        return self.info.pixel_size
+
+    @property
+    def georeference(self) -> GeoReference | None:
+        """Position on the earth, where known."""
+        return self.info.georeference
+
+    @property
+    def nodata(self) -> float | None:
+        """Sample value that means 'no data', where declared."""
+        return self.info.nodata
+
+    @property
+    def alpha(self) -> int | None:
+        """Index of the alpha channel, where there is one."""
+        return self.info.alpha
+
+    @property
+    def format(self) -> str:
+        """Name of the format, for people."""
+        return self.info.format
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about choices made while opening (a plane that was picked, a colour map that was applied)."""
+        return self.info.notes
+
+    def rename(self, name: str) -> None:
+        """Give the source another name."""
+        self.info = replace(self.info, name=name)
+
+    def read(self, window: Window, level: int = 0) -> npt.NDArray[Any]:
+        """Pixels of ``window`` at ``level`` as ``(height, width, channels)``; a new array, free to change."""
+        if self.closed:
+            raise InputError(f"{self.name} was closed; open it again to read from it.")
+        check_window(self, window, level)
+        return self._read(window, level)
+
+    def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        raise NotImplementedError
+
+    def identity(self) -> Mapping[str, Any]:
+        """JSON-ready facts that tell this image from another."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Forget decoded tiles; reading afterwards is an error."""
+        self.closed = True
+        shared_cache().drop(self.token)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the channels ``first .. first + count - 1`` of a level are stored: tiles (or strips) of one shape."""
+
+    tile: tuple[int, int]
+    first: int
+    count: int
+
+
+class TiledSource(SourceBase):
+    """A source that is stored in tiles: a window is assembled from decoded tiles that a shared cache keeps.
+
+    ``tilings[level]`` lists how each group of channels is stored; a reader adds ``_load``, which decodes one tile.
+    """
+
+    def __init__(self, info: SourceInfo, tilings: Sequence[Sequence[Tiling]], threads: int | None = None) -> None:
+        super().__init__(info)
+        self.tilings = tilings
+        self.threads = min(4, os.cpu_count() or 1) if threads is None else max(1, threads)
+        for level in tilings:
+            for tiling in level:
+                size = tiling.tile[0] * tiling.tile[1] * tiling.count * info.dtype.itemsize
+                if size > MAX_TILE_BYTES or min(tiling.tile) < 1:
+                    raise InputError(
+                        f"{info.name} is stored in tiles or strips of {tiling.tile[0]} x {tiling.tile[1]} pixels; one "
+                        f"may decode to at most {MAX_TILE_BYTES >> 20} MiB: save the image tiled (say, 512 x 512)."
+                    )
+
+    def _load(self, level: int, part: int, index: int, window: Window) -> npt.NDArray[Any]:
+        """Decode tile ``index`` of ``tilings[level][part]``: at least ``window.shape`` pixels by ``count``."""
+        raise NotImplementedError
+
+    def _tile(self, level: int, part: int, index: int) -> npt.NDArray[Any]:
+        def load() -> npt.NDArray[Any]:
+            tiling = self.tilings[level][part]
+            window = Grid(self.levels[level], tiling.tile)[index]
+            try:
+                tile = self._load(level, part, index, window)
+                if tile.shape[0] < window.height or tile.shape[1] < window.width:
+                    raise ValueError(f"tile of {tile.shape[0]} x {tile.shape[1]} pixels is too small")
+            except InputError:
+                raise
+            except Exception as error:  # codecs raise whatever they like; all of it means 'this tile cannot be read'
+                raise TileError(self.name, window, level, one_line(error)) from error
+            return tile
+
+        return shared_cache().get((self.token, level, part, index), load)
+
+    def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        result = np.empty((*window.shape, self.channels), self.dtype)
+        jobs: list[tuple[int, int, int, int]] = []
+        for part, tiling in enumerate(self.tilings[level]):
+            grid = Grid(self.levels[level], tiling.tile)
+            across, (height, width) = grid.counts[1], tiling.tile
+            for index in grid.touching(window):
+                down, right = divmod(index, across)
+                jobs.append((part, index, down * height, right * width))
+
+        def copy(job: tuple[int, int, int, int]) -> None:
+            # Plain integers: this runs for every tile of every window, where a few Window objects are felt.
+            part, index, row, column = job
+            tile, tiling = self._tile(level, part, index), self.tilings[level][part]
+            top, left = max(row, window.row), max(column, window.column)
+            bottom, right = min(row + tiling.tile[0], window.bottom), min(column + tiling.tile[1], window.right)
+            result[
+                top - window.row : bottom - window.row,
+                left - window.column : right - window.column,
+                tiling.first : tiling.first + tiling.count,
+            ] = tile[top - row : bottom - row, left - column : right - column]
+
+        run(copy, jobs, self.threads)
+        return result
+
+
+def run(function: Callable[[Any], None], jobs: Sequence[Any], threads: int) -> None:
+    """Call ``function`` for every job, on the shared pool where there are many."""
+    if threads < 2 or len(jobs) < POOL_FROM_TILES:
+        for job in jobs:
+            function(job)
+        return
+    for _ in _pool(threads).map(function, jobs):
+        pass
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="isdnet-tiles")
+
+
+def one_line(error: BaseException, limit: int = 160) -> str:
+    """What an exception says, on one line, with its type where it says nothing."""
+    text = " ".join(str(error).split())[:limit].rstrip(".")
+    return text or type(error).__name__
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Path, size and time of the last change of a file, or of what describes a folder."""
+    stat = path.stat()
+    return {"path": str(path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}

@@ -1,0 +1,46 @@
+"""Reading bytes at a position of a file, from many threads at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from napari_isdnet.exceptions import InputError
+
+
+class PositionalFile:
+    """A file that is read at offsets: ``os.pread`` where there is one, else seek and read under a lock."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # Unbuffered: with pread the buffer would never be used, and without it reads are whole tiles.
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
+        self._lock = threading.Lock()
+        self._pread = getattr(os, "pread", None)
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly ``count`` bytes from ``offset``; ``EOFError`` where the file is shorter (nothing allocated)."""
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise EOFError(f"the file ends at byte {self.size}, bytes {offset} to {offset + count} were asked for")
+        data = self._read_some(offset, count)
+        while len(data) < count:
+            more = self._read_some(offset + len(data), count - len(data))
+            if not more:
+                raise EOFError(f"the file was cut at byte {offset + len(data)} while it was open")
+            data += more
+        return data
+
+    def _read_some(self, offset: int, count: int) -> bytes:
+        if self._pread is not None:
+            return self._pread(self._file.fileno(), count, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(count) or b""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,157 @@
+"""TIFF, BigTIFF, OME-TIFF, GeoTIFF and the whole-slide formats that are TIFFs (SVS, NDPI, ...)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.base import SourceInfo, TiledSource, file_identity, one_line
+from napari_isdnet.io.files import PositionalFile
+from napari_isdnet.io.tiff_check import check_tiff
+from napari_isdnet.io.tiff_layout import Layout, Part, layout_of, quiet_tifffile
+from napari_isdnet.io.tiff_meta import georeference_of, nodata_of, pixel_size_of
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_log = logging.getLogger(__name__)
+
+
+class UnsupportedTiff(InputError):
+    """A sound TIFF whose compression or sample layout tifffile cannot decode; another reader may."""
+
+    def __init__(self, message: str, slide: bool = False) -> None:
+        super().__init__(message)
+        self.slide = slide
+
+
+class TiffSource(TiledSource):
+    """A TIFF read tile by tile: own positional reads, tifffile's decoders, a shared cache of decoded tiles."""
+
+    def __init__(self, path: Path, layout: Layout, info: SourceInfo, file: PositionalFile, threads: int | None) -> None:
+        super().__init__(info, [[part.tiling for part in level] for level in layout.parts], threads)
+        self.path = path
+        self._parts = layout.parts
+        self._file = file
+        self._identity = file_identity(path)
+
+    def indices(self) -> TiffSource:
+        """The same file read as one channel of palette indices, for label maps; itself where it has no palette.
+
+        The file handle is shared: closing either closes both.
+        """
+        if self._parts[0][0].palette is None:
+            return self
+        parts = tuple(
+            tuple(replace(part, palette=None, tiling=replace(part.tiling, count=1)) for part in level)
+            for level in self._parts
+        )
+        info = replace(self.info, channels=1, alpha=None, dtype=np.dtype(parts[0][0].page.keyframe.dtype), notes=())
+        layout = Layout(self.levels, parts, info.dtype, 1, None, parts[0][0].page, ())
+        return TiffSource(self.path, layout, info, self._file, self.threads)
+
+    def _load(self, level: int, part: int, index: int, window: Window) -> npt.NDArray[Any]:
+        stored: Part = self._parts[level][part]
+        offset, count = stored.locate(index, window.height)
+        if count == 0 or offset == 0:
+            return self._sparse(stored, window)
+        data = self._file.read(offset, count)
+        tile = stored.decode(data, index, window.height)
+        if tile.ndim != 3 or tile.shape[2] != stored.tiling.count:
+            raise ValueError(f"decoded to {tile.shape}, {stored.tiling.count} channels were expected")
+        return tile
+
+    def _sparse(self, stored: Part, window: Window) -> npt.NDArray[Any]:
+        """Tiles that a sparse file does not store: nodata where that is declared, else 0 (GDAL's rule)."""
+        value = self.nodata if self.nodata is not None and stored.palette is None else 0
+        if self.alpha is not None and stored.tiling.first == self.alpha:
+            value = 0
+        return np.full((*window.shape, stored.tiling.count), value, self.dtype)
+
+    def identity(self) -> dict[str, Any]:
+        """Path, size and modification time when it was opened."""
+        return {"format": self.format, **self._identity}
+
+    def close(self) -> None:
+        """Close the file and forget its tiles."""
+        super().close()
+        self._file.close()
+
+
+def open_tiff(path: Path, name: str, threads: int | None = None) -> TiffSource:
+    """Open a file of the TIFF family; :class:`InputError` in one sentence for anything that is not sound."""
+    file = PositionalFile(path)
+    try:
+        pages = check_tiff(file, path.name)
+        with quiet_tifffile():
+            layout, info = _parse(path, name, pages)
+        return TiffSource(path, layout, info, file, threads)
+    except InputError:
+        file.close()
+        raise
+    except Exception as error:  # a parser fed with damaged tags raises whatever it likes
+        file.close()
+        _log.debug("cannot parse %s", path, exc_info=True)
+        raise InputError(
+            f"{path.name} is a damaged or unusual TIFF that cannot be read ({one_line(error)}); export it again."
+        ) from error
+
+
+def _parse(path: Path, name: str, pages: int) -> tuple[Layout, SourceInfo]:
+    import tifffile
+
+    # Parts of a multi-file set lie in other files, whose names come from inside this one: do not follow them.
+    with tifffile.TiffFile(path, _multifile=False) as tif:
+        layout = layout_of(tif, path.name, pages)
+        _check_decoders(layout, path.name)
+        page = layout.page.keyframe
+        georeference, size, note = georeference_of(page, str(path))
+        ome = tif.ome_metadata if tif.is_ome else None
+        kind = "OME-TIFF" if tif.is_ome else "SVS" if tif.is_svs else "NDPI" if tif.is_ndpi else "TIFF"
+        info = SourceInfo(
+            name=name,
+            levels=layout.levels,
+            channels=layout.channels,
+            dtype=layout.dtype,
+            format="GeoTIFF" if georeference is not None and kind == "TIFF" else kind,
+            pixel_size=size or pixel_size_of(page, ome),
+            georeference=georeference,
+            nodata=_usable_nodata(nodata_of(page), layout.dtype),
+            alpha=layout.alpha,
+            notes=(*layout.notes, *([note] if note else [])),
+        )
+    return layout, info
+
+
+def _check_decoders(layout: Layout, name: str) -> None:
+    """Make every decoder now: it is a lazily made closure, which threads must not race for, and it may not exist."""
+    import tifffile
+
+    for part in (part for level in layout.parts for part in level):
+        page = part.page.keyframe
+        page.init_decode() if hasattr(page, "init_decode") else page.decode
+        codec = page.compression
+        if codec != 1:
+            try:
+                tifffile.TIFF.DECOMPRESSORS[codec]
+            except (KeyError, ValueError) as error:
+                raise UnsupportedTiff(f"{name} is compressed with {codec!s}, which cannot be decoded here.") from error
+        if page.is_subsampled and codec not in (6, 7, 34892, 33007):
+            raise UnsupportedTiff(f"{name} has subsampled colours without JPEG; export it as RGB.")
+        if codec in (33003, 33005):
+            raise UnsupportedTiff(f"{name} is an Aperio JPEG 2000 slide.", slide=True)
+        _ = part.page.jpegtables
+
+
+def _usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:
+    """Nodata that a sample can hold; 1e20 in a byte image, say, is no value of any pixel."""
+    if value is None or dtype.kind == "f":
+        return value
+    limits = np.iinfo(dtype)
+    return value if value == int(value if np.isfinite(value) else 0) and limits.min <= value <= limits.max else None

@@ -1,0 +1,151 @@
+"""Pixel size, position and nodata from the tags of a TIFF page."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from napari_isdnet.io.source import GeoReference, PixelSize
+
+if TYPE_CHECKING:
+    import tifffile
+
+_PIXEL_SCALE, _TIEPOINT, _TRANSFORMATION, _GEO_KEYS, _GEO_DOUBLES = 33550, 33922, 34264, 34735, 34736
+_GDAL_NODATA = 42113
+_RASTER_TYPE, _GEOGRAPHIC, _PROJECTED, _LINEAR_UNITS = 1025, 2048, 3072, 3076
+_MODEL_TYPE = 1024
+_PIXEL_IS_POINT = 2
+_USER_DEFINED = 32767
+_FEET = {9002: 0.3048, 9003: 1200 / 3937}
+"""Metres per unit of the linear unit codes other than metre that are in use (EPSG 9002 foot, 9003 US survey foot)."""
+
+
+def nodata_of(page: tifffile.TiffPage) -> float | None:
+    """Value of the GDAL_NODATA tag, where there is one that is a number."""
+    value = page.tags.valueof(_GDAL_NODATA)
+    try:
+        return float(str(value).strip().strip("\0").replace(",", ".")) if value is not None else None
+    except ValueError:
+        return None
+
+
+def geo_keys(page: tifffile.TiffPage) -> dict[int, int]:
+    """The GeoKeys that are short integers (OGC GeoTIFF 1.1, section 7.1.2)."""
+    raw = page.tags.valueof(_GEO_KEYS)
+    try:
+        values = [int(v) for v in raw or ()]
+    except (TypeError, ValueError):
+        return {}
+    entries = [values[i : i + 4] for i in range(4, len(values) - 3, 4)]
+    return {key: value for key, location, _, value in entries if location == 0}
+
+
+def transform_of(page: tifffile.TiffPage, point: bool) -> tuple[float, float, float, float, float, float] | None:
+    """Affine transform for pixel corners; ``point`` says that the file's refers to pixel centres."""
+    matrix, scale = _floats(page, _TRANSFORMATION), _floats(page, _PIXEL_SCALE)
+    tie = _floats(page, _TIEPOINT)
+    if len(matrix) == 16:
+        a, b, c, d, e, f = matrix[0], matrix[1], matrix[3], matrix[4], matrix[5], matrix[7]
+    elif len(scale) >= 2 and len(tie) >= 6:
+        a, b, d, e = scale[0], 0.0, 0.0, -scale[1]
+        c, f = tie[3] - tie[0] * a, tie[4] - tie[1] * e
+    else:
+        return None
+    if point:
+        c, f = c - (a + b) / 2, f - (d + e) / 2
+    values = (a, b, c, d, e, f)
+    return values if all(math.isfinite(v) for v in values) and a * e != b * d else None
+
+
+def georeference_of(page: tifffile.TiffPage, path: str) -> tuple[GeoReference | None, PixelSize | None, str | None]:
+    """Position, pixel size and, where the coordinate system is not understood, a note."""
+    keys = geo_keys(page)
+    transform = transform_of(page, keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT)
+    if transform is None:
+        return None, None, None
+    projected = _PROJECTED in keys or keys.get(_MODEL_TYPE) == 1
+    code = keys.get(_PROJECTED) if projected else keys.get(_GEOGRAPHIC)
+    crs, note = (None if code is None else f"EPSG:{code}"), None
+    if keys and code in (None, 0, _USER_DEFINED):
+        crs, note = _crs_by_rasterio(path)
+    row, column = math.hypot(transform[1], transform[4]), math.hypot(transform[0], transform[3])
+    size: PixelSize | None = None
+    if projected:
+        metres = _FEET.get(keys.get(_LINEAR_UNITS, 9001), 1.0)
+        size = PixelSize(row * metres, column * metres, "m")
+    elif _GEOGRAPHIC in keys:
+        size = PixelSize(row, column, "degree")
+    return GeoReference(crs, transform), size, note
+
+
+def _crs_by_rasterio(path: str) -> tuple[str | None, str | None]:
+    """Coordinate systems without a code of their own need PROJ's full text, which only rasterio makes."""
+    try:
+        import rasterio
+    except ImportError:
+        return None, "its coordinate system has no EPSG code; pip install 'napari-isdnet[geo]' to carry it over"
+    from napari_isdnet.io.geo import crs_text
+
+    try:
+        with rasterio.open(path) as dataset:
+            return crs_text(dataset.crs), None
+    except rasterio.errors.RasterioError:
+        return None, "its coordinate system is not understood"
+
+
+def pixel_size_of(page: tifffile.TiffPage, ome: str | None) -> PixelSize | None:
+    """Pixel size from OME-XML, Aperio's MPP, ImageJ's unit, or a resolution per centimetre."""
+    if ome:
+        return _ome_pixel_size(ome)
+    text = page.description or ""
+    if page.is_svs or text.startswith("Aperio"):
+        found = re.search(r"\bMPP\s*=\s*([0-9.]+)", text)
+        return _square(_number(found[1]) if found else 0.0)
+    per_column, per_row = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
+    if per_column <= 0 or per_row <= 0:
+        return None
+    if text.startswith("ImageJ="):
+        unit = re.search(r"^unit=(\S+)", text, re.MULTILINE)
+        name = {"micron": "µm", "\\u00B5m": "µm", "um": "µm", "µm": "µm", "mm": "mm", "nm": "nm", "m": "m"}
+        known = name.get(unit[1]) if unit else None
+        return PixelSize(1 / per_row, 1 / per_column, known) if known else None
+    # Per inch is what cameras and paint programs write by habit (72 dpi): it says nothing about the thing seen.
+    return PixelSize(1e4 / per_row, 1e4 / per_column, "µm") if page.tags.valueof(296) == 3 else None
+
+
+def _ome_pixel_size(ome: str) -> PixelSize | None:
+    pixels = re.search(r"<(?:\w+:)?Pixels\b([^>]*)>", ome)
+    if not pixels:
+        return None
+    attributes = dict(re.findall(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']", pixels[1]))
+    row, column = _number(attributes.get("PhysicalSizeY")), _number(attributes.get("PhysicalSizeX"))
+    unit = attributes.get("PhysicalSizeXUnit", "µm")
+    if row <= 0 or column <= 0 or attributes.get("PhysicalSizeYUnit", "µm") != unit:
+        return None
+    return PixelSize(row, column, {"um": "µm", "μm": "µm", "&#181;m": "µm"}.get(unit, unit))
+
+
+def _square(microns: float) -> PixelSize | None:
+    return PixelSize(microns, microns, "µm") if microns > 0 else None
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
+def _ratio(value: Any) -> float:
+    if isinstance(value, tuple) and len(value) == 2:
+        return _number(value[0]) / value[1] if _number(value[1]) else 0.0
+    return _number(value)
+
+
+def _floats(page: tifffile.TiffPage, code: int) -> list[float]:
+    try:
+        return [float(v) for v in page.tags.valueof(code) or ()]
+    except (TypeError, ValueError):
+        return []
