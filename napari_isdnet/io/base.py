@@ -160,6 +160,7 @@ class TiledSource(SourceBase):
     def __init__(self, info: SourceInfo, tilings: Sequence[Sequence[Tiling]], threads: int | None = None) -> None:
         super().__init__(info)
         self.tilings = tilings
+        self._grids = [[Grid(shape, tiling.tile) for tiling in level] for shape, level in zip(info.levels, tilings)]
         self.threads = min(4, os.cpu_count() or 1) if threads is None else max(1, threads)
         for level in tilings:
             for tiling in level:
@@ -176,8 +177,7 @@ class TiledSource(SourceBase):
 
     def _tile(self, level: int, part: int, index: int) -> npt.NDArray[Any]:
         def load() -> npt.NDArray[Any]:
-            tiling = self.tilings[level][part]
-            window = Grid(self.levels[level], tiling.tile)[index]
+            window = self._grids[level][part][index]
             try:
                 tile = self._load(level, part, index, window)
                 if tile.shape[0] < window.height or tile.shape[1] < window.width:
@@ -194,7 +194,7 @@ class TiledSource(SourceBase):
         result = np.empty((*window.shape, self.channels), self.dtype)
         jobs: list[tuple[int, int, int, int]] = []
         for part, tiling in enumerate(self.tilings[level]):
-            grid = Grid(self.levels[level], tiling.tile)
+            grid = self._grids[level][part]
             across, (height, width) = grid.counts[1], tiling.tile
             for index in grid.touching(window):
                 down, right = divmod(index, across)

@@ -123,7 +123,7 @@ def _ome_pixel_size(ome: str) -> PixelSize | None:
     unit = attributes.get("PhysicalSizeXUnit", "µm")
     if row <= 0 or column <= 0 or attributes.get("PhysicalSizeYUnit", "µm") != unit:
         return None
-    return PixelSize(row, column, {"um": "µm", "μm": "µm", "&#181;m": "µm"}.get(unit, unit))
+    return PixelSize(row, column, "µm" if unit in ("um", "μm", "&#181;m") else str(unit))
 
 
 def _square(microns: float) -> PixelSize | None:

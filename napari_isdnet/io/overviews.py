@@ -1,0 +1,192 @@
+"""Coarser levels for an image whose file has none: built once into the cache, then found again by its identity.
+
+Levels at 1/4, 1/8, 1/16, ... are written (about 8 % of the image); 1/2 is averaged from level 0 as it is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, check_window
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Grid, Window, pyramid_shapes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+#: An image whose coarsest level has a longer side than this is slow to show as a whole.
+LARGEST_OVERVIEW = 2048
+CORE = 2048
+_CHUNK = 512
+_DONE = "done.json"
+
+
+def needs_overviews(source: ImageSource) -> bool:
+    """True where the coarsest level of ``source`` is too large to be read for a look at the whole image."""
+    return max(source.levels[-1]) > LARGEST_OVERVIEW
+
+
+def overview_path(source: ImageSource, folder: Path) -> Path:
+    """Where the overviews of ``source`` belong: named by the image's identity, so that a changed file has others."""
+    text = json.dumps(dict(source.identity()), sort_keys=True, default=str)
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.zarr"
+
+
+def build_overviews(source: ImageSource, folder: Path) -> Generator[Progress, None, Path]:
+    """Write the overviews of ``source`` below ``folder``, yielding progress; returns their path.
+
+    They are written under a temporary name and renamed when whole; closing the generator removes what was written.
+    Memory: two windows of 2048 x 2048 pixels.
+    """
+    import zarr
+
+    path = overview_path(source, folder)
+    if (path / _DONE).exists():
+        return path
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    shapes = pyramid_shapes(source.shape)
+    total = sum(rows * columns for rows, columns in shapes) - shapes[1][0] * shapes[1][1]
+    clock = Clock(total)
+    try:
+        part.mkdir(parents=True)
+        levels = {
+            level: zarr.create_array(
+                part / str(level), shape=(*shape, source.channels), chunks=(_CHUNK, _CHUNK, source.channels),
+                dtype=source.dtype, compressors=zarr.codecs.ZstdCodec(level=1),
+            )
+            for level, shape in enumerate(shapes) if level >= 2
+        }  # fmt: skip
+        for core in Grid(source.shape, (CORE, CORE)):
+            pixels = halve_mean(halve_mean(source.read(core), source.nodata), source.nodata)
+            levels[2][core.divided(4).slices] = pixels
+            yield clock.step(core.area, "Building the pyramid", core)
+        for level in range(3, len(shapes)):
+            for core in Grid(shapes[level], (CORE // 2, CORE // 2)):
+                finer = core.multiplied(2).clipped(shapes[level - 1])
+                levels[level][core.slices] = halve_mean(np.asarray(levels[level - 1][finer.slices]), source.nodata)
+                yield clock.step(core.area, "Building the pyramid")
+        (part / _DONE).write_text(json.dumps({"levels": shapes, "identity": dict(source.identity())}, default=str))
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
+    """Mean of 2 x 2 blocks of ``(height, width, channels)``, odd borders averaged over what is there.
+
+    Values equal to ``nodata`` do not count; a block of nothing else stays nodata.
+    """
+    rows, columns, channels = pixels.shape
+    out_shape = (-(-rows // 2), -(-columns // 2), channels)
+    work = np.float64 if pixels.dtype.itemsize > 4 else np.float32
+    total, count = np.zeros(out_shape, work), np.zeros(out_shape, np.uint8)
+    for r in (0, 1):
+        for c in (0, 1):
+            quarter = pixels[r::2, c::2]
+            valid = np.ones(quarter.shape, bool) if nodata is None else quarter != nodata
+            if nodata is not None and np.isnan(nodata):
+                valid = ~np.isnan(quarter)
+            view = slice(0, quarter.shape[0]), slice(0, quarter.shape[1])
+            total[view] += np.where(valid, quarter, 0)
+            count[view] += valid
+    mean = total / np.maximum(count, 1)
+    if pixels.dtype.kind in "iu":
+        mean = np.rint(mean)
+    if nodata is not None:
+        mean[count == 0] = nodata
+    return mean.astype(pixels.dtype)
+
+
+class OverviewSource:
+    """``source`` with the coarser levels that :func:`build_overviews` has written; an ImageSource itself."""
+
+    def __init__(self, source: ImageSource, path: Path) -> None:
+        import zarr
+
+        self.source = source
+        self._levels = tuple(pyramid_shapes(source.shape))
+        self._arrays = {level: zarr.open_array(path / str(level), mode="r") for level in range(2, len(self._levels))}
+
+    @property
+    def name(self) -> str:
+        """Name of the image."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns at level 0."""
+        return self.source.shape
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.source.channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Sample type."""
+        return self.source.dtype
+
+    @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """All levels, those of the file replaced by halves down to 256 pixels."""
+        return self._levels
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Size of a level-0 pixel, where known."""
+        return self.source.pixel_size
+
+    @property
+    def georeference(self) -> GeoReference | None:
+        """Position on the earth, where known."""
+        return self.source.georeference
+
+    @property
+    def nodata(self) -> float | None:
+        """The file's nodata value."""
+        return self.source.nodata
+
+    @property
+    def alpha(self) -> int | None:
+        """Index of the alpha channel, where there is one."""
+        return self.source.alpha
+
+    @property
+    def format(self) -> str:
+        """The file's format, and that the pyramid is ours."""
+        return f"{getattr(self.source, 'format', 'image')}, pyramid from the cache"
+
+    def read(self, window: Window, level: int = 0) -> Array:
+        """Pixels of ``window``; see :class:`~napari_isdnet.io.source.ImageSource`."""
+        check_window(self, window, level)
+        if level == 0:
+            return self.source.read(window)
+        if level == 1:
+            return halve_mean(self.source.read(window.multiplied(2).clipped(self.shape)), self.nodata)
+        return np.asarray(self._arrays[level][window.slices])
+
+    def identity(self) -> Mapping[str, Any]:
+        """Identity of the image itself."""
+        return self.source.identity()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.source.close()
+
+
+def with_overviews(source: ImageSource, folder: Path) -> ImageSource:
+    """``source`` with its cached overviews where it needs them and they have been built, else itself."""
+    path = overview_path(source, folder) if needs_overviews(source) else None
+    return OverviewSource(source, path) if path is not None and (path / _DONE).exists() else source

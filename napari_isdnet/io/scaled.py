@@ -1,0 +1,156 @@
+"""An image at another resolution, resampled as it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.base import SourceBase, SourceInfo
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Taps = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.float64]"]
+
+
+def resampled(source: ImageSource, factor: float) -> ImageSource:
+    """``source`` with ``factor`` times as many rows and columns (0.5: half); the source itself for a factor of 1.
+
+    Smaller: mean over the area that each new pixel covers; larger: bilinear. A pixel depends on its place in the image
+    alone, never on the window it is read with. Missing pixels (nodata, not finite) take no part in a mean.
+    """
+    if not (math.isfinite(factor) and 1 / 256 <= factor <= 256):
+        raise InputError(f"--scale must be between 1/256 and 256, got {factor}.")
+    return source if factor == 1 else ScaledSource(source, factor)
+
+
+def taps(start: int, count: int, length: int, total: int) -> Taps:
+    """Which of ``length`` inputs make the outputs ``start .. start + count - 1`` of ``total``, with what weights.
+
+    Both arrays are ``(count, taps)``; weights of a row sum to 1. The number of taps and the order they are added in are
+    the same for every window, so sums round the same way.
+    """
+    ratio = length / total
+    position = np.arange(start, start + count, dtype=np.float64)
+    if ratio > 1:
+        low, high = position * ratio, (position + 1) * ratio
+        first = np.floor(low).astype(np.int64)
+        index = first[:, None] + np.arange(math.ceil(ratio) + 1)
+        weight = np.clip(np.minimum(high[:, None], index + 1) - np.maximum(low[:, None], index), 0, None)
+        weight[index >= length] = 0
+    else:
+        center = (position + 0.5) * ratio - 0.5
+        first = np.floor(center).astype(np.int64)
+        index = first[:, None] + np.arange(2)
+        weight = np.stack([1 - (center - first), center - first], axis=1)
+    return np.clip(index, 0, length - 1), weight / weight.sum(axis=1, keepdims=True)
+
+
+class ScaledSource(SourceBase):
+    """See :func:`resampled`. Its levels are the source's, as far as they go, each resampled from the next finer one."""
+
+    def __init__(self, source: ImageSource, factor: float) -> None:
+        self.source = source
+        self.factor = factor
+        shape = tuple(max(1, round(n * factor)) for n in source.shape)
+        levels = [(shape[0], shape[1])]
+        while max(levels[-1]) > max(256, *(2 * n for n in source.levels[-1])) and min(levels[-1]) > 1:
+            levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
+        row, column = source.shape[0] / shape[0], source.shape[1] / shape[1]
+        size, place = source.pixel_size, source.georeference
+        super().__init__(
+            SourceInfo(
+                name=source.name,
+                levels=tuple(levels),
+                channels=source.channels,
+                dtype=source.dtype,
+                format="resampled",
+                pixel_size=size and PixelSize(size.row * row, size.column * column, size.unit),
+                georeference=place and GeoReference(place.crs, _scaled_transform(place.transform, row, column)),
+                nodata=source.nodata,
+                alpha=source.alpha,
+                notes=(f"resampled by {factor:g}",),
+            )
+        )
+
+    def _from_level(self, level: int) -> int:
+        """The coarsest level of the source that is at least as fine as ours."""
+        rows, columns = self.levels[level]
+        fine = [i for i, (r, c) in enumerate(self.source.levels) if r >= rows and c >= columns]
+        return max(fine, default=0)
+
+    def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        if window.empty:
+            return np.empty((*window.shape, self.channels), self.dtype)
+        origin = self._from_level(level)
+        (rows, columns), (length, width) = self.levels[level], self.source.levels[origin]
+        down, down_weight = taps(window.row, window.height, length, rows)
+        across, across_weight = taps(window.column, window.width, width, columns)
+        top, left = int(down.min()), int(across.min())
+        area = Window(top, left, int(down.max()) + 1 - top, int(across.max()) + 1 - left)
+        raw = self.source.read(area, origin)
+        down, across = down - top, across - left
+        valid = _valid(raw, self.nodata)
+        if valid is None:
+            return self._round(_apply(raw, down, down_weight, across, across_weight))
+        weight = _apply(valid[..., None], down, down_weight, across, across_weight)
+        total = _apply(np.where(valid[..., None], raw, 0), down, down_weight, across, across_weight)
+        missing = weight[..., 0] < 0.5
+        weight[missing] = 1
+        result = self._round(total / weight)
+        result[missing] = self.nodata if self.nodata is not None else np.nan
+        return result
+
+    def _round(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+        if self.dtype.kind == "f":
+            return values.astype(self.dtype)
+        if self.dtype.kind == "b":
+            return values >= 0.5
+        limits = np.iinfo(self.dtype)
+        return np.clip(np.rint(values), limits.min, limits.max).astype(self.dtype)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The source's identity and the factor."""
+        return {**self.source.identity(), "scale": self.factor}
+
+    def close(self) -> None:
+        """Close the source."""
+        super().close()
+        self.source.close()
+
+
+def _apply(
+    raw: npt.NDArray[Any],
+    down: npt.NDArray[np.int64],
+    down_weight: npt.NDArray[np.float64],
+    across: npt.NDArray[np.int64],
+    across_weight: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    # Tap by tap, not as a matrix product: a product's order of addition depends on the size of the matrices.
+    rows = np.zeros((len(down), *raw.shape[1:]))
+    for tap in range(down.shape[1]):
+        rows += raw[down[:, tap]] * down_weight[:, tap, None, None]
+    result = np.zeros((len(down), len(across), raw.shape[2]))
+    for tap in range(across.shape[1]):
+        result += rows[:, across[:, tap]] * across_weight[:, tap, None]
+    return result
+
+
+def _valid(raw: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_] | None:
+    valid: npt.NDArray[np.bool_] | None = np.isfinite(raw).all(axis=2) if raw.dtype.kind == "f" else None
+    if nodata is not None and not math.isnan(nodata):
+        data = (raw != raw.dtype.type(nodata)).any(axis=2)
+        valid = data if valid is None else valid & data
+    return valid
+
+
+def _scaled_transform(
+    t: tuple[float, float, float, float, float, float], row: float, column: float
+) -> tuple[float, float, float, float, float, float]:
+    return t[0] * column, t[1] * row, t[2], t[3] * column, t[4] * row, t[5]
