@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.engine.boundary import BoundaryScore
+from napari_isdnet.engine.classlist import read_classes
 from napari_isdnet.engine.evaluate import evaluate
 from napari_isdnet.engine.evaluation import Evaluation
-from napari_isdnet.engine.labels import read_classes
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, PixelSize, check_window

@@ -174,3 +174,37 @@ def test_sixteen_bit_pictures_are_stretched_and_bytes_are_not():
 )
 def test_areas_read_well(area, unit, text):
     assert area_text(area, unit) == text
+
+
+@pytest.mark.parametrize("format", ["ome-zarr", "ome-tiff", "geotiff", "png"])
+def test_results_of_this_package_bring_their_classes(tmp_path, format):
+    from napari_isdnet.io.sink import export, result_path
+    from napari_isdnet.io.store import LabelStore
+
+    prediction, truth = maps()
+    names = [("land & <sand>", "#102030"), ("road", "#ff8800"), ("water", "#0000ff")]
+    store = LabelStore.create(tmp_path / "work.ome.zarr", prediction.shape, names)
+    store.write_shard(0, prediction)
+    finish(store.finish_pyramid())
+    target = result_path(tmp_path / "results", "scene", format)
+    target.parent.mkdir()
+    finish(export(store, target, format))
+    tifffile.imwrite(tmp_path / "truth.tif", truth)
+    result = run_evaluate(target, tmp_path / "truth.tif", output=tmp_path / "out")
+    assert [(c.name, c.hex) for c in result.classes] == names
+    expected = finish(evaluate(Labels(prediction), Labels(truth), CLASSES))[0]
+    np.testing.assert_array_equal(result.confusion.counts, expected.confusion.counts)
+
+
+def test_maps_that_number_their_classes_differently_are_refused(tmp_path):
+    from napari_isdnet.io.store import LabelStore
+
+    paths = []
+    for stem, names in (("one", ["land", "road"]), ("two", ["road", "land"]), ("three", ["Land", "road"])):
+        paths.append(tmp_path / f"{stem}.ome.zarr")
+        store = LabelStore.create(paths[-1], (8, 8), names)
+        store.write_shard(0, np.zeros((8, 8), np.uint8))
+        finish(store.finish_pyramid())
+    with pytest.raises(InputError, match="bring one of them into the other's order"):
+        run_evaluate(paths[0], paths[1])
+    assert "name their classes differently" in run_evaluate(paths[0], paths[2]).notes[-1]

@@ -14,8 +14,9 @@ import numpy as np
 
 from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo
 from napari_isdnet.engine.boundary import BoundaryScore
+from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.evaluation import Evaluation
-from napari_isdnet.engine.labels import LabelPair, default_classes, open_labels, pair_labels
+from napari_isdnet.engine.labels import LabelPair, open_labels, pair_labels
 from napari_isdnet.engine.metrics import ConfusionMatrix, Counts, check_ignored, pair_counts
 from napari_isdnet.engine.worst import WindowErrors, explained
 from napari_isdnet.exceptions import InputError

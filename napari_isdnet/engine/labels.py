@@ -1,4 +1,4 @@
-"""Label maps as sources: reading class indices, putting truth on the prediction's grid, and lists of class names."""
+"""Label maps as sources: opening them, reading class indices, and putting truth on the prediction's grid."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
+from napari_isdnet.engine.classlist import classes_in_tiff, read_classes
 from napari_isdnet.engine.metrics import Labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
@@ -192,10 +193,10 @@ def _open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None
             return open_source(path), None
         return store, store.classes
     source = open_source(path)
-    if source.channels == 1:
+    if source.channels == 1 and not hasattr(source, "indices"):
         return source, None
     if hasattr(source, "indices"):
-        return source.indices(), None
+        return source.indices(), classes_in_tiff(path)
     if path.suffix.lower() == ".png":
         palette = _png_indices(path)
         if palette is not None:
@@ -219,37 +220,3 @@ def _png_indices(path: Path) -> tuple[Labels, tuple[ClassInfo, ...] | None] | No
         return values, classes_from(json.loads(text)) if text else None
     except (json.JSONDecodeError, TypeError, InputError):
         return values, None
-
-
-def read_classes(path: str | Path) -> tuple[ClassInfo, ...]:
-    """Classes from a file: JSON (a list of names, pairs or objects, or ``{"classes": [...]}``) or one name per line.
-
-    A line may end with a colour: ``road #ff8800``. Blank lines, and lines that start with ``#``, are skipped.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The list of classes {path} cannot be read ({error}).") from error
-    if text.lstrip().startswith(("[", "{")):
-        try:
-            items = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"The list of classes {path} is not valid JSON ({error}).") from error
-        items = items.get("classes", items) if isinstance(items, dict) else items
-        if not isinstance(items, list):
-            raise InputError(f'{path} must hold a JSON list of classes, or {{"classes": [...]}}.')
-        return classes_from(items)
-    lines = [line.strip() for line in text.splitlines()]
-    return classes_from(_class_line(line) for line in lines if line and not line.startswith("#"))
-
-
-def _class_line(line: str) -> str | tuple[str, str]:
-    name, _, color = line.rpartition(" ")
-    is_color = len(color) == 7 and color.startswith("#")
-    return (name.strip(), color) if is_color and name.strip() else line
-
-
-def default_classes(count: int) -> tuple[ClassInfo, ...]:
-    """Classes named by their index, for maps that come without names."""
-    return classes_from(f"class {index}" for index in range(count))
