@@ -112,3 +112,11 @@ def test_bad_arguments_are_refused():
         ErrorSource(Labels(prediction), Labels(truth), 255)
     with pytest.raises(InputError, match="size of at least 1"):
         finish(worst_windows(Labels(prediction), Labels(truth), size=0))
+
+
+def test_one_row_of_pixels_has_errors_at_every_level():
+    truth = np.zeros((1, 64), np.uint8)
+    prediction = truth.copy()
+    prediction[0, 32:] = 1
+    source = ErrorSource(Pyramid(prediction), Labels(truth))
+    assert source.read(Window(0, 0, 1, 16), 2)[0, :, 0].tolist() == [0] * 8 + [errors.WRONG] * 8

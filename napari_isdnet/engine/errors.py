@@ -145,7 +145,7 @@ class ErrorSource:
         outer = window
         if self._tolerance is not None:
             # Never less than a pixel, or coarse levels would have no boundary at all.
-            factor = self.shape[0] / self.levels[level][0]
+            factor = max(self.shape) / max(self.levels[level])
             tolerance = max(min(1.0, self._tolerance), self._tolerance / factor)
             outer = window.expanded(boundary_halo(tolerance)).clipped(self.levels[level])
         prediction = read_labels(self._pair.prediction, outer, level)
@@ -182,8 +182,8 @@ def _sample(
 
     Rows are read one strip per output row block, so that memory stays with the output and not with level 0.
     """
-    factor = full[0] / shape[0]
-    fine = [i for i, s in enumerate(truth.levels) if truth.shape[0] / s[0] <= factor * 1.01]
+    factor = max(full) / max(shape)
+    fine = [i for i, s in enumerate(truth.levels) if i == 0 or max(truth.shape) / max(s) <= factor * 1.01]
     level = fine[-1]
     rows, in_rows = _nearest(window.row, window.height, full[0], shape[0], offset[0], truth, level, 0)
     columns, in_columns = _nearest(window.column, window.width, full[1], shape[1], offset[1], truth, level, 1)

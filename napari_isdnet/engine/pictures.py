@@ -24,7 +24,7 @@ def overview(source: ImageSource, region: Window, longest: int, labels: bool) ->
     Read from the coarsest level that still has that many pixels, strip by strip.
     """
     step = max(1.0, max(region.shape) / longest)
-    level = max(i for i, s in enumerate(source.levels) if i == 0 or source.shape[0] / s[0] <= step * 1.01)
+    level = max(i for i, s in enumerate(source.levels) if i == 0 or max(source.shape) / max(s) <= step * 1.01)
     height, width = (max(1, round(n / step)) for n in region.shape)
     rows = _samples(region.row, region.height, height, source.shape[0], source.levels[level][0])
     columns = _samples(region.column, region.width, width, source.shape[1], source.levels[level][1])
