@@ -54,7 +54,8 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    if path.is_dir():  # a folder cannot be replaced in one step: move the old one aside first
+    if path.exists() and (path.is_dir() or temporary.is_dir()):
+        # A folder cannot be replaced in one step: move the old one aside first.
         old = path.with_name(f".{os.getpid()}{PARTIAL}.old.{path.name}")
         remove(old)
         os.replace(path, old)

@@ -65,7 +65,7 @@ def geo_tags(reference: GeoReference | None) -> list[tuple[int, int, int, Any, b
         raise MissingExtra("Writing a coordinate reference system", "rasterio", "geo")
     import rasterio
     import tifffile
-    from rasterio.errors import RasterioError
+    from rasterio.errors import CRSError, RasterioError
     from rasterio.io import MemoryFile
 
     try:
@@ -80,7 +80,7 @@ def geo_tags(reference: GeoReference | None) -> list[tuple[int, int, int, Any, b
                 tags = tiff.pages.first.tags
                 found = [tags[code] for code in _GEO_TAGS if code in tags]
                 return [(t.code, int(t.dtype), int(t.count), t.value, True) for t in found]
-    except RasterioError as error:
+    except (CRSError, RasterioError) as error:
         raise InputError(
             f"The coordinate reference system {reference.crs!r} cannot be written to a GeoTIFF ({error});"
             " give the image one that GDAL knows, or export as ome-tiff."
