@@ -53,7 +53,8 @@ def demo(
 @app.command()
 def info(image: options.ImageArgument, json: options.JsonOption = False) -> None:
     """Say what an image file holds: size, levels, channels, pixel size, position."""
-    from napari_isdnet.io.open import describe, open_source
+    from napari_isdnet.io.describe import describe
+    from napari_isdnet.io.open import open_source
 
     source = open_source(image)
     try:
