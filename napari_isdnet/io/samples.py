@@ -58,7 +58,8 @@ def _photograph() -> ImageSource:
 
 
 _SAMPLES = (
-    Sample("aerial-4k", "Aerial world, 4096 x 4096, truth", partial(_aerial, "aerial-4k", 4096, 9), True),
+    Sample("aerial-4k", "Aerial world, 4096 x 4096, truth", partial(_aerial, "aerial-4k", 4096, 63), True),
+    Sample("desert-4k", "Desert city, 4096 x 4096, truth", partial(_aerial, "desert-4k", 4096, 60), True),
     Sample("aerial-100k", "Aerial world, 100,000 x 100,000, truth", lambda: _aerial("aerial-100k", 100_000, 0), True),
     Sample("photograph", "Photograph to annotate (a cup of coffee)", _photograph, False),
 )

@@ -54,7 +54,8 @@ class Layers:
         self.lattice, self.part = lattice, part
         self.water, self.lake = lattice.linear("water", part), lattice.linear("lake", part)
         self.moist, self.tint = lattice.linear("moist", part), lattice.linear("tint", part)
-        self.highway = np.abs(lattice.linear("highway", part))
+        self.highway_side = lattice.linear("highway", part)
+        self.highway = np.abs(self.highway_side)
         self.border = np.maximum(lattice.linear("border", part), 2 - self.lake)
         self.index = lattice.nearest("district", part)
         first = self.index[0, 0]
@@ -127,9 +128,10 @@ class Layers:
         # The lot's middle as seen from the pixel, in warped axes: a house is drawn whole or, near a border road, not.
         flip = np.where(back, np.float32(-1), np.float32(1))
         down, right = -(self.sin * a + self.cos * (b * flip)), -(self.cos * a - self.sin * (b * flip))
-        toward = self.lattice.nearest("toward_row", self.part), self.lattice.nearest("toward_column", self.part)
-        room = self.border + toward[0] * down + toward[1] * right - np.maximum(half_a, half_b)
-        there = (unit(roof, 1) < built) & (room > 2.5) & (self.highway > HIGHWAY_HALF + 16) & (self.water > 13)
+        reach = np.maximum(half_a, half_b)
+        room = self.border + self.slope("toward", down, right) - reach
+        beside = np.abs(self.highway_side + self.slope("highway", down, right)) - reach
+        there = (unit(roof, 1) < built) & (room > 2.5) & (beside > HIGHWAY_HALF + 8) & (self.water > 13)
         shape = _footprint(a, b, half_a, half_b, roof)
         long = self.column("height") * (np.float32(0.6) + np.float32(0.5) * unit(roof, 2))
         su = self.cos * SHADOW_COLUMN + self.sin * SHADOW_ROW
@@ -151,6 +153,11 @@ class Layers:
             key,
             roof,
         )
+
+    def slope(self, name: str, down: Float, right: Float) -> Float:
+        """What a distance of the map changes by over ``down`` and ``right`` metres."""
+        row, column = self.lattice.nearest(f"{name}_row", self.part), self.lattice.nearest(f"{name}_column", self.part)
+        return row * down + column * right
 
     def green(self, houses: Houses | None) -> tuple[Bool, Float]:
         """Ground that is vegetation, and how many of the places for trees there are taken (0..1)."""
@@ -185,27 +192,27 @@ class Layers:
         return [self._crowns(cell, mix(self.seed, k, 0x7EE), density) for k, cell in enumerate(CROWN_CELLS)]
 
     def _crowns(self, cell: float, key: int, density: Float) -> Crowns:
-        (i, row_at), (j, col_at) = (
-            np.unique(np.floor(c / cell), return_inverse=True) for c in (self.rows, self.columns)
-        )
-        draw = hash_grid(key, i[:, None], j[None, :])
-        radius = np.float32(cell) * (np.float32(0.24) + np.float32(0.2) * unit(draw, 1))
-        spare = np.float32(cell) - 2 * radius
-
-        def spread(field: Float) -> Float:
-            return field[row_at][:, col_at]
-
+        i, row_at = np.unique(np.floor(self.rows / cell), return_inverse=True)
+        # Every row of squares is shifted by its own amount, else a forest looks like an orchard. What differs along a
+        # row of squares only is worked out once per row of squares, then spread to its rows of pixels.
+        shift = unit(hash_grid(key ^ 0x51F7, i, np.zeros(1))).astype(np.float64)[:, None]
+        across = self.columns / cell + shift
+        j = np.floor(across)
+        draw = hash_grid(key, i[:, None], j)
         jitter = scramble(draw ^ np.uint32(0x1F123BB5))
-        down = (self.rows - i[row_at] * cell).astype(np.float32)[:, None] - spread(radius + spare * unit(jitter, 1))
-        right = (self.columns - j[col_at] * cell).astype(np.float32) - spread(radius + spare * unit(jitter, 2))
-        size = spread(radius)
-        there = spread(unit(draw, 0)) < density
+        radius = np.float32(cell) * (np.float32(0.2) + np.float32(0.24) * unit(draw, 1))
+        spare = np.float32(cell) - 2 * radius
+        right = ((across - j) * cell).astype(np.float32) - (radius + spare * unit(jitter, 2))
+        middle = radius + spare * unit(jitter, 1)
+        down = (self.rows - i[row_at] * cell).astype(np.float32)[:, None] - middle[row_at]
+        right, size = right[row_at], radius[row_at]
+        there = unit(draw, 0)[row_at] < density
         outline = np.where(there, np.sqrt(down * down + right * right) - size, FAR)
         light = -(down * SHADOW_ROW + right * SHADOW_COLUMN) / size
         down -= SHADOW_ROW * size
         right -= SHADOW_COLUMN * size
         shadow = np.where(there, np.sqrt(down * down + right * right) - size * np.float32(0.9), FAR)
-        return Crowns(outline, light, spread(unit(jitter, 3)), shadow)
+        return Crowns(outline, light, unit(jitter, 3)[row_at], shadow)
 
 
 def _footprint(a: Float, b: Float, half_a: Float, half_b: Float, key: UInt) -> Float:

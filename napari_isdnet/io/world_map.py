@@ -84,8 +84,9 @@ class Nodes:
     """The map at crossings of rows and columns: 2-D arrays, metres unless said.
 
     ``water`` and ``border`` are signed distances to shore and to the edge of the road between districts (negative: in
-    water, on the road); ``highway`` to the highway's centre line. ``toward_*`` is the unit vector (warped axes) in
-    which ``border`` grows. ``moist`` has no unit; ``district`` indexes :class:`Districts`.
+    water, on the road), ``lake`` the first without rivers; ``highway`` is the distance to the highway's middle, signed
+    by side. ``toward_*`` is the unit vector (warped axes) in which ``border`` grows, ``highway_*`` that in which
+    ``highway`` grows. ``moist`` and ``tint`` have no unit; ``district`` indexes :class:`Districts`.
     """
 
     warped_row: Float
@@ -98,6 +99,8 @@ class Nodes:
     tint: Float
     toward_row: Float
     toward_column: Float
+    highway_row: Float
+    highway_column: Float
     district: npt.NDArray[np.int32]
 
 
@@ -105,7 +108,7 @@ class WorldMap:
     """The map of one seed."""
 
     def __init__(self, seed: int) -> None:
-        self.seed = mix(seed, 0x15D)
+        self.seed = mix(seed, seed >> 32, 0x15D)
 
     def _key(self, name: str) -> int:
         return mix(self.seed, *name.encode())
@@ -118,22 +121,25 @@ class WorldMap:
         lake = (octaves(rows, columns, self._key("elevation"), _ELEVATION) - np.float32(SEA_LEVEL)) * np.float32(420)
         river = np.abs(octaves(rows, columns, self._key("river"), _RIVER)) * np.float32(420)
         river -= np.clip(moist * 28 + 6, -40, 22)
-        highway = self._highway(rows, columns)
+        highway, along = self._highway(rows, columns)
         table, low, width = self._districts(warped_row, warped_column)
         district, border, toward = self._borders(warped_row, warped_column, table, low, width)
         tint = octaves(rows, columns, self._key("tint"), ((1300, 0.6), (260, 0.3)))
-        nodes = Nodes(
-            warped_row, warped_column, np.minimum(lake, river), lake, border, highway, moist, tint, *toward, district
-        )
+        water = np.minimum(lake, river)
+        nodes = Nodes(warped_row, warped_column, water, lake, border, highway, moist, tint, *toward, *along, district)
         return nodes, table
 
-    def _highway(self, rows: Real, columns: Real) -> Float:
-        """Distance to a level set of smooth noise: value over slope, good near the line, which is where it counts."""
+    def _highway(self, rows: Real, columns: Real) -> tuple[Float, tuple[Float, Float]]:
+        """Distance to a level set of smooth noise: value over slope, good near the line, which is where it counts.
+
+        Also the unit vector in which it grows.
+        """
         key = self._key("highway")
         here = octaves(rows, columns, key, _HIGHWAY)
         down = (octaves(rows, columns, key, _HIGHWAY, offset=(4, 0)) - here) / 4
         across = (octaves(rows, columns, key, _HIGHWAY, offset=(0, 4)) - here) / 4
-        return here / np.maximum(np.sqrt(down * down + across * across), np.float32(4e-4))
+        slope = np.maximum(np.sqrt(down * down + across * across), np.float32(4e-4))
+        return here / slope, (down / slope, across / slope)
 
     def _districts(self, warped_row: Float, warped_column: Float) -> tuple[Districts, tuple[int, int], int]:
         """All districts around the given points, in row-major order of their home squares."""

@@ -40,7 +40,7 @@ def classify(layers: Layers) -> Byte:
 
 
 def _highway(layers: Layers) -> Float:
-    return np.maximum(layers.highway - np.float32(HIGHWAY_HALF), -60 - layers.lake)
+    return layers.highway - np.float32(HIGHWAY_HALF)  # over water it is a bridge
 
 
 class Painter:
@@ -222,11 +222,10 @@ class Painter:
             return
         self.blend(asphalt * np.float32(0.93), cover(edge, pixel) * np.float32(min(1.0, 44 / pixel)))
         if pixel < 2.5:
-            beyond = -60 - layers.lake
-            median = np.maximum(layers.highway - np.float32(1.1), beyond)
-            self.blend(self.between((112, 118, 88), (168, 160, 150)), cover(median, pixel) * np.float32(0.85))
+            median = cover(layers.highway - np.float32(1.1), pixel)
+            self.blend(self.between((112, 118, 88), (168, 160, 150)), median * np.float32(0.85))
             for lane in (4.5, 7.9):
-                mark = np.maximum(np.abs(layers.highway - np.float32(lane)) - np.float32(0.13), beyond)
+                mark = np.abs(layers.highway - np.float32(lane)) - np.float32(0.13)
                 self.blend((200, 200, 196), cover(mark, pixel) * np.float32(0.6))
 
     def roofs(self, houses: Houses) -> None:

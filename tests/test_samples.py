@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.samples import (
+    Download,
+    download,
+    gigapixel_path,
+    open_sample,
+    sample_names,
+    samples,
+    write_gigapixel_sample,
+)
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.window import Window
+
+BODY = bytes(range(256)) * 4000
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self._head()
+
+    def _head(self) -> bool:
+        if "missing" in self.path:
+            self.send_error(404)
+            return False
+        self.send_response(200)
+        if "unsaid" not in self.path:
+            self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        return True
+
+    def do_GET(self) -> None:
+        if self._head():
+            self.wfile.write(BODY[: 1000 if "short" in self.path else None])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
+def test_samples_open_and_read(sample) -> None:
+    source = open_sample(sample.name)
+    assert isinstance(source, ImageSource)
+    assert source.channels == 3
+    pixels = source.read(Window(source.shape[0] // 2, source.shape[1] // 2, 64, 64))
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.std() > 1
+    assert hasattr(source, "truth") == sample.has_truth
+    if sample.has_truth:
+        assert source.truth.levels == source.levels
+        assert source.truth.read(Window(0, 0, 8, 8)).max() <= 4
+        assert source.truth.name != source.name
+
+
+def test_sizes_are_those_of_the_names() -> None:
+    assert open_sample("aerial-4k").shape == (4096, 4096)
+    assert open_sample("aerial-100k").shape == (100_000, 100_000)
+
+
+@pytest.mark.parametrize("name", ["aerial-4k", "desert-4k"])
+def test_the_small_aerial_samples_show_every_class(name: str) -> None:
+    truth = open_sample(name).truth
+    pixels = truth.read(Window(0, 0, *truth.levels[4]), 4)
+    shares = np.bincount(pixels.ravel(), minlength=5) / pixels.size
+    assert shares.min() > 0.05, shares
+
+
+def test_an_unknown_sample_is_refused_with_the_choice() -> None:
+    with pytest.raises(InputError, match=sample_names()[0]):
+        open_sample("moon")
+
+
+def test_the_pyramid_is_written_to_the_cache_once() -> None:
+    from napari_isdnet.io.open import open_source
+
+    path = gigapixel_path(side=700)
+    steps = list(write_gigapixel_sample(side=700))
+    assert steps[-1].fraction == 1
+    written = path.stat().st_mtime_ns
+    again = list(write_gigapixel_sample(side=700))
+    assert [s.fraction for s in again] == [1]
+    assert path.stat().st_mtime_ns == written
+    source = open_source(path)
+    assert source.shape == (700, 700)
+    assert len(source.levels) == 3
+    assert source.pixel_size is not None
+    assert source.pixel_size.metres == pytest.approx(0.3, rel=1e-3)
+    source.close()
+
+
+def test_a_path_of_ones_own_is_never_overwritten_unasked(tmp_path) -> None:
+    path = tmp_path / "mine.tif"
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match="exists"):
+        list(write_gigapixel_sample(path, side=300))
+    assert path.read_bytes() == b"mine"
+    list(write_gigapixel_sample(path, side=300, overwrite=True))
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("page", ["a.bin", "unsaid.bin"])
+def test_download_checks_and_reports(server: str, page: str, tmp_path) -> None:
+    item = Download(f"{server}/{page}?x=1", SHA.upper(), len(BODY))
+    assert item.remote_size() == len(BODY)
+    steps = list(download(item, tmp_path / "x.bin"))
+    assert steps[-1].done == len(BODY)
+    assert steps[-1].fraction == 1
+    assert (tmp_path / "x.bin").read_bytes() == BODY
+
+
+def test_download_goes_to_the_cache(server: str, tmp_path) -> None:
+    list(download(Download(f"{server}/a.bin")))
+    assert (tmp_path / "cache" / "a.bin").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("page", "sha", "size", "words"),
+    [
+        ("a.bin", "0" * 64, None, "SHA-256"),
+        ("a.bin", None, 1000, "more than"),
+        ("a.bin", None, len(BODY) + 1, "were expected"),
+        ("short.bin", None, None, "were expected|connection broke"),
+        ("missing.bin", None, None, "cannot be reached"),
+    ],
+)
+def test_a_bad_download_leaves_nothing(server: str, page: str, sha, size, words: str, tmp_path) -> None:
+    with pytest.raises(InputError, match=words):
+        list(download(Download(f"{server}/{page}", sha, size), tmp_path / "d" / "x.bin"))
+    assert list((tmp_path / "d").iterdir()) == []
+
+
+def test_a_cancelled_download_leaves_nothing(server: str, tmp_path) -> None:
+    steps = download(Download(f"{server}/a.bin"), tmp_path / "d" / "x.bin")
+    next(steps)
+    steps.close()
+    assert list((tmp_path / "d").iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hosts", "a.tif", "ftp://example.org/a.tif", "http:///a"])
+def test_only_web_addresses(url: str) -> None:
+    with pytest.raises(InputError, match="http or https"):
+        Download(url)
+
+
+def test_checksums_are_checksums() -> None:
+    with pytest.raises(InputError, match="64 hexadecimal"):
+        Download("http://example.org/a.tif", "xyz")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/a/b.tif", "b.tif"), ("/", "download"), ("/a/..%2f..%5cevil.tif", "evil.tif"), ("/..", "download")],
+)
+def test_file_names_cannot_leave_the_folder(path: str, name: str) -> None:
+    assert Download(f"http://example.org{path}").file_name == name
