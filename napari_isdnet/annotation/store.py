@@ -239,9 +239,17 @@ class AnnotationStore(Reading, ClassEditing):
 
     @property
     def can_undo(self) -> bool:
-        """True when there is a stroke to take back and what it replaced is still kept."""
+        """True when there is a stroke (or group) to take back and what it replaced is still kept in full."""
         with self._lock:
-            return bool(self.journal.done) and self.journal.done[-1] in self._undo
+            return bool(self.journal.done) and all(n in self._undo for n in self._top())
+
+    def _top(self) -> list[int]:
+        """The last stroke, or all strokes of its group, newest first."""
+        done, group = self.journal.done, self.journal.group(self.journal.done[-1])
+        count = 1
+        while group is not None and count < len(done) and self.journal.group(done[-1 - count]) == group:
+            count += 1
+        return done[: -count - 1 : -1]
 
     @property
     def can_redo(self) -> bool:
@@ -252,12 +260,8 @@ class AnnotationStore(Reading, ClassEditing):
         """Take back the last stroke (or group), also one of an earlier session; returns the windows that changed."""
         with self._lock:
             dirty: dict[Window, None] = {}
-            group = self.journal.group(self.journal.done[-1]) if self.can_undo else None
-            while self.can_undo:
-                target = self.journal.done[-1]
+            for target in self._top() if self.can_undo else []:
                 dirty.update(dict.fromkeys(self._record("undo", {"target": target})))
-                if group is None or not self.journal.done or self.journal.group(self.journal.done[-1]) != group:
-                    break
             return list(dirty)
 
     def redo(self) -> list[Window]:

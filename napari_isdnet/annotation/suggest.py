@@ -46,8 +46,8 @@ def next_regions(
 
     ``uncertainty`` (entropy or 1 - margin) and ``disagreement`` (of the branches alone) are maps of the whole image at
     any resolution: an array (rows, columns) or a source, of which a coarse level is read; NaN and a source's nodata
-    are left out. A window's value is its mean, scaled so that the 2nd and 98th percentile of all windows become 0 and
-    1. Remoteness is the distance to the nearest annotated (or already suggested) window, in windows, over ``reach``,
+    are left out. A window's value is its mean, scaled so that the least and the greatest of all windows become 0 and 1.
+    Remoteness is the distance to the nearest annotated (or already suggested) window, in windows, over ``reach``,
     at most 1. ``score = (u + w_d * d + w_r * r) / (1 + w_d + w_r)``; picking goes window by window, so that suggestions
     do not sit side by side, and windows that hold annotation come only when no other is left.
     """
@@ -164,5 +164,5 @@ def _scaled(values: Floats) -> Floats:
     known = values[np.isfinite(values)]
     if not known.size:
         return values
-    low, high = np.percentile(known, (2, 98))
-    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.where(np.isfinite(values), 0.5, np.nan)
+    low, high = float(known.min()), float(known.max())
+    return (values - low) / (high - low) if high > low else np.where(np.isfinite(values), 0.5, np.nan)

@@ -54,7 +54,7 @@ class UndoArea:
     """At most ``records`` strokes and ``size`` bytes can be taken back; the oldest are given up first."""
 
     folder: Path
-    records: int = 1000
+    records: int = 2000
     size: int = 256 << 20
     _new: dict[int, Before] = field(default_factory=dict)
     _writing: dict[int, Before] = field(default_factory=dict)

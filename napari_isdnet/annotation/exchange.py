@@ -1,0 +1,190 @@
+"""Label images in and out: as annotation values (0 = unlabelled) or as a mask of class indices (255 = ignored)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.annotation.strokes import Labels, Patch
+from napari_isdnet.classes import IGNORE_INDEX, from_annotation, to_annotation
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Grid, Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.annotation.store import AnnotationStore
+
+VALUES = ("annotation", "mask")
+_CORE = 2048
+_TILE = 512
+
+
+class IndexView:
+    """An annotation as a source of class indices with 255 where nothing is painted (for exporters and training)."""
+
+    channels = 1
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    nodata: float | None = float(IGNORE_INDEX)
+    alpha = None
+
+    def __init__(self, store: AnnotationStore, image: ImageSource | None = None) -> None:
+        self._store = store
+        self.name = store.name
+        self.shape = store.shape
+        self.levels = store.levels
+        self.classes = store.classes
+        self.pixel_size = image.pixel_size if image is not None else None
+        self.georeference = image.georeference if image is not None else None
+
+    def read(self, window: Window, level: int = 0) -> Labels:
+        """Class indices of ``window`` as (height, width, 1)."""
+        return from_annotation(self._store.read(window, level))
+
+    def identity(self) -> Mapping[str, Any]:
+        """Path and journal position of the annotation."""
+        return self._store.identity()
+
+    def close(self) -> None:
+        """Nothing to release: the store stays open."""
+
+
+def check_values(values: str) -> None:
+    """Raise :class:`InputError` unless ``values`` is ``'annotation'`` or ``'mask'``."""
+    if values not in VALUES:
+        raise InputError(f"Label values are 'annotation' (0 = unlabelled) or 'mask' (255 = ignored), got '{values}'.")
+
+
+def annotation_values(data: npt.NDArray[Any], values: str, classes: int, name: str) -> Labels:
+    """Pixels of a label image as annotation values, checked against the number of ``classes``.
+
+    Raises :class:`InputError` for 255 in a file of annotation values (that is a mask), and for a class that there
+    is not.
+    """
+    check_values(values)
+    if data.dtype.kind not in "uib":
+        raise InputError(f"{name} holds {data.dtype} samples; a label image needs whole numbers.")
+    found = np.unique(data)
+    if values == "annotation":
+        if found.size and found[-1] == IGNORE_INDEX:
+            raise InputError(
+                f"{name} holds 255, which marks ignored pixels of a mask of class indices; read it with values='mask',"
+                " or replace 255 by 0."
+            )
+        allowed, last = found, classes
+    else:
+        allowed, last = found[found != IGNORE_INDEX], classes - 1
+    if allowed.size and not 0 <= int(allowed[0]) <= int(allowed[-1]) <= last:
+        wrong = int(allowed[-1]) if int(allowed[-1]) > last else int(allowed[0])
+        raise InputError(
+            f"{name} holds the value {wrong}; with {classes} classes and values='{values}' 0 to {last} are allowed:"
+            " add the missing classes first."
+        )
+    labels = data.astype(np.uint8)
+    return to_annotation(labels) if values == "mask" else labels
+
+
+def import_labels(
+    store: AnnotationStore, labels: str | os.PathLike[str] | ImageSource, values: str = "annotation"
+) -> Generator[Progress, None, list[Window]]:
+    """Paint a label image or pyramid (a file or a source) of the same size over the annotation, as one step to undo.
+
+    Unlabelled (ignored) pixels leave what is there. The whole file is checked before a pixel is painted; it is read in
+    windows of 2048, never as a whole. Returns the windows that changed.
+    """
+    check_values(values)
+    if isinstance(labels, str | os.PathLike):
+        from napari_isdnet.engine.labels import open_labels
+
+        source, _ = open_labels(Path(labels))  # indices, where the file has a palette
+        try:
+            return (yield from import_labels(store, source, values))
+        finally:
+            source.close()
+    source = labels
+    if source.shape != store.shape or source.channels != 1:
+        raise InputError(
+            f"{source.name} is {source.shape[0]} x {source.shape[1]} with {source.channels} channels; a label image for"
+            f" this annotation needs {store.shape[0]} x {store.shape[1]} and one."
+        )
+    grid = Grid(store.shape, (_CORE, _CORE))
+    clock = Clock(2 * len(grid))
+    classes = len(store.classes)
+    labelled = []
+    for window in grid:
+        if annotation_values(source.read(window)[..., 0], values, classes, source.name).any():
+            labelled.append(window)
+        yield clock.step(1, "check", window)
+    dirty: dict[Window, None] = {}
+    with store.group():
+        for window in labelled:
+            found = annotation_values(source.read(window)[..., 0], values, classes, source.name)
+            patch = Patch(window, found, found > 0, origin="import")
+            dirty.update(dict.fromkeys(store.paint(patch)))
+            yield clock.step(1, "paint", window)
+    return list(dirty)
+
+
+def export_labels(
+    store: AnnotationStore,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "ome-tiff",
+    values: str = "mask",
+    image: ImageSource | None = None,
+    overwrite: bool = False,
+) -> Generator[Progress, None, Path]:
+    """Write the annotation as a label file; returns its path. Written to a temporary name, then renamed.
+
+    ``values='mask'`` (class indices, 255 = ignored): OME-Zarr, OME-TIFF, GeoTIFF or PNG, with the position of
+    ``image`` where given. ``values='annotation'`` (0 = unlabelled): a tiled TIFF (``format='ome-tiff'`` or
+    ``'geotiff'`` without georeference); an OME-Zarr of these values is ``annotations.zarr`` in the project itself.
+    """
+    check_values(values)
+    if values == "mask":
+        from napari_isdnet.io.sink import export
+
+        view = IndexView(store, image)
+        return (yield from export(view, path, format, store.classes, overwrite=overwrite))
+    if format not in ("ome-tiff", "geotiff"):
+        raise InputError(
+            f"Annotation values are written as TIFF, got '{format}'; use values='mask', or take annotations.zarr."
+        )
+    return (yield from _export_tiff(store, Path(path), overwrite))
+
+
+def _export_tiff(store: AnnotationStore, path: Path, overwrite: bool) -> Generator[Progress, None, Path]:
+    import tifffile
+
+    from napari_isdnet.io.disk import replacing
+
+    total = sum(len(Grid(shape, (_TILE, _TILE))) for shape in store.levels)
+    clock = Clock(total)
+    big = store.shape[0] * store.shape[1] > 1 << 31
+    with replacing(path, overwrite) as temporary, tifffile.TiffWriter(temporary, bigtiff=big) as tiff:
+        for level, shape in enumerate(store.levels):
+            tiff.write(
+                _tiles(store, level),
+                shape=shape,
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                compression="deflate",
+                photometric="minisblack",
+                subifds=len(store.levels) - 1 if level == 0 else 0,
+                subfiletype=1 if level else 0,
+                metadata=None,
+            )
+            yield clock.step(len(Grid(shape, (_TILE, _TILE))), "write")
+    return path
+
+
+def _tiles(store: AnnotationStore, level: int) -> Iterator[Labels]:
+    for window in Grid(store.levels[level], (_TILE, _TILE)):
+        tile = np.zeros((_TILE, _TILE), dtype=np.uint8)
+        tile[: window.height, : window.width] = store.read_labels(window, level)
+        yield tile

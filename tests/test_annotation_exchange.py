@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from napari_isdnet.annotation.exchange import IndexView, annotation_values, export_labels, import_labels
+from napari_isdnet.annotation.geojson import connected, export_geojson, import_geojson
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import Brush, Polygon, Rectangle
+from napari_isdnet.engine.labels import open_labels
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import GeoReference, ImageSource
+from napari_isdnet.window import Window
+
+SHAPE = (1200, 1500)
+
+
+def finish(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def values(store) -> np.ndarray:
+    return store.read_labels(Window.whole(store.shape))
+
+
+@pytest.fixture
+def store(tmp_path):
+    with AnnotationStore.create(tmp_path / "scene.isdnet", SHAPE, [("water", "#0000ff"), ("roof", "#ff0000")]) as store:
+        yield store
+
+
+@pytest.fixture
+def painted(store):
+    store.paint(Polygon([[(50, 50), (60, 900), (700, 700)], [(200, 400), (200, 600), (300, 550)]]), 0)
+    store.paint(Brush([(1000, 100), (1100, 1400)], 9), 1)
+    return store
+
+
+def collection(*features) -> str:
+    return json.dumps({"type": "FeatureCollection", "features": list(features)})
+
+
+def feature(kind, coordinates, **properties):
+    return {"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties}
+
+
+def qupath(name, color=None):
+    return {"name": name, **({"color": color} if color else {})}
+
+
+def test_polygons_with_holes_lines_and_points_are_painted_in_pixel_corners(store, tmp_path):
+    square = [[10, 20], [30, 20], [30, 60], [10, 60], [10, 20]]  # x 10..30, y 20..60
+    hole = [[15, 30], [20, 30], [20, 40], [15, 40], [15, 30]]
+    path = tmp_path / "in.geojson"
+    path.write_text(
+        collection(
+            feature("Polygon", [square, hole], classification=qupath("water", [1, 2, 3])),
+            feature("LineString", [[100, 100.5], [200, 100.5]], classification=qupath("road", [9, 8, 7]), width=1.5),
+            feature("Point", [500.5, 600.5], classification=qupath("tree"), width=10),
+            feature("MultiPolygon", [[[[300, 0], [301, 0], [301, 1], [300, 1]]]], classification=qupath("roof")),
+        )
+    )
+    import_geojson(store, path)
+    found = values(store)
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[20:60, 10:30] = 1
+    expected[30:40, 15:20] = 0
+    expected[0, 300] = 2
+    expected[100, 99:201] = 3  # one row of pixels under the line, and one more under each round end
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    expected[np.hypot(rows - 600, columns - 500) <= 5] = 4
+    assert np.array_equal(found, expected)
+    assert [(c.name, c.color) for c in store.classes[:3]] == [
+        ("water", (0, 0, 255)), ("roof", (255, 0, 0)), ("road", (9, 8, 7)),
+    ]  # fmt: skip
+    store.undo()
+    assert not values(store).any()
+    assert len(store.classes) == 2
+
+
+def test_geojson_comes_back_pixel_for_pixel(painted, tmp_path):
+    pytest.importorskip("rasterio")
+    path = export_geojson(painted, tmp_path / "out.geojson")
+    content = json.loads(path.read_text())
+    assert {f["properties"]["classification"]["name"] for f in content["features"]} == {"water", "roof"}
+    with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE) as back:
+        import_geojson(back, path)
+        names = [c.name for c in back.classes]
+        table = np.array([0, *(1 + [c.name for c in painted.classes].index(n) for n in names)], np.uint8)
+        assert np.array_equal(table[values(back)], values(painted))
+        assert {c.name: c.color for c in back.classes} == {c.name: c.color for c in painted.classes}
+
+
+def test_map_coordinates_there_and_back(painted, tmp_path):
+    pytest.importorskip("rasterio")
+    reference = GeoReference("EPSG:32640", (0.5, 0.0, 400_000.0, 0.0, -0.5, 2_800_000.0))
+    path = export_geojson(painted, tmp_path / "map.geojson", georeference=reference)
+    x, y = json.loads(path.read_text())["features"][0]["geometry"]["coordinates"][0][0]
+    assert 400_000 <= x <= 400_750
+    assert 2_799_400 <= y <= 2_800_000
+    with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE, painted.classes) as back:
+        import_geojson(back, path, georeference=reference)
+        assert np.array_equal(values(back), values(painted))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        (collection(feature("Polygon", [[[0, 0], [1, 1]]], classification=qupath("a"))), "feature 0 .*at least 3"),
+        (collection(feature("Circle", [], classification=qupath("a"))), "feature 0 .*is a Circle"),
+        (collection(feature("Point", [1, 1])), "shape 0 has no class"),
+        (collection(feature("Point", ["x", 1], classification=qupath("a"))), "feature 0 cannot be used"),
+        (collection(feature("Point", [1, 1], classification=qupath("a"), width=-3)), "radius must be above 0"),
+        (collection({"type": "Feature", "geometry": None}), "feature 0 cannot be used"),
+        (json.dumps({"features": 3}), "must be a list"),
+    ],
+)
+def test_bad_geojson_is_named_and_paints_nothing(store, tmp_path, text, message):
+    path = tmp_path / "bad.geojson"
+    good = feature("Point", [5, 5], classification=qupath("water"))
+    path.write_text(text.replace('"features": [', f'"features": [{json.dumps(good)}, ', 1) if "[{" in text else text)
+    message = message.replace("0", "1", 1) if "[{" in text and "radius" not in message else message
+    with pytest.raises(InputError, match=message):
+        import_geojson(store, path)
+    assert store.position == 0
+
+
+def test_old_qupath_colour_numbers_and_nameless_shapes(store, tmp_path):
+    path = tmp_path / "old.geojson"
+    old = {"name": "tumour", "colorRGB": -3670016}
+    path.write_text(json.dumps([feature("Point", [5, 5], classification=old), feature("Point", [50, 50])]))
+    import_geojson(store, path, default_class="roof")
+    assert store.classes[2].color == (200, 0, 0)
+    assert store.class_counts()[1] > 0
+
+
+@pytest.mark.parametrize("kind", ["annotation", "mask"])
+def test_label_tiff_there_and_back(painted, tmp_path, kind):
+    path = finish(export_labels(painted, tmp_path / "labels.tif", values=kind))
+    source, _ = open_labels(path)
+    expected = values(painted) if kind == "annotation" else values(painted) - np.uint8(1)
+    assert np.array_equal(source.read(Window.whole(SHAPE))[..., 0], expected)
+    assert len(source.levels) > 1
+    source.close()
+    with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE, painted.classes) as back:
+        back.paint(Rectangle(Window(0, 0, 20, 20)), 1)  # unlabelled pixels of the file leave it alone
+        dirty = finish(import_labels(back, path, kind))
+        assert dirty
+        again = values(back)
+        assert (again[:20, :20] == 2).all()
+        again[:20, :20] = values(painted)[:20, :20]
+        assert np.array_equal(again, values(painted))
+        back.undo()
+        assert back.class_counts() == (0, 400)
+
+
+@pytest.mark.parametrize("format", ["ome-zarr", "png"])
+def test_other_formats_hold_class_indices(painted, tmp_path, format):
+    path = finish(export_labels(painted, tmp_path / f"x.{'png' if format == 'png' else 'ome.zarr'}", format=format))
+    source, classes = open_labels(path)
+    assert np.array_equal(source.read(Window.whole(SHAPE))[..., 0], values(painted) - np.uint8(1))
+    assert [c.name for c in classes] == ["water", "roof"]
+    source.close()
+
+
+def test_own_pyramid_is_an_annotation_source(painted, tmp_path):
+    painted.flush()
+    source = open_source(painted.folder / "annotations.zarr")
+    assert source.levels == painted.levels
+    with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE, painted.classes) as back:
+        finish(import_labels(back, source, "annotation"))
+        assert np.array_equal(values(back), values(painted))
+    source.close()
+
+
+def test_view_of_class_indices(painted):
+    view = IndexView(painted)
+    assert isinstance(view, ImageSource)
+    part = Window(40, 40, 100, 300)
+    assert np.array_equal(view.read(part)[..., 0], painted.read_labels(part) - np.uint8(1))
+
+
+def test_masks_and_annotations_are_never_mixed_up(store):
+    mask = np.full(SHAPE, 255, np.uint8)
+    mask[:10] = 0
+    with pytest.raises(InputError, match=r"holds 255.*values='mask'"):
+        finish(import_labels(store, open_source(mask, name="truth"), "annotation"))
+    mask[1100:] = 2
+    with pytest.raises(InputError, match="holds the value 2; with 2 classes and values='mask' 0 to 1"):
+        finish(import_labels(store, open_source(mask, name="truth"), "mask"))
+    assert store.position == 0
+    with pytest.raises(InputError, match="needs 1200 x 1500 and one"):
+        finish(import_labels(store, open_source(mask[:5], name="truth"), "mask"))
+    with pytest.raises(InputError, match=r"'annotation' .* or 'mask'"):
+        finish(import_labels(store, open_source(mask, name="truth"), "truth"))
+    with pytest.raises(InputError, match="whole numbers"):
+        annotation_values(np.zeros((2, 2), np.float32), "mask", 2, "truth")
+    with pytest.raises(InputError, match="holds the value -1"):
+        annotation_values(np.full((2, 2), -1), "mask", 2, "truth")
+
+
+def test_boxes_are_joined_until_none_touches_another():
+    boxes = [Window(0, 0, 10, 10), Window(10, 10, 10, 10), Window(0, 20, 10, 10), Window(100, 100, 10, 10)]
+    joined = connected(boxes)
+    assert joined == [Window(0, 0, 20, 30), Window(100, 100, 10, 10)]

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from napari_isdnet.annotation import project as module
+from napari_isdnet.annotation.project import Project
+from napari_isdnet.annotation.strokes import Brush
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.open import open_source
+
+
+@pytest.fixture
+def image(tmp_path):
+    import tifffile
+
+    path = tmp_path / "scene.tif"
+    tifffile.imwrite(path, np.zeros((600, 700, 3), np.uint8), photometric="rgb")
+    return path
+
+
+def test_lies_beside_the_image_and_is_found_again(image):
+    with Project.open(image, classes=["a", "b"]) as project:
+        assert project.folder == image.with_name("scene.tif.isdnet")
+        project.store.paint(Brush([(100, 100)], 20), 1)
+        project.set(brush=20, context="whole")
+    for way_in in (
+        image,
+        str(image),
+        image.with_name("scene.tif.isdnet"),
+        image.parent / "scene.tif.isdnet/annotations.zarr",
+    ):
+        with Project.open(way_in) as project:
+            assert project.store.class_counts() == (0, 1257)
+            assert project.settings == {"brush": 20, "context": "whole"}
+            assert project.store.name == "scene.tif"
+            assert not project.image_changed
+
+
+def test_lies_in_the_cache_when_the_image_is_read_only_or_has_no_file(image, tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    with Project.open(open_source(np.zeros((50, 60), np.uint8), name="tile"), classes=["a"]) as project:
+        assert (tmp_path / "cache") in project.folder.parents
+        assert project.store.shape == (50, 60)
+    monkeypatch.setattr(module, "_can_write", lambda folder: False)
+    with Project.open(image, classes=["a"]) as project:
+        first = project.folder
+        assert (tmp_path / "cache" / "projects") == first.parent
+        assert first.name.startswith("scene.tif-")
+    with Project.open(image) as project:
+        assert project.folder == first
+
+
+def test_history_of_models(image, tmp_path):
+    file = tmp_path / "trained.safetensors"
+    file.write_bytes(b"weights")
+    with Project.open(image, classes=["a", "b"]) as project:
+        assert (project.history(), project.current) == ([], None)
+        project.store.paint(Brush([(100, 100)], 20), 1)
+        first = project.add_model(file, name="from scratch", figures={"miou": 0.5})
+        project.store.paint(Brush([(200, 100)], 20), 0)
+        second = project.add_model(lambda path: path.write_bytes(b"better"), figures={"miou": 0.6})
+        assert (first.id, first.parent, first.position) == ("m001", None, 1)
+        assert (second.id, second.parent, second.position) == ("m002", "m001", 2)
+        assert second.annotation == project.store.journal.last_id
+        project.set_current("m001")
+    with Project.open(image) as project:
+        assert project.current == "m001"
+        assert [(m.name, m.figures["miou"]) for m in project.history()] == [("from scratch", 0.5), ("m002", 0.6)]
+        assert project.model_path("m002").read_bytes() == b"better"
+        assert project.add_model(file).parent == "m001"
+        with pytest.raises(InputError, match="no model 'm009'; it has m001, m002, m003"):
+            project.set_current("m009")
+
+
+def test_a_model_that_cannot_be_written_leaves_no_trace(image):
+    with Project.open(image, classes=["a"]) as project:
+
+        def full(path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(InputError, match="nothing was added"):
+            project.add_model(full)
+        assert project.history() == []
+        assert list((project.folder / "models").iterdir()) == []
+
+
+def test_another_image_in_its_place_is_noticed(image):
+    import tifffile
+
+    with Project.open(image, classes=["a"]):
+        pass
+    tifffile.imwrite(image, np.ones((600, 700, 3), np.uint8), photometric="rgb", compression="deflate")
+    with Project.open(image) as project:
+        assert project.image_changed
+    tifffile.imwrite(image, np.zeros((300, 700, 3), np.uint8), photometric="rgb")
+    with pytest.raises(InputError, match="belongs to an image of 600 x 700 pixels, scene has 300 x 700"):
+        Project.open(image)
+    with Project.open(image.with_name("scene.tif.isdnet")) as project:  # the refusal let go of the lock
+        assert project.store.shape == (600, 700)
+
+
+def test_a_second_process_gets_one_sentence(image):
+    code = "import sys; from napari_isdnet.annotation.project import Project; Project.open(sys.argv[1])"
+    with Project.open(image, classes=["a"]) as project:
+        other = subprocess.run([sys.executable, "-c", code, str(image)], capture_output=True, text=True, check=False)
+        assert other.returncode == 1
+        assert (
+            other.stderr.strip()
+            .splitlines()[-1]
+            .startswith(
+                f"napari_isdnet.exceptions.InputError: {project.folder} is open in another window or process (process"
+            )
+        )
+
+
+def test_read_only_changes_nothing(image):
+    with Project.open(image, classes=["a"]) as project:
+        project.store.paint(Brush([(100, 100)], 20), 0)
+        folder = project.folder
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with Project.open(image, read_only=True) as project:
+        assert project.store.class_counts() == (1257,)
+        with pytest.raises(InputError, match="read-only"):
+            project.set(a=1)
+        with pytest.raises(InputError, match="read-only"):
+            project.add_model(lambda path: path.write_bytes(b""))
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "cannot be read"), (json.dumps({"format": 9}), "has format 9, this version reads 1")]
+)
+def test_a_damaged_project_file_is_named(image, content, message):
+    with Project.open(image, classes=["a"]) as project:
+        file = project.folder / "project.json"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        Project.open(image)
+
+
+def test_what_is_no_image_is_named(tmp_path):
+    with pytest.raises(InputError, match="holds no project"):
+        Project.open(tmp_path / "x.isdnet")
+    with pytest.raises(InputError, match="image file or source"):
+        Project.open(7)
