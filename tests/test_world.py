@@ -176,7 +176,7 @@ def test_colours_follow_the_truth() -> None:
     means = {k: picture[truth == k].mean(0) for k in np.unique(truth).tolist()}
     assert set(means) == {BUILDING, LAND, ROAD, VEGETATION, WATER}
     brightness = {k: v.mean() for k, v in means.items()}
-    assert brightness[WATER] == min(brightness.values())
+    assert brightness[WATER] < 0.8 * min(brightness[k] for k in (BUILDING, LAND, ROAD))
     assert np.ptp(means[ROAD]) < 14  # grey
     green = means[VEGETATION]
     assert green[1] == green.max()
