@@ -136,10 +136,12 @@ class WorldMap:
         """
         key = self._key("highway")
         here = octaves(rows, columns, key, _HIGHWAY)
-        down = (octaves(rows, columns, key, _HIGHWAY, offset=(4, 0)) - here) / 4
-        across = (octaves(rows, columns, key, _HIGHWAY, offset=(0, 4)) - here) / 4
+        down = (octaves(rows, columns, key, _HIGHWAY, offset=(4, 0)) - here) * np.float32(0.25)
+        across = (octaves(rows, columns, key, _HIGHWAY, offset=(0, 4)) - here) * np.float32(0.25)
         slope = np.maximum(np.sqrt(down * down + across * across), np.float32(4e-4))
-        return here / slope, (down / slope, across / slope)
+        vector: tuple[Float, Float] = (down / slope, across / slope)
+        distance: Float = here / slope
+        return distance, vector
 
     def _districts(self, warped_row: Float, warped_column: Float) -> tuple[Districts, tuple[int, int], int]:
         """All districts around the given points, in row-major order of their home squares."""
@@ -184,21 +186,27 @@ class WorldMap:
             closer = square < best
             np.copyto(best, square, where=closer)
             np.copyto(own, other, where=closer)
-        border = np.full(row.shape, _NO_ROAD * 2, np.float32)
-        toward_row, toward_column = np.zeros_like(row), np.zeros_like(row)
-        half = _half_widths()
-        for step in around:
-            other = home + step
-            dr, dc = table.row[own] - table.row[other], table.column[own] - table.column[other]
-            length = np.maximum(np.sqrt(dr * dr + dc * dc), np.float32(1e-3))
-            middle_r = row - (table.row[own] + table.row[other]) * np.float32(0.5)
-            middle_c = column - (table.column[own] + table.column[other]) * np.float32(0.5)
-            distance = (middle_r * dr + middle_c * dc) / length - half[table.kind[own], table.kind[other]]
-            closer = (distance < border) & (other != own)
+        r, c = row - table.row[own], column - table.column[own]
+        border, side = np.full(row.shape, np.inf, np.float32), np.zeros(row.shape, np.int8)
+        ways = [_toward_neighbour(table, step) for step in around if step]
+        for k, (unit_row, unit_column, reach) in enumerate(ways):
+            distance = reach[own]
+            distance -= r * unit_row[own]
+            distance -= c * unit_column[own]
+            closer = distance < border
             np.copyto(border, distance, where=closer)
-            np.copyto(toward_row, dr / length, where=closer)
-            np.copyto(toward_column, dc / length, where=closer)
-        return own, border, (toward_row, toward_column)
+            np.copyto(side, np.int8(k), where=closer)
+        away = [-np.stack([way[axis] for way in ways])[side, own] for axis in (0, 1)]
+        return own, border, (away[0], away[1])
+
+
+def _toward_neighbour(table: Districts, step: int) -> tuple[Float, Float, Float]:
+    """For every district: unit vector to the site ``step`` further on, and how far it is to the road between them."""
+    other = (np.arange(len(table.row)) + step) % len(table.row)
+    down, across = table.row[other] - table.row, table.column[other] - table.column
+    length = np.maximum(np.sqrt(down * down + across * across), np.float32(1e-3))
+    half = _half_widths()[table.kind, table.kind[other]]
+    return down / length, across / length, length * np.float32(0.5) - half
 
 
 def _half_widths() -> Float:
