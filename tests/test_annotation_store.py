@@ -251,6 +251,38 @@ def test_chunks_that_the_journal_does_not_know_are_made_anew_from_it(tmp_path):
         oracle.check(again)
 
 
+@pytest.mark.parametrize("dies_at", range(4))
+def test_a_crash_while_the_chunks_are_made_anew_starts_that_over(tmp_path, monkeypatch, dies_at):
+    from napari_isdnet.annotation import saving
+
+    folder, oracle = tmp_path / "a.isdnet", Oracle()
+    with AnnotationStore.create(folder, SHAPE, NAMES) as store:
+        for number in range(6):
+            stroke = Brush([(200 * number, 210 * number)], 60)
+            store.paint(stroke, number % 3)
+            oracle.paint(stroke, number % 3)
+        store.undo()
+        oracle.undo()
+    monkeypatch.setattr(saving, "CROWDED", 2)  # write after nearly every stroke
+    calls = iter(range(100))
+
+    def commit(folder, files, checkpoint):
+        if next(calls) == dies_at:
+            raise Crash
+        real(folder, files, checkpoint)
+
+    real = saving.commit
+    monkeypatch.setattr(saving, "commit", commit)
+    with pytest.raises(Crash):
+        AnnotationStore.open(folder, rebuild=True)
+    monkeypatch.setattr(saving, "commit", real)
+    with AnnotationStore.open(folder) as store:
+        oracle.check(store)
+        store.redo()
+        oracle.redo()
+        oracle.check(store)
+
+
 def test_a_torn_last_line_is_cut_off_and_damage_inside_is_named(tmp_path):
     folder = tmp_path / "a.isdnet"
     with AnnotationStore.create(folder, SHAPE, NAMES) as store:

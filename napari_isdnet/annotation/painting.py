@@ -30,16 +30,22 @@ class Painter:
         """The part of the image in a chunk of level 0."""
         return self.grid[place[0] * self.grid.counts[1] + place[1]]
 
-    def stroke(self, stroke: Stroke, value: int) -> dict[Place, Chunk | bytes]:
-        """Paint ``value`` (a patch: its own values); returns the chunks that changed as they were before."""
-        cover = stroke.cover(self.levels[0])
+    def stroke(self, stroke: Stroke, value: int, cover: Cover | None = None) -> dict[Place, Chunk | bytes]:
+        """Paint ``value`` (a patch: its own values); returns the chunks that changed as they were before.
+
+        ``cover`` is the stroke's, where it has been asked for already.
+        """
+        cover = stroke.cover(self.levels[0]) if cover is None else cover
         before: dict[Place, Chunk | bytes] = {}
-        for index in self.grid.touching(cover.bounds):
-            place = divmod(index, self.grid.counts[1])
-            old = self.cache.get((0, *place))
-            new = _painted(old, cover, self.grid[index], stroke, value)
-            if new is not None:
-                self._replace(before, place, old, new)
+        for row in range(cover.bounds.row // CHUNK, -(-cover.bounds.bottom // CHUNK)):
+            # Row by row of chunks: a slanting stroke touches far fewer than its bounding box holds.
+            band = cover.band(row * CHUNK, (row + 1) * CHUNK)
+            for index in self.grid.touching(band.bounds):
+                place = divmod(index, self.grid.counts[1])
+                old = self.cache.get((0, *place))
+                new = _painted(old, band, self.grid[index], stroke, value)
+                if new is not None:
+                    self._replace(before, place, old, new)
         self.raise_levels(before)
         return before
 

@@ -50,9 +50,22 @@ class Runs:
         first, last = np.searchsorted(self.rows, (top, bottom))
         return Runs(self.rows[first:last], self.starts[first:last], self.stops[first:last])
 
+    @cached_property
+    def _solid(self) -> tuple[int, int]:
+        """Columns that are covered on every row of ``bounds``, where each row has a single run."""
+        if len(self.rows) != self.bounds.height or (np.diff(self.rows) != 1).any():
+            return 0, 0
+        return int(self.starts.max()), int(self.stops.min())
+
     def mask(self, window: Window) -> Mask | bool:
         """``window``'s pixels as a mask; ``True`` when all are covered and ``False`` when none is."""
-        band = self.band(window.row, window.bottom)
+        bounds = self.bounds
+        if bounds.row == window.row and bounds.bottom == window.bottom:
+            band = self
+            if self._solid[0] <= window.column and window.right <= self._solid[1]:
+                return True
+        else:
+            band = self.band(window.row, window.bottom)
         meets = (band.stops > window.column) & (band.starts < window.right)
         if not meets.any():
             return False
@@ -61,13 +74,14 @@ class Runs:
         stops = np.minimum(band.stops[meets] - window.column, window.width)
         if int((stops - starts).sum()) == window.area:
             return True
-        columns = np.arange(window.width, dtype=np.int32)
+        small = np.int16 if window.width < 1 << 15 else np.int32
+        columns = np.arange(window.width, dtype=small)
         mask = np.zeros(window.shape, dtype=np.bool_)
         first = np.flatnonzero(np.diff(rows, prepend=-1))
         rank = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows)))
         for k in range(int(rank.max()) + 1):  # one pass per run of the same row: nearly always a single one
             at = rank == k
-            low, high = starts[at].astype(np.int32)[:, None], stops[at].astype(np.int32)[:, None]
+            low, high = starts[at].astype(small)[:, None], stops[at].astype(small)[:, None]
             mask[rows[at]] |= (columns >= low) & (columns < high)
         return mask
 
@@ -102,29 +116,32 @@ def _inside(low: Floats, high: Floats) -> tuple[Ints, Ints]:
 def _capsules(p: Floats, q: Floats, radius: float, rows: Ints, at: Ints) -> tuple[Ints, Ints]:
     """Column interval of each row in ``rows`` within ``radius`` of the segment ``p[at] - q[at]``.
 
-    A capsule is convex, so its row is one interval: the hull of the rows of its two discs and of its rectangle.
+    A capsule is convex, so its row is one interval: the hull of the rows of its two discs and of its two long sides
+    (sides along a row lie in the hull of the discs).
     """
-    p, q = p[at], q[at]
     y = rows.astype(np.float64)
     low, high = np.full(len(y), np.inf), np.full(len(y), -np.inf)
     for end in (p, q):
-        square = radius**2 - (y - end[:, 0]) ** 2
+        square = radius**2 - (y - end[at, 0]) ** 2
         half = np.where(square >= -TOLERANCE, np.sqrt(np.maximum(square, 0)), -np.inf)
-        low, high = np.minimum(low, end[:, 1] - half), np.maximum(high, end[:, 1] + half)
+        middle = end[at, 1]
+        np.minimum(low, middle - half, out=low)
+        np.maximum(high, middle + half, out=high)
     step = q - p
     length = np.hypot(step[:, 0], step[:, 1])
-    unit = step / np.maximum(length, 1e-12)[:, None]
-    normal = np.stack([-unit[:, 1], unit[:, 0]], axis=1) * radius
-    corners = (p + normal, q + normal, q - normal, p - normal)
-    for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
-        top, bottom = np.minimum(a[:, 0], b[:, 0]), np.maximum(a[:, 0], b[:, 0])
-        crosses = (length > 1e-9) & (y >= top - TOLERANCE) & (y <= bottom + TOLERANCE)
-        flat = bottom - top < 1e-9
-        share = np.clip((y - a[:, 0]) / np.where(flat, 1.0, b[:, 0] - a[:, 0]), 0, 1)
-        x = a[:, 1] + share * (b[:, 1] - a[:, 1])
-        left, right = np.where(flat, np.minimum(a[:, 1], b[:, 1]), x), np.where(flat, np.maximum(a[:, 1], b[:, 1]), x)
-        low = np.where(crosses, np.minimum(low, left), low)
-        high = np.where(crosses, np.maximum(high, right), high)
+    normal = np.stack([-step[:, 1], step[:, 0]], axis=1) * (radius / np.maximum(length, 1e-12))[:, None]
+    steep = np.abs(step[:, 0]) > 1e-9
+    slope = np.where(steep, step[:, 1], 0.0) / np.where(steep, step[:, 0], 1.0)
+    slope = slope[at]
+    for shift in (normal, -normal):
+        a, b = p + shift, q + shift
+        # An empty span of rows for sides along a row.
+        top = np.where(steep, np.minimum(a[:, 0], b[:, 0]), np.inf)[at]
+        bottom = np.where(steep, np.maximum(a[:, 0], b[:, 0]), -np.inf)[at]
+        crosses = (y >= top) & (y <= bottom)
+        x = a[at, 1] + (y - a[at, 0]) * slope
+        np.minimum(low, x, out=low, where=crosses)
+        np.maximum(high, x, out=high, where=crosses)
     return _inside(low, high)
 
 

@@ -31,13 +31,15 @@ from napari_isdnet.annotation.lock import FolderLock
 from napari_isdnet.annotation.painting import Painter
 from napari_isdnet.annotation.reading import Reading
 from napari_isdnet.annotation.saving import Saver, State, pull_back, read_state
-from napari_isdnet.annotation.strokes import Patch, Stroke, stroke_from_json
+from napari_isdnet.annotation.strokes import Cover, Patch, Stroke, stroke_from_json
 from napari_isdnet.annotation.undo import FOLDER as UNDO_FOLDER
 from napari_isdnet.annotation.undo import Before, UndoArea
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
 Labels = npt.NDArray[np.uint8]
+
+Drawn = tuple[Stroke, Cover]
 
 
 class AnnotationStore(Reading, ClassEditing):
@@ -64,7 +66,11 @@ class AnnotationStore(Reading, ClassEditing):
         self._undo = UndoArea(folder)
         self._now = read_state(folder) or State(-1, "", (), {})
         self._saver = Saver(folder, self._lock, self._cache, self._undo, self.journal, self._snapshot)
-        self._catch_up(rebuild)
+        try:
+            self._catch_up(rebuild)
+        except BaseException:
+            self.journal.close()
+            raise
 
     @classmethod
     def create(
@@ -159,10 +165,11 @@ class AnnotationStore(Reading, ClassEditing):
         """
         with self._lock:
             fields = self._stroke_fields(stroke, class_index)
-            if stroke.cover(self.shape).bounds.empty:
+            cover = stroke.cover(self.shape)
+            if cover.bounds.empty:
                 return []
             about, data = stroke.to_json()
-            return self._record(stroke.kind, {**fields, "about": about}, data, stroke)
+            return self._record(stroke.kind, {**fields, "about": about}, data, (stroke, cover))
 
     def _stroke_fields(self, stroke: Stroke, class_index: int | None) -> dict[str, Any]:
         known = len(self.classes)
@@ -176,17 +183,17 @@ class AnnotationStore(Reading, ClassEditing):
         return {"class": None if class_index is None else int(class_index)}
 
     def _record(
-        self, kind: str, fields: Mapping[str, Any], data: bytes | None = None, stroke: Stroke | None = None
+        self, kind: str, fields: Mapping[str, Any], data: bytes | None = None, drawn: Drawn | None = None
     ) -> list[Window]:
         self._saver.check()
         if self._group is not None and kind not in ("undo", "redo", "pin"):
             fields = {**fields, "group": self._group}
         entry = self.journal.append(kind, fields, data)
-        places = self._apply(entry, stroke)
+        places = self._apply(entry, drawn)
         self._saver.wake()
         return [self._painter.window(place) for place in places]
 
-    def _apply(self, entry: Entry, stroke: Stroke | None = None, at: int | None = None) -> list[Place]:
+    def _apply(self, entry: Entry, drawn: Drawn | None = None, at: int | None = None) -> list[Place]:
         """Bring the chunks from the state before ``entry`` to the state after it."""
         kind, target = entry["kind"], int(entry.get("target", entry["n"]))
         if kind == "undo":
@@ -196,7 +203,7 @@ class AnnotationStore(Reading, ClassEditing):
             places = []
         else:
             original = self.journal.entry(target) if kind == "redo" else entry
-            before = self._do(original, stroke)
+            before = self._do(original, drawn)
             self._undo.add(target, before)
             places = list(before.chunks)
         if at is None:
@@ -204,16 +211,17 @@ class AnnotationStore(Reading, ClassEditing):
         self._saver.touch()
         return places
 
-    def _do(self, entry: Entry, stroke: Stroke | None) -> Before:
+    def _do(self, entry: Entry, drawn: Drawn | None) -> Before:
         if entry["kind"] == "classes":
             before = self._painter.recode(np.array(entry["table"], dtype=np.uint8)) if "table" in entry else {}
             old = [c.to_json() for c in self._now.classes]
             self._now = self._now.changed(classes=class_list(entry["classes"]))
             return Before(before, old)
-        if stroke is None:
+        if drawn is None:
             stroke = stroke_from_json(entry["kind"], entry["about"], self.journal.data(entry))
+            drawn = stroke, stroke.cover(self.shape)
         index = entry.get("class")
-        return Before(self._painter.stroke(stroke, 0 if index is None else index + 1))
+        return Before(self._painter.stroke(drawn[0], 0 if index is None else index + 1, drawn[1]))
 
     def _take_back(self, target: int) -> list[Place]:
         before = self._undo.get(target)

@@ -35,6 +35,9 @@ class Cover(Protocol):
     def mask(self, window: Window) -> Mask | bool:
         """The touched pixels of ``window``; ``True`` for all and ``False`` for none of them."""
 
+    def band(self, top: int, bottom: int) -> Cover:
+        """The part in rows ``top .. bottom - 1``."""
+
 
 class Stroke(Protocol):
     """One thing to paint. ``kind`` names it in the journal."""
@@ -127,6 +130,10 @@ class _Box:
     bounds: Window
     outer: Window
     pixels: Mask | None = None
+
+    def band(self, top: int, bottom: int) -> Cover:
+        rows = Window.from_bounds(top, self.bounds.column, bottom, self.bounds.right)
+        return _Box(self.bounds.intersect(rows), self.outer, self.pixels)
 
     def mask(self, window: Window) -> Mask | bool:
         inside = window.intersect(self.bounds)
