@@ -25,6 +25,8 @@ POOL_FROM_TILES = 8
 """Windows of fewer tiles are decoded by the thread that asks: handing work over costs more than it saves."""
 MAX_TILE_BYTES = 1 << 30
 """A file whose single tile or strip decodes to more than this is refused: it would have to be held whole."""
+MAX_SIDE, MAX_CHANNELS = (1 << 31) - 1, 1024
+"""Limits of what a file may claim: beyond them a header is damaged, and one pixel row would be a memory problem."""
 _tokens = itertools.count()
 
 
@@ -48,6 +50,11 @@ def check_info(info: SourceInfo) -> None:
     """Raise :class:`InputError` for an image that is empty or holds samples that are no plain numbers."""
     if not info.levels or min(min(shape) for shape in info.levels) < 1 or info.channels < 1:
         raise InputError(f"{info.name} is empty: it must have at least one pixel and one channel.")
+    if max(max(shape) for shape in info.levels) > MAX_SIDE or info.channels > MAX_CHANNELS:
+        raise InputError(
+            f"{info.name} claims {info.levels[0][0]} x {info.levels[0][1]} pixels of {info.channels} channels; at most "
+            f"{MAX_SIDE} pixels a side and {MAX_CHANNELS} channels are allowed."
+        )
     if info.dtype.kind not in "buif" or info.dtype.itemsize > 8:
         raise InputError(
             f"{info.name} holds {info.dtype} samples; integers and real numbers of up to 64 bit are allowed."

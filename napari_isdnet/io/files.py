@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from pathlib import Path
 
 from napari_isdnet.exceptions import InputError
@@ -14,13 +15,14 @@ class PositionalFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            # Unbuffered: with pread the buffer would never be used, and without it reads are whole tiles.
-            self._file = path.open("rb", buffering=0)
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
+        # Closes the file when it is dropped without close(), too: viewers let go of layers without a word.
+        self._close = weakref.finalize(self, os.close, self._descriptor)
         self._lock = threading.Lock()
         self._pread = getattr(os, "pread", None)
-        self.size = os.fstat(self._file.fileno()).st_size
+        self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly ``count`` bytes from ``offset``; ``EOFError`` where the file is shorter (nothing allocated)."""
@@ -36,11 +38,11 @@ class PositionalFile:
 
     def _read_some(self, offset: int, count: int) -> bytes:
         if self._pread is not None:
-            return self._pread(self._file.fileno(), count, offset)
+            return self._pread(self._descriptor, count, offset)
         with self._lock:
-            self._file.seek(offset)
-            return self._file.read(count) or b""
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, count)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._close()

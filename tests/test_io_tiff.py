@@ -1,0 +1,421 @@
+"""Every kind of TIFF, written by tifffile or GDAL and read by another reader than ours for comparison."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.enums import Resampling
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.cache import TileCache, shared_cache
+from napari_isdnet.io.files import PositionalFile
+from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import ImageSource, TileError
+from napari_isdnet.window import Window
+
+RNG = np.random.default_rng(7)
+# GDAL warns about every image that lies nowhere on the earth; most of these do not.
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def from_origin(west, north, column, row):
+    return rasterio.Affine(column, 0, west, 0, -row, north)
+
+
+def picture(rows=150, columns=201, channels=3, dtype=np.uint8):
+    """Smooth structure plus noise, all values of the type in use."""
+    y, x = np.mgrid[:rows, :columns]
+    base = np.stack([np.sin(x / (9 + c)) + np.cos(y / (7 + c)) for c in range(channels)], axis=-1)
+    scaled = (base + 2) / 4 + RNG.normal(0, 0.01, base.shape)
+    if np.dtype(dtype).kind == "f":
+        return scaled.astype(dtype)
+    return (np.clip(scaled, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+
+
+def windows_of(shape, count=12, seed=3):
+    rng = np.random.default_rng(seed)
+    yield Window(0, 0, *shape)
+    yield Window(shape[0] - 1, shape[1] - 1, 1, 1)
+    for _ in range(count):
+        top, left = rng.integers(0, shape[0]), rng.integers(0, shape[1])
+        yield Window(
+            int(top), int(left), int(rng.integers(1, shape[0] - top + 1)), int(rng.integers(1, shape[1] - left + 1))
+        )
+
+
+def check(source: ImageSource, truth: list[np.ndarray]):
+    """Random windows of every level equal the crop of an independent full decode."""
+    assert isinstance(source, ImageSource)
+    assert [tuple(level) for level in source.levels] == [t.shape[:2] for t in truth]
+    for level, full in enumerate(truth):
+        full = full if full.ndim == 3 else full[..., np.newaxis]
+        assert source.channels == full.shape[2]
+        for window in windows_of(full.shape[:2]):
+            crop = source.read(window, level)
+            assert crop.dtype == source.dtype == full.dtype
+            np.testing.assert_array_equal(crop, full[window.slices])
+
+
+def half(image):
+    return np.ascontiguousarray(image[::2, ::2])
+
+
+LAYOUTS = [
+    {"tile": (64, 48), "compression": "zlib", "predictor": True},
+    {"tile": (64, 64), "compression": "lzw", "byteorder": ">"},
+    {"tile": (64, 64), "compression": "zstd", "bigtiff": True},
+    {"tile": (64, 64)},
+    {"rowsperstrip": 7, "compression": "zlib"},
+    {"rowsperstrip": 7},
+    {"rowsperstrip": 1000},
+    {"rowsperstrip": 1000, "byteorder": ">", "bigtiff": True},
+]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=[str(i) for i in range(len(LAYOUTS))])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_layouts_against_gdal(tmp_path, dtype, layout, planar):
+    image = picture(dtype=dtype)
+    options = dict(layout)
+    if options.get("predictor") and np.dtype(dtype).kind == "f":
+        options["predictor"] = 3
+    data = image if planar == "contig" else np.moveaxis(image, 2, 0)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, data, photometric="rgb", planarconfig=planar, metadata=None, **options)
+    with rasterio.open(path) as dataset:
+        truth = np.moveaxis(dataset.read(), 0, 2)
+    np.testing.assert_array_equal(truth, image)
+    source = open_source(path)
+    check(source, [truth])
+    source.close()
+
+
+def test_jpeg_pyramid_in_subifds_equals_tifffile(tmp_path):
+    path = tmp_path / "pyramid.tif"
+    levels = [picture(300, 260), picture(150, 130), picture(75, 65)]
+    with tifffile.TiffWriter(path) as writer:
+        options = {"tile": (64, 64), "compression": "jpeg", "photometric": "rgb"}
+        writer.write(levels[0], subifds=2, **options)
+        for level in levels[1:]:
+            writer.write(level, subfiletype=1, **options)
+    with tifffile.TiffFile(path) as tif:
+        truth = [level.asarray() for level in tif.series[0].levels]
+    check(open_source(path), truth)
+
+
+def test_gdal_jpeg_ycbcr_overviews_nodata_and_position(tmp_path):
+    path = tmp_path / "geo.tif"
+    image = picture(300, 260)
+    transform = from_origin(500000, 5400000, 0.25, 0.5)
+    profile = {
+        "driver": "GTiff",
+        "height": 300,
+        "width": 260,
+        "count": 3,
+        "dtype": "uint8",
+        "crs": "EPSG:32632",
+    }
+    with rasterio.open(
+        path,
+        "w",
+        tiled=True,
+        blockxsize=64,
+        blockysize=64,
+        compress="JPEG",
+        photometric="YCBCR",
+        nodata=0,
+        transform=transform,
+        **profile,
+    ) as dataset:
+        dataset.write(np.moveaxis(image, 2, 0))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    truth = []
+    for options in ({}, {"OVERVIEW_LEVEL": 0}, {"OVERVIEW_LEVEL": 1}):
+        with rasterio.open(path, **options) as dataset:
+            truth.append(np.moveaxis(dataset.read(), 0, 2))
+    source = open_source(path)
+    with tifffile.TiffFile(path) as tif:
+        check(source, [page.asarray() for page in tif.pages])
+    for level, expected in enumerate(truth):
+        # GDAL brings its own JPEG decoder, which interpolates the subsampled colours differently: compare the luma.
+        crop = source.read(Window(0, 0, *expected.shape[:2]), level)
+        difference = (crop.astype(float) - expected) @ (0.299, 0.587, 0.114)
+        assert np.abs(difference).mean() < 1
+    assert source.georeference.crs == "EPSG:32632"
+    assert source.georeference.transform == tuple(transform)[:6]
+    assert (source.pixel_size.row, source.pixel_size.column, source.pixel_size.unit) == (0.5, 0.25, "m")
+    assert source.nodata == 0
+    assert source.format == "GeoTIFF"
+
+
+def test_cog_with_internal_mask_has_alpha(tmp_path):
+    path = tmp_path / "cog.tif"
+    image = picture(200, 200)
+    mask = np.zeros((200, 200), np.uint8)
+    mask[20:150, 30:170] = 255
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path, "w", driver="GTiff", height=200, width=200, count=3, dtype="uint8", tiled=True, blockxsize=64,
+            blockysize=64, compress="DEFLATE", photometric="RGB", crs="EPSG:3857", transform=from_origin(0, 0, 1, 1),
+        ) as dataset,
+    ):  # fmt: skip
+        dataset.write(np.moveaxis(image, 2, 0))
+        dataset.write_mask(mask)
+    source = open_source(path)
+    assert (source.channels, source.alpha) == (4, 3)
+    check(source, [np.dstack([image, mask])])
+
+
+def test_crs_without_a_code_and_feet(tmp_path):
+    crs = rasterio.CRS.from_proj4("+proj=tmerc +lat_0=1 +lon_0=2 +k=0.9 +x_0=7 +y_0=9 +ellps=GRS80 +units=m")
+    path = tmp_path / "custom.tif"
+    profile = {
+        "driver": "GTiff",
+        "height": 8,
+        "width": 8,
+        "count": 1,
+        "dtype": "uint8",
+        "transform": from_origin(5, 6, 2, 2),
+    }
+    with rasterio.open(path, "w", crs=crs, **profile) as dataset:
+        dataset.write(np.ones((1, 8, 8), np.uint8))
+    assert rasterio.CRS.from_string(open_source(path).georeference.crs) == crs
+    with rasterio.open(tmp_path / "feet.tif", "w", crs="EPSG:2263", **profile) as dataset:
+        dataset.write(np.ones((1, 8, 8), np.uint8))
+    assert open_source(tmp_path / "feet.tif").pixel_size.metres == pytest.approx(2 * 1200 / 3937)
+    with rasterio.open(tmp_path / "degrees.tif", "w", crs="EPSG:4326", **profile) as dataset:
+        dataset.write(np.ones((1, 8, 8), np.uint8))
+    source = open_source(tmp_path / "degrees.tif")
+    assert (source.pixel_size.unit, source.pixel_size.metres, source.georeference.crs) == ("degree", None, "EPSG:4326")
+
+
+def test_pixel_is_point_is_shifted_to_corners_as_gdal_does(tmp_path):
+    path = tmp_path / "point.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=4, width=5, count=1, dtype="uint8", crs="EPSG:3857",
+        transform=from_origin(100, 200, 3, 2),
+    ) as dataset:  # fmt: skip
+        dataset.update_tags(AREA_OR_POINT="Point")
+        dataset.write(np.ones((1, 4, 5), np.uint8))
+    with rasterio.open(path) as dataset:
+        expected = tuple(dataset.transform)[:6]
+    assert open_source(path).georeference.transform == pytest.approx(expected)
+
+
+def test_sparse_tiles_are_nodata(tmp_path):
+    path = tmp_path / "sparse.tif"
+    profile = {
+        "driver": "GTiff",
+        "height": 256,
+        "width": 256,
+        "count": 1,
+        "dtype": "uint16",
+        "nodata": 77,
+        "tiled": True,
+    }
+    with rasterio.open(
+        path, "w", blockxsize=64, blockysize=64, sparse_ok=True, compress="DEFLATE", crs="EPSG:3857",
+        transform=from_origin(0, 0, 1, 1), **profile,
+    ) as dataset:  # fmt: skip
+        dataset.write(np.full((1, 64, 64), 5, np.uint16), window=rasterio.windows.Window(64, 64, 64, 64))
+    with rasterio.open(path) as dataset:
+        truth = dataset.read(1)
+    assert set(np.unique(truth)) == {5, 77}
+    check(open_source(path), [truth])
+
+
+def test_rgba_palette_and_bilevel(tmp_path):
+    rgba = np.dstack([picture(), np.full((150, 201), 255, np.uint8)])
+    tifffile.imwrite(tmp_path / "rgba.tif", rgba, photometric="rgb", extrasamples=["unassalpha"], tile=(64, 64))
+    source = open_source(tmp_path / "rgba.tif")
+    assert source.alpha == 3
+    check(source, [rgba])
+    indices = picture(channels=1)[..., 0]
+    with rasterio.open(tmp_path / "pal.tif", "w", driver="GTiff", height=150, width=201, count=1, dtype="uint8",
+                       crs="EPSG:3857", transform=from_origin(0, 0, 1, 1)) as dataset:  # fmt: skip
+        table = {i: (i, 255 - i, i // 2, 255) for i in range(256)}
+        dataset.write_colormap(1, table)
+        dataset.write(indices, 1)
+    check(open_source(tmp_path / "pal.tif"), [np.array([table[i][:3] for i in range(256)], np.uint8)[indices]])
+    bits = indices > 128
+    tifffile.imwrite(tmp_path / "bits.tif", bits, photometric="minisblack", rowsperstrip=9)
+    check(open_source(tmp_path / "bits.tif"), [bits * np.uint8(255)])
+
+
+def test_ome_tiff_with_channels_size_and_pyramid(tmp_path):
+    path = tmp_path / "fluorescence.ome.tif"
+    image = np.moveaxis(picture(300, 260, 5, np.uint16), 2, 0)
+    metadata = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25,
+                "PhysicalSizeYUnit": "µm"}  # fmt: skip
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        options = {"tile": (64, 64), "compression": "zlib", "photometric": "minisblack"}
+        writer.write(image, subifds=1, metadata=metadata, **options)
+        writer.write(image[:, ::2, ::2], subfiletype=1, **options)
+    source = open_source(path)
+    assert source.name == "fluorescence"
+    check(source, [np.moveaxis(image, 0, 2), np.moveaxis(image[:, ::2, ::2], 0, 2)])
+    assert source.pixel_size.row == 0.25
+    assert source.pixel_size.metres == pytest.approx((0.5 * 0.25) ** 0.5 * 1e-6)
+    with rasterio.open(f"GTIFF_DIR:3:{path}") as dataset:
+        np.testing.assert_array_equal(source.read(Window(3, 4, 50, 60))[..., 2], dataset.read(1)[3:53, 4:64])
+
+
+def test_other_axes_take_the_first_index_and_say_so(tmp_path):
+    path = tmp_path / "stack.ome.tif"
+    stack = (
+        np.stack([np.moveaxis(picture(90, 80, 2, np.uint16), 2, 0)] * 3)
+        + np.arange(3, dtype=np.uint16)[:, None, None, None]
+    )
+    tifffile.imwrite(path, stack, metadata={"axes": "ZCYX"}, photometric="minisblack")
+    source = open_source(path)
+    check(source, [np.moveaxis(stack[0], 0, 2)])
+    assert source.notes == ("axis Z has 3 planes, the first is used",)
+    path = tmp_path / "imagej.tif"
+    tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "ZCYX", "unit": "um"}, resolution=(4.0, 2.0))
+    source = open_source(path)
+    check(source, [np.moveaxis(stack[0], 0, 2)])
+    assert (source.pixel_size.row, source.pixel_size.column) == (0.5, 0.25)
+
+
+def test_aperio_and_page_pyramids(tmp_path):
+    path = tmp_path / "slide.svs"
+    levels = [picture(512, 640), picture(128, 160)]
+    text = "Aperio Image Library v11.2.1 \r\n640x512 [0,0 640x512] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.4990"
+    options = {"tile": (64, 64), "compression": "jpeg", "photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(levels[0], description=text, **options)
+        writer.write(picture(96, 120), description=text, compression="jpeg", photometric="rgb", metadata=None)
+        writer.write(levels[1], description=text, **options)
+    with tifffile.TiffFile(path) as tif:
+        assert tif.is_svs
+        truth = [tif.pages[0].asarray(), tif.pages[2].asarray()]
+    source = open_source(path)
+    check(source, truth)
+    assert source.format == "SVS"
+    assert source.pixel_size.metres == pytest.approx(0.499e-6)
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as writer:
+        for image in (picture(256, 256), picture(128, 128), picture(64, 64)):
+            writer.write(image, **options)
+    with tifffile.TiffFile(tmp_path / "pages.tif") as tif:
+        check(open_source(tmp_path / "pages.tif"), [page.asarray() for page in tif.pages])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_window_of_any_tiling_is_the_crop(tmp_path, data):
+    rows, columns = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
+    tile = (16 * data.draw(st.integers(1, 4)), 16 * data.draw(st.integers(1, 4)))
+    image = np.arange(rows * columns, dtype=np.uint16).reshape(rows, columns)
+    path = tmp_path / f"{rows}-{columns}-{tile[0]}-{tile[1]}.tif"
+    tifffile.imwrite(path, image, tile=tile, compression="zlib", photometric="minisblack")
+    source = open_source(path)
+    top, left = data.draw(st.integers(0, rows)), data.draw(st.integers(0, columns))
+    window = Window(top, left, data.draw(st.integers(0, rows - top)), data.draw(st.integers(0, columns - left)))
+    np.testing.assert_array_equal(source.read(window)[..., 0], image[window.slices])
+    source.close()
+
+
+def test_many_threads_read_what_one_reads(tmp_path):
+    path = tmp_path / "a.tif"
+    image = picture(600, 700)
+    tifffile.imwrite(path, image, tile=(64, 64), compression="zlib", photometric="rgb")
+    source = open_source(path, threads=2)
+    jobs = list(windows_of(image.shape[:2], 60))
+    with ThreadPoolExecutor(8) as pool:
+        for window, crop in zip(jobs, pool.map(source.read, jobs)):
+            np.testing.assert_array_equal(crop, image[window.slices])
+
+
+def test_reads_are_the_callers_own(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(64, 64), tile=(64, 64), photometric="rgb")
+    source = open_source(path)
+    first = source.read(Window(0, 0, 64, 64))
+    kept = first.copy()
+    first[:] = 0
+    np.testing.assert_array_equal(source.read(Window(0, 0, 64, 64)), kept)
+
+
+def test_bad_tile_has_a_position_and_the_rest_is_readable(tmp_path):
+    path = tmp_path / "a.tif"
+    image = picture(128, 128)
+    tifffile.imwrite(path, image, tile=(64, 64), compression="zlib", photometric="rgb")
+    with tifffile.TiffFile(path) as tif:
+        offset, count = tif.pages[0].dataoffsets[3], tif.pages[0].databytecounts[3]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + count] = b"\0" * count
+    path.write_bytes(data)
+    source = open_source(path)
+    np.testing.assert_array_equal(source.read(Window(0, 0, 64, 128)), image[:64])
+    with pytest.raises(TileError, match="rows 64-127, columns 64-127 at level 0") as caught:
+        source.read(Window(60, 60, 10, 10))
+    assert caught.value.window == Window(64, 64, 64, 64)
+
+
+def test_windows_outside_and_closed_sources_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(64, 64), photometric="rgb")
+    source = open_source(path)
+    for window, level in ((Window(0, 0, 65, 1), 0), (Window(-1, 0, 1, 1), 0), (Window(0, 0, 1, 1), 1)):
+        with pytest.raises(InputError):
+            source.read(window, level)
+    identity = dict(source.identity())
+    assert identity["size"] == path.stat().st_size
+    source.close()
+    with pytest.raises(InputError, match="closed"):
+        source.read(Window(0, 0, 1, 1))
+
+
+def test_seek_and_read_where_there_is_no_pread(tmp_path, monkeypatch):
+    path = tmp_path / "bytes"
+    data = RNG.integers(0, 256, 100_000, np.uint8).tobytes()
+    path.write_bytes(data)
+    monkeypatch.delattr("os.pread")
+    file = PositionalFile(path)
+    places = [(int(o), 977) for o in RNG.integers(0, 99_000, 200)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda p: file.read(*p), places)) == [data[o : o + n] for o, n in places]
+    with pytest.raises(EOFError):
+        file.read(99_999, 2)
+    file.close()
+
+
+def test_cache_decodes_once_and_stays_within_its_bytes():
+    cache = TileCache(10_000)
+    calls, gate = [], threading.Event()
+
+    def load():
+        calls.append(1)
+        gate.wait(5)
+        return np.zeros(4000, np.uint8)
+
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(cache.get, ("s", 1), load) for _ in range(6)]
+        gate.set()
+        tiles = [f.result() for f in futures]
+    assert len(calls) == 1
+    assert all(t is tiles[0] and not t.flags.writeable for t in tiles)
+    for i in range(2, 5):
+        cache.get(("s", i), lambda: np.zeros(4000, np.uint8))
+    assert cache.nbytes <= 10_000
+    assert len(cache) == 2
+
+    def fail():
+        raise RuntimeError("broken")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            cache.get(("s", 99), fail)
+    cache.drop("s")
+    assert (len(cache), cache.nbytes) == (0, 0)
+    assert shared_cache() is shared_cache()
