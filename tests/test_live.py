@@ -155,6 +155,6 @@ def test_close_in_the_middle_joins_the_threads() -> None:
     pyramid.answer(0, Window(50_000, 50_000, 4000, 4000))
     assert started.wait(10)
     pyramid.close()
-    assert not [t for t in threading.enumerate() if t.name == "isdnet-live"]
+    assert not [t for t in threading.enumerate() if t.name == "isdnet-view-live"]
     pyramid.answer(0, Window(0, 0, 10, 10))  # asking afterwards starts nothing
-    assert not [t for t in threading.enumerate() if t.name == "isdnet-live"]
+    assert not [t for t in threading.enumerate() if t.name == "isdnet-view-live"]

@@ -87,7 +87,7 @@ class PredictionPyramid:
         self._allowed = np.zeros(len(self.grid), dtype=bool)
         self._allowed[self.grid.touching(self.within)] = True
         self._lock = threading.Lock()
-        self._queue: ViewQueue[int] = ViewQueue(self._work, threads, self._report, name="isdnet-live")
+        self._queue: ViewQueue[int] = ViewQueue(self._work, threads, self._report, name="isdnet-view-live")
 
     def _first_dense(self, core: tuple[int, int]) -> int:
         for level, (rows, columns) in enumerate(self.shapes):

@@ -122,7 +122,7 @@ class TilePyramid:
         self._overview = self._blank(self.shapes[-1])
         self._overview_done: set[int] = set()
         self._failed: set[TileKey] = set()
-        self._queue: ViewQueue[TileKey] = ViewQueue(self._load, threads, self._report, name="isdnet-tiles")
+        self._queue: ViewQueue[TileKey] = ViewQueue(self._load, threads, self._report, name="isdnet-view-tiles")
 
     def _blank(self, shape: tuple[int, int]) -> Array:
         return np.full(shape if self.channels is None else (*shape, self.channels), self.fill, self.dtype)

@@ -49,20 +49,21 @@ def build_overviews(source: ImageSource, folder: Path) -> Generator[Progress, No
     Memory: two windows of 2048 x 2048 pixels.
     """
     import zarr
+    from zarr.codecs import ZstdCodec
 
     path = overview_path(source, folder)
     if (path / _DONE).exists():
         return path
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     shapes = pyramid_shapes(source.shape)
-    total = sum(rows * columns for rows, columns in shapes) - shapes[1][0] * shapes[1][1]
+    total = sum(rows * columns for level, (rows, columns) in enumerate(shapes) if level not in (1, 2))
     clock = Clock(total)
     try:
         part.mkdir(parents=True)
         levels = {
             level: zarr.create_array(
                 part / str(level), shape=(*shape, source.channels), chunks=(_CHUNK, _CHUNK, source.channels),
-                dtype=source.dtype, compressors=zarr.codecs.ZstdCodec(level=1),
+                dtype=source.dtype, compressors=ZstdCodec(level=1),
             )
             for level, shape in enumerate(shapes) if level >= 2
         }  # fmt: skip

@@ -151,6 +151,11 @@ class Job(QObject):
 _CANCELLED = object()
 
 
+def _stop_all(jobs: list[Job]) -> None:
+    for job in jobs:
+        job.stop()
+
+
 def stop_with(owner: QObject, stop: Callable[[], Any]) -> None:
     """Call ``stop`` when ``owner`` is destroyed. ``stop`` must not be a method of ``owner`` (it is gone by then)."""
     owner.destroyed.connect(lambda *_: stop())
@@ -170,8 +175,8 @@ def describe_time(seconds: float | None) -> str:
 class JobBar(QWidget):
     """Progress, pause and cancel for one job at a time; hidden while there is none.
 
-    ``bar.run(work, on_result=..., title=...)`` starts it. Errors are shown as notifications unless ``on_error`` is given.
-    The running job is stopped when the bar is destroyed with its window.
+    ``bar.run(work, on_result=..., title=...)`` starts it. Errors are shown as notifications unless ``on_error`` is
+    given. The running job is stopped when the bar is destroyed with its window.
     """
 
     started = Signal()
@@ -209,7 +214,7 @@ class JobBar(QWidget):
         self.pause_button.toggled.connect(self._pause)
         self.cancel_button.clicked.connect(self.cancel)
         current = self._current
-        stop_with(self, lambda: [job.stop() for job in current])
+        stop_with(self, lambda: _stop_all(current))
         self.hide()
 
     def _button(self, name: str, text: str, tip: str) -> QToolButton:

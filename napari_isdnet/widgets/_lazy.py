@@ -117,7 +117,7 @@ def layer_data(pyramid: LivePyramid) -> tuple[Any, bool]:
 
 def pyramid_of(layer: Any) -> LivePyramid | None:
     """The live pyramid behind a layer, or None for any other layer."""
-    data = getattr(layer, "data", None)
+    data: Any = getattr(layer, "data", None)
     if getattr(layer, "multiscale", False) and len(data) > 0:
         data = data[0]
     return data.pyramid if isinstance(data, LazyLevel) else None

@@ -36,7 +36,8 @@ def test_duck_array_indexing() -> None:
     assert pyramid.wait(10)
     truth = read(0, Window(0, 0, 600, 900))
     for key in (
-        np.s_[10:20, 30:50], np.s_[5], np.s_[5, 7], np.s_[-1, -1, 0], np.s_[..., 2], np.s_[::3, 4:80:5, :], np.s_[700:, :],
+        np.s_[10:20, 30:50], np.s_[5], np.s_[5, 7], np.s_[-1, -1, 0], np.s_[..., 2],
+        np.s_[::3, 4:80:5, :], np.s_[700:, :],
     ):  # fmt: skip
         np.testing.assert_array_equal(level[key], truth[key])
     with pytest.raises(IndexError):
@@ -76,7 +77,7 @@ def test_a_slow_source_does_not_hold_the_window_and_sharpens_later(viewer, qtbot
     assert {level for level, _ in reads} <= {0, 1, 2, last, last - 1, last - 2}
     assert len(reads) < 60
     viewer.layers.remove(layer)
-    assert not [t for t in threading.enumerate() if t.name == "isdnet-tiles"]
+    assert not [t for t in threading.enumerate() if t.name == "isdnet-view-tiles"]
 
 
 def test_live_labels_appear_and_closing_the_window_in_the_middle_is_clean(viewer, qtbot) -> None:

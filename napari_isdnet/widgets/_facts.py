@@ -1,0 +1,97 @@
+"""What a person wants to know of an image before it is loaded, in words (no Qt)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.source import ImageSource
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def facts(source: ImageSource, policy: IntensityPolicy, needs_pyramid: bool = False) -> list[tuple[str, str]]:
+    """(name, value) rows: size, pyramid, pixel size, position, channels, contrast, memory if it were held whole."""
+    rows, columns = source.shape
+    decoded = rows * columns * source.channels * source.dtype.itemsize
+    result = [
+        ("Name", source.name),
+        ("Format", str(getattr(source, "format", "image"))),
+        ("Size", f"{rows:,} rows × {columns:,} columns ({pixels(rows * columns)})"),
+        ("Pyramid", pyramid(source.levels, needs_pyramid)),
+        ("Channels", channels(source)),
+        ("Pixel size", pixel_size(source)),
+        ("Position", position(source)),
+        ("Contrast", contrast(policy)),
+        ("Decoded size", f"{in_bytes(decoded)} if it were held whole; only what you look at is read"),
+    ]
+    if source.nodata is not None:
+        result.append(("No data", f"value {source.nodata:g}"))
+    result += [("Note", note) for note in getattr(source, "notes", ())]
+    return result
+
+
+def pixels(count: int) -> str:
+    """A number of pixels in a unit people use."""
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} gigapixels"
+    return f"{count / 1e6:.1f} megapixels" if count >= 1e5 else f"{count:,} pixels"
+
+
+def in_bytes(count: float) -> str:
+    """Bytes in binary units."""
+    index = 0
+    while count >= 1024 and index < len(_UNITS) - 1:
+        count /= 1024
+        index += 1
+    return f"{count:.0f} {_UNITS[index]}" if index == 0 else f"{count:.1f} {_UNITS[index]}"
+
+
+def pyramid(levels: tuple[tuple[int, int], ...], needed: bool) -> str:
+    """How many levels there are, and whether some will be built."""
+    if needed:
+        return "none in the file; it is built once into the cache when you load the image"
+    if len(levels) == 1:
+        return "one level (small enough without a pyramid)"
+    return f"{len(levels)} levels, down to {levels[-1][0]:,} × {levels[-1][1]:,}"
+
+
+def channels(source: ImageSource) -> str:
+    """Number, alpha, and sample type."""
+    alpha = "" if source.alpha is None else f", channel {source.alpha} is alpha"
+    return f"{source.channels} × {source.dtype}{alpha}"
+
+
+def pixel_size(source: ImageSource) -> str:
+    """Side lengths, or that they are not known."""
+    size = source.pixel_size
+    if size is None:
+        return "not known"
+    if abs(size.row - size.column) <= 1e-6 * size.row:
+        return f"{size.row:.6g} {size.unit}"
+    return f"{size.row:.6g} × {size.column:.6g} {size.unit} (down × across)"
+
+
+def position(source: ImageSource) -> str:
+    """Name of the coordinate reference system and where the top left corner lies."""
+    place = source.georeference
+    if place is None:
+        return "not georeferenced"
+    crs = place.crs or "unnamed reference system"
+    if len(crs) > 40:  # WKT: its first quoted text is the name
+        crs = crs.split('"')[1] if crs.count('"') > 1 else crs[:40] + "…"
+    return f"{crs}, top left at x {place.transform[2]:.6g}, y {place.transform[5]:.6g}"
+
+
+def contrast(policy: IntensityPolicy) -> str:
+    """What becomes black and white."""
+    ranges = [f"{low:g}–{high:g}" for low, high in zip(policy.low, policy.high, strict=True)]
+    text = ranges[0] if len(set(ranges)) == 1 else ", ".join(ranges)
+    if (set(policy.low), set(policy.high)) == ({0.0}, {255.0}):
+        return "as it is (0–255)"
+    return f"{text} shown as black to white ({policy.contrast})"
+
+
+def report(source: ImageSource, policy: IntensityPolicy, needs_pyramid: bool) -> dict[str, Any]:
+    """The rows and what they were made from, as one result of a job."""
+    return {"source": source, "policy": policy, "rows": facts(source, policy, needs_pyramid), "build": needs_pyramid}

@@ -1,0 +1,70 @@
+"""From an image source to a napari image layer that never blocks: :func:`image_layer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.engine.tiles import TilePyramid
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.widgets._lazy import layer_data
+from napari_isdnet.window import Window
+
+#: Key of a layer's metadata under which the widgets find its source and how it was opened.
+METADATA = "napari-isdnet"
+_LENGTHS = {"m": "m", "metre": "m", "meter": "m", "µm": "um", "um": "um", "micrometer": "um", "mm": "mm", "nm": "nm"}
+
+
+def image_pyramid(source: ImageSource, policy: IntensityPolicy, **options: Any) -> TilePyramid:
+    """``source`` as uint8 RGB tiles on 0..255, the way the network sees it; ``options`` go to the pyramid."""
+
+    def read(level: int, window: Window) -> npt.NDArray[np.uint8]:
+        rgb, _ = policy.apply(source.read(window, level))
+        return np.rint(rgb).astype(np.uint8)
+
+    return TilePyramid(levels_to_show(source.levels), read, channels=3, **options)
+
+
+def levels_to_show(levels: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """The levels napari can tell apart: each smaller than the one before."""
+    shown = [levels[0]]
+    for rows, columns in levels[1:]:
+        if rows * columns < shown[-1][0] * shown[-1][1]:
+            shown.append((rows, columns))
+        else:
+            break
+    return tuple(shown)
+
+
+def layer_settings(source: ImageSource) -> dict[str, Any]:
+    """Scale and units for napari where the pixel size is a length, so that its scale bar and our layers agree."""
+    size = source.pixel_size
+    unit = _LENGTHS.get(size.unit) if size is not None else None
+    if size is None or unit is None:
+        return {}
+    return {"scale": (size.row, size.column), "units": (unit, unit)}
+
+
+def image_layer(
+    source: ImageSource, policy: IntensityPolicy, path: str | None = None, sample: str | None = None, **options: Any
+) -> tuple[Any, dict[str, Any], str]:
+    """The layer data tuple of ``source``; its metadata holds the source for the other widgets."""
+    data, multiscale = layer_data(image_pyramid(source, policy, **options))
+    metadata = {"source": source, "policy": policy, "path": path, "sample": sample}
+    keywords = {
+        "name": source.name,
+        "rgb": True,
+        "multiscale": multiscale,
+        "metadata": {METADATA: metadata},
+        **layer_settings(source),
+    }
+    return data, keywords, "image"
+
+
+def source_of(layer: Any) -> ImageSource | None:
+    """The source a layer was loaded from by this plugin, or None."""
+    source = getattr(layer, "metadata", {}).get(METADATA, {}).get("source")
+    return source if isinstance(source, ImageSource) else None

@@ -1,0 +1,106 @@
+"""What napari calls to open files and samples: pyramids that it reads badly, opened lazily by us."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.exceptions import InputError
+
+LayerData = tuple[Any, dict[str, Any], str]
+_SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide")
+_TIFFS = (".tif", ".tiff", ".btf", ".tf8")
+_LARGE = 4096
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
+    """A reader for ``path``, or None for what is not ours: small or many files, folders that hold no OME-Zarr image."""
+    if not isinstance(path, str | os.PathLike):
+        return None
+    file = Path(path)
+    if file.suffix.lower() in _SLIDES and file.is_file():
+        return read
+    if file.suffix.lower() in _TIFFS and file.is_file():
+        return read if _is_large_tiff(file) else None
+    if file.is_dir() and any((file / name).is_file() for name in ("zarr.json", ".zattrs")):
+        return read if _opens(file) else None
+    return None
+
+
+def _is_large_tiff(file: Path) -> bool:
+    """A two-dimensional picture that has a pyramid or is larger than one texture; stacks stay with napari."""
+    source = _try(file)
+    if source is None:
+        return False
+    try:
+        return len(source.levels) > 1 or max(source.shape) > _LARGE
+    finally:
+        source.close()
+
+
+def _opens(file: Path) -> bool:
+    source = _try(file)
+    if source is None:
+        return False
+    source.close()
+    return True
+
+
+def _try(file: Path) -> Any:
+    from napari_isdnet.io.open import open_source
+
+    try:
+        return open_source(file)
+    except InputError:
+        return None
+
+
+def read(path: Any) -> list[LayerData]:
+    """Open ``path`` as a lazy multiscale image."""
+    from napari_isdnet.io.intensity import IntensityPolicy
+    from napari_isdnet.io.open import open_source
+    from napari_isdnet.io.overviews import with_overviews
+    from napari_isdnet.widgets._image import image_layer
+    from napari_isdnet.widgets._settings import pyramid_folder
+
+    source = with_overviews(open_source(path), pyramid_folder())
+    _watch_current()
+    return [image_layer(source, IntensityPolicy.from_source(source), path=str(path))]
+
+
+def _watch_current() -> None:
+    import napari
+
+    from napari_isdnet.widgets._lazy import watch
+
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        watch(viewer)
+
+
+def read_sample(name: str) -> list[LayerData]:
+    """A sample of the package as lazy layers."""
+    from napari_isdnet.io.intensity import IntensityPolicy
+    from napari_isdnet.io.samples import open_sample
+    from napari_isdnet.widgets._image import image_layer
+
+    source = open_sample(name)
+    _watch_current()
+    return [image_layer(source, IntensityPolicy.from_source(source), sample=name)]
+
+
+def sample_aerial_4k() -> list[LayerData]:
+    """The aerial world of 4096 x 4096 pixels."""
+    return read_sample("aerial-4k")
+
+
+def sample_aerial_100k() -> list[LayerData]:
+    """The aerial world of 100,000 x 100,000 pixels, made as it is looked at."""
+    return read_sample("aerial-100k")
+
+
+def sample_photograph() -> list[LayerData]:
+    """A photograph to annotate."""
+    return read_sample("photograph")

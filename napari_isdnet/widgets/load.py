@@ -1,0 +1,291 @@
+"""The Load dock: choose an image, see what it is, and add it as a layer that never blocks the window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy, parse_contrast
+from napari_isdnet.io.open import open_source
+from napari_isdnet.io.overviews import build_overviews, needs_overviews, overview_path, with_overviews
+from napari_isdnet.io.samples import open_sample, samples
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _facts
+from napari_isdnet.widgets._image import image_layer
+from napari_isdnet.widgets._job import JobBar, stop_with
+from napari_isdnet.widgets._lazy import watch
+from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._settings import pyramid_folder
+
+FILTER = (
+    "Images (*.tif *.tiff *.btf *.svs *.ndpi *.scn *.mrxs *.png *.jpg *.jpeg *.jp2 *.npy *.zarr *.vrt);;All files (*)"
+)
+
+
+class LoadWidget(QWidget):
+    """File, folder, drop or sample -> facts -> lazy image layer. Opening and building run in a worker thread."""
+
+    loaded = Signal(object)
+
+    def __init__(self, viewer: Any, folder: Callable[[], Path] = pyramid_folder) -> None:
+        super().__init__()
+        self.setObjectName("isdnet_load")
+        self.setAcceptDrops(True)
+        self._viewer = viewer
+        self._folder = folder
+        self._opened: list[dict[str, Any]] = []  # at most one: what the table shows; not yet a layer's
+        watch(viewer)
+        self._build()
+        opened = self._opened
+        stop_with(self, lambda: [entry["source"].close() for entry in opened])
+
+    # -- building the view ---------------------------------------------------------------------------------------
+    def _build(self) -> None:
+        self.path = QLineEdit(self)
+        self._dress(self.path, "path", "Path of an image file or an OME-Zarr folder; press Enter to look at it")
+        self.path.setPlaceholderText("Drop an image here, or choose one")
+        self.path.returnPressed.connect(self._open_path)
+        self.path.installEventFilter(self)
+        self.file_button = self._button("file", "File…", "Choose an image file", self._choose_file)
+        self.folder_button = self._button("folder", "Folder…", "Choose an OME-Zarr folder", self._choose_folder)
+        self.sample = QComboBox(self)
+        self._dress(self.sample, "sample", "Pictures that come with the plugin; nothing is downloaded")
+        self.sample.addItem("Samples…", None)
+        for sample in samples():
+            self.sample.addItem(sample.title, sample.name)
+        self.sample.activated.connect(self._open_sample)
+        self.table = QTableWidget(0, 2, self)
+        self._dress(self.table, "facts", "What the image is, read from its header")
+        self.contrast = QComboBox(self)
+        self._dress(
+            self.contrast, "contrast",
+            "Auto: 8-bit as it is, others by their 0.5 and 99.5 percentiles. None: the full range of the type. "
+            "Limits: two values that become black and white",
+        )  # fmt: skip
+        for text, key in (("Auto", "auto"), ("None", "none"), ("Limits", "limits")):
+            self.contrast.addItem(text, key)
+        self.limits = QLineEdit(self)
+        self._dress(self.limits, "limits", "LOW,HIGH: the sample values that become black and white, e.g. 200,3000")
+        self.limits.setPlaceholderText("LOW,HIGH")
+        self.limits.hide()
+        self.contrast.currentIndexChanged.connect(self._contrast_changed)
+        self.limits.editingFinished.connect(self._look_again)
+        self.load_button = self._button(
+            "load", "Load", "Add the image as a layer; only what you look at is read", self.load
+        )
+        self.load_button.setEnabled(False)
+        self.bar = JobBar(self, "load_job")
+        self._tidy_table()
+        self._lay_out()
+
+    def _dress(self, widget: QWidget, name: str, tip: str) -> None:
+        widget.setObjectName(f"load_{name}")
+        widget.setToolTip(tip)
+
+    def _button(self, name: str, text: str, tip: str, action: Callable[[], None]) -> QPushButton:
+        button = QPushButton(text, self)
+        self._dress(button, name, tip)
+        button.clicked.connect(lambda: action())
+        return button
+
+    def _tidy_table(self) -> None:
+        self.table.setShowGrid(False)
+        self.table.setWordWrap(True)
+        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
+        self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        across, down = self.table.horizontalHeader(), self.table.verticalHeader()
+        assert across is not None
+        assert down is not None
+        across.hide()
+        down.hide()
+        across.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        across.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
+        down.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.hide()
+
+    def _lay_out(self) -> None:
+        self.hint = QLabel("Open an image of any size. Files without a pyramid get one in the cache.", self)
+        self.hint.setObjectName("load_hint")
+        self.hint.setToolTip("TIFF, SVS, NDPI, OME-Zarr, PNG, JPEG, JPEG 2000, NPY; more with the geo and wsi extras")
+        self.hint.setWordWrap(True)
+        choose = QHBoxLayout()
+        for widget in (self.file_button, self.folder_button, self.sample):
+            choose.addWidget(widget)
+        contrast = QHBoxLayout()
+        label = QLabel("Contrast", self)
+        label.setBuddy(self.contrast)
+        contrast.addWidget(label)
+        contrast.addWidget(self.contrast, 1)
+        contrast.addWidget(self.limits, 1)
+        column = QVBoxLayout(self)
+        column.addWidget(self.path)
+        column.addLayout(choose)
+        column.addWidget(self.hint)
+        column.addWidget(self.table, 1)
+        column.addLayout(contrast)
+        column.addWidget(self.load_button)
+        column.addWidget(self.bar)
+        column.addStretch(0)
+
+    # -- choosing ------------------------------------------------------------------------------------------------
+    def _choose_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open an image", self.path.text(), FILTER)
+        if path:
+            self.open(path)
+
+    def _choose_folder(self) -> None:
+        path = QFileDialog.getExistingDirectory(self, "Open an OME-Zarr folder", self.path.text())
+        if path:
+            self.open(path)
+
+    def _open_path(self) -> None:
+        if self.path.text().strip():
+            self.open(self.path.text().strip())
+
+    def _open_sample(self, index: int) -> None:
+        name = self.sample.itemData(index)
+        if name is not None:
+            self.open(sample=name)
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Accept local files and folders."""
+        if _dropped(event):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        """Look at the first file that was dropped."""
+        paths = _dropped(event)
+        if paths:
+            event.acceptProposedAction()
+            self.open(paths[0])
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """A line edit would take a dropped file as text: hand it to the dock."""
+        if event is not None and event.type() == QEvent.Type.DragEnter and _dropped(event):
+            self.dragEnterEvent(event)
+            return True
+        if event is not None and event.type() == QEvent.Type.Drop and _dropped(event):
+            self.dropEvent(event)
+            return True
+        return bool(super().eventFilter(watched, event))
+
+    # -- looking -------------------------------------------------------------------------------------------------
+    def _contrast_text(self) -> str:
+        key = str(self.contrast.currentData())
+        return self.limits.text().strip() if key == "limits" else key
+
+    def _contrast_changed(self) -> None:
+        self.limits.setVisible(self.contrast.currentData() == "limits")
+        if self.contrast.currentData() != "limits" or self.limits.text().strip():
+            self._look_again()
+
+    def _look_again(self) -> None:
+        if self._opened:
+            entry = self._opened[0]
+            self.open(entry["path"], sample=entry["sample"])
+
+    def open(self, path: str | None = None, sample: str | None = None) -> None:
+        """Look at an image: read its header in the background and show what it is."""
+        self._forget()
+        self.path.setText(path or "")
+        self.sample.setCurrentIndex(max(0, self.sample.findData(sample)))
+        try:
+            contrast = parse_contrast(self._contrast_text())
+        except InputError:
+            notify_error(InputError(f"Contrast limits must look like LOW,HIGH, got '{self._contrast_text()}'."))
+            return
+        folder = self._folder()
+
+        def look() -> Generator[Progress, None, dict[str, Any]]:
+            yield Progress(0, 1, "Opening")
+            source = open_sample(sample) if sample is not None else open_source(path)
+            try:
+                source = with_overviews(source, folder)
+                policy = IntensityPolicy.from_source(source, contrast)
+                report = _facts.report(source, policy, needs_overviews(source))
+            except BaseException:
+                source.close()
+                raise
+            return {**report, "path": path, "sample": sample}
+
+        self.bar.run(look, on_result=self._show, title="Opening")
+
+    def _show(self, entry: dict[str, Any]) -> None:
+        self._opened[:] = [entry]
+        self.table.setRowCount(len(entry["rows"]))
+        for row, (name, value) in enumerate(entry["rows"]):
+            for column, text in enumerate((name, value)):
+                item = QTableWidgetItem(text)
+                item.setToolTip(value)
+                self.table.setItem(row, column, item)
+        self.hint.hide()
+        self.table.show()
+        self.load_button.setText("Build pyramid and load" if entry["build"] else "Load")
+        self.load_button.setEnabled(True)
+
+    def _forget(self) -> None:
+        for entry in self._opened:
+            entry["source"].close()
+        self._opened.clear()
+        self.load_button.setEnabled(False)
+
+    # -- loading -------------------------------------------------------------------------------------------------
+    def load(self) -> None:
+        """Add the image on view as a layer, after building its pyramid where it has none."""
+        if not self._opened:
+            return
+        entry = self._opened[0]
+        self.load_button.setEnabled(False)
+        if not entry["build"]:
+            self._add(entry, entry["source"])
+            return
+        source: ImageSource = entry["source"]
+        folder = self._folder()
+
+        def build() -> Generator[Progress, None, ImageSource]:
+            yield from build_overviews(source, folder)
+            assert overview_path(source, folder).exists()
+            return with_overviews(source, folder)
+
+        def again(*_: Any) -> None:
+            self.load_button.setEnabled(bool(self._opened))
+
+        def failed(error: BaseException) -> None:
+            again()
+            notify_error(error)
+
+        self.bar.run(
+            build, on_result=lambda whole: self._add(entry, whole), on_error=failed, on_cancel=again,
+            title="Building the pyramid",
+        )  # fmt: skip
+
+    def _add(self, entry: dict[str, Any], source: ImageSource) -> None:
+        self._opened.clear()  # the layer owns the source now
+        data, keywords, _ = image_layer(source, entry["policy"], path=entry["path"], sample=entry["sample"])
+        layer = self._viewer.add_image(data, **keywords)
+        self.loaded.emit(layer)
+
+
+def _dropped(event: Any) -> list[str]:
+    """Local paths of a drag and drop event."""
+    mime = event.mimeData()
+    return [url.toLocalFile() for url in mime.urls() if url.isLocalFile()] if mime.hasUrls() else []

@@ -1,0 +1,217 @@
+"""The Load dock as a person uses it, in a real window."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QWidget
+
+from napari_isdnet.io.overviews import OverviewSource
+from napari_isdnet.widgets._image import source_of
+from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets.load import LoadWidget
+
+
+@pytest.fixture
+def load(viewer: Any, tmp_path: Path) -> LoadWidget:
+    widget = LoadWidget(viewer, folder=lambda: tmp_path / "cache")
+    viewer.window.add_dock_widget(widget, name="Load")
+    return widget
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1100, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "field.tif", pixels, photometric="rgb", tile=(256, 256))
+    return tmp_path / "field.tif"
+
+
+def shown(load: LoadWidget) -> dict[str, str]:
+    table = load.table
+    return {table.item(r, 0).text(): table.item(r, 1).text() for r in range(table.rowCount())}
+
+
+def ready(qtbot: Any, load: LoadWidget) -> None:
+    qtbot.waitUntil(lambda: load.load_button.isEnabled() and not load.bar.running, timeout=10_000)
+
+
+def test_type_a_path_see_the_facts_load_the_layer(viewer, qtbot, load, picture) -> None:
+    load.path.setText(str(picture))
+    qtbot.keyClick(load.path, Qt.Key.Key_Return)
+    ready(qtbot, load)
+    assert shown(load)["Name"] == "field"
+    assert shown(load)["Size"].startswith("1,500 rows × 1,100 columns (1.6 mega")
+    assert shown(load)["Contrast"] == "as it is (0–255)"
+    assert len(viewer.layers) == 0
+    qtbot.mouseClick(load.load_button, Qt.MouseButton.LeftButton)
+    layer = viewer.layers["field"]
+    truth = tifffile.imread(picture)
+    qtbot.waitUntil(lambda: np.array_equal(layer._slice.image.raw, truth), timeout=10_000)
+    assert source_of(layer).name == "field"
+    assert not load.load_button.isEnabled()
+
+
+def test_a_dropped_file_is_looked_at(qtbot, load, picture) -> None:
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(picture))])
+    event = QDropEvent(
+        QPointF(5, 5), Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    )
+    load.dropEvent(event)
+    assert event.isAccepted()
+    ready(qtbot, load)
+    assert shown(load)["Name"] == "field"
+
+
+def test_an_error_is_said_in_one_sentence_and_the_dock_stays_usable(viewer, qtbot, load, picture) -> None:
+    from napari.utils.notifications import notification_manager
+
+    before = len(notification_manager.records)
+    load.open("/nowhere/at all.tif")
+    qtbot.waitUntil(lambda: len(notification_manager.records) > before, timeout=5000)
+    assert "does not exist; check the path." in notification_manager.records[-1].message
+    assert not load.load_button.isEnabled()
+    load.open(str(picture))
+    ready(qtbot, load)
+
+
+def test_contrast_limits_reach_the_screen(viewer, qtbot, load, tmp_path) -> None:
+    pixels = np.linspace(0, 4000, 600 * 500).reshape(600, 500).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", pixels)
+    load.open(str(tmp_path / "deep.tif"))
+    ready(qtbot, load)
+    assert "(auto)" in shown(load)["Contrast"]
+    load.contrast.setCurrentIndex(load.contrast.findData("limits"))
+    assert load.limits.isVisibleTo(load)
+    load.limits.setText("1000,3000")
+    qtbot.keyClick(load.limits, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: shown(load)["Contrast"].startswith("1000–3000"), timeout=5000)
+    ready(qtbot, load)
+    load.load_button.click()
+    layer = viewer.layers[0]
+    expected = np.rint(np.clip((pixels.astype(np.float32) - 1000) * (255 / 2000), 0, 255)).astype(np.uint8)
+    qtbot.waitUntil(lambda: np.array_equal(layer._slice.image.raw[..., 1], expected), timeout=5000)
+
+
+def test_a_large_file_without_pyramid_gets_one_once(viewer, qtbot, load, tmp_path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (3000, 5000), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "flat.tif", pixels, tile=(512, 512), compression="zlib")
+    load.open(str(tmp_path / "flat.tif"))
+    ready(qtbot, load)
+    assert load.load_button.text() == "Build pyramid and load"
+    load.load_button.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    assert isinstance(source_of(viewer.layers[0]), OverviewSource)
+    load.open(str(tmp_path / "flat.tif"))
+    ready(qtbot, load)
+    assert load.load_button.text() == "Load"
+
+
+def test_cancelling_the_pyramid_leaves_nothing_and_can_be_repeated(viewer, qtbot, load, tmp_path) -> None:
+    pixels = np.zeros((9000, 9000), np.uint8)
+    tifffile.imwrite(tmp_path / "flat.tif", pixels, tile=(512, 512), compression="zlib")
+    load.open(str(tmp_path / "flat.tif"))
+    ready(qtbot, load)
+    load.load_button.click()
+    load.bar.cancel_button.click()
+    ready(qtbot, load)
+    assert len(viewer.layers) == 0
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_closing_the_window_while_a_pyramid_is_built_is_clean(viewer, qtbot, load, tmp_path) -> None:
+    tifffile.imwrite(tmp_path / "flat.tif", np.zeros((9000, 9000), np.uint8), tile=(512, 512), compression="zlib")
+    load.open(str(tmp_path / "flat.tif"))
+    ready(qtbot, load)
+    load.load_button.click()
+    assert load.bar.running  # the window closes now; the leak check looks for threads
+
+
+def test_every_control_says_what_it_does(load) -> None:
+    for child in load.findChildren(QWidget):
+        if child.objectName().startswith(("load_", "isdnet")):
+            assert child.toolTip() or child.objectName().endswith("_bar"), child.objectName()
+    for kind in ("QPushButton", "QToolButton", "QComboBox", "QLineEdit", "QTableWidget"):
+        for child in [c for c in load.findChildren(QWidget) if c.inherits(kind)]:
+            if child.parent() is load or child.parent() is load.bar:
+                assert child.objectName().startswith("load_")
+
+
+SCRIPT = """
+import resource
+limit = 3 * 2**30
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+import napari, numpy as np
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+from napari_isdnet.io.world import ProceduralWorld
+from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets.load import LoadWidget
+
+reads = []
+original = ProceduralWorld._read
+def read(self, window, level):
+    reads.append((level, window))
+    return original(self, window, level)
+ProceduralWorld._read = read
+viewer = napari.Viewer(show=True)
+load = LoadWidget(viewer)
+viewer.window.add_dock_widget(load)
+load.open(sample="aerial-100k")
+for _ in range(400):
+    QTest.qWait(25)
+    if load.load_button.isEnabled() and not load.bar.running:
+        break
+assert not [r for r in reads if r[0] == 0], "looking at the facts read full-resolution pixels"
+load.load()
+layer = viewer.layers[0]
+pyramid = pyramid_of(layer)
+QTest.qWait(200)
+viewer.camera.center = (61_000 * layer.scale[0], 42_000 * layer.scale[1])
+viewer.camera.zoom = 1 / layer.scale[0]
+for _ in range(1200):
+    QTest.qWait(25)
+    if layer.data_level == 0 and pyramid.wait(0):
+        break
+(top, left), (bottom, right) = layer.corner_pixels[:, :2]
+level_0 = [w for level, w in reads if level == 0]
+assert level_0 and len(level_0) <= 12, len(level_0)
+assert all(w.bottom > top and w.row <= bottom and w.right > left and w.column <= right for w in level_0)
+assert sum(w.area for _, w in reads) < 2e7, sum(w.area for _, w in reads)
+QTest.qWait(200)
+assert layer._slice.image.raw.std() > 1
+viewer.close()
+print("pixels read", sum(w.area for _, w in reads), "peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory limit is Linux's")
+def test_the_100k_world_opens_within_3_gib_and_reads_only_what_is_seen() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "pixels read" in done.stdout
+    print(done.stdout)
+
+
+def test_reader_takes_pyramids_and_leaves_the_rest(viewer, qtbot, picture, tmp_path) -> None:
+    from napari_isdnet.widgets._reader import get_reader
+
+    assert get_reader([str(picture)]) is None
+    assert get_reader(str(picture)) is None  # small and flat: napari's own reader does it well
+    assert get_reader(str(tmp_path)) is None
+    wide = tmp_path / "wide.tif"
+    tifffile.imwrite(wide, np.zeros((600, 5000), np.uint8), tile=(512, 512))
+    assert get_reader(str(wide)) is not None
+    (layer,) = viewer.open(str(wide), plugin="napari-isdnet")
+    assert pyramid_of(layer) is not None
+    (sample,) = viewer.open_sample("napari-isdnet", "aerial-4k")
+    qtbot.waitUntil(lambda: bool(sample._slice.image.raw.any()), timeout=20_000)
