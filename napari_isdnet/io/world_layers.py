@@ -6,6 +6,7 @@ Both the picture and the truth are made from these arrays, so they cannot disagr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +80,7 @@ class Layers:
         """True where a district of one of ``kinds`` is in this part."""
         return any(k in self.present for k in kinds)
 
-    def column(self, name: str) -> Float:
+    def column(self, name: str) -> npt.NDArray[Any]:
         """Attribute ``name`` of the district of each pixel."""
         values = getattr(self.lattice.districts, name)
         if self.single is not None:  # most parts lie in one district: no gather
@@ -136,7 +137,7 @@ class Layers:
         long = self.column("height") * (np.float32(0.6) + np.float32(0.5) * unit(roof, 2))
         su = self.cos * SHADOW_COLUMN + self.sin * SHADOW_ROW
         sv = (self.cos * SHADOW_ROW - self.sin * SHADOW_COLUMN) * flip
-        shadow = FAR
+        shadow: Float | np.float32 = FAR
         if self.pixel < 5:
             shadow = np.minimum(
                 _footprint(a - su * long, b - sv * long, half_a, half_b, roof),

@@ -7,14 +7,14 @@ import numpy.typing as npt
 
 from napari_isdnet.io.world_layers import FAR, HIGHWAY_HALF, Houses, Layers
 from napari_isdnet.io.world_map import DENSE, FARM, INDUSTRIAL, PLOTS, RESIDENTIAL, WILD
-from napari_isdnet.io.world_noise import Float, cover, fade, hash_grid, unit
+from napari_isdnet.io.world_noise import Float, Real, cover, fade, hash_grid, unit
 from napari_isdnet.landcover import BUILDING, LAND, ROAD, VEGETATION, WATER
 
 Byte = npt.NDArray[np.uint8]
 
-_FLAT_ROOFS = ((222, 220, 218), (196, 186, 174), (172, 176, 192), (206, 200, 190))
+_FLAT_ROOFS: tuple[tuple[int, int, int], ...] = ((222, 220, 218), (196, 186, 174), (172, 176, 192), (206, 200, 190))
 _FLAT_ROOFS += ((150, 148, 152), (232, 232, 232), (184, 172, 160), (140, 138, 150))
-_TILED_ROOFS = ((158, 96, 74), (120, 112, 112), (132, 96, 80), (172, 110, 84))
+_TILED_ROOFS: tuple[tuple[int, int, int], ...] = ((158, 96, 74), (120, 112, 112), (132, 96, 80), (172, 110, 84))
 _TILED_ROOFS += ((96, 98, 108), (186, 182, 178), (144, 104, 90), (110, 102, 100))
 _ROOFS = np.array([_FLAT_ROOFS, _TILED_ROOFS], np.float32)
 _CROPS = np.array([(92, 112, 62), (120, 132, 72), (78, 98, 58), (136, 138, 84)], np.float32)
@@ -52,7 +52,7 @@ class Painter:
         self.rgb = np.empty((3, *layers.water.shape), np.float32)
         self.dry = np.clip(np.float32(0.5) - layers.moist * 4, 0, 1)
 
-    def blend(self, color: tuple[float, float, float] | Float, share: Float) -> None:
+    def blend(self, color: tuple[float, float, float] | Float | Real, share: Float | Real) -> None:
         """Lay ``color`` over the picture where ``share`` (0..1) says."""
         if not share.any():
             return
