@@ -40,6 +40,10 @@ class Clock:
         self._start_done = self.done
         self._start = time.monotonic()
 
+    def resume(self) -> None:
+        """Count speed from here: what was found done before is no speed."""
+        self._start_done, self._start = self.done, time.monotonic()
+
     def step(
         self, amount: float, stage: str, window: Window | None = None, figures: Mapping[str, float] | None = None
     ) -> Progress:

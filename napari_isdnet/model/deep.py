@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,11 @@ class ResNetV1c(nn.Module):
 
     def __init__(self, depth: int, output_stride: int = 8, dilate_second: bool = False) -> None:
         super().__init__()
-        block, counts = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3))}[depth]
+        kinds: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+            18: (BasicBlock, (2, 2, 2, 2)),
+            50: (Bottleneck, (3, 4, 6, 3)),
+        }
+        block, counts = kinds[depth]
         strides, dilations = ((1, 2, 1, 1), (1, 1, 2, 4)) if output_stride == 8 else ((1, 2, 2, 1), (1, 1, 1, 2))
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 3, 2, 1, bias=False),
@@ -119,6 +124,7 @@ class TimmBackbone(nn.Module):
             near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "resnet18"
             raise InputError(f"There is no backbone '{name}' in timm; names that come near are {near}.")
         self.output_stride = output_stride
+        self.body: Any
         try:
             self.body = timm.create_model(name, features_only=True, output_stride=output_stride)
         except (NotImplementedError, AssertionError, TypeError, RuntimeError, ValueError):

@@ -79,7 +79,9 @@ class Fusion(nn.Module):
         """Global: gates from the (B, C, 1, 1) means of both projected maps over the whole image (Eq. 2-4)."""
         if not self.pools:
             return Attention()
-        s, d = self.shallow_gate(mean_shallow), self.deep_gate(mean_deep)
+        # The gates are a few thousand numbers that steer every pixel: an engine may keep them in float32.
+        dtype = self.shallow_gate.conv.weight.dtype
+        s, d = self.shallow_gate(mean_shallow.to(dtype)), self.deep_gate(mean_deep.to(dtype))
         m_s, m_d = s.flatten(1), d.flatten(1)
         if not self.relational:
             return Attention(torch.sigmoid(s), torch.sigmoid(d), m_s, m_d)

@@ -27,7 +27,7 @@ class PooledConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, n, n) to (B, C', n, n)."""
-        return self.relu(self.bn(self.conv(x)))
+        return self.relu(self.bn(self.conv(x.to(self.conv.weight.dtype))))
 
 
 class ContextHead(nn.Module):

@@ -106,6 +106,11 @@ class ISDNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of the convolutions; residuals and the deep input are computed in that of the image."""
+        return self.classifier.out.weight.dtype
+
     # ------------------------------------------------------------------ pieces, also used by the streaming engine
 
     def shallow_input(self, x: Tensor, place: Place | None = None) -> Tensor:
@@ -175,10 +180,10 @@ class ISDNet(nn.Module):
         residuals = self.shallow_input(x)
         if maps is not None:
             maps.named["residuals"] = residuals
-        return self.shallow(residuals)
+        return self.shallow(residuals.to(self.dtype))
 
     def _deep(self, x: Tensor, maps: Maps | None) -> Tensor:
-        stage, last = self.backbone(self.deep_input(x))
+        stage, last = self.backbone(self.deep_input(x).to(self.dtype))
         deep = self.head(last)
         if maps is not None:
             maps.named.update(stage=stage, deep=deep)

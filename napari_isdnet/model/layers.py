@@ -124,8 +124,8 @@ def resize_bilinear(x: Tensor, place: Place, out: Place) -> Tensor:
         low, high, weight = _axis(start, count, place.full[axis], out.full[axis], offset, available, x.device)
         shape = [1, 1, 1, 1]
         shape[2 + axis] = count
-        a, b = x.index_select(2 + axis, low), x.index_select(2 + axis, high)
-        x = torch.lerp(a, b, weight.to(x.dtype).view(shape))
+        a, b = x.index_select(2 + axis, low).float(), x.index_select(2 + axis, high).float()
+        x = torch.lerp(a, b, weight.view(shape)).to(x.dtype)
     return x
 
 

@@ -1,0 +1,165 @@
+"""Device, precision and memory: chosen once, said plainly; the network brought into the form that infers fastest."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.isdnet import ISDNet
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which arithmetic a network runs."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> str:
+        """Name of the arithmetic: float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def has_native_bfloat16() -> bool:
+    """True when this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX or the Arm equivalent)."""
+    asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(bool(f()) for f in asked if f is not None)
+
+
+def choose(device: str = "auto", precision: str = "auto") -> Placement:
+    """Resolve ``--device`` and ``--precision``; an :class:`InputError` says what this machine has."""
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        has = [
+            "cpu",
+            *(["cuda"] if torch.cuda.is_available() else []),
+            *(["mps"] if torch.backends.mps.is_available() else []),
+        ]
+        raise InputError(f"Device '{device}' cannot be used here; this machine has {', '.join(has)}.") from None
+    if precision == "auto":
+        fast = chosen.type == "cuda" or (chosen.type == "cpu" and has_native_bfloat16())
+        precision = "bfloat16" if fast else "float32"
+    if precision not in PRECISIONS:
+        raise InputError(f"Precision must be auto, {', '.join(PRECISIONS)}, got '{precision}'.")
+    if precision == "float16" and chosen.type == "cpu":
+        raise InputError("float16 needs a GPU; on a CPU use float32 or bfloat16.")
+    return Placement(chosen, PRECISIONS[precision])
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use in all: the machine's, or its control group's limit."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as file:
+                total = min(total, int(file.read()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def budget_bytes(memory: float | None) -> int:
+    """``--memory`` GiB in bytes; by default a quarter of what the machine has. At least half a GiB."""
+    if memory is None:
+        return machine_memory() // 4
+    if memory < 0.5:
+        raise InputError(f"--memory must be at least 0.5 GiB, got {memory:g}.")
+    return int(memory * 2**30)
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """Fold every batch norm that follows a convolution into it, in place (inference only).
+
+    Layers of one module that are registered one after the other are applied one after the other in this package and
+    in timm's convolutional networks; :func:`prepare` checks the outcome and falls back.
+    """
+    for parent in list(model.modules()):
+        children: list[tuple[str, nn.Module]] = list(parent.named_children())
+        for (name, conv), (bn_name, bn) in pairwise(children):
+            if not (isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)):
+                continue
+            if conv.out_channels != bn.num_features or conv.transposed:
+                continue
+            fused = copy.copy(conv)
+            result = fuse_conv_bn_eval(conv, bn)
+            fused.weight, fused.bias = result.weight, result.bias
+            setattr(parent, name, fused)
+            setattr(parent, bn_name, getattr(bn, "act", None) or nn.Identity())
+    return model
+
+
+@torch.inference_mode()
+def prepare(model: ISDNet, placement: Placement, fold: bool = True) -> ISDNet:
+    """A copy of ``model`` for inference: batch norm folded, channels last, on the device, in its arithmetic.
+
+    The fusion's gates, which are computed from means over the whole image, stay in float32.
+    """
+    ready = copy.deepcopy(model).eval().float()
+    if fold:
+        folded = fold_batch_norm(copy.deepcopy(ready))
+        x = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+        before, after = ready(x).logits, folded(x).logits
+        if (before - after).abs().max() <= 1e-3 * before.std() + 1e-5:
+            ready = folded  # type: ignore[assignment]
+    ready = ready.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if placement.dtype != torch.float32:
+        ready = ready.to(placement.dtype)
+        for name, module in ready.named_modules():
+            if name.endswith(("_gate", "_mlp")) or type(module).__name__ == "PooledConv":
+                module.float()
+        for name, parameter in ready.named_parameters():
+            if "alpha" in name:
+                parameter.data = parameter.data.float()
+        ready.pyramid.float()
+    for parameter in ready.parameters():
+        parameter.requires_grad_(False)
+    ready.header = model.header
+    return ready
+
+
+def set_threads(threads: int | None) -> None:
+    """Bound torch's CPU threads (a window that is open keeps a core for itself)."""
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process so far."""
+    try:
+        import resource
+    except ImportError:
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    scale = 1 if os.uname().sysname == "Darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * scale
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Name and free memory of a device, for widgets and reports."""
+    import psutil
+
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return {"device": str(device), "name": torch.cuda.get_device_name(device), "free": free, "total": total}
+    memory = psutil.virtual_memory()
+    name = f"{os.cpu_count()} CPU cores" if device.type == "cpu" else device.type
+    return {"device": str(device), "name": name, "free": int(memory.available), "total": int(memory.total)}

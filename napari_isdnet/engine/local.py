@@ -1,0 +1,148 @@
+"""The local pieces of an ISDNet, with their halos: what may be computed window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_isdnet.engine.halo import NotLocalError, probe_halo
+from napari_isdnet.model.fusion import Attention, Fusion
+from napari_isdnet.model.isdnet import ISDNet, nearest_index
+from napari_isdnet.model.layers import Place, needed_for_resize
+from napari_isdnet.window import Window
+
+
+class LocalNetwork:
+    """Pieces of a fused network between its barriers, and how far each looks (found by probing).
+
+    Raises :class:`~napari_isdnet.engine.halo.NotLocalError` where a piece looks at its whole input.
+    """
+
+    def __init__(self, model: ISDNet) -> None:
+        if not model.config.fuses:
+            raise NotLocalError(
+                f"A network of the {model.config.branches} branch alone is not streamed; use --context window."
+            )
+        self.model = model
+        self.config = model.config
+        self.bins = tuple(model.head.bins)
+        self.deep_stride = getattr(model.backbone, "output_stride", self.config.deep_stride)
+        self.backbone_channels = model.backbone.out_channels[1]
+        # Halos: in level-0 pixels, pixels of the deep input, and pixels of the maps.
+        self.shallow_halo = self._probe_shallow()
+        self.quarter_halo = 2 ** (self.config.downscale.bit_length() + 1)
+        self.backbone_halo = probe_halo([model.backbone], lambda x, b: b(x)[1], 3, f"The backbone '{self.config.deep}'")
+        self.head_halo = self._probe_head()
+        self.fusion_halo = 3
+        self.head8_halo = 3
+
+    def _probe_shallow(self) -> int:
+        m = self.model
+        channels = self.config.shallow_channels
+        halo = max(
+            probe_halo(
+                [m.shallow, fusion.shallow_conv], lambda x, s, p, i=i: p(s(x)[i]), channels, "The shallow branch"
+            )
+            for i, fusion in enumerate((m.fuse8, m.fuse16))
+        )
+        # A residual at level i reaches 2 pixels of it for the low pass, 2 for the way up, and one for the enlargement.
+        return halo + (0 if self.config.shallow_input == "rgb" else 6 * 2**self.config.residual_levels)
+
+    def _probe_head(self) -> int:
+        m = self.model
+
+        def run(x: Tensor, head: torch.nn.Module, conv: torch.nn.Module) -> Tensor:
+            pools = [x.new_zeros(1, x.shape[1], n, n) for n in self.bins]
+            return conv(head.local(x, head.context(pools), Place.whole(x)))  # type: ignore[operator]
+
+        return probe_halo([m.head, m.fuse16.deep_conv], run, self.backbone_channels, "The context head")
+
+    # ------------------------------------------------------------------ geometry
+
+    def quarter_window(self, core: Window, image: tuple[int, int], full: tuple[int, int]) -> Window:
+        """Which pixels of the deep input belong to a level-0 core, whose edges are multiples of ``downscale``."""
+        window = core.divided(self.config.downscale)
+        bottom = full[0] if core.bottom >= image[0] else min(window.bottom, full[0])
+        right = full[1] if core.right >= image[1] else min(window.right, full[1])
+        return Window.from_bounds(min(window.row, full[0]), min(window.column, full[1]), bottom, right)
+
+    def quarter_pixels(self, window: Window, image: tuple[int, int]) -> Window:
+        """The level-0 pixels that a window of the deep input is made of."""
+        if self.config.deep_filter == "lowpass":
+            return window.multiplied(self.config.downscale).clipped(image)
+        full = self.model.deep_size(*image)
+        rows, columns = nearest_index(image[0], full[0]), nearest_index(image[1], full[1])
+        return Window.from_bounds(
+            rows[window.row], columns[window.column], rows[window.bottom - 1] + 1, columns[window.right - 1] + 1
+        )
+
+    @staticmethod
+    def coarse_window(out: Place, full: tuple[int, int]) -> Window:
+        """Window of a coarser map that the fusion's context needs for ``out``: enlargement, and a 3x3 before it."""
+        return needed_for_resize(out.window, full, out.full).expanded(1).clipped(full)
+
+    # ------------------------------------------------------------------ pieces
+
+    def quarter(self, x: Tensor, place: Place, window: Window) -> Tensor:
+        """Pixels ``window`` of the deep input from a level-0 patch (1, 3, h, w) that lies at ``place``."""
+        scale, patch = self.config.downscale, place.window
+        if scale == 1:
+            rows, columns = window.relative_to(patch).slices
+            return x[:, :, rows, columns]
+        if self.config.deep_filter == "lowpass":
+            low = self.model.pyramid.lowpass(x, scale.bit_length() - 1)
+            rows, columns = window.shifted(-patch.row // scale, -patch.column // scale).slices
+            return low[:, :, rows, columns]
+        full = self.model.deep_size(*place.full)
+        picked = []
+        for axis, (start, stop, origin) in enumerate(
+            ((window.row, window.bottom, patch.row), (window.column, window.right, patch.column))
+        ):
+            index = nearest_index(place.full[axis], full[axis])[start:stop]
+            picked.append(torch.tensor(index, device=x.device) - origin)
+        return x.index_select(2, picked[0]).index_select(3, picked[1])
+
+    def shallow(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        """Projected shallow maps at strides 8 and 16 of a level-0 patch."""
+        m = self.model
+        s8, s16 = m.shallow(m.shallow_input(x, place).to(m.dtype))
+        return m.fuse8.project_shallow(s8), m.fuse16.project_shallow(s16)
+
+    def backbone(self, x: Tensor) -> Tensor:
+        """Last stage of the deep backbone."""
+        return self.model.backbone(x)[1]
+
+    def context(self, pools: Sequence[Tensor]) -> list[Tensor]:
+        """The context head's global half."""
+        return self.model.head.context(pools)
+
+    def head(self, x: Tensor, pools: Sequence[Tensor], place: Place) -> Tensor:
+        """The context head's local half: the deep feature that enters the first fusion."""
+        return self.model.head.local(x, pools, place)
+
+    def project_deep(self, x: Tensor, pools: Sequence[Tensor], place: Place) -> Tensor:
+        """Deep feature, projected for the first fusion."""
+        return self.model.fuse16.project_deep(self.head(x, pools, place))
+
+    def attention(self, fusion: Fusion, shallow: npt.NDArray[np.float64], deep: npt.NDArray[np.float64]) -> Attention:
+        """Gates of a fusion from the means (C,) of both projected maps."""
+        device = self.model.classifier.out.weight.device
+        vectors = [torch.from_numpy(v).float().to(device).view(1, -1, 1, 1) for v in (shallow, deep)]
+        with torch.inference_mode():
+            return fusion.attention(*vectors)
+
+    def fuse(self, fusion: Fusion, s: Tensor, d: Tensor, gates: Attention, place: Place, out: Place) -> Tensor:
+        """One fusion of projected maps: ``s`` at ``out``, ``d`` at ``place`` of its coarser map."""
+        return fusion.combine(s, gates.shallow, fusion.context(d, gates.deep, place, out))
+
+    def fuse16(self, s: Tensor, d: Tensor, gates: Attention, place: Place, out: Place) -> Tensor:
+        """First fusion, projected for the second."""
+        return self.model.fuse8.project_deep(self.fuse(self.model.fuse16, s, d, gates, place, out))
+
+    def classify(self, s: Tensor, d: Tensor, gates: Attention, place: Place, out: Place) -> Tensor:
+        """Second fusion and classifier: logits at stride 8."""
+        return self.model.classifier(self.fuse(self.model.fuse8, s, d, gates, place, out))

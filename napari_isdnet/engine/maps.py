@@ -1,0 +1,167 @@
+"""Feature maps of a whole image, computed unit by unit when first needed, kept in RAM or in a file.
+
+A file is read and written with ``pread`` / ``pwrite`` rather than mapped, so that what was spilled does not count as
+resident memory. Samples lie channels-last: a row of a window is one contiguous piece.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.io.disk import disk_errors
+from napari_isdnet.window import Grid, Window
+
+Array = npt.NDArray[Any]
+
+
+class MapStorage:
+    """A (rows, columns, channels) array in RAM (``path`` None) or in a sparse file."""
+
+    def __init__(self, shape: tuple[int, int], channels: int, dtype: np.dtype[Any], path: Path | None) -> None:
+        self.shape, self.channels, self.dtype, self.path = shape, channels, np.dtype(dtype), path
+        self._array: Array | None = None
+        self._file: int | None = None
+        self._seek = threading.Lock()
+        if path is None:
+            self._array = np.zeros((*shape, channels), self.dtype)
+        else:
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+                os.ftruncate(self._file, self.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the map in bytes."""
+        return self.shape[0] * self.shape[1] * self.channels * self.dtype.itemsize
+
+    def _pieces(self, window: Window) -> Iterable[tuple[int, int]]:
+        pixel = self.channels * self.dtype.itemsize
+        if window.width == self.shape[1]:  # whole rows are one piece
+            return [((window.row * self.shape[1]) * pixel, window.area * pixel)]
+        return [
+            ((row * self.shape[1] + window.column) * pixel, window.width * pixel)
+            for row in range(window.row, window.bottom)
+        ]
+
+    def write(self, window: Window, values: Array) -> None:
+        """Store ``values`` (height, width, channels) at ``window``."""
+        if self._array is not None:
+            self._array[window.slices] = values
+            return
+        data = memoryview(np.ascontiguousarray(values, self.dtype)).cast("B")
+        done = 0
+        assert self.path is not None
+        with disk_errors(self.path):
+            for offset, count in self._pieces(window):
+                self._pwrite(data[done : done + count], offset)
+                done += count
+
+    def read(self, window: Window) -> Array:
+        """Values (height, width, channels) of ``window``; a copy from a file, a view in RAM."""
+        if self._array is not None:
+            return self._array[window.slices]
+        result = np.empty((*window.shape, self.channels), self.dtype)
+        view = memoryview(result).cast("B")
+        done = 0
+        assert self.path is not None
+        with disk_errors(self.path):
+            for offset, count in self._pieces(window):
+                self._pread(view[done : done + count], offset)
+                done += count
+        return result
+
+    def _pwrite(self, data: memoryview, offset: int) -> None:
+        assert self._file is not None
+        while len(data):
+            if hasattr(os, "pwrite"):
+                written = os.pwrite(self._file, data, offset)
+            else:
+                with self._seek:
+                    os.lseek(self._file, offset, os.SEEK_SET)
+                    written = os.write(self._file, data)
+            data, offset = data[written:], offset + written
+
+    def _pread(self, target: memoryview, offset: int) -> None:
+        assert self._file is not None
+        while len(target):
+            if hasattr(os, "preadv"):
+                got = os.preadv(self._file, [target], offset)
+            else:
+                with self._seek:
+                    os.lseek(self._file, offset, os.SEEK_SET)
+                    piece = os.read(self._file, len(target))
+                got = len(piece)
+                target[:got] = piece
+            if got == 0:
+                raise OSError(f"{self.path} ended early")
+            target, offset = target[got:], offset + got
+
+    def close(self) -> None:
+        """Release the array or the file (which stays)."""
+        self._array = None
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class LazyMap:
+    """A feature map whose units are computed when first read.
+
+    ``compute(unit, window)`` returns the values (height, width, channels) of that unit's window; ``done`` and
+    ``record`` ask and tell a ledger, so that a job that was killed goes on where it stopped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: MapStorage,
+        core: int,
+        compute: Callable[[int, Window], Array],
+        done: Iterable[int] = (),
+        record: Callable[[int, Array], None] | None = None,
+    ) -> None:
+        self.name, self.storage = name, storage
+        self.grid = Grid(storage.shape, (core, core))
+        self._compute, self._record = compute, record
+        self._done = set(done)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the map."""
+        return self.storage.shape
+
+    def is_done(self, unit: int) -> bool:
+        """True when that unit's values are stored."""
+        return unit in self._done
+
+    def missing(self) -> list[int]:
+        """Units that are not computed yet, ascending."""
+        return [u for u in range(len(self.grid)) if u not in self._done]
+
+    def put(self, unit: int, values: Array) -> None:
+        """Store a unit that was computed elsewhere (several maps come out of one pass)."""
+        self.storage.write(self.grid[unit], values)
+        if self._record is not None:
+            self._record(unit, values)
+        self._done.add(unit)
+
+    def ensure(self, unit: int) -> None:
+        """Compute a unit unless it is there."""
+        if unit not in self._done:
+            values = self._compute(unit, self.grid[unit])
+            if unit not in self._done:  # the computation may have put it itself
+                self.put(unit, values)
+
+    def read(self, window: Window) -> Array:
+        """Values (height, width, channels) of ``window``, computing what is missing."""
+        for unit in self.grid.touching(window):
+            self.ensure(unit)
+        return self.storage.read(window)

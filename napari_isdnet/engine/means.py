@@ -1,0 +1,109 @@
+"""The only things that cross the barriers of whole-image inference: means over whole maps, summed in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.window import Window
+
+Vector = npt.NDArray[np.float64]
+NAMES = ("shallow16", "shallow8", "deep16", "fused")
+
+
+@dataclass
+class Means:
+    """Global means of one image under one network.
+
+    ``pools`` are the adaptive average pools (C, n, n) that the context head wants of the deep features, one for each of
+    its bins; ``vectors`` the means (C,) of the projected maps ``shallow16``, ``shallow8``, ``deep16`` and ``fused``.
+    """
+
+    pools: list[Vector] | None = None
+    vectors: dict[str, Vector] = field(default_factory=dict)
+
+    def has(self, *names: str) -> bool:
+        """True when all those vectors are known."""
+        return all(name in self.vectors for name in names)
+
+    @property
+    def complete(self) -> bool:
+        """True when a region can be inferred without preparing anything."""
+        return self.pools is not None and self.has(*NAMES)
+
+    def vector(self, name: str) -> Vector:
+        """One mean (C,)."""
+        return self.vectors[name]
+
+    def to_arrays(self) -> dict[str, Vector]:
+        """As named arrays, for a file."""
+        pools = {f"pool{i}": p for i, p in enumerate(self.pools or [])}
+        return {**pools, **self.vectors}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Vector]) -> Means:
+        """Inverse of :meth:`to_arrays`."""
+        pools = [arrays[f"pool{i}"] for i in range(sum(k.startswith("pool") for k in arrays))]
+        return cls(pools, {k: v for k, v in arrays.items() if not k.startswith("pool")})
+
+
+class MeanSums:
+    """Partial sums per unit of a map, reduced in unit order, so that a resumed job sums exactly as an unbroken one."""
+
+    def __init__(self, bins: Sequence[int], deep: tuple[int, int]) -> None:
+        self.bins, self.deep = tuple(bins), deep
+        self._parts: dict[str, dict[int, Vector]] = {}
+        self._pixels: dict[str, int] = {}
+
+    def add(self, name: str, unit: int, sums: Vector) -> None:
+        """Take the sums of a unit that was done before."""
+        self._parts.setdefault(name, {})[unit] = sums
+
+    def measure(self, name: str, unit: int, values: npt.NDArray[np.generic], window: Window) -> Vector:
+        """Sum a unit's stored values (height, width, channels), keep and return the sums."""
+        if name == "backbone":
+            sums = np.concatenate([self._bin_sums(values, window, n).ravel() for n in self.bins] or [np.zeros(0)])
+        elif name in NAMES:
+            total = values.reshape(-1, values.shape[-1]).sum(0, dtype=np.float64)
+            sums = np.concatenate([total, [float(window.area)]])
+        else:
+            sums = np.zeros(0)
+        self.add(name, unit, sums)
+        return sums
+
+    def _bounds(self, axis: int, n: int) -> list[tuple[int, int]]:
+        size = self.deep[axis]
+        return [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
+
+    def _bin_sums(self, values: npt.NDArray[np.generic], window: Window, n: int) -> Vector:
+        sums = np.zeros((n, n, values.shape[-1]))
+        for i, (top, bottom) in enumerate(self._bounds(0, n)):
+            for j, (left, right) in enumerate(self._bounds(1, n)):
+                part = window.intersect(Window.from_bounds(top, left, bottom, right))
+                if not part.empty:
+                    sums[i, j] = values[part.relative_to(window).slices].sum((0, 1), dtype=np.float64)
+        return sums
+
+    def _total(self, name: str) -> Vector:
+        parts = self._parts[name]
+        return np.sum([parts[unit] for unit in sorted(parts)], axis=0)
+
+    def mean(self, name: str) -> Vector:
+        """Mean (C,) over a whole map."""
+        total = self._total(name)
+        return total[:-1] / total[-1]
+
+    def pools(self, name: str) -> list[Vector]:
+        """Adaptive average pools (C, n, n) of a whole map, one for each of the bins."""
+        total, start, result = self._total(name), 0, []
+        channels = len(total) // max(1, sum(n * n for n in self.bins))
+        for n in self.bins:
+            sums = total[start : start + n * n * channels].reshape(n, n, channels)
+            heights = np.array([b - a for a, b in self._bounds(0, n)], dtype=np.float64)
+            widths = np.array([b - a for a, b in self._bounds(1, n)], dtype=np.float64)
+            result.append(np.moveaxis(sums / (heights[:, None] * widths[None])[..., None], -1, 0))
+            start += n * n * channels
+        return result

@@ -1,0 +1,126 @@
+"""From pixels of a source to normalised patches of the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import ImageSource, TileError
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.model.isdnet import ISDNet
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class Policy(Protocol):
+    """What the intensity policy offers (see ``napari_isdnet.io.intensity``)."""
+
+    def apply(self, raw: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        """(h, w, C) samples to RGB on the 0..255 scale, and which pixels are valid (None: all)."""
+
+
+class PatchReader:
+    """Reads windows of an image as normalised float32 patches (1, 3, h, w), channels last.
+
+    Invalid pixels (nodata, transparent, NaN, or tiles that cannot be read where ``skip_bad_tiles``) become the mean
+    colour, zero after normalisation; ``valid`` says where they are. ``bad`` lists the windows that could not be read.
+    """
+
+    def __init__(self, source: ImageSource, policy: Policy, model: ISDNet, skip_bad_tiles: bool = False) -> None:
+        header = model.header
+        mean, std = (header.mean, header.std) if header is not None else (IMAGENET_MEAN, IMAGENET_STD)
+        self.source, self.policy, self.skip_bad_tiles = source, policy, skip_bad_tiles
+        self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        self.shape = source.shape
+        self.bad: list[Window] = []
+
+    def read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        """Normalised (h, w, 3) of a window inside the image, and its valid mask (None: all valid)."""
+        try:
+            raw = self.source.read(window)
+        except TileError:
+            if not self.skip_bad_tiles:
+                raise
+            return self._salvage(window)
+        rgb, valid = self.policy.apply(raw)
+        return self._normalise(rgb, valid), valid
+
+    def _normalise(self, rgb: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
+        patch = rgb - self.mean
+        patch /= self.std
+        if valid is not None:
+            patch[~valid] = 0
+        return patch
+
+    def _salvage(self, window: Window, smallest: int = 64) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Read what can be read around bad tiles, halving the window down to ``smallest`` pixels."""
+        patch = np.zeros((*window.shape, 3), np.float32)
+        mask = np.zeros(window.shape, np.bool_)
+        if max(window.shape) <= smallest:
+            if window not in self.bad:
+                self.bad.append(window)
+            return patch, mask
+        rows, columns = -(-window.height // 2), -(-window.width // 2)
+        for top in range(0, window.height, rows):
+            for left in range(0, window.width, columns):
+                part = Window(
+                    window.row + top,
+                    window.column + left,
+                    min(rows, window.height - top),
+                    min(columns, window.width - left),
+                )
+                try:
+                    rgb, valid = self.policy.apply(self.source.read(part))
+                    values, ok = self._normalise(rgb, valid), np.ones(part.shape, np.bool_) if valid is None else valid
+                except TileError:
+                    values, ok = self._salvage(part, smallest)
+                inside = part.relative_to(window).slices
+                patch[inside], mask[inside] = values, ok
+        return patch, mask
+
+    def valid(self, window: Window) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of a window are valid; None when all are."""
+        return self.read(window)[1]
+
+    @property
+    def may_mask(self) -> bool:
+        """False when every pixel is known to be valid without reading it."""
+        source = self.source
+        return (
+            self.skip_bad_tiles
+            or source.nodata is not None
+            or source.alpha is not None
+            or np.issubdtype(source.dtype, np.floating)
+        )
+
+
+def as_tensor(patch: npt.NDArray[Any], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(h, w, C) to (1, C, h, w) in channels-last memory, without a copy on the CPU where the type allows."""
+    tensor = torch.from_numpy(np.ascontiguousarray(patch))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device, dtype).permute(2, 0, 1).unsqueeze(0)
+
+
+def as_array(tensor: Tensor, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """(1, C, h, w) to (h, w, C) in the storage type; float16 is clamped to its range rather than made infinite."""
+    values = tensor[0].permute(1, 2, 0).float()
+    if dtype == np.float16:
+        values = values.clamp(-65504, 65504).half()
+    return values.contiguous().cpu().numpy()
+
+
+def check_size(shape: tuple[int, int], smallest: int) -> None:
+    """Refuse images that are smaller than the network's strides."""
+    if min(shape) < smallest:
+        raise InputError(
+            f"The image is {shape[0]} x {shape[1]} pixels; the network needs at least {smallest} on each side."
+        )

@@ -1,0 +1,389 @@
+"""Whole-image inference in bounded memory: ISDNet on an image of any size, as if it had been forwarded in one piece.
+
+ISDNet has no local receptive field: RAF pools both of its maps over the whole image (Eq. 2), the context head pools
+its input. What is local is computed window by window with the halo that a probe of the network found, at the
+image's true border with the network's own padding; what is global are a few means, summed in float64 over the cores
+in window order. Maps between the passes live in :class:`~napari_isdnet.engine.maps.LazyMap`, so that a region of a
+big image, once the means are known, computes only what it needs, and equals the crop of the whole result.
+
+    quarter      deep input                          (image / downscale)
+    backbone     last stage of the deep backbone     -> pools for the context head         barrier 1
+    deep16       head + first fusion's projection    -> its mean                           barrier 2
+    shallow16/8  both shallow maps after projection  -> their means                        (with barrier 1)
+    fused        first fusion + second's projection  -> its mean                           barrier 3
+    logits       second fusion + classifier, enlarged to level 0 in whole-image coordinates
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.halo import padded_window
+from napari_isdnet.engine.local import LocalNetwork
+from napari_isdnet.engine.maps import LazyMap, MapStorage
+from napari_isdnet.engine.means import Means, MeanSums
+from napari_isdnet.engine.patches import PatchReader, as_array, as_tensor, check_size
+from napari_isdnet.engine.prefetch import ahead
+from napari_isdnet.model.fusion import Attention
+from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
+from napari_isdnet.model.layers import Place, resize_bilinear
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Grid, Window
+
+Array = npt.NDArray[Any]
+UNIT = 2048
+"""Side of the level-0 windows in which results are made; anchored at the image's origin."""
+
+# Shares of the work, for an honest estimate of the time left; measured on the reference network.
+SHARES = {"shallow": 0.62, "deep": 0.16, "context": 0.02, "fuse": 0.05, "write": 0.15}
+
+
+class UnitLog(Protocol):
+    """Where finished units are written down (the job's ledger)."""
+
+    def done(self, stage: str) -> Iterable[int]:
+        """Units of ``stage`` whose values are stored."""
+
+    def sums(self, stage: str, unit: int) -> npt.NDArray[np.float64]:
+        """The partial sums that were recorded with a unit."""
+
+    def record(self, stage: str, unit: int, sums: npt.NDArray[np.float64]) -> None:
+        """Write down that a unit is stored, with its partial sums."""
+
+
+@dataclass
+class StreamOptions:
+    """How a whole image is streamed; nothing here changes the result beyond rounding.
+
+    ``core`` is the side of the level-0 cores of the shallow pass (a multiple of 32); ``folder`` is where the maps are
+    spilled (None: RAM); ``exact`` keeps the maps in float32 instead of float16; ``prefetch`` reads windows ahead.
+    """
+
+    core: int = 2048
+    folder: Path | None = None
+    exact: bool = False
+    prefetch: int = 1
+    log: UnitLog | None = None
+    means: Means | None = None
+
+
+@dataclass
+class _Sizes:
+    image: tuple[int, int]
+    deep_input: tuple[int, int] = (0, 0)
+    deep: tuple[int, int] = (0, 0)
+    s16: tuple[int, int] = (0, 0)
+    s8: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class _Gates:
+    pools: list[Tensor] = field(default_factory=list)
+    fuse16: Attention | None = None
+    fuse8: Attention | None = None
+
+
+class WholeImage:
+    """One image under one network, streamed.
+
+    ``prepare()`` runs the passes up to the last barrier (a generator of :class:`Progress`); afterwards
+    ``labels(window)``, ``logits(window)`` and the maps answer for any window. With known ``means`` nothing needs to be
+    prepared. Not thread-safe: one thread drives it.
+    """
+
+    def __init__(self, model: ISDNet, reader: PatchReader, placement: Placement, options: StreamOptions) -> None:
+        check_size(reader.shape, MIN_SIDE)
+        self.model, self.reader, self.placement, self.options = model, reader, placement, options
+        self.local = LocalNetwork(model)
+        shape = reader.shape
+        deep_input = model.deep_size(*shape)
+        stride = self.local.deep_stride
+        self.sizes = _Sizes(
+            shape,
+            deep_input,
+            (-(-deep_input[0] // stride), -(-deep_input[1] // stride)),
+            (-(-shape[0] // 16), -(-shape[1] // 16)),
+            (-(-shape[0] // 8), -(-shape[1] // 8)),
+        )
+        self.dtype = np.dtype(np.float32 if options.exact else np.float16)
+        self.means: Means | None = options.means
+        self._sums = MeanSums(self.local.bins, self.sizes.deep)
+        self._gates: _Gates | None = None
+        self._make_maps()
+        self._valid: OrderedDict[Window, Array | None] = OrderedDict()
+
+    # ------------------------------------------------------------------ maps
+
+    def _map(
+        self, name: str, shape: tuple[int, int], channels: int, core: int, compute: Callable[[int, Window], Array]
+    ) -> LazyMap:
+        folder, log = self.options.folder, self.options.log
+        path = None if folder is None else folder / f"{name}.map"
+        storage = MapStorage(shape, channels, self.dtype, path)
+        done: Iterable[int] = ()
+        if log is not None and path is not None:
+            done = log.done(name)
+            for unit in done:
+                self._sums.add(name, unit, log.sums(name, unit))
+
+        def record(unit: int, values: Array) -> None:
+            sums = self._sums.measure(name, unit, values, Grid(shape, (core, core))[unit])
+            if log is not None and path is not None:
+                log.record(name, unit, sums)
+
+        return LazyMap(name, storage, core, compute, done, record)
+
+    def _make_maps(self) -> None:
+        local, sizes, core = self.local, self.sizes, self.options.core
+        c = self.model.config.channels
+        scale = self.model.config.downscale
+        deep_core = max(256, min(1024, core // 2)) // 32 * 32
+        self.quarter = self._map("quarter", sizes.deep_input, 3, core // scale, self._compute_quarter)
+        self.shallow16 = self._map("shallow16", sizes.s16, c, core // 16, self._compute_shallow)
+        self.shallow8 = self._map("shallow8", sizes.s8, c, core // 8, self._compute_shallow)
+        self.backbone = self._map(
+            "backbone", sizes.deep, local.backbone_channels, deep_core // local.deep_stride, self._compute_backbone
+        )
+        self.deep = self._map("deep16", sizes.deep, c, 128, self._compute_deep)
+        self.fused = self._map("fused", sizes.s16, c, 256, self._compute_fused)
+        self.maps = (self.quarter, self.shallow16, self.shallow8, self.backbone, self.deep, self.fused)
+
+    def close(self) -> None:
+        """Release RAM and files; spilled files stay for a resume."""
+        for item in self.maps:
+            item.storage.close()
+
+    def _tensor(self, values: Array) -> Tensor:
+        return as_tensor(values, self.placement.device, self.placement.dtype)
+
+    # ------------------------------------------------------------------ local passes
+
+    @torch.inference_mode()
+    def _compute_quarter(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+        """The deep input alone (needed before the shallow pass gets there: a region under known means)."""
+        core = self.local.quarter_pixels(window, self.sizes.image)
+        patch = padded_window(core, self.local.quarter_halo, self.sizes.image)
+        x = as_tensor(self.reader.read(patch)[0], self.placement.device)
+        return as_array(self.local.quarter(x, Place(patch, self.sizes.image), window), self.dtype)
+
+    def _compute_shallow(self, unit: int, window: Window) -> Array:
+        """Both shallow maps and the deep input of one level-0 core come out of one read."""
+        core = self._core(unit)
+        self._store_shallow(unit, self._shallow_of(core, self._read_shallow(core)))
+        target = self.shallow16 if window == self.shallow16.grid[unit] else self.shallow8
+        return target.storage.read(window)
+
+    def _core(self, unit: int) -> Window:
+        return Grid(self.sizes.image, (self.options.core, self.options.core))[unit]
+
+    def _read_shallow(self, core: Window) -> tuple[Window, Array]:
+        patch = padded_window(core, self.local.shallow_halo, self.sizes.image)
+        return patch, self.reader.read(patch)[0]
+
+    @torch.inference_mode()
+    def _shallow_of(self, core: Window, read: tuple[Window, Array]) -> dict[str, tuple[Window, Array]]:
+        patch, values = read
+        try:
+            x = as_tensor(values, self.placement.device)
+            place = Place(patch, self.sizes.image)
+            quarter = self.local.quarter_window(core, self.sizes.image, self.sizes.deep_input)
+            result = {"quarter": (quarter, as_array(self.local.quarter(x, place, quarter), self.dtype))}
+            p8, p16 = self.local.shallow(x, place)
+            for name, tensor, stride, full in (
+                ("shallow8", p8, 8, self.sizes.s8),
+                ("shallow16", p16, 16, self.sizes.s16),
+            ):
+                window = core.divided(stride).clipped(full)
+                rows, columns = window.shifted(-patch.row // stride, -patch.column // stride).slices
+                result[name] = (window, as_array(tensor[:, :, rows, columns], self.dtype))
+            return result
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        return self._shallow_in_parts(core)
+
+    def _shallow_in_parts(self, core: Window) -> dict[str, tuple[Window, Array]]:
+        """The same from four smaller cores, each with its own halo, where the device's memory was too small."""
+        half = max(core.shape) // 2 // 32 * 32
+        if half < 128:
+            raise MemoryError("the device has too little memory for a window of 256 pixels")
+        parts: dict[str, list[tuple[Window, Array]]] = {}
+        for window in Grid(core.shape, (half, half)):
+            part = window.shifted(core.row, core.column)
+            for name, item in self._shallow_of(part, self._read_shallow(part)).items():
+                parts.setdefault(name, []).append(item)
+        return {name: _joined(items) for name, items in parts.items()}
+
+    def _store_shallow(self, unit: int, result: dict[str, tuple[Window, Array]]) -> None:
+        for item in (self.quarter, self.shallow8, self.shallow16):
+            if not item.is_done(unit):
+                item.put(unit, result[item.name][1])
+
+    @torch.inference_mode()
+    def _compute_backbone(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+        stride, size = self.local.deep_stride, self.sizes.deep_input
+        core = window.multiplied(stride).clipped(size)
+        patch = padded_window(core, self.local.backbone_halo, size)
+        last = self.local.backbone(self._tensor(self.quarter.read(patch)))
+        return as_array(_cut(last, window, patch.divided(stride)), self.dtype)
+
+    @torch.inference_mode()
+    def _compute_deep(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+        patch = window.expanded(self.local.head_halo).clipped(self.sizes.deep)
+        x = self._tensor(self.backbone.read(patch))
+        deep = self.local.project_deep(x, self.gates.pools, Place(patch, self.sizes.deep))
+        return as_array(_cut(deep, window, patch), self.dtype)
+
+    @torch.inference_mode()
+    def _compute_fused(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+        patch = window.expanded(self.local.fusion_halo).clipped(self.sizes.s16)
+        out = Place(patch, self.sizes.s16)
+        below = self.local.coarse_window(out, self.sizes.deep)
+        gates = self.gates.fuse16
+        assert gates is not None
+        fused = self.local.fuse16(
+            self._tensor(self.shallow16.read(patch)),
+            self._tensor(self.deep.read(below)),
+            gates,
+            Place(below, self.sizes.deep),
+            out,
+        )
+        return as_array(_cut(fused, window, patch), self.dtype)
+
+    # ------------------------------------------------------------------ barriers
+
+    @property
+    def gates(self) -> _Gates:
+        """What the means say: projected pools and attention; as much of it as the means allow so far."""
+        if self._gates is None:
+            self._gates = _Gates()
+        gates, means, device = self._gates, self.means or Means(), self.placement.device
+        if not gates.pools and means.pools is not None:
+            gates.pools = self.local.context([torch.from_numpy(p).float().to(device)[None] for p in means.pools])
+        if gates.fuse16 is None and means.has("shallow16", "deep16"):
+            gates.fuse16 = self.local.attention(self.model.fuse16, means.vector("shallow16"), means.vector("deep16"))
+        if gates.fuse8 is None and means.has("shallow8", "fused"):
+            gates.fuse8 = self.local.attention(self.model.fuse8, means.vector("shallow8"), means.vector("fused"))
+        return gates
+
+    @property
+    def prepared(self) -> bool:
+        """True when every global mean is known."""
+        return self.means is not None and self.means.complete
+
+    def prepare(self) -> Generator[Progress, None, None]:
+        """Run what is missing of the passes up to the last barrier; cancel by not asking for the next item."""
+        if self.prepared:
+            return
+        clock = Clock(1.0)
+        yield from self._shallow_pass(clock)
+        yield from self._pass(clock, self.backbone, "deep", self.local.deep_stride * self.model.config.downscale)
+        self.means = Means(
+            self._sums.pools("backbone"),
+            {name: self._sums.mean(name) for name in ("shallow16", "shallow8")},
+        )
+        yield from self._pass(clock, self.deep, "context", self.local.deep_stride * self.model.config.downscale)
+        self.means.vectors["deep16"] = self._sums.mean("deep16")
+        yield from self._pass(clock, self.fused, "fuse", 16)
+        self.means.vectors["fused"] = self._sums.mean("fused")
+
+    def _shallow_pass(self, clock: Clock) -> Generator[Progress, None, None]:
+        grid = Grid(self.sizes.image, (self.options.core, self.options.core))
+        maps = (self.quarter, self.shallow8, self.shallow16)
+        todo = [u for u in range(len(grid)) if not all(m.is_done(u) for m in maps)]
+        clock.done += SHARES["shallow"] * (1 - len(todo) / len(grid))
+        clock.resume()
+        for unit, read in ahead(todo, lambda u: self._read_shallow(grid[u]), self.options.prefetch):
+            self._store_shallow(unit, self._shallow_of(grid[unit], read))
+            yield clock.step(SHARES["shallow"] / len(grid), "shallow", grid[unit])
+
+    def _pass(self, clock: Clock, item: LazyMap, stage: str, scale: int) -> Generator[Progress, None, None]:
+        todo = item.missing()
+        share = SHARES[stage] / len(item.grid)
+        clock.done += share * (len(item.grid) - len(todo))
+        for unit in todo:
+            item.ensure(unit)
+            yield clock.step(share, stage, item.grid[unit].multiplied(scale).clipped(self.sizes.image))
+
+    # ------------------------------------------------------------------ results
+
+    @torch.inference_mode()
+    def coarse_logits(self, window8: Window) -> Tensor:
+        """Logits (1, K, h, w) of a window at stride 8, float32."""
+        gates = self.gates.fuse8
+        assert gates is not None, "prepare() first"
+        patch = window8.expanded(self.local.head8_halo).clipped(self.sizes.s8)
+        out = Place(patch, self.sizes.s8)
+        below = self.local.coarse_window(out, self.sizes.s16)
+        logits = self.local.classify(
+            self._tensor(self.shallow8.read(patch)),
+            self._tensor(self.fused.read(below)),
+            gates,
+            Place(below, self.sizes.s16),
+            out,
+        )
+        return _cut(logits, window8, patch).float()
+
+    @torch.inference_mode()
+    def unit_logits(self, unit: Window) -> tuple[Tensor, Place]:
+        """Stride-8 logits that a level-0 window needs for its enlargement, and where they lie."""
+        window8 = self.local.coarse_window(Place(unit, self.sizes.image), self.sizes.s8)
+        return self.coarse_logits(window8), Place(window8, self.sizes.s8)
+
+    @torch.inference_mode()
+    def logits(self, window: Window) -> Tensor:
+        """Full-resolution logits (1, K, h, w) of a level-0 window, float32."""
+        coarse, place = self.unit_logits(window)
+        return resize_bilinear(coarse, place, Place(window, self.sizes.image))
+
+    @torch.inference_mode()
+    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
+        """Class indices (h, w) of a level-0 window; 255 where the image has no valid pixel."""
+        coarse, place = self.unit_logits(window)
+        return self.masked(labels_of(coarse, place, window, self.sizes.image), window)
+
+    def masked(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
+        """``labels`` with 255 where the image has no valid pixel."""
+        if self.reader.may_mask:
+            valid = self.reader.valid(window)
+            if valid is not None:
+                labels[~valid] = IGNORE_INDEX
+        return labels
+
+
+@torch.inference_mode()
+def labels_of(
+    coarse: Tensor, place: Place, window: Window, full: tuple[int, int], strip: int = 256
+) -> npt.NDArray[np.uint8]:
+    """Enlarge coarse logits to ``window`` and take the best class, strip by strip: no full-size logits tensor."""
+    labels = np.empty(window.shape, np.uint8)
+    for top in range(0, window.height, strip):
+        part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)
+        fine = resize_bilinear(coarse, place, Place(part, full))
+        labels[top : top + part.height] = fine[0].argmax(0).to(torch.uint8).cpu().numpy()
+    return labels
+
+
+def _cut(x: Tensor, window: Window, patch: Window) -> Tensor:
+    """The part of a map that lies at ``patch`` which belongs to ``window`` (both in the map's own coordinates)."""
+    rows, columns = window.relative_to(patch).slices
+    return x[:, :, rows, columns]
+
+
+def _joined(items: list[tuple[Window, Array]]) -> tuple[Window, Array]:
+    top, left = min(w.row for w, _ in items), min(w.column for w, _ in items)
+    window = Window.from_bounds(top, left, max(w.bottom for w, _ in items), max(w.right for w, _ in items))
+    whole = np.empty((*window.shape, items[0][1].shape[2]), items[0][1].dtype)
+    for part, values in items:
+        whole[part.relative_to(window).slices] = values
+    return window, whole
