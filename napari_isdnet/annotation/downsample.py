@@ -16,8 +16,10 @@ def downsample(values: Labels) -> Labels:
     """
     pairs = np.ascontiguousarray(values).view("<u2")  # left pixel in the low byte, right one in the high byte
     top, bottom = pairs[0::2], pairs[1::2]
-    coarse = top.astype(np.uint8)
-    mixed = np.flatnonzero(((top != bottom) | (coarse != (top >> 8))).ravel())
+    left = top & 255
+    # All four are equal when both rows are, and a row is two equal bytes: one multiple of 257.
+    mixed = np.flatnonzero((top != bottom) | (top != left * 257))
+    coarse = left.astype(np.uint8)
     if len(mixed):  # outlines only: few
         four = np.stack(
             [top.ravel()[mixed], top.ravel()[mixed] >> 8, bottom.ravel()[mixed], bottom.ravel()[mixed] >> 8]
