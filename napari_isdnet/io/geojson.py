@@ -69,11 +69,15 @@ class Writer:
         self._file.write("\n]}\n")
 
 
-def _coordinates(polygon: Polygon) -> list[list[list[float]]]:
+def _coordinates(polygon: Polygon) -> list[Any]:
+    import numpy as np
     import shapely
 
     shape = shapely.orient_polygons(polygon)  # outer rings counter-clockwise, as RFC 7946 has it
-    return [[[_short(x), _short(y)] for x, y in ring.coords] for ring in (shape.exterior, *shape.interiors)]
+    points, ring = shapely.get_coordinates(shapely.get_rings(shape), return_index=True)
+    whole = points.astype(np.int64)
+    exact = whole if (whole == points).all() else points
+    return [part.tolist() for part in np.split(exact, np.flatnonzero(np.diff(ring)) + 1)]
 
 
 def _short(value: float) -> float | int:
