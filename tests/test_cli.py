@@ -1,0 +1,359 @@
+"""The command line as a user meets it: results on stdout, one sentence on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_isdnet import cli, cli_options
+from napari_isdnet.cli_output import drive, duration
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
+from napari_isdnet.window import Window
+
+COMMANDS = {"demo", "info", "segment", "evaluate", "features", "models", "convert"}
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.strip().splitlines()[-1])
+
+
+Runner = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Runner:
+    def call(*arguments: object) -> Ran:
+        capfd.readouterr()
+        code = cli.run(cli.app, [str(a) for a in arguments], "napari-isdnet")
+        return Ran(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "scene.tif"
+    rows, columns = np.mgrid[:70, :90]
+    tifffile.imwrite(path, np.stack([rows, columns, rows + columns], -1).astype(np.uint8), photometric="rgb")
+    return path
+
+
+def one_line(ran: Ran, code: int, *words: str) -> None:
+    assert ran.code == code, ran
+    lines = ran.err.strip().splitlines()
+    assert len(lines) == 1, ran.err
+    assert lines[0].startswith("Error: ")
+    for word in words:
+        assert word in lines[0]
+    assert ran.out == ""
+
+
+# ------------------------------------------------------------------------------------------------- usage
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom napari_isdnet import cli\ncode = cli.run(cli.app, ['--help'], 'napari-isdnet')\n"
+        "heavy = {'torch', 'numpy', 'napari', 'zarr', 'tifffile'} & sys.modules.keys()\nprint(code, sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("0 []")
+    for command in COMMANDS:
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(run: Runner, command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.code == 0
+    assert "--json" in ran.out
+
+
+def test_the_options_other_programs_are_written_against_exist() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    wanted = {
+        "demo": "headless output",
+        "segment": "output model context roi window format polygons probabilities uncertainty device precision memory"
+        " contrast channels scale skip_bad_tiles resume overwrite dask json",
+        "evaluate": "classes ignore output json",
+        "features": "output roi layer",
+        "convert": "output",
+    }
+    assert set(group.commands) == COMMANDS
+    for command, names in wanted.items():
+        assert set(names.split()) <= {p.name for p in group.commands[command].params}
+
+
+def test_version_and_no_command(run: Runner) -> None:
+    assert run("--version").out.startswith("napari-isdnet ")
+    ran = run()
+    assert ran.code == 2
+    assert "Usage" in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frob"], "No such command 'frob'"),
+        (["segment", "a.tif"], "--output"),
+        (["segment", "a.tif", "-o", "x", "--roi", "1,2,3"], "ROW,COL,HEIGHT,WIDTH"),
+        (["segment", "a.tif", "-o", "x", "--roi", "0,0,0,5"], "holds no pixel"),
+        (["segment", "a.tif", "-o", "x", "--channels", "0,1"], "three channel numbers"),
+        (["segment", "a.tif", "-o", "x", "--contrast", "9,3"], "LOW below HIGH"),
+        (["segment", "a.tif", "-o", "x", "--device", "tpu"], "cuda"),
+        (["segment", "a.tif", "-o", "x", "--memory", "-1"], "above 0"),
+        (["segment", "a.tif", "-o", "x", "--scale", "nan"], "above 0"),
+        (["segment", "a.tif", "-o", "x", "--window", "7"], "32"),
+        (["segment", "a.tif", "-o", "x", "--format", "bmp"], "ome-zarr"),
+        (["segment", "one/a.tif", "two/a.ome.tif", "-o", "x"], "one name, 'a'"),
+        (["segment", "a.tif", "a.tif", "-o", "x"], "one name, 'a'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(run: Runner, arguments: list[str], words: str) -> None:
+    one_line(run(*arguments), 2, words)
+
+
+def test_failures_are_one_line_and_exit_1(run: Runner, tmp_path: Path, image: Path) -> None:
+    one_line(run("info", tmp_path / "missing.tif"), 1, "missing.tif", "does not exist")
+    one_line(run("segment", image, "-o", tmp_path / "out", "--model", "nosuch"), 1, "There is no model 'nosuch'")
+    one_line(run("segment", image, "-o", tmp_path / "out", "--model", "lite"), 1, "without trained weights")
+    one_line(run("convert", tmp_path / "no.pth", "-o", tmp_path / "m.safetensors"), 1, "There is no file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(run: Runner, tmp_path: Path) -> None:
+    for arguments in (["--debug", "info", "missing.tif"], ["info", "missing.tif", "--debug"]):
+        ran = run(*arguments)
+        assert ran.code == 1
+        assert "Traceback" in ran.err
+        assert ran.err.strip().splitlines()[-1].startswith("Error: ")
+
+
+def test_a_bug_is_called_a_bug(run: Runner, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("left\nright")
+
+    monkeypatch.setattr("napari_isdnet.io.open.open_source", broken)
+    one_line(run("info", image), 1, "KeyError", "this is a bug", "--debug")
+
+
+# ------------------------------------------------------------------------------------------------- parsing
+
+
+@given(st.tuples(*[st.integers(0, 10**6)] * 2, *[st.integers(1, 10**6)] * 2))
+def test_roi_round_trip(numbers: tuple[int, int, int, int]) -> None:
+    assert cli_options.parse_roi(",".join(map(str, numbers))) == Window(*numbers)
+
+
+@given(st.text(max_size=12))
+def test_parsers_read_or_refuse_any_text(text: str) -> None:
+    for parse in (
+        cli_options.parse_roi,
+        cli_options.parse_channels,
+        cli_options.parse_contrast,
+        cli_options.parse_positive,
+    ):
+        with contextlib.suppress(typer.BadParameter):
+            assert parse(text) is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (59.6, "1 min 0 s"), (125, "2 min 5 s"), (7800, "2 h 10 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+def test_info(run: Runner, image: Path) -> None:
+    ran = run("info", image, "--json")
+    assert ran.code == 0
+    assert (ran.json["rows"], ran.json["columns"], ran.json["channels"]) == (70, 90, 3)
+    assert "rows: 70" in run("info", image).out
+
+
+def test_models_agree_with_the_published_counts(run: Runner) -> None:
+    ran = run("models", "--json")
+    rows = {row["name"]: row for row in ran.json["models"]}
+    reference = rows["reference-resnet18"]
+    assert reference["parameters"] == pytest.approx(17.2e6, rel=0.02)
+    assert reference["macs"] == pytest.approx(238e9, rel=0.02)
+    assert not reference["trained"]
+    table = run("models").out
+    assert "17.2 M" in table
+    assert "untrained configuration" in table
+
+
+def test_evaluate(run: Runner, tmp_path: Path) -> None:
+    truth = np.zeros((64, 64), np.uint8)
+    truth[:, 32:] = 1
+    prediction = truth.copy()
+    prediction[:16, :16] = 1
+    for name, data in (("truth", truth), ("prediction", prediction)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", data)
+    (tmp_path / "classes.txt").write_text("land\nwater #0000ff\n")
+    arguments = ("evaluate", tmp_path / "prediction.tif", tmp_path / "truth.tif", "--classes", tmp_path / "classes.txt")
+    ran = run(*arguments, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["classes"][0]["iou"] == pytest.approx((2048 - 256) / 2048)
+    assert ran.json["classes"][1]["iou"] == pytest.approx(2048 / (2048 + 256))
+    table = run(*arguments).out
+    assert "water" in table
+    assert "87.50%" in table
+
+
+# ------------------------------------------------------------------------------------------------- segment
+
+
+@dataclass
+class Engine:
+    """Stands in for the engine, so that what reaches it and what is said of it can be seen."""
+
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    closed: int = 0
+    fail: Exception | type[BaseException] | None = None
+
+    def segment(self, source: Any, model: Any, *, output: Path, **settings: Any) -> Generator[Progress, None, Any]:
+        self.calls.append({"name": source.name, "output": output, **settings})
+        try:
+            yield Progress(1, 2, "shallow", None, 75.0)
+            if self.fail is not None:
+                raise self.fail
+            yield Progress(2, 2, "fuse")
+        finally:
+            self.closed += 1
+        figures = {"pixels": 100, "seconds": 2.0, "pixels_per_second": 50.0, "peak_rss_bytes": 2**30}
+        labels = {"device": "cpu", "precision": "float32", "context": settings["context"]}
+        facts = {"outputs": [str(output / f"{source.name}.ome.zarr")], **figures, **labels}
+        return types.SimpleNamespace(to_dict=lambda: facts)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    fake = Engine()
+    module = types.ModuleType("napari_isdnet.engine.segment")
+    module.segment = fake.segment  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "napari_isdnet.engine.segment", module)
+    monkeypatch.setattr("napari_isdnet.model.checkpoint.load_model", lambda name: f"model {name}")
+    return fake
+
+
+def test_segment_hands_every_option_to_the_engine(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
+    options = "--context window --roi 0,8,16,32 --window 512 --format png --format geotiff --polygons --probabilities"
+    options += " --uncertainty --device cuda:1 --precision bfloat16 --memory 1.5 --contrast 0,4095 --channels 2,1,0"
+    options += " --scale 0.5 --skip-bad-tiles --no-resume --overwrite --dask local"
+    ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine", *options.split(), "--json")
+    assert ran.code == 0, ran.err
+    assert engine.calls == [
+        {
+            "name": "scene",
+            "output": tmp_path / "out",
+            "context": "window",
+            "roi": Window(0, 8, 16, 32),
+            "window": 512,
+            "formats": ("png", "geotiff"),
+            "polygons": True,
+            "probabilities": True,
+            "uncertainty": True,
+            "device": "cuda:1",
+            "precision": "bfloat16",
+            "memory": 1.5,
+            "contrast": (0.0, 4095.0),
+            "channels": (2, 1, 0),
+            "scale": 0.5,
+            "skip_bad_tiles": True,
+            "resume": False,
+            "overwrite": True,
+            "dask": "local",
+        }
+    ]
+    keys = {"outputs", "pixels", "seconds", "pixels_per_second", "peak_rss_bytes", "device", "precision", "context"}
+    assert keys <= set(ran.json)
+    assert len(ran.out.strip().splitlines()) == 1
+
+
+def test_segment_defaults_and_words(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
+    ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine")
+    call = engine.calls[0]
+    assert (call["context"], call["formats"], call["device"], call["contrast"]) == (
+        "whole",
+        ("ome-zarr",),
+        "auto",
+        "auto",
+    )
+    assert (call["scale"], call["resume"], call["roi"], call["memory"]) == (1.0, True, None, None)
+    assert "scene: shallow 50%, about 1 min 15 s left" in ran.err
+    assert str(tmp_path / "out" / "scene.ome.zarr") in ran.out
+    assert "whole context" in ran.out
+
+
+def test_one_bad_image_among_many_fails_alone(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"II*\x00 not a tiff")
+    ran = run("segment", bad, image, "-o", tmp_path / "out", "-m", "mine", "--json")
+    assert ran.code == 1
+    assert [call["name"] for call in engine.calls] == ["scene"]
+    assert list(ran.json["failed"]) == [str(bad)]
+    assert ran.json["pixels"] == 100
+    assert [entry["image"] for entry in ran.json["images"]] == [str(image)]
+    errors = [line for line in ran.err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+
+
+def test_an_error_in_the_middle_closes_the_engine(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
+    engine.fail = InputError("The ledger belongs to another model; use --overwrite.")
+    ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine", "--json")
+    assert ran.code == 1
+    assert ran.err.strip().splitlines()[-1] == "Error: The ledger belongs to another model; use --overwrite."
+    assert ran.out == ""
+    assert engine.closed == 1
+
+
+def test_ctrl_c_says_how_to_go_on(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
+    engine.fail = KeyboardInterrupt
+    ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine")
+    assert ran.code == 130
+    last = ran.err.strip().splitlines()[-1]
+    assert str(tmp_path / "out" / "scene.job") in last
+    assert "run the same command again to go on" in last
+    assert engine.closed == 1
+    assert "Traceback" not in ran.err
+
+
+def test_disk_full_is_one_line(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
+    engine.fail = OSError(28, "No space left on device", "out/scene.job")
+    ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine")
+    assert ran.code == 1
+    assert ran.err.strip().splitlines()[-1].startswith("Error: No space left on device (out/scene.job)")
+
+
+def test_drive_returns_what_the_generator_returns() -> None:
+    def steps() -> Generator[Progress, None, str]:
+        yield Progress(0, 1, "[half]")
+        return "done"
+
+    assert drive(steps(), "title", "never") == "done"

@@ -1,0 +1,87 @@
+"""The README is held to: its commands exist, its links lead somewhere, its Python runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+APPS = {"napari-isdnet": "napari_isdnet.cli", "isdnet-train": "napari_isdnet_training.cli"}
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every command line in an indented or fenced block that calls one of our programs, as words."""
+    blocks = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += [line for line in text.splitlines() if line.startswith("    ")]
+    found = []
+    for line in lines:
+        for part in re.split(r"&&|\|\||;", line.strip().removeprefix("$ ")):
+            words = shlex.split(part, comments=True)
+            if words and words[0] in APPS:
+                found.append(words)
+    return found
+
+
+def python_blocks(text: str) -> list[str]:
+    """Fenced blocks marked ``python run``."""
+    return re.findall(r"^```python run\n(.*?)^```", text, re.M | re.S)
+
+
+def check(words: list[str]) -> None:
+    """Fails where the program, the command or an option of it does not exist."""
+    group: Any = typer.main.get_command(importlib.import_module(APPS[words[0]]).app)
+    node, rest = group, words[1:]
+    while rest and hasattr(node, "commands") and not rest[0].startswith("-"):
+        assert rest[0] in node.commands, f"{shlex.join(words)}: there is no command '{rest[0]}'"
+        node, rest = node.commands[rest[0]], rest[1:]
+    known = {name for owner in (group, node) for p in owner.params for name in (*p.opts, *p.secondary_opts)} | {
+        "--help"
+    }
+    for word in rest:
+        if re.match(r"--?[a-z]", word):
+            assert word.split("=")[0] in known, f"{shlex.join(words)}: there is no option '{word}'"
+
+
+def test_the_readme_opens_with_its_two_commands() -> None:
+    first = [line.strip() for line in README.splitlines() if line.startswith("    pip install ")][:2]
+    assert first == ["pip install '.[all]' && napari-isdnet demo", "pip install -e '.[test]' && pytest"]
+    assert README.index(first[1]) < 1500
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    found = commands(README)
+    assert found
+    for words in found:
+        check(words)
+
+
+def test_the_check_notices_what_does_not_exist() -> None:
+    text = "    napari-isdnet segment a.tif --output out --frobnicate\n\n```bash\n$ napari-isdnet frob  # what\n```\n"
+    found = commands(text)
+    assert found == [
+        ["napari-isdnet", "frob"],
+        ["napari-isdnet", "segment", "a.tif", "--output", "out", "--frobnicate"],
+    ]
+    with pytest.raises(AssertionError, match="no command 'frob'"):
+        check(found[0])
+    with pytest.raises(AssertionError, match="no option '--frobnicate'"):
+        check(found[1])
+
+
+def test_links_lead_to_files_that_exist() -> None:
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", README) if "://" not in link]
+    assert [link for link in links if link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("code", python_blocks(README) or ["import napari_isdnet"])
+def test_python_in_the_readme_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
