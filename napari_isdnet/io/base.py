@@ -182,9 +182,15 @@ class TiledSource(SourceBase):
         """Decode tile ``index`` of ``tilings[level][part]``: at least ``window.shape`` pixels by ``count``."""
         raise NotImplementedError
 
+    def _tile_window(self, level: int, part: int, index: int) -> Window:
+        grid = self._grids[level][part]
+        down, right = divmod(index, grid.counts[1])
+        row, column = down * grid.core[0], right * grid.core[1]
+        return Window(row, column, min(grid.core[0], grid.shape[0] - row), min(grid.core[1], grid.shape[1] - column))
+
     def _tile(self, level: int, part: int, index: int) -> npt.NDArray[Any]:
         def load() -> npt.NDArray[Any]:
-            window = self._grids[level][part][index]
+            window = self._tile_window(level, part, index)
             try:
                 tile = self._load(level, part, index, window)
                 if tile.shape[0] < window.height or tile.shape[1] < window.width:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,13 @@ class Part:
     palette: Any = None
     scale: int = 1
 
+    @cached_property
+    def _decoder(self) -> Callable[[bytes, int], Any]:
+        key = self.page.keyframe
+        if key.compression not in _JPEG:
+            return partial(key.decode, _fullsize=False)
+        return partial(key.decode, jpegtables=self.page.jpegtables, jpegheader=key.jpegheader, _fullsize=False)
+
     def locate(self, index: int, rows: int) -> tuple[int, int]:
         """(offset, bytes) of segment ``index``; ``rows`` is how many rows it has (uncompressed strips only)."""
         if self.raw_rows:
@@ -51,19 +59,16 @@ class Part:
 
     def decode(self, data: bytes, index: int, rows: int) -> npt.NDArray[Any]:
         """The pixels of a segment as (rows, columns, channels)."""
-        key = self.page.keyframe
         if self.raw_rows:
+            key = self.page.keyframe
             stored = np.dtype(key.parent.byteorder + key.dtype.char)
             tile = np.frombuffer(data, stored).reshape(rows, self.tiling.tile[1], self.samples)
             tile = tile.astype(key.dtype, copy=False)
         else:
-            arguments: dict[str, Any] = {"_fullsize": False}
-            if key.compression in _JPEG:
-                arguments |= {"jpegtables": self.page.jpegtables, "jpegheader": key.jpegheader}
-            tile = key.decode(data, self.first_segment + index, **arguments)[0][0]
+            tile = self._decoder(data, self.first_segment + index)[0][0]
         if self.palette is not None:
             return self.palette[tile[..., 0]]
-        return tile.astype(np.uint8) * np.uint8(255) if tile.dtype == bool else tile
+        return tile.astype(np.uint8) * np.uint8(255) if tile.dtype.kind == "b" else tile
 
 
 @dataclass(frozen=True)
