@@ -1,0 +1,126 @@
+"""One look at every mask before training: is each pair usable, what does it hold, and where are the rare classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from napari_isdnet_training.datasets import Dataset, Sample
+from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.open import open_source
+from napari_isdnet.window import Grid, Window
+
+BLOCK = 2048
+POINTS_PER_CLASS = 512
+
+
+@dataclass(frozen=True)
+class MaskCensus:
+    """What one mask holds: its shape, pixels per class (K,), and up to 512 places (row, column) of every class."""
+
+    name: str
+    shape: tuple[int, int]
+    counts: npt.NDArray[np.int64]
+    places: tuple[npt.NDArray[np.int64], ...]
+
+
+def take_census(samples: Sequence[Sample], classes: int, code: MaskCode, seed: int = 0) -> list[MaskCensus]:
+    """Look at every sample, block by block.
+
+    Raises :class:`InputError`, with the file named, for a mask of another size than its image, an index that is no
+    class, and a mask without one labelled pixel.
+    """
+    return [_look_at(sample, classes, code, seed) for sample in samples]
+
+
+def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCensus:
+    shape = _same_shape(sample)
+    mask = open_mask(sample.mask)
+    counts = np.zeros(classes, np.int64)
+    places: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(classes)]
+    grid = Grid(shape, (BLOCK, BLOCK))
+    per_block = max(8, 2 * POINTS_PER_CLASS // len(grid))
+    rng = np.random.default_rng([seed, len(sample.name), shape[0], shape[1]])
+    try:
+        for window in grid:
+            labels = decode_mask(mask.read(window), code, sample.mask.name, window)
+            found = np.bincount(labels.ravel(), minlength=256)
+            wrong = np.flatnonzero(found[classes:IGNORE_INDEX])
+            if wrong.size:
+                raise InputError(
+                    f"Mask {sample.mask.name} holds class index {wrong[0] + classes}; the recipe has classes 0 to"
+                    f" {classes - 1}, and 255 is ignored: correct the mask or data.classes."
+                )
+            counts += found[:classes]
+            for index in np.flatnonzero(found[:classes]):
+                places[index].append(_some_places(labels == index, per_block, rng, window))
+    finally:
+        mask.close()
+    if counts.sum() == 0:
+        raise InputError(f"Mask {sample.mask.name} has no labelled pixel (all are 255); label some or leave it out.")
+    return MaskCensus(sample.name, shape, counts, tuple(_thin(p, rng) for p in places))
+
+
+def _same_shape(sample: Sample) -> tuple[int, int]:
+    image, mask = open_source(sample.image), open_mask(sample.mask)
+    try:
+        if image.shape != mask.shape:
+            raise InputError(
+                f"Mask {sample.mask.name} is {mask.shape[0]} x {mask.shape[1]} pixels but its image {sample.image.name}"
+                f" {image.shape[0]} x {image.shape[1]}; both must have the same size."
+            )
+        return image.shape
+    finally:
+        image.close()
+        mask.close()
+
+
+def _some_places(
+    hit: npt.NDArray[np.bool_], count: int, rng: np.random.Generator, window: Window
+) -> npt.NDArray[np.int64]:
+    flat = np.flatnonzero(hit)
+    if len(flat) > count:
+        flat = flat[np.sort(rng.choice(len(flat), count, replace=False))]
+    return np.stack([flat // window.width + window.row, flat % window.width + window.column], axis=1)
+
+
+def _thin(parts: list[npt.NDArray[np.int64]], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    if not parts:
+        return np.empty((0, 2), np.int64)
+    places = np.concatenate(parts)
+    if len(places) > POINTS_PER_CLASS:
+        places = places[np.sort(rng.choice(len(places), POINTS_PER_CLASS, replace=False))]
+    return places
+
+
+def check_dataset(
+    dataset: Dataset, splits: Sequence[str] = ("train", "validation"), *, allow_empty_classes: bool = False
+) -> dict[str, list[MaskCensus]]:
+    """Census of every split that has samples, and a refusal of classes that no training mask holds."""
+    result = {
+        s: take_census(dataset.samples[s], len(dataset.classes), dataset.code) for s in splits if s in dataset.samples
+    }
+    if "train" in result and not allow_empty_classes:
+        total = np.sum([c.counts for c in result["train"]], axis=0)
+        for index in np.flatnonzero(total == 0):
+            raise InputError(
+                f"Class '{dataset.classes[index].name}' (index {index}) is in none of the {len(result['train'])}"
+                f" training masks of {dataset.name}; remove it from data.classes, label some, or set"
+                " data.allow_empty_classes=true."
+            )
+    return result
+
+
+def problems(dataset: Dataset) -> Iterator[str]:
+    """Every problem of a data set, one sentence each, for ``isdnet-train check``."""
+    for split, samples in dataset.samples.items():
+        for sample in samples:
+            try:
+                _look_at(sample, len(dataset.classes), dataset.code, 0)
+            except InputError as error:
+                yield f"{split}: {error}"

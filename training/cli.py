@@ -1,0 +1,136 @@
+"""``isdnet-train``: fit, evaluate, check, and what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from napari_isdnet.cli import run
+from napari_isdnet.cli_output import drive, print_facts, print_json
+from napari_isdnet.exceptions import InputError
+
+app = typer.Typer(
+    help="Train ISDNet and its baselines: fit, evaluate, check a data set.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe that ships, or a .toml file.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+@app.command()
+def fit(
+    recipe: RecipeName,
+    output: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.csv, models.")] = Path("run"),
+    settings: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the run in --output.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe; run it again to go on where it was cut off."""
+    from napari_isdnet_training.config import load_recipe
+    from napari_isdnet_training.fit import fit as fit_recipe
+
+    loaded = load_recipe(recipe, settings or ())
+    result = drive(fit_recipe(loaded, output, resume=resume), loaded.name, "Stopped; run the same command to go on.")
+    facts = {
+        "steps": result.steps,
+        "model": str(result.model) if result.model else None,
+        "best": str(result.best) if result.best else None,
+        "validation": result.figures,
+    }
+    _show(facts, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model name or file.")],
+    recipe: RecipeName,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    settings: Settings = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Figures of a model on the whole images of a recipe's split."""
+    from napari_isdnet_training.config import load_recipe
+    from napari_isdnet_training.datasets import open_dataset
+    from napari_isdnet_training.evaluate import evaluate_samples, figures
+    from napari_isdnet_training.registry import Network
+
+    from napari_isdnet.model.checkpoint import load_model
+
+    loaded = load_recipe(recipe, settings or ())
+    dataset = open_dataset(loaded.data)
+    net = load_model(model)
+    if net.config.num_classes != len(dataset.classes):
+        raise InputError(
+            f"Model '{model}' has {net.config.num_classes} classes, the recipe {len(dataset.classes)}; use one that fits."
+        )
+    steps = evaluate_samples(Network(str(model), net, None), dataset.split(split), dataset, loaded.data)
+    facts = figures(drive(steps, "evaluate", "Stopped; nothing was written."), dataset)
+    if output is not None:
+        output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    _show(facts, as_json)
+
+
+@app.command()
+def check(recipe: RecipeName, settings: Settings = None) -> None:
+    """Look at every image and mask of a recipe and name each fault."""
+    from napari_isdnet_training.census import problems
+    from napari_isdnet_training.config import load_recipe
+    from napari_isdnet_training.datasets import open_dataset
+
+    dataset = open_dataset(load_recipe(recipe, settings or ()).data)
+    found = list(problems(dataset))
+    for line in found:
+        typer.echo(line)
+    if found:
+        raise InputError(f"{len(found)} of the samples of {dataset.name} cannot be used; see the lines above.")
+    typer.echo(", ".join(f"{len(v)} {k}" for k, v in dataset.samples.items()) + " samples, no fault.")
+
+
+@app.command()
+def recipes() -> None:
+    """Recipes that ship."""
+    from napari_isdnet_training.config import load_recipe, recipe_names
+
+    for name in recipe_names():
+        typer.echo(f"{name:32} {load_recipe(name).description}")
+
+
+@app.command()
+def networks() -> None:
+    """Networks that a recipe can name."""
+    from napari_isdnet_training.registry import REGISTRY
+
+    for name, entry in REGISTRY.items():
+        typer.echo(f"{name:24} {entry.description}{'' if entry.takes_weights else ' (no ImageNet weights)'}")
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``isdnet-train``."""
+    sys.exit(run(app, arguments, "isdnet-train"))
+
+
+if __name__ == "__main__":
+    main()

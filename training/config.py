@@ -1,0 +1,297 @@
+"""Recipes: typed, immutable descriptions of one training run, read from TOML files.
+
+A recipe names its data, crops, augmentation, network, losses, optimiser, schedule and run settings; nothing that
+changes the numbers lives outside of it but the machine. ``extends = "other"`` starts from another recipe and changes
+what is written; ``--set KEY=VALUE`` does the same from the command line, e.g. ``--set optimizer.lr=0.005``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from napari_isdnet.classes import ClassInfo, classes_from
+from napari_isdnet.exceptions import InputError
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(_Part):
+    """Where images and masks are, how they are split, and what the classes are called.
+
+    ``train``, ``validation`` and ``test`` select samples by name (shell patterns allowed); what an empty selection
+    means is said by each layout in :mod:`napari_isdnet_training.datasets`.
+    """
+
+    layout: Literal["folder", "scenes", "deepglobe", "inria", "cityscapes"] = "folder"
+    root: Path = Path()
+    images: str = "images"
+    masks: str = "masks"
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    classes: tuple[Any, ...] = ()
+    ignored_in_mean: tuple[str, ...] = ()
+    values: Literal["mask", "annotation"] = "mask"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    channels: tuple[int, ...] | None = None
+    pixel_size: float | None = Field(None, gt=0)
+    allow_empty_classes: bool = False
+
+    @field_validator("classes")
+    @classmethod
+    def _known_classes(cls, value: tuple[Any, ...]) -> tuple[ClassInfo, ...]:
+        return classes_from(value) if value else ()
+
+    @model_validator(mode="after")
+    def _ignored_are_classes(self) -> DataConfig:
+        unknown = set(self.ignored_in_mean) - {c.name for c in self.classes}
+        if unknown and self.classes:
+            raise ValueError(f"ignored_in_mean names {', '.join(sorted(unknown))}, which is none of the classes")
+        return self
+
+
+class CropConfig(_Part):
+    """How training crops are drawn.
+
+    ``images``: ``"epoch"`` visits every image once before any is seen again (the published sampler), ``"area"`` draws
+    an image in proportion to its pixels. ``cat_max_ratio`` redraws a crop (at most ten times) while one class covers
+    more than that share of its labelled pixels. ``rare_class_probability`` is the share of crops that are centred on a
+    pixel of a class drawn with probability proportional to ``exp((1 - frequency) / rare_class_temperature)``.
+    ``scale`` resizes by a factor drawn from that range (0.8 shows 1 / 0.8 as much of the scene).
+    """
+
+    size: tuple[int, int] = (512, 512)
+    images: Literal["epoch", "area"] = "epoch"
+    cat_max_ratio: float = Field(0.75, gt=0, le=1)
+    rare_class_probability: float = Field(0.0, ge=0, le=1)
+    rare_class_temperature: float = Field(0.1, gt=0)
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> CropConfig:
+        if min(self.size) < 32:
+            raise ValueError(f"size must be at least 32 x 32, got {self.size[0]} x {self.size[1]}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be two positive numbers in ascending order, got {list(self.scale)}")
+        return self
+
+
+class AugmentConfig(_Part):
+    """Augmentation of a crop; every probability may be 0.
+
+    ``quarter_turns`` rotates by 90, 180 or 270 degrees (lossless); ``rotate_degrees`` by any angle of that range
+    (bilinear, outside becomes the mean colour and ``ignore``), each with its own probability. The photometric part
+    changes brightness, contrast, saturation and hue, each with probability one half.
+    """
+
+    flip_horizontal: float = Field(0.5, ge=0, le=1)
+    flip_vertical: float = Field(0.0, ge=0, le=1)
+    quarter_turns: float = Field(0.0, ge=0, le=1)
+    rotate_probability: float = Field(0.0, ge=0, le=1)
+    rotate_degrees: tuple[float, float] = (90.0, 270.0)
+    photometric: bool = True
+    brightness: float = Field(32.0, ge=0, le=255)
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: float = Field(36.0, ge=0, le=180)
+
+
+class ModelConfig(_Part):
+    """A network of the registry (:mod:`napari_isdnet_training.registry`), its weights and its options.
+
+    ``pretrained``: start the backbone from ImageNet weights. ``init``: a model file to start from instead.
+    """
+
+    name: str = "isdnet-lite0"
+    pretrained: bool = True
+    init: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class LossConfig(_Part):
+    """Losses. ``class_weights``: ``"none"``, ``"inverse-sqrt"`` (of the pixel frequency, mean 1) or one per class."""
+
+    class_weights: Literal["none", "inverse-sqrt"] | tuple[float, ...] = "none"
+
+
+class OptimizerConfig(_Part):
+    """Optimiser. ``momentum`` is for SGD; ``backbone_lr`` multiplies the rate of pretrained parameters."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    decay_norms: bool = True
+    backbone_lr: float = Field(1.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+
+
+class ScheduleConfig(_Part):
+    """Learning rate over the steps: ``poly`` to ``floor`` with ``power``, or constant; linear warm-up first."""
+
+    policy: Literal["poly", "constant"] = "poly"
+    power: float = Field(0.9, gt=0)
+    floor: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+
+
+class RunConfig(_Part):
+    """Length, batch and machine. ``batch`` is the global batch: over all processes and accumulated parts."""
+
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(8, ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    sync_batch_norm: bool = True
+    validate_every: int = Field(1000, ge=0)
+    checkpoint_every: int = Field(500, ge=1)
+    log_every: int = Field(10, ge=1)
+    tensorboard: bool = False
+    early_stop: int = Field(0, ge=0)
+    max_seconds: float | None = Field(None, gt=0)
+    workers: int = Field(0, ge=0)
+    accelerator: str = "auto"
+    devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    strategy: Literal["auto", "ddp"] = "auto"
+    deterministic: bool = True
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> RunConfig:
+        parts = self.accumulate * self.devices * self.nodes
+        if self.batch % parts:
+            raise ValueError(
+                f"batch {self.batch} cannot be shared by accumulate x devices x nodes = {parts}; use a multiple of it"
+            )
+        return self
+
+
+class Recipe(_Part):
+    """One training run."""
+
+    name: str
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    crop: CropConfig = CropConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _one_weight_per_class(self) -> Recipe:
+        weights, classes = self.loss.class_weights, self.data.classes
+        if not isinstance(weights, str) and classes and len(weights) != len(classes):
+            raise ValueError(f"loss.class_weights has {len(weights)} numbers for {len(classes)} classes")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON-ready mapping (for logs, lineage and the check on resume)."""
+        return self.model_dump(mode="json")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("napari_isdnet_training") / "recipes"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str | Path, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by the name of one that ships or by path, with ``KEY=VALUE`` settings on top.
+
+    Raises :class:`~napari_isdnet.exceptions.InputError` for a file that is missing or no TOML, an unknown key, or a
+    value outside of what is allowed.
+    """
+    return recipe_from(_read_table(str(name_or_path), ()), settings, str(name_or_path))
+
+
+def recipe_from(table: Mapping[str, Any], settings: Iterable[str] = (), label: str = "recipe") -> Recipe:
+    """A recipe from a mapping (as TOML gives it), with ``KEY=VALUE`` settings on top."""
+    merged = _merge({}, table)
+    for setting in settings:
+        merged = _merge(merged, _parse_setting(setting))
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(_one_sentence(error, label)) from None
+
+
+def _read_table(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name in seen:
+        raise InputError(f"Recipe '{seen[0]}' extends itself ({' -> '.join((*seen, name))}); break the circle.")
+    path = Path(name)
+    shipped = resources.files("napari_isdnet_training") / "recipes" / f"{name}.toml"
+    if path.suffix == ".toml" and path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif shipped.is_file():
+        text = shipped.read_text(encoding="utf-8")
+    else:
+        raise InputError(f"There is no recipe '{name}'; give a .toml file that exists or one of {_listed()}.")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"Recipe '{name}' is no valid TOML ({error}); correct the file.") from None
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    beside = path.parent / f"{base}"
+    target = str(beside) if str(base).endswith(".toml") and beside.is_file() else str(base)
+    return _merge(_read_table(target, (*seen, name)), table)
+
+
+def _listed() -> str:
+    return ", ".join(recipe_names())
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = _merge({}, value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def _parse_setting(setting: str) -> dict[str, Any]:
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"A setting must look like KEY=VALUE with dots between parts of the key, got '{setting}'.")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word, such as a path
+    for part in reversed(parts):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _one_sentence(error: ValidationError, label: str) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(p) for p in problem["loc"] if not (isinstance(p, str) and "[" in p)) or "the recipe"
+    reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if problem["type"] == "extra_forbidden":
+        parent: Any = Recipe
+        for part in problem["loc"][:-1]:
+            parent = parent.model_fields[str(part)].annotation
+        return f"Recipe '{label}' has an unknown key '{where}'; known there are {', '.join(parent.model_fields)}."
+    got = "" if isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
+    return f"Recipe '{label}': {where}: {reason[:1].lower() + reason[1:]}{got if got not in reason else ''}."

@@ -1,0 +1,99 @@
+"""Figures of a network on whole images: one forward over all of a scene, never over crops."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from napari_isdnet_training.config import DataConfig
+from napari_isdnet_training.datasets import Dataset, Sample
+from napari_isdnet_training.registry import Network
+from napari_isdnet_training.sources import decode_mask, open_mask
+
+from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.open import open_source
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Window
+
+WHOLE_PIXELS = 64_000_000
+
+
+def normalised(image: npt.NDArray[np.float32], data: DataConfig) -> torch.Tensor:
+    """(H, W, 3) float32 on the 0..255 scale to normalised (1, 3, H, W)."""
+    scaled = (image - np.asarray(data.mean, np.float32)) / np.asarray(data.std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))[None]
+
+
+@torch.no_grad()
+def predict_whole(network: Network, image: npt.NDArray[np.float32], data: DataConfig) -> npt.NDArray[np.uint8]:
+    """Class indices (H, W) of an image (H, W, 3), 0..255, in one forward over all of it, in evaluation mode."""
+    was_training = network.training
+    network.eval()
+    try:
+        device = next(network.parameters()).device
+        logits = network.logits(normalised(image, data).to(device))
+        return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+    finally:
+        network.train(was_training)
+
+
+def evaluate_samples(
+    network: Network, samples: Sequence[Sample], dataset: Dataset, data: DataConfig
+) -> Generator[Progress, None, ConfusionMatrix]:
+    """Confusion matrix over the whole images of ``samples``; yields after each."""
+    matrix = ConfusionMatrix(len(dataset.classes), dataset.ignored_in_mean)
+    clock = Clock(len(samples))
+    for sample in samples:
+        image, mask = open_source(sample.image), open_mask(sample.mask)
+        try:
+            if image.shape[0] * image.shape[1] > WHOLE_PIXELS:
+                raise InputError(
+                    f"{sample.name} has {image.shape[0]} x {image.shape[1]} pixels, over the {WHOLE_PIXELS} evaluated"
+                    " in one forward: use 'napari-isdnet segment' and 'napari-isdnet evaluate'."
+                )
+            window = Window.whole(image.shape)
+            policy = IntensityPolicy.from_source(image, channels=data.channels)
+            pixels, _ = policy.apply(image.read(window))
+            truth = decode_mask(mask.read(window), dataset.code, sample.mask.name, window)
+            matrix.update(predict_whole(network, pixels, data), truth)
+        finally:
+            image.close()
+            mask.close()
+        yield clock.step(1, "evaluate")
+    return matrix
+
+
+def figures(matrix: ConfusionMatrix, dataset: Dataset) -> dict[str, Any]:
+    """JSON-ready figures: mIoU, accuracy, and IoU, F1, precision and recall of each class (None where undefined)."""
+
+    def plain(value: float) -> float | None:
+        return None if np.isnan(value) else round(float(value), 6)
+
+    return {
+        "miou": plain(matrix.mean_iou),
+        "accuracy": plain(matrix.accuracy),
+        "ignored_in_mean": [dataset.classes[i].name for i in dataset.ignored_in_mean],
+        "classes": {
+            info.name: {
+                "iou": plain(matrix.iou[k]),
+                "f1": plain(matrix.f1[k]),
+                "precision": plain(matrix.precision[k]),
+                "recall": plain(matrix.recall[k]),
+            }
+            for k, info in enumerate(dataset.classes)
+        },
+    }
+
+
+def drain(steps: Generator[Any, None, ConfusionMatrix]) -> ConfusionMatrix:
+    """Run an evaluation to its end and return its matrix."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]

