@@ -56,7 +56,7 @@ class MapStorage:
         if self._array is not None:
             self._array[window.slices] = values
             return
-        data = memoryview(np.ascontiguousarray(values, self.dtype)).cast("B")
+        data = _bytes_of(np.ascontiguousarray(values, self.dtype))
         done = 0
         assert self.path is not None
         with disk_errors(self.path):
@@ -69,7 +69,7 @@ class MapStorage:
         if self._array is not None:
             return self._array[window.slices]
         result = np.empty((*window.shape, self.channels), self.dtype)
-        view = memoryview(result).cast("B")
+        view = _bytes_of(result)
         done = 0
         assert self.path is not None
         with disk_errors(self.path):
@@ -110,6 +110,10 @@ class MapStorage:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _bytes_of(values: Array) -> memoryview:
+    return memoryview(values.data).cast("B")
 
 
 class LazyMap:

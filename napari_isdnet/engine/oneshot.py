@@ -1,0 +1,76 @@
+"""A network that cannot be streamed, on an image that fits: one forward of the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
+from napari_isdnet.engine.streaming import labels_of
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
+from napari_isdnet.model.layers import Place, resize_bilinear
+from napari_isdnet.progress import Progress
+from napari_isdnet.window import Window
+
+# Measured peak of a float32 forward of the widest network (STDC-2, both branches), bytes a pixel, rounded up.
+BYTES_PER_PIXEL = 400
+
+
+class OneShot:
+    """The same interface as :class:`~napari_isdnet.engine.streaming.WholeImage`, for images that fit in ``budget``."""
+
+    def __init__(self, model: ISDNet, reader: PatchReader, placement: Placement, budget: int, reason: str) -> None:
+        check_size(reader.shape, MIN_SIDE)
+        need = reader.shape[0] * reader.shape[1] * BYTES_PER_PIXEL
+        if need > budget:
+            raise InputError(
+                f"{reason} This image of {reader.shape[0]} x {reader.shape[1]} pixels would need about"
+                f" {need / 2**30:.1f} GiB at once, {budget / 2**30:.1f} GiB are allowed (--memory)."
+            )
+        self.model, self.reader, self.placement = model, reader, placement
+        self._coarse: Tensor | None = None
+
+    @property
+    def prepared(self) -> bool:
+        """True once the image was forwarded."""
+        return self._coarse is not None
+
+    @torch.inference_mode()
+    def prepare(self) -> Generator[Progress, None, None]:
+        """Forward the whole image."""
+        if self._coarse is None:
+            whole = Window.whole(self.reader.shape)
+            x = as_tensor(self.reader.read(whole)[0], self.placement.device)
+            self._coarse = self.model.coarse_logits(x).float()
+            yield Progress(0.85, 1.0, "whole image", whole)
+
+    def _place(self) -> tuple[Tensor, Place]:
+        assert self._coarse is not None, "prepare() first"
+        return self._coarse, Place.whole(self._coarse)
+
+    @torch.inference_mode()
+    def logits(self, window: Window) -> Tensor:
+        """Full-resolution logits (1, K, h, w) of a window, float32."""
+        coarse, place = self._place()
+        return resize_bilinear(coarse, place, Place(window, self.reader.shape))
+
+    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
+        """Class indices (h, w) of a window; 255 where the image has no valid pixel."""
+        coarse, place = self._place()
+        labels = labels_of(coarse, place, window, self.reader.shape)
+        if self.reader.may_mask:
+            valid = self.reader.valid(window)
+            if valid is not None:
+                labels[~valid] = IGNORE_INDEX
+        return labels
+
+    def close(self) -> None:
+        """Forget the logits."""
+        self._coarse = None

@@ -1,0 +1,148 @@
+"""The stores that a job fills: labels, and on request probabilities and uncertainty, shard by shard."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
+from napari_isdnet.io.sink import shifted_georeference
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.store import LabelStore
+from napari_isdnet.progress import Progress
+from napari_isdnet.window import Grid, Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.engine.job import Predictor
+
+UNIT = 2048
+"""Side of the windows that are predicted; anchored at the image's origin, so that a region is an exact crop."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which stores a job fills besides the labels."""
+
+    probabilities: bool = False
+    uncertainty: bool = False
+
+
+class ResultStores:
+    """Stores in a job's folder; ``region`` of the image is their whole extent."""
+
+    def __init__(self, region: Window, image: tuple[int, int], stores: dict[str, LabelStore]) -> None:
+        self.region, self.stores = region, stores
+        self.grid = Grid(image, (UNIT, UNIT))
+        self._units: OrderedDict[int, dict[str, npt.NDArray[np.uint8]]] = OrderedDict()
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, folder: Path, source: ImageSource, region: Window, classes: Sequence[ClassInfo], wanted: Wanted
+    ) -> Iterator[ResultStores]:
+        """Open the stores of a job, or create them."""
+        kinds = ["labels"] + [kind for kind in ("probabilities", "uncertainty") if getattr(wanted, kind)]
+        stores: dict[str, LabelStore] = {}
+        for kind in kinds:
+            suffix = "" if kind == "labels" else f"_{kind}"
+            path = folder / f"{source.name}{suffix}.ome.zarr"
+            if path.exists():
+                stores[kind] = LabelStore.open(path)
+            else:
+                stores[kind] = LabelStore.create(
+                    path,
+                    region.shape,
+                    classes,
+                    kind=kind,
+                    pixel_size=source.pixel_size,
+                    georeference=shifted_georeference(source.georeference, region.row, region.column),
+                    origin=(region.row, region.column),
+                )
+        yield cls(region, source.shape, stores)
+
+    @property
+    def labels(self) -> LabelStore:
+        """The class map."""
+        return self.stores["labels"]
+
+    def of(self, kind: str) -> LabelStore:
+        """The store of a kind."""
+        return self.stores[kind]
+
+    def missing(self) -> list[int]:
+        """Shards that are not done in every store, ascending."""
+        return sorted(set().union(*(store.missing(0) for store in self.stores.values())))
+
+    def fill(self, index: int, predictor: Predictor) -> Window:
+        """Predict and write one shard of every store; returns its window in the store."""
+        window = self.labels.shards[index]
+        wanted = window.shifted(self.region.row, self.region.column)
+        parts = {kind: np.empty((*window.shape, *self._extra(kind)), np.uint8) for kind in self.stores}
+        for unit in self.grid.touching(wanted):
+            whole = self.grid[unit]
+            shared = whole.intersect(wanted)
+            for kind, values in self._unit(unit, predictor).items():
+                parts[kind][shared.relative_to(wanted).slices] = values[shared.relative_to(whole).slices]
+        for kind, values in parts.items():
+            self.stores[kind].write_shard(index, values)
+        return window
+
+    def _extra(self, kind: str) -> tuple[int, ...]:
+        return () if kind == "labels" else (self.stores[kind].channels,)
+
+    def _unit(self, unit: int, predictor: Predictor) -> dict[str, npt.NDArray[np.uint8]]:
+        found = self._units.get(unit)
+        if found is None:
+            found = self._predict(self.grid[unit], predictor)
+            self._units[unit] = found
+            # Neighbouring shards of a region share units of the image's grid; two rows' worth would be unbounded.
+            while len(self._units) > 4:
+                self._units.popitem(last=False)
+        return found
+
+    def _predict(self, window: Window, predictor: Predictor) -> dict[str, npt.NDArray[np.uint8]]:
+        if len(self.stores) == 1:
+            return {"labels": predictor.labels(window)}
+        labels = np.empty(window.shape, np.uint8)
+        result: dict[str, Any] = {"labels": labels}
+        for kind in self.stores:
+            if kind != "labels":
+                result[kind] = np.empty((*window.shape, self.stores[kind].channels), np.uint8)
+        for strip in Grid(window.shape, (256, window.width)):  # bounds the full-resolution logits
+            part = strip.shifted(window.row, window.column)
+            labels[strip.slices] = predictor.labels(part)
+            self._derive(predictor, part, strip, result)
+        return result
+
+    def _derive(self, predictor: Predictor, part: Window, strip: Window, result: dict[str, Any]) -> None:
+        from napari_isdnet.engine.uncertainty import uncertainty_map
+        from napari_isdnet.io.pyramid import quantise
+
+        logits = predictor.logits(part)[0].float().cpu()
+        invalid = result["labels"][strip.slices] == IGNORE_INDEX
+        if "probabilities" in result:
+            shares = quantise(logits.softmax(0).numpy()).transpose(1, 2, 0).copy()
+            shares[invalid] = IGNORE_INDEX
+            result["probabilities"][strip.slices] = shares
+        if "uncertainty" in result:
+            result["uncertainty"][strip.slices] = uncertainty_map(logits, valid=~invalid)[..., None]
+
+    def finish(self) -> Generator[Progress, None, None]:
+        """Build the coarser levels of every store."""
+        for store in self.stores.values():
+            yield from store.finish_pyramid()
+
+    def class_pixels(self) -> dict[str, int]:
+        """Pixels of every class in the result, by name (and ``nodata``)."""
+        counts = np.zeros(256, np.int64)
+        for window in self.labels.shards:
+            counts += np.bincount(self.labels.read(window).ravel(), minlength=256)
+        named = {info.name: int(counts[i]) for i, info in enumerate(self.labels.classes)}
+        return {**named, "nodata": int(counts[IGNORE_INDEX])}

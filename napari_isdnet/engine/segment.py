@@ -1,0 +1,295 @@
+"""``segment()``: one image, one model, one result on disk; the generator behind the command line and the widgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_isdnet.engine.device import Placement, choose, peak_rss_bytes
+from napari_isdnet.engine.job import (
+    Context,
+    LedgerLog,
+    Predictor,
+    job_header,
+    load_means,
+    make_predictor,
+    means_key,
+    save_means,
+)
+from napari_isdnet.engine.ledger import Ledger
+from napari_isdnet.engine.results import ResultStores, Wanted
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.sink import check_format, export, result_path
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.model.isdnet import ISDNet
+
+PREPARE_SHARE, EXPORT_SHARE = 0.85, 0.03
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """Where the results are and what was measured.
+
+    ``outputs`` maps a kind (``labels``, ``probabilities``, ``uncertainty``, ``polygons``; with the format where there
+    are several) to its path; ``pixels`` counts those of the result; ``seconds`` is this run's wall time;
+    ``peak_rss_bytes`` that of the process; ``class_pixels`` counts every class; ``bad_windows`` what could not be read.
+    """
+
+    outputs: dict[str, str]
+    pixels: int
+    seconds: float
+    pixels_per_second: float
+    peak_rss_bytes: int
+    device: str
+    precision: str
+    context: str
+    class_pixels: dict[str, int] = field(default_factory=dict)
+    bad_windows: list[tuple[int, int, int, int]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What one job is asked to do; the meaning of each is that of the command line's option of the same name."""
+
+    output: Path
+    context: Context = "whole"
+    window: int | None = None
+    roi: Window | None = None
+    formats: tuple[str, ...] = ("ome-zarr",)
+    polygons: bool = False
+    probabilities: bool = False
+    uncertainty: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    memory: float | None = None
+    contrast: Any = "auto"
+    channels: Sequence[int] | None = None
+    scale: float = 1.0
+    skip_bad_tiles: bool = False
+    resume: bool = True
+    overwrite: bool = False
+    dask: str | None = None
+
+    def region(self, shape: tuple[int, int]) -> Window:
+        """The part of an image of ``shape`` that is wanted."""
+        if self.roi is None:
+            return Window.whole(shape)
+        if self.roi.empty or not Window.whole(shape).contains(self.roi):
+            r = self.roi
+            raise InputError(
+                f"The region {r.row},{r.column},{r.height},{r.width} must lie inside the image of"
+                f" {shape[0]} x {shape[1]} pixels and hold at least one."
+            )
+        return self.roi
+
+    def wanted(self) -> Wanted:
+        """Which stores are filled."""
+        return Wanted(self.probabilities, self.uncertainty)
+
+
+def segment(
+    source: ImageSource | str | Path, model: ISDNet | str | Path, **options: Any
+) -> Generator[Progress, None, SegmentResult]:
+    """Segment an image into ``output`` (see :class:`SegmentOptions` for every keyword).
+
+    Yields :class:`~napari_isdnet.progress.Progress` after every window; to cancel, stop asking and close the generator:
+    what is done is kept in ``<output>/<stem>.job`` and the same call goes on from there. Returns a
+    :class:`SegmentResult`. Raises :class:`~napari_isdnet.exceptions.InputError` for anything that the user can mend.
+    """
+    from napari_isdnet.io.open import open_source
+    from napari_isdnet.io.scaled import resampled
+    from napari_isdnet.model.checkpoint import load_model
+    from napari_isdnet.model.isdnet import ISDNet
+
+    settings = SegmentOptions(**{**options, "output": Path(options["output"])})
+    with ExitStack() as stack:
+        if isinstance(source, str | Path):
+            source = stack.enter_context(closing(open_source(source)))
+        network = model if isinstance(model, ISDNet) else load_model(model)
+        if network.header is None:
+            raise InputError("This network was never trained (it has no header): load a model file.")
+        scaled = resampled(source, float(settings.scale)) if float(settings.scale) != 1.0 else source
+        if settings.dask is not None:
+            from napari_isdnet.engine.cluster import segment_on_cluster
+
+            return (yield from segment_on_cluster(scaled, network, settings))
+        return (yield from _Job(scaled, network, settings).run())
+
+
+class _Job:
+    """One run of one job."""
+
+    def __init__(self, source: ImageSource, model: ISDNet, options: SegmentOptions) -> None:
+        from napari_isdnet.model.checkpoint import model_hash
+
+        assert model.header is not None
+        self.source, self.model, self.options = source, model, options
+        self.header = model.header
+        self.region = options.region(source.shape)
+        for name in options.formats:
+            check_format(name, self.region.shape)
+        self.paths = self._paths()
+        self.policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
+        self.placement: Placement = choose(options.device, options.precision)
+        self.job_folder = options.output / f"{source.name}.job"
+        self.identity = job_header(
+            source,
+            model_hash(model),
+            self.placement,
+            {
+                "context": options.context,
+                "window": options.window,
+                "memory": options.memory,
+                "roi": None if options.roi is None else list(vars(options.roi).values()),
+                "intensity": self.policy.to_dict(),
+                "scale": float(options.scale),
+                "probabilities": options.probabilities,
+                "uncertainty": options.uncertainty,
+                "skip_bad_tiles": options.skip_bad_tiles,
+            },
+        )
+        self.warnings = self._warnings()
+        self._started = time.monotonic()
+
+    def _paths(self) -> dict[str, tuple[str, str, Path]]:
+        """Key of the output -> (kind, format, path)."""
+        o, result = self.options, {}
+        kinds = ["labels", *(["probabilities"] if o.probabilities else []), *(["uncertainty"] if o.uncertainty else [])]
+        for kind in kinds:
+            formats = o.formats if kind == "labels" else (o.formats[0] if o.formats[0] != "png" else "ome-zarr",)
+            for name in formats:
+                key = kind if len(formats) == 1 else f"{kind} {name}"
+                result[key] = (kind, name, result_path(o.output, self.source.name, name, kind))
+        if o.polygons:
+            result["polygons"] = ("polygons", "geojson", o.output / f"{self.source.name}.geojson")
+        return result
+
+    def _warnings(self) -> list[str]:
+        size, trained = self.source.pixel_size, self.header.pixel_size
+        metres = None if size is None else size.metres
+        if metres is None or trained is None or 1 / 1.5 <= metres / trained <= 1.5:
+            return []
+        return [
+            f"The image has pixels of {metres:.3g} m, the model was trained at {trained:.3g} m;"
+            f" --scale {metres / trained:.3g} resamples it."
+        ]
+
+    # ------------------------------------------------------------------ steps
+
+    def run(self) -> Generator[Progress, None, SegmentResult]:
+        """All steps, each going on where an earlier run stopped."""
+        o = self.options
+        o.output.mkdir(parents=True, exist_ok=True)
+        fresh = not (self.job_folder / "ledger.json").exists()
+        existing = [path for _, _, path in self.paths.values() if path.exists()]
+        if existing and fresh and not o.overwrite:
+            raise InputError(f"{existing[0]} exists; use --overwrite to replace it, or choose another --output folder.")
+        with Ledger.open(self.job_folder, self.identity, o.resume, o.overwrite) as ledger, ExitStack() as stack:
+            stores = stack.enter_context(
+                ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
+            )
+            bad: list[Window] = []
+            if stores.missing():
+                predictor = self._predictor(ledger)
+                stack.callback(predictor.close)
+                yield from self._prepare(predictor)
+                yield from self._fill(predictor, stores, ledger)
+                bad = list(getattr(getattr(predictor, "reader", None), "bad", []))
+            yield from self._finish(stores)
+            self._drop_maps()
+            return self._result(stores, bad)
+
+    def _predictor(self, ledger: Ledger) -> Predictor:
+        o = self.options
+        return make_predictor(
+            self.model,
+            self.source,
+            self.policy,
+            self.placement,
+            context=o.context,
+            window=o.window,
+            memory=o.memory,
+            folder=self.job_folder / "maps",
+            log=LedgerLog(ledger),
+            means=load_means(means_key(self.identity)) if o.roi is not None else None,
+            skip_bad_tiles=o.skip_bad_tiles,
+        )
+
+    def _prepare(self, predictor: Predictor) -> Generator[Progress, None, None]:
+        known = predictor.prepared
+        for step in predictor.prepare():
+            yield _scaled(step, 0.0, PREPARE_SHARE)
+        means = getattr(predictor, "means", None)
+        if means is not None and not known and not self.options.skip_bad_tiles:
+            save_means(means_key(self.identity), means)
+
+    def _fill(self, predictor: Predictor, stores: ResultStores, ledger: Ledger) -> Generator[Progress, None, None]:
+        start = PREPARE_SHARE if self.options.context == "whole" else 0.0
+        todo, total = stores.missing(), len(stores.labels.shards)
+        clock = Clock(total, total - len(todo))
+        for index in todo:
+            window = stores.fill(index, predictor)
+            ledger.record("labels", index)
+            step = clock.step(1, "write", window.shifted(self.region.row, self.region.column))
+            yield _scaled(step, start, 1 - EXPORT_SHARE - start)
+
+    def _finish(self, stores: ResultStores) -> Generator[Progress, None, None]:
+        base, span = 1 - EXPORT_SHARE, EXPORT_SHARE / (2 + len(self.paths))
+        for step in stores.finish():
+            yield _scaled(step, base, 2 * span)
+        for number, (kind, name, path) in enumerate(self.paths.values()):
+            steps = self._export(stores, kind, name, path)
+            for step in steps:
+                yield _scaled(step, base + (2 + number) * span, span)
+
+    def _export(self, stores: ResultStores, kind: str, name: str, path: Path) -> Generator[Progress, None, Path]:
+        if kind == "polygons":
+            from napari_isdnet.io.vector import export_polygons
+
+            return export_polygons(stores.labels, path, overwrite=True)
+        return export(stores.of(kind), path, name, overwrite=True)
+
+    def _drop_maps(self) -> None:
+        from napari_isdnet.io.disk import remove
+
+        remove(self.job_folder / "maps")
+
+    def _result(self, stores: ResultStores, bad: list[Window]) -> SegmentResult:
+        seconds = time.monotonic() - self._started
+        pixels = self.region.area
+        return SegmentResult(
+            outputs={key: str(path) for key, (_, _, path) in self.paths.items()},
+            pixels=pixels,
+            seconds=seconds,
+            pixels_per_second=pixels / max(seconds, 1e-9),
+            peak_rss_bytes=peak_rss_bytes(),
+            device=str(self.placement.device),
+            precision=self.placement.precision,
+            context=self.options.context,
+            class_pixels=stores.class_pixels(),
+            bad_windows=[(w.row, w.column, w.height, w.width) for w in bad],
+            warnings=self.warnings,
+        )
+
+
+def _scaled(step: Progress, start: float, share: float) -> Progress:
+    """A step of one part of the job, as a step of the whole job (0..1)."""
+    left = step.seconds_left
+    done = start + share * step.fraction
+    if left is not None and step.fraction < 1:
+        left = left * (1 - done) / max(1e-9, share * (1 - step.fraction))
+    return Progress(done, 1.0, step.stage, step.window, left, step.figures)

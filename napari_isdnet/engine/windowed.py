@@ -1,0 +1,162 @@
+"""Windowed inference (``context="window"``): every window of a fixed grid is its own whole image, neighbours blend.
+
+The grid is anchored at the origin of the image and its windows have the model's own size, never one fitted to memory or
+to the screen, so that the result of a region equals the crop of the result of the whole image.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Generator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
+from napari_isdnet.progress import Progress
+from napari_isdnet.window import Window
+
+ALIGN = 32
+CACHE_BYTES = 128 * 2**20
+
+
+class WindowGrid:
+    """Overlapping windows of ``size`` at multiples of ``size - overlap``; the last along an axis ends at the border.
+
+    Along an axis shorter than ``size`` there is one window, as long as the image.
+    """
+
+    def __init__(self, shape: tuple[int, int], size: int, overlap: int) -> None:
+        if size < ALIGN or size % ALIGN:
+            raise InputError(f"The window must be a multiple of {ALIGN} pixels, got {size}.")
+        if not 0 <= overlap <= size // 2:
+            raise InputError(f"The overlap must be 0 to half the window ({size // 2}), got {overlap}.")
+        self.shape, self.size, self.overlap = shape, size, overlap
+        self.starts = tuple(self._starts(n) for n in shape)
+
+    def _starts(self, length: int) -> list[int]:
+        step, last = self.size - self.overlap, max(0, length - self.size)
+        return [*range(0, last, step), last]
+
+    def touching(self, window: Window) -> list[Window]:
+        """Windows of the grid that share a pixel with ``window``, row-major."""
+        rows, columns = (
+            [s for s in starts if s < end and s + self.size > begin]
+            for starts, begin, end in zip(
+                self.starts, (window.row, window.column), (window.bottom, window.right), strict=True
+            )
+        )
+        return [Window(r, c, self.size, self.size).clipped(self.shape) for r in rows for c in columns]
+
+    def ramp(self, start: int, count: int, axis: int) -> npt.NDArray[np.float32]:
+        """Blending weights along one axis of the window that starts at ``start``: 1 inside, falling over the overlap.
+
+        Strictly positive; sides at the image's border do not fall.
+        """
+        length = min(self.size, self.shape[axis])
+        position = np.arange(count, dtype=np.float32)
+        weight = np.ones(count, np.float32)
+        if self.overlap:
+            before = (position + 0.5) / self.overlap
+            after = (length - position - 0.5) / self.overlap
+            if start > 0:
+                weight = np.minimum(weight, before)
+            if start + length < self.shape[axis]:
+                weight = np.minimum(weight, after)
+        return np.maximum(weight, np.float32(1e-3))
+
+
+class WindowPredictor:
+    """One image under one network, window by window. Thread-safe; the network runs one window at a time.
+
+    ``window`` is the side of a window (by default the model's), ``overlap`` by default a quarter of it, in pixels.
+    """
+
+    def __init__(
+        self,
+        model: ISDNet,
+        reader: PatchReader,
+        placement: Placement,
+        window: int | None = None,
+        overlap: int | None = None,
+    ) -> None:
+        check_size(reader.shape, MIN_SIDE)
+        size = window or (model.header.window if model.header is not None else 512)
+        size = max(ALIGN, size // ALIGN * ALIGN)
+        self.model, self.reader, self.placement = model, reader, placement
+        self.grid = WindowGrid(reader.shape, size, size // 4 // ALIGN * ALIGN if overlap is None else overlap)
+        self._coarse: OrderedDict[Window, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._held = 0
+
+    @property
+    def prepared(self) -> bool:
+        """Windows need no preparation."""
+        return True
+
+    def prepare(self) -> Generator[Progress, None, None]:
+        """Nothing to prepare (the same interface as :class:`~napari_isdnet.engine.streaming.WholeImage`)."""
+        yield from ()
+
+    def close(self) -> None:
+        """Forget the cached logits."""
+        with self._lock:
+            self._coarse.clear()
+            self._held = 0
+
+    @torch.inference_mode()
+    def _logits_of(self, window: Window) -> Tensor:
+        """Coarse logits (1, K, h, w) of one window of the grid, cached."""
+        with self._lock:
+            found = self._coarse.get(window)
+            if found is not None:
+                self._coarse.move_to_end(window)
+                return found
+            x = as_tensor(self.reader.read(window)[0], self.placement.device)
+            coarse = self.model.coarse_logits(x).float().cpu()
+            self._coarse[window] = coarse
+            self._held += coarse.numel() * 4
+            while self._held > CACHE_BYTES and len(self._coarse) > 1:
+                _, old = self._coarse.popitem(last=False)
+                self._held -= old.numel() * 4
+            return coarse
+
+    @torch.inference_mode()
+    def logits(self, window: Window) -> Tensor:
+        """Blended logits (1, K, h, w) of any level-0 window, float32, on the CPU."""
+        total: Tensor | None = None
+        weights = torch.zeros(window.shape)
+        for tile in self.grid.touching(window):
+            part = tile.intersect(window)
+            fine = F.interpolate(self._logits_of(tile), size=tile.shape, mode="bilinear", align_corners=False)
+            if total is None:
+                total = torch.zeros(1, fine.shape[1], *window.shape)
+            rows, columns = part.relative_to(tile).slices
+            ramp_rows = torch.from_numpy(self.grid.ramp(tile.row, tile.height, 0))[rows]
+            ramp_columns = torch.from_numpy(self.grid.ramp(tile.column, tile.width, 1))[columns]
+            weight = ramp_rows[:, None] * ramp_columns[None]
+            into = part.relative_to(window).slices
+            total[(..., *into)] += fine[:, :, rows, columns] * weight
+            weights[into] += weight
+        assert total is not None, "the grid covers every pixel"
+        return total / weights
+
+    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
+        """Class indices (h, w) of any level-0 window; 255 where the image has no valid pixel."""
+        return self.masked(self.logits(window)[0].argmax(0).to(torch.uint8).numpy(), window)
+
+    def masked(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
+        """``labels`` with 255 where the image has no valid pixel."""
+        if self.reader.may_mask:
+            valid = self.reader.valid(window)
+            if valid is not None:
+                labels[~valid] = IGNORE_INDEX
+        return labels
