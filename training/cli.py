@@ -70,7 +70,8 @@ def evaluate(
     net = load_model(model)
     if net.config.num_classes != len(dataset.classes):
         raise InputError(
-            f"Model '{model}' has {net.config.num_classes} classes, the recipe {len(dataset.classes)}; use one that fits."
+            f"Model '{model}' has {net.config.num_classes} classes, the recipe {len(dataset.classes)};"
+            " use one that fits."
         )
     steps = evaluate_samples(Network(str(model), net, None), dataset.split(split), dataset, loaded.data)
     facts = figures(drive(steps, "evaluate", "Stopped; nothing was written."), dataset)

@@ -46,7 +46,7 @@ class DataConfig(_Part):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     channels: tuple[int, ...] | None = None
-    pixel_size: float | None = Field(None, gt=0)
+    pixel_size: float | None = Field(default=None, gt=0)
     allow_empty_classes: bool = False
 
     @field_validator("classes")
@@ -74,9 +74,9 @@ class CropConfig(_Part):
 
     size: tuple[int, int] = (512, 512)
     images: Literal["epoch", "area"] = "epoch"
-    cat_max_ratio: float = Field(0.75, gt=0, le=1)
-    rare_class_probability: float = Field(0.0, ge=0, le=1)
-    rare_class_temperature: float = Field(0.1, gt=0)
+    cat_max_ratio: float = Field(default=0.75, gt=0, le=1)
+    rare_class_probability: float = Field(default=0.0, ge=0, le=1)
+    rare_class_temperature: float = Field(default=0.1, gt=0)
     scale: tuple[float, float] = (1.0, 1.0)
 
     @model_validator(mode="after")
@@ -96,16 +96,16 @@ class AugmentConfig(_Part):
     changes brightness, contrast, saturation and hue, each with probability one half.
     """
 
-    flip_horizontal: float = Field(0.5, ge=0, le=1)
-    flip_vertical: float = Field(0.0, ge=0, le=1)
-    quarter_turns: float = Field(0.0, ge=0, le=1)
-    rotate_probability: float = Field(0.0, ge=0, le=1)
+    flip_horizontal: float = Field(default=0.5, ge=0, le=1)
+    flip_vertical: float = Field(default=0.0, ge=0, le=1)
+    quarter_turns: float = Field(default=0.0, ge=0, le=1)
+    rotate_probability: float = Field(default=0.0, ge=0, le=1)
     rotate_degrees: tuple[float, float] = (90.0, 270.0)
     photometric: bool = True
-    brightness: float = Field(32.0, ge=0, le=255)
+    brightness: float = Field(default=32.0, ge=0, le=255)
     contrast: tuple[float, float] = (0.5, 1.5)
     saturation: tuple[float, float] = (0.5, 1.5)
-    hue: float = Field(36.0, ge=0, le=180)
+    hue: float = Field(default=36.0, ge=0, le=180)
 
 
 class ModelConfig(_Part):
@@ -130,43 +130,43 @@ class OptimizerConfig(_Part):
     """Optimiser. ``momentum`` is for SGD; ``backbone_lr`` multiplies the rate of pretrained parameters."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
     decay_norms: bool = True
-    backbone_lr: float = Field(1.0, ge=0)
-    clip_norm: float | None = Field(None, gt=0)
+    backbone_lr: float = Field(default=1.0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
 
 
 class ScheduleConfig(_Part):
     """Learning rate over the steps: ``poly`` to ``floor`` with ``power``, or constant; linear warm-up first."""
 
     policy: Literal["poly", "constant"] = "poly"
-    power: float = Field(0.9, gt=0)
-    floor: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(0, ge=0)
+    power: float = Field(default=0.9, gt=0)
+    floor: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
 
 
 class RunConfig(_Part):
     """Length, batch and machine. ``batch`` is the global batch: over all processes and accumulated parts."""
 
-    steps: int = Field(1000, ge=1)
-    batch: int = Field(8, ge=1)
-    accumulate: int = Field(1, ge=1)
+    steps: int = Field(default=1000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
-    ema_decay: float | None = Field(None, gt=0, lt=1)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     sync_batch_norm: bool = True
-    validate_every: int = Field(1000, ge=0)
-    checkpoint_every: int = Field(500, ge=1)
-    log_every: int = Field(10, ge=1)
+    validate_every: int = Field(default=1000, ge=0)
+    checkpoint_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
     tensorboard: bool = False
-    early_stop: int = Field(0, ge=0)
-    max_seconds: float | None = Field(None, gt=0)
-    workers: int = Field(0, ge=0)
+    early_stop: int = Field(default=0, ge=0)
+    max_seconds: float | None = Field(default=None, gt=0)
+    workers: int = Field(default=0, ge=0)
     accelerator: str = "auto"
-    devices: int = Field(1, ge=1)
-    nodes: int = Field(1, ge=1)
+    devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
     strategy: Literal["auto", "ddp"] = "auto"
     deterministic: bool = True
 
@@ -185,7 +185,7 @@ class Recipe(_Part):
 
     name: str
     description: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     data: DataConfig = DataConfig()
     crop: CropConfig = CropConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -130,7 +130,7 @@ def random_window(
 def mixed(mask: Mask, ratio: float) -> bool:
     """True when more than one class is labelled and none covers more than ``ratio`` of the labelled pixels."""
     counts = np.bincount(mask.ravel(), minlength=256)[:IGNORE_INDEX]
-    return np.count_nonzero(counts) > 1 and counts.max() < ratio * counts.sum()
+    return bool(np.count_nonzero(counts) > 1 and counts.max() < ratio * counts.sum())
 
 
 def resize(image: Image, mask: Mask, size: tuple[int, int]) -> tuple[Image, Mask]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,7 +17,18 @@ from napari_isdnet.exceptions import InputError
 
 Split = str
 SPLITS = ("train", "validation", "test")
-IMAGE_SUFFIXES = (".ome.zarr", ".zarr", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jp2")
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    ".ome.zarr",
+    ".zarr",
+    ".ome.tif",
+    ".ome.tiff",
+    ".tif",
+    ".tiff",
+    ".btf",
+    ".svs",
+    ".ndpi",
+    ".jp2",
+)
 IMAGE_SUFFIXES += (".png", ".jpg", ".jpeg", ".vrt")
 
 
@@ -37,7 +48,7 @@ class Dataset:
     name: str
     classes: tuple[ClassInfo, ...]
     samples: dict[Split, tuple[Sample, ...]]
-    code: MaskCode = MaskCode()
+    code: MaskCode = field(default_factory=MaskCode)
     ignored_in_mean: tuple[int, ...] = ()
 
     def split(self, name: Split) -> tuple[Sample, ...]:

