@@ -50,7 +50,7 @@ def tiny(root: Path, size: int = 64, **run: object) -> Recipe:
             "crop": {"size": [size, size]},
             "augment": {"photometric": False},
             "model": {"pretrained": False, "options": {"channels": 16, "distillation_points": 64}},
-            "optimizer": {"lr": 0.02, "clip_norm": 5.0},
+            "optimizer": {"lr": 0.02},
             "run": {"steps": 6, "batch": 2, "log_every": 1, "validate_every": 0, "ema_decay": 0.9, **run},
         }
     )
