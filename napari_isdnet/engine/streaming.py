@@ -155,8 +155,8 @@ class WholeImage:
         self.backbone = self._map(
             "backbone", sizes.deep, local.backbone_channels, deep_core // local.deep_stride, self._compute_backbone
         )
-        self.deep = self._map("deep16", sizes.deep, c, 128, self._compute_deep)
-        self.fused = self._map("fused", sizes.s16, c, 256, self._compute_fused)
+        self.deep = self._map("deep16", sizes.deep, c, max(16, min(128, core // 16)), self._compute_deep)
+        self.fused = self._map("fused", sizes.s16, c, max(16, core // 8), self._compute_fused)
         self.maps = (self.quarter, self.shallow16, self.shallow8, self.backbone, self.deep, self.fused)
 
     def close(self) -> None:

@@ -1,0 +1,149 @@
+"""Whole-image inference against the one-shot forward of the same network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_isdnet.engine.device import Placement, prepare
+from napari_isdnet.engine.halo import NotLocalError, padded_window
+from napari_isdnet.engine.patches import PatchReader
+from napari_isdnet.engine.streaming import StreamOptions, WholeImage
+from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.window import Grid, Window
+from tests.network_tools import lively, picture, policy_of, small, source_of
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+NETWORKS = {
+    "reference": small(),
+    "paper": small("paper"),
+    "lite": small(deep="tf_efficientnet_lite0", deep_filter="lowpass", channels=16),
+    "pspnet": small(deep_head="pspnet", fusion="cat_ca", classes=3),
+    "cheap": small(
+        fusion="add", context_first=True, deep_stride=16, shallow_kernel=1, shallow_input="rgb", classes=3
+    ),
+    "single": small(fusion="raf_single", residual_levels=3, downscale=2, channels=16),
+}
+
+
+def streamed(model: ISDNet, image: np.ndarray, **options: object) -> WholeImage:
+    reader = PatchReader(source_of(image), policy_of(image), model)
+    whole = WholeImage(prepare(model, CPU), reader, CPU, StreamOptions(**options))  # type: ignore[arg-type]
+    for _ in whole.prepare():
+        pass
+    return whole
+
+
+def all_logits(whole: WholeImage, step: int = 300) -> torch.Tensor:
+    """Logits of the whole image, asked for in windows that agree with nothing."""
+    shape = whole.sizes.image
+    result = torch.zeros(1, whole.model.config.num_classes, *shape)
+    for window in Grid(shape, (step, step)):
+        result[(..., *window.slices)] = whole.logits(window)
+    return result
+
+
+@torch.inference_mode()
+def one_shot(model: ISDNet, image: np.ndarray) -> torch.Tensor:
+    reader = PatchReader(source_of(image), policy_of(image), model)
+    x = reader.read(Window.whole(image.shape[:2]))[0]
+    return model(torch.from_numpy(x).permute(2, 0, 1)[None]).logits
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(737, 901), (512, 800)])
+def test_equals_one_forward(name: str, shape: tuple[int, int]) -> None:
+    model, image = lively(NETWORKS[name]), picture(shape)
+    expected = one_shot(model, image)
+    got = all_logits(streamed(model, image, core=256, exact=True))
+    scale = expected.std()
+    assert (got - expected).abs().max() < 1e-3 * scale
+    best = expected.topk(2, dim=1).values
+    sure = (best[:, 0] - best[:, 1]) > 2e-3 * scale
+    assert (got.argmax(1) == expected.argmax(1))[sure].all()
+
+
+def test_half_precision_maps_change_hardly_a_pixel() -> None:
+    model, image = lively(NETWORKS["reference"]), picture((737, 901))
+    expected = one_shot(model, image).argmax(1)
+    got = all_logits(streamed(model, image, core=256)).argmax(1)
+    assert (got != expected).float().mean() < 2e-3  # random weights: margins are far smaller than after training
+
+
+def test_forced_streaming_never_forwards_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = lively(NETWORKS["reference"]), picture((700, 900))
+    seen: list[tuple[int, int]] = []
+    for part in (ISDNet.shallow_input, ISDNet.coarse_logits, ISDNet.forward):
+
+        def spy(self: ISDNet, x: torch.Tensor, *rest: object, part=part, **named: object) -> object:  # type: ignore[no-untyped-def]
+            seen.append((x.shape[2], x.shape[3]))
+            return part(self, x, *rest, **named)
+
+        monkeypatch.setattr(ISDNet, part.__name__, spy)
+    whole = streamed(model, image, core=128, exact=True)
+    limit = 128 + 2 * whole.local.shallow_halo + 64
+    seen = [size for size in seen if size != (96, 128)]  # the self check of prepare()
+    assert len(seen) == len(Grid((700, 900), (128, 128)))
+    assert max(max(size) for size in seen) <= limit < 700
+    monkeypatch.undo()
+
+    # A change in one far corner reaches the other, as much as in one forward of the whole image.
+    changed = image.copy()
+    changed[:64, :64] = 255 - changed[:64, :64]
+    corner = Window(640, 840, 60, 60)
+    before, after = (one_shot(model, i)[(..., *corner.slices)] for i in (image, changed))
+    streamed_after = streamed(model, changed, core=128, exact=True).logits(corner)
+    effect = (after - before).abs().max()
+    assert effect > 0
+    difference = (streamed_after - whole.logits(corner)) - (after - before)
+    assert difference.abs().max() < max(0.2 * effect, 1e-4 * before.std())
+
+
+def test_spilled_maps_give_the_same_bytes(tmp_path: Path) -> None:
+    model, image = lively(NETWORKS["reference"]), picture((500, 620))
+    in_ram = streamed(model, image, core=256)
+    spilled = streamed(model, image, core=256, folder=tmp_path / "maps")
+    window = Window.whole((500, 620))
+    np.testing.assert_array_equal(in_ram.labels(window), spilled.labels(window))
+    assert {p.name for p in (tmp_path / "maps").iterdir()} >= {"shallow8.map", "quarter.map", "fused.map"}
+
+
+def test_region_under_known_means_is_the_crop_and_reads_little() -> None:
+    model, image = lively(NETWORKS["cheap"]), picture((1500, 1500))
+    whole = streamed(model, image, core=256)
+    region = Window(1100, 1200, 256, 256)
+    reader = PatchReader(source_of(image), policy_of(image), model)
+    options = StreamOptions(core=256, means=whole.means)
+    alone = WholeImage(prepare(model, CPU), reader, CPU, options)
+    assert alone.prepared
+    assert list(alone.prepare()) == []
+    np.testing.assert_array_equal(alone.labels(region), whole.labels(region))
+    assert len(alone.shallow8.missing()) > len(alone.shallow8.grid) // 2
+
+
+def test_global_backbones_are_refused_in_one_sentence() -> None:
+    model = lively(small(deep="resnet18d" if False else "seresnet18", channels=16)) if _has("seresnet18") else None
+    if model is None:
+        pytest.skip("this timm has no squeeze-and-excite ResNet")
+    image = picture((200, 200))
+    with pytest.raises(NotLocalError, match="looks at its whole input"):
+        streamed(model, image, core=128)
+
+
+def _has(name: str) -> bool:
+    import timm
+
+    return bool(timm.is_model(name))
+
+
+@pytest.mark.parametrize("shape", [(1000, 1001), (333, 97), (64, 64)])
+def test_padded_windows_keep_parity_and_hold_the_halo(shape: tuple[int, int]) -> None:
+    for core in Grid(shape, (96, 96)):
+        patch = padded_window(core, 40, shape)
+        assert Window.whole(shape).contains(patch)
+        assert patch.contains(core.expanded(40).clipped(shape))
+        assert patch.row % 32 == 0
+        assert patch.column % 32 == 0
+        assert (shape[0] - patch.height) % 32 == 0 or patch.bottom == shape[0]
+        assert (patch.bottom - shape[0]) % 32 == 0
