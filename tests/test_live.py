@@ -158,3 +158,29 @@ def test_close_in_the_middle_joins_the_threads() -> None:
     assert not [t for t in threading.enumerate() if t.name == "isdnet-view-live"]
     pyramid.answer(0, Window(0, 0, 10, 10))  # asking afterwards starts nothing
     assert not [t for t in threading.enumerate() if t.name == "isdnet-view-live"]
+
+
+def test_another_function_replaces_the_answers_in_place_and_a_stale_one_is_never_kept(monkeypatch) -> None:
+    monkeypatch.setattr(live, "DENSE_PIXELS", 2**13)
+    shape = (300, 200)
+    started, gate = threading.Event(), threading.Event()
+
+    def slow(window: Window) -> np.ndarray:
+        started.set()
+        gate.wait(10)
+        return np.full(window.shape, 1, np.uint8)
+
+    pyramid = PredictionPyramid(shape, (64, 64), lambda w: np.zeros(w.shape, np.uint8))
+    pyramid.answer(0, Window.whole(shape))
+    assert pyramid.wait(10)
+    pyramid.answer(0, Window.whole(shape))  # unpacked windows are remembered now
+    pyramid.replace(slow)
+    assert started.wait(10)
+    assert (pyramid.answer(0, Window.whole(shape)) == 0).all()  # the old answer is shown meanwhile
+    pyramid.replace(lambda w: np.full(w.shape, 2, np.uint8), everything=True)
+    gate.set()
+    assert pyramid.wait(10)
+    assert pyramid.progress == (len(pyramid.grid),) * 2
+    for level, rows_columns in enumerate(pyramid.shapes):
+        assert (pyramid.answer(level, Window.whole(rows_columns)) == 2).all()
+    pyramid.close()

@@ -87,6 +87,8 @@ class PredictionPyramid:
         self._allowed = np.zeros(len(self.grid), dtype=bool)
         self._allowed[self.grid.touching(self.within)] = True
         self._lock = threading.Lock()
+        self._version = 0  # of ``compute``
+        self._view: Window | None = None
         self._queue: ViewQueue[int] = ViewQueue(self._work, threads, self._report, name="isdnet-view-live")
 
     def _first_dense(self, core: tuple[int, int]) -> int:
@@ -105,7 +107,7 @@ class PredictionPyramid:
     def _work(self, index: int) -> None:
         if self._done[index]:  # finished between the look at the list and the wish
             return
-        window = self.grid[index]
+        window, version = self.grid[index], self._version
         labels = np.ascontiguousarray(self._compute(window), dtype=np.uint8)
         if labels.shape != window.shape:
             raise ValueError(f"compute() returned {labels.shape} for a window of {window.shape}")
@@ -114,9 +116,14 @@ class PredictionPyramid:
             packed.append(zlib.compress(levels.tobytes(), 1))
             levels = halve_by_mode(levels)
         with self._lock:
-            self._keep(index, packed)
-            self._paint(index, levels)
-            self._done[index] = True
+            current = version == self._version
+            if current:
+                self._keep(index, packed)
+                self._paint(index, levels)
+                self._done[index] = True
+        if not current:  # the function was replaced meanwhile
+            self._work(index)
+            return
         if self._on_window is not None:
             self._on_window(window, labels)
         if self.on_change is not None:
@@ -125,8 +132,11 @@ class PredictionPyramid:
     def _keep(self, index: int, packed: list[bytes]) -> None:
         if not packed:
             return
+        self._size += sum(map(len, packed)) - sum(map(len, self._windows.pop(index, [])))
         self._windows[index] = packed
-        self._size += sum(map(len, packed))
+        for level in range(len(packed)):
+            unpacked = self._recent.pop((level, index), None)
+            self._recent_size -= 0 if unpacked is None else unpacked.nbytes
         while self._size > self._memory and len(self._windows) > 1:
             old, dropped = self._windows.popitem(last=False)
             self._size -= sum(map(len, dropped))
@@ -191,7 +201,7 @@ class PredictionPyramid:
         if labels is None:
             labels = np.frombuffer(zlib.decompress(packed[level]), np.uint8).reshape(area.shape)
             with self._lock:
-                if (level, index) not in self._recent:
+                if (level, index) not in self._recent and self._windows.get(index) is packed:
                     self._recent[(level, index)] = labels
                     self._recent_size += labels.nbytes
                 while self._recent_size > UNPACKED and len(self._recent) > 1:
@@ -200,6 +210,7 @@ class PredictionPyramid:
 
     def look_at(self, view: Window) -> None:
         """Compute what is missing in ``view`` (level 0), nearest to its middle first; earlier wishes are dropped."""
+        self._view = view
         inside = np.zeros(len(self.grid), dtype=bool)
         inside[self.grid.touching(view)] = True
         wanted = self._allowed & ~self._failed & ~self._done
@@ -241,6 +252,23 @@ class PredictionPyramid:
     def resume(self) -> None:
         """Go on."""
         self._queue.resume()
+
+    def replace(self, compute: Callable[[Window], Labels], everything: bool | None = None) -> None:
+        """Answer by another function from now on (a better one, say).
+
+        What is known is shown until its window has been computed anew, beginning with what is looked at now.
+        """
+        with self._lock:
+            self._compute = compute
+            self._version += 1
+            self._done[:] = False
+            self._failed[:] = False
+            self._recent.clear()
+            self._recent_size = 0
+        if everything is not None:
+            self.everything = everything
+        if self._view is not None:
+            self.look_at(self._view)
 
     def retry(self) -> None:
         """Try the windows that failed again when they are looked at."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -19,6 +19,19 @@ def spare_core_threads(most: int = 4) -> int:
     """How many threads may compute while a window is open: one core is left to the window, at least one is used."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(most, available - 1))
+
+
+def close_later(*closers: Callable[[], Any]) -> threading.Thread:
+    """Call ``closers`` one after the other where waiting for a step at hand does not hold the window."""
+
+    def run() -> None:
+        for close in closers:
+            close()
+
+    # Not a daemon: the process ends after them, so that no thread computes into an interpreter that is going down.
+    thread = threading.Thread(target=run, name="isdnet-view-close")
+    thread.start()
+    return thread
 
 
 class ViewQueue(Generic[Key]):

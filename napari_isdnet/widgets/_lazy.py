@@ -16,6 +16,7 @@ import numpy.typing as npt
 from qtpy.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
 
 from napari_isdnet.engine.tiles import LivePyramid
+from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
@@ -162,10 +163,14 @@ class Painter(QObject):
                 self._thumbnail_at = now
             layer.refresh(extent=False, thumbnail=thumbnail, highlight=False)
 
-    def close(self) -> None:
-        """Stop repainting and end the pyramid's threads."""
+    def close(self, wait: bool = True) -> None:
+        """Stop repainting and end the pyramid's threads; without ``wait`` they end after the step at hand."""
         self._timer.stop()
-        self._pyramid.close()
+        self._pyramid.on_change = None
+        if wait:
+            self._pyramid.close()
+        else:
+            close_later(self._pyramid.close)
 
 
 class Watch(QObject):
@@ -186,7 +191,7 @@ class Watch(QObject):
     def _removed(self, event: Any) -> None:
         painter = self._painters.pop(id(event.value), None)
         if painter is not None:
-            painter.close()
+            painter.close(wait=False)
             painter.deleteLater()
 
     def add(self, layer: Any) -> None:
@@ -196,7 +201,7 @@ class Watch(QObject):
         if pyramid is None or (old is not None and old._pyramid is pyramid):
             return
         if old is not None:
-            old.close()
+            old.close(wait=False)
             old.deleteLater()
         self._painters[id(layer)] = Painter(layer, pyramid, self)
 

@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import shlex
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.live import PredictionPyramid
+from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.engine.segment import SegmentResult
+    from napari_isdnet.io.store import LabelStore
 
 REGIONS = ("visible", "drawn", "whole")
 CONTEXTS = ("whole", "window")
 Labels = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class LiveWork:
-    """How a model segments windows of one image: the fixed grid's core size and the function for one window."""
-
-    core: tuple[int, int]
-    compute: Callable[[Window], Labels]
-
-
 class Engine(Protocol):
-    """What the dock needs of the engine; see :class:`napari_isdnet.widgets._segment_engine.LocalEngine`."""
+    """What the dock needs of the engine; see :class:`napari_isdnet.widgets._engine.LocalEngine`."""
 
     def models(self) -> Sequence[str]:
         """Names of the models that are there."""
 
-    def classes(self, model: str) -> tuple[ClassInfo, ...]:
-        """Classes of a model, from its header (fast)."""
+    def about(self, model: str) -> ModelAbout:
+        """What a model is, from its header (fast)."""
 
     def devices(self) -> Sequence[tuple[str, str]]:
         """(key, text with name and free memory) of each device."""
@@ -47,10 +46,15 @@ class Engine(Protocol):
     def live(self, source: ImageSource, model: str, device: str, policy: Any) -> LiveWork:
         """Prepare to segment windows; may be slow (loads the network)."""
 
+    def exact(
+        self, source: ImageSource, model: str, device: str, policy: Any, memory: float | None
+    ) -> Generator[Progress, None, LiveWork]:
+        """Prepare to segment windows in the context of the whole image; slow."""
+
     def segment(
         self, source: ImageSource, model: str, output: Path, settings: Mapping[str, Any]
-    ) -> Generator[Progress, None, Any]:
-        """Segment to files; the generator returns a result with ``labels``: the path of the class map."""
+    ) -> Generator[Progress, None, SegmentResult]:
+        """Segment to files."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class Settings:
     format: str = "ome-zarr"
     contrast: str = "auto"
     memory: float | None = None
+    polygons: bool = False
+    probabilities: bool = False
+    uncertainty: bool = False
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS or self.region not in REGIONS:
@@ -72,6 +80,30 @@ class Settings:
                 f"Context is one of {', '.join(CONTEXTS)} and region one of {', '.join(REGIONS)}; "
                 f"got '{self.context}' and '{self.region}'."
             )
+
+    def options(self, roi: Window | None) -> dict[str, Any]:
+        """Keywords of the engine's ``segment()``; the same names as the command line's."""
+        return {
+            "context": self.context,
+            "roi": roi,
+            "formats": (self.format,),
+            "device": self.device,
+            "contrast": self.contrast,
+            "memory": self.memory,
+            "polygons": self.polygons,
+            "probabilities": self.probabilities,
+            "uncertainty": self.uncertainty,
+            "overwrite": self.overwrite,
+        }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job's result, opened: ``uncertainty`` only where it was asked for."""
+
+    result: SegmentResult
+    labels: LabelStore
+    uncertainty: LabelStore | None
 
 
 def region_window(kind: str, shape: tuple[int, int], view: Window, drawn: Window | None) -> Window:
@@ -100,6 +132,8 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
         parts += ["--contrast", settings.contrast]
     if settings.memory is not None:
         parts += ["--memory", f"{settings.memory:g}"]
+    flags = ("polygons", "probabilities", "uncertainty", "overwrite")
+    parts += [f"--{flag}" for flag in flags if getattr(settings, flag)]
     return shlex.join(parts)
 
 
@@ -154,18 +188,21 @@ class SegmentController:
 
     def __init__(self, engine: Engine, on_error: Callable[[Exception], None] | None = None) -> None:
         self.engine = engine
+        self.about: ModelAbout | None = None
         self.classes: tuple[ClassInfo, ...] = ()
         self.hidden: set[int] = set()
         self.live: PredictionPyramid | None = None
         self.areas = ClassAreas(0)
+        self.provisional = False
+        self._everything = False
+        self._works: list[LiveWork] = []
         self._on_error = on_error
         self._told = False
 
-    def choose_model(self, model: str) -> tuple[ClassInfo, ...]:
-        """Read a model's classes; all are visible again."""
-        self.classes = self.engine.classes(model)
+    def choose_model(self, about: ModelAbout) -> None:
+        """Take a model's classes; all are visible again."""
+        self.about, self.classes = about, about.classes
         self.hidden.clear()
-        return self.classes
 
     def colors(self) -> dict[int | None, tuple[float, float, float, float]]:
         """Colour table of the classes that are shown."""
@@ -178,20 +215,61 @@ class SegmentController:
     def prepare_live(self, source: ImageSource, settings: Settings, policy: Any) -> Generator[Progress, None, LiveWork]:
         """Load the network, as a job."""
         yield Progress(0, 1, "Loading the model")
-        work = self.engine.live(source, settings.model, settings.device, policy)
-        yield Progress(1, 1, "Loading the model")
-        return work
+        return self.engine.live(source, settings.model, settings.device, policy)
 
-    def start_live(self, source: ImageSource, work: LiveWork, region: Window, everything: bool) -> PredictionPyramid:
-        """The pyramid that segments what is looked at; the one before is closed."""
+    def start_live(
+        self, source: ImageSource, work: LiveWork, region: Window, everything: bool, provisional: bool = False
+    ) -> PredictionPyramid:
+        """The pyramid that segments what is looked at; the one before is closed.
+
+        ``everything``: go on with the rest of ``region`` after what is looked at. ``provisional``: a better ``work``
+        follows (:meth:`better`), so only what is looked at is done until then.
+        """
         self.stop_live()
         self.areas = ClassAreas(len(self.classes))
         self._told = False
+        self._works, self.provisional, self._everything = [work], provisional, everything
         self.live = PredictionPyramid(
-            source.shape, work.core, work.compute, everything=everything, within=region,
+            source.shape, work.core, work.compute, everything=everything and not provisional, within=region,
             on_window=self.areas.add, on_error=self._failed,
         )  # fmt: skip
         return self.live
+
+    def prepare_exact(
+        self, source: ImageSource, settings: Settings, policy: Any
+    ) -> Generator[Progress, None, LiveWork]:
+        """The means of the whole image, as a job; what is looked at comes first."""
+        steps = self.engine.exact(source, settings.model, settings.device, policy, settings.memory)
+        live, step = self.live, Progress(0, 1, "Whole image")
+        try:
+            while True:
+                while live is not None and live is self.live and live.pending:
+                    yield replace(step, stage="What you see comes first", seconds_left=None)
+                    time.sleep(0.05)
+                step = next(steps)
+                yield replace(step, stage=f"Whole image: {step.stage}")
+        except StopIteration as stop:
+            work: LiveWork = stop.value
+            return work
+        finally:
+            steps.close()
+
+    def better(self, work: LiveWork) -> None:
+        """Answer exactly from now on; the provisional answer stays where it is until it is replaced."""
+        self._works.append(work)
+        if self.live is not None:
+            self.provisional = False
+            self.live.replace(work.compute, self._everything)
+
+    def job(self, source: ImageSource, settings: Settings, roi: Window | None) -> Generator[Progress, None, Finished]:
+        """Segment to files and open what was written."""
+        from napari_isdnet.io.store import LabelStore
+
+        result = yield from self.engine.segment(source, settings.model, settings.output, settings.options(roi))
+        folder = settings.output / f"{source.name}.job"
+        labels = LabelStore.open(folder / f"{source.name}.ome.zarr")
+        uncertain = folder / f"{source.name}_uncertainty.ome.zarr"
+        return Finished(result, labels, LabelStore.open(uncertain) if settings.uncertainty else None)
 
     def _failed(self, _: Window, error: Exception) -> None:
         # One message for a run of windows that fail for one reason, not hundreds.
@@ -200,7 +278,9 @@ class SegmentController:
             self._on_error(error)
 
     def stop_live(self) -> None:
-        """End the live pyramid's threads."""
-        if self.live is not None:
-            self.live.close()
-            self.live = None
+        """End the live pyramid: at once for whoever looks, after the window at hand for its thread."""
+        live, self.live = self.live, None
+        works, self._works = self._works, []
+        closers = [*([] if live is None else [live.close]), *(work.close for work in works)]
+        if closers:
+            close_later(*closers)

@@ -77,7 +77,7 @@ def test_a_slow_source_does_not_hold_the_window_and_sharpens_later(viewer, qtbot
     assert {level for level, _ in reads} <= {0, 1, 2, last, last - 1, last - 2}
     assert len(reads) < 60
     viewer.layers.remove(layer)
-    assert not [t for t in threading.enumerate() if t.name == "isdnet-view-tiles"]
+    qtbot.waitUntil(lambda: not [t for t in threading.enumerate() if t.name == "isdnet-view-tiles"], timeout=5000)
 
 
 def test_live_labels_appear_and_closing_the_window_in_the_middle_is_clean(viewer, qtbot) -> None:

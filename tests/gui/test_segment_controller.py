@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.widgets._segment_controller import (
     ClassAreas,
-    LiveWork,
     SegmentController,
     Settings,
     area_text,
@@ -33,12 +35,13 @@ class FakeEngine:
         self.broken = broken
         self.asked: list[Window] = []
         self.segmented: list[dict] = []
+        self.closed: list[str] = []
 
     def models(self):
         return ["fields"]
 
-    def classes(self, model):
-        return classes_from(["soil", "crop", "water"])
+    def about(self, model):
+        return ModelAbout(model, classes_from(["soil", "crop", "water"]), 0.5, 64, "3 classes", model)
 
     def devices(self):
         return [("auto", "Automatic"), ("cpu", "2 CPU cores, 3.0 GiB free")]
@@ -50,7 +53,12 @@ class FakeEngine:
                 raise RuntimeError("out of memory")
             return np.full(window.shape, (window.row // 64 + window.column // 64) % 3, np.uint8)
 
-        return LiveWork((64, 64), compute)
+        return LiveWork((64, 64), compute, lambda: self.closed.append("live"))
+
+    def exact(self, source, model, device, policy, memory):
+        for done in range(3):
+            yield Progress(done, 3, "shallow")
+        return LiveWork((64, 64), lambda w: np.full(w.shape, 2, np.uint8), lambda: self.closed.append("exact"))
 
     def segment(self, source, model, output, settings):
         self.segmented.append({"model": model, "output": output, **settings})
@@ -74,7 +82,7 @@ def source():
 
 def test_live_segments_the_region_only_and_counts_each_class(source) -> None:
     controller = SegmentController(FakeEngine())
-    controller.choose_model("fields")
+    controller.choose_model(controller.engine.about("fields"))
     work = drive(controller.prepare_live(source, Settings("fields"), None))
     pyramid = controller.start_live(source, work, Window(0, 0, 128, 320), everything=True)
     pyramid.answer(0, Window(0, 0, 10, 10))
@@ -83,14 +91,61 @@ def test_live_segments_the_region_only_and_counts_each_class(source) -> None:
     assert sum(controller.areas.pixels()) == 128 * 320
     labels = pyramid.answer(0, Window(0, 0, 128, 320))
     assert controller.areas.pixels() == np.bincount(labels.ravel(), minlength=3).tolist()
+    engine = controller.engine
     controller.stop_live()
     assert controller.live is None
+    while not engine.closed:
+        time.sleep(0.01)
+    assert engine.closed == ["live"]
+
+
+def test_the_exact_answer_replaces_the_provisional_one_and_then_does_everything(source) -> None:
+    engine = FakeEngine()
+    controller = SegmentController(engine)
+    controller.choose_model(engine.about("fields"))
+    settings = Settings("fields")
+    work = drive(controller.prepare_live(source, settings, None))
+    pyramid = controller.start_live(source, work, Window.whole(source.shape), everything=True, provisional=True)
+    pyramid.answer(0, Window(0, 0, 64, 64))
+    exact = drive(controller.prepare_exact(source, settings, None))
+    assert controller.provisional
+    assert pyramid.progress == (1, 20)  # only what was looked at
+    controller.better(exact)
+    assert not controller.provisional
+    assert pyramid.wait(10)
+    assert pyramid.progress == (20, 20)
+    assert (pyramid.read(0, Window.whole(source.shape)) == 2).all()
+    assert controller.areas.pixels() == [0, 0, 256 * 320]
+    controller.stop_live()
+    while len(engine.closed) < 2:
+        time.sleep(0.01)
+
+
+def test_what_is_looked_at_comes_before_the_means_and_cancelling_closes_the_search(source) -> None:
+    engine = FakeEngine()
+    controller = SegmentController(engine)
+    controller.choose_model(engine.about("fields"))
+    gate = threading.Event()
+
+    def slow(window):
+        gate.wait(10)
+        return np.zeros(window.shape, np.uint8)
+
+    pyramid = controller.start_live(source, LiveWork((64, 64), slow), Window.whole(source.shape), False, True)
+    pyramid.answer(0, Window(0, 0, 64, 64))
+    steps = controller.prepare_exact(source, Settings("fields"), None)
+    assert {next(steps).stage for _ in range(3)} == {"What you see comes first"}
+    gate.set()
+    assert pyramid.wait(10)
+    assert next(steps).stage == "Whole image: shallow"
+    steps.close()
+    controller.stop_live()
 
 
 def test_a_failing_engine_is_reported_once(source) -> None:
     errors: list[Exception] = []
     controller = SegmentController(FakeEngine(broken=True), on_error=errors.append)
-    controller.choose_model("fields")
+    controller.choose_model(controller.engine.about("fields"))
     work = drive(controller.prepare_live(source, Settings("fields"), None))
     pyramid = controller.start_live(source, work, Window.whole(source.shape), everything=False)
     pyramid.answer(0, Window.whole(source.shape))
@@ -108,9 +163,10 @@ def test_areas_count_a_recomputed_window_once() -> None:
 
 
 def test_command_parses_to_what_was_chosen() -> None:
-    settings = Settings("my model", "window", "drawn", "cpu", Path("out dir"), "geotiff", "0,4095", 2.5)
+    settings = Settings("my model", "window", "drawn", "cpu", Path("out dir"), "geotiff", "0,4095", 2.5, polygons=True)
     words = shlex.split(command("/data/an image.tif", settings, Window(1, 2, 3, 4)))
     assert words[:3] == ["napari-isdnet", "segment", "/data/an image.tif"]
+    assert words.pop() == "--polygons"
     options = dict(zip(words[3::2], words[4::2], strict=True))
     assert options == {
         "--output": "out dir", "--model": "my model", "--context": "window", "--roi": "1,2,3,4",
@@ -123,13 +179,20 @@ def test_the_command_is_one_the_command_line_takes() -> None:
 
     from napari_isdnet.cli import app
 
-    settings = Settings("fields", "window", "visible", "cpu", Path("out"), "geotiff", "0,4095", 2.5)
+    settings = Settings(
+        "fields", "window", "visible", "cpu", Path("out"), "geotiff", "0,4095", 2.5, True, True, True, True
+    )
     words = shlex.split(command("image.tif", settings, Window(1, 2, 3, 4)))[1:]
     group = typer.main.get_command(app)
     parsed = group.commands[words[0]].make_context("segment", words[1:])
     assert parsed.params["roi"] == Window(1, 2, 3, 4)
     assert str(parsed.params["output"]) == "out"
     assert parsed.params["memory"] == 2.5
+    chosen = settings.options(Window(1, 2, 3, 4))
+    assert parsed.params["contrast"] == (0, 4095)
+    assert [item.value for item in parsed.params["format"]] == list(chosen["formats"])
+    for name in ("polygons", "probabilities", "uncertainty", "overwrite", "device"):
+        assert parsed.params[name] == chosen[name], name
 
 
 def test_regions_are_inside_the_image() -> None:

@@ -1,0 +1,237 @@
+"""The real engine behind the Segment dock: models, devices, live windows and whole jobs. No Qt, all but names slow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.classes import ClassInfo
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.progress import Progress
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.engine.device import Placement
+    from napari_isdnet.engine.job import Predictor
+    from napari_isdnet.model.header import ModelHeader
+    from napari_isdnet.model.isdnet import ISDNet
+
+LIVE_CORE = (512, 512)
+"""Windows of the live grid: small, so that the first answer comes soon."""
+_LIVE_MAP_CORE = 1024
+"""Cores of the feature maps under known means: larger ones cost less a pixel, but the first answer comes later."""
+
+
+@dataclass(frozen=True)
+class ModelAbout:
+    """A model as a person chooses it. ``pixel_size`` in metres, ``window`` in pixels."""
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    pixel_size: float | None
+    window: int
+    summary: str
+    details: str
+
+
+@dataclass(frozen=True)
+class LiveWork:
+    """How a model segments windows of one image: the fixed grid's core size, the function, and what to do at the end.
+
+    ``compute`` may be called from several threads, ``close`` once nothing computes any more.
+    """
+
+    core: tuple[int, int]
+    compute: Callable[[Window], npt.NDArray[np.uint8]]
+    close: Callable[[], None] = lambda: None
+
+
+class LocalEngine:
+    """This machine. Thread-safe; the last network is kept, so that a second start is quick.
+
+    ``folder`` is where feature maps of large images go while a live view needs them (default: the cache folder).
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._loaded: tuple[tuple[str, int], ISDNet] | None = None
+
+    def models(self) -> Sequence[str]:
+        """Names of the models that are there, the default one first."""
+        from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
+
+        return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
+
+    def about(self, model: str) -> ModelAbout:
+        """What the header of a model says (fast: no weights are read)."""
+        from napari_isdnet.model.checkpoint import read_header
+
+        return about(read_header(model))
+
+    def devices(self) -> Sequence[tuple[str, str]]:
+        """(key, text with name and free memory) of each device."""
+        import torch
+
+        from napari_isdnet.engine.device import choose, describe_device
+
+        found = ["cpu"]
+        if torch.cuda.is_available():
+            found = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), *found]
+        elif torch.backends.mps.is_available():
+            found = ["mps", *found]
+        best = choose().device.type
+        texts = {}
+        for key in found:
+            facts = describe_device(torch.device(key))
+            texts[key] = f"{facts['name']}, {facts['free'] / 2**30:.1f} GiB free"
+        automatic = next(text for key, text in texts.items() if key.startswith(best))
+        return [("auto", f"Automatic ({automatic})"), *texts.items()]
+
+    def live(self, source: ImageSource, model: str, device: str, policy: Any) -> LiveWork:
+        """Windowed inference on the live grid."""
+        from napari_isdnet.engine.job import make_predictor
+
+        network, placement = self._prepare(model, device)
+        predictor = make_predictor(network, source, policy, placement, context="window")
+        return LiveWork(LIVE_CORE, predictor.labels, predictor.close)
+
+    def exact(
+        self, source: ImageSource, model: str, device: str, policy: Any, memory: float | None
+    ) -> Generator[Progress, None, LiveWork]:
+        """Inference under the means of the whole image, which are found first unless they are known.
+
+        A search for them that was interrupted goes on where it stopped. Raises
+        :class:`~napari_isdnet.exceptions.InputError` where another window of napari searches for the same.
+        """
+        from napari_isdnet.engine.job import LedgerLog, job_header, load_means, make_predictor, means_key, save_means
+        from napari_isdnet.engine.ledger import Ledger
+        from napari_isdnet.model.checkpoint import model_hash
+
+        yield Progress(0, 1, "Whole image")
+        network, placement = self._prepare(model, device)
+        header = job_header(
+            source, model_hash(network), placement, {"intensity": policy.to_dict(), "scale": 1.0, "memory": memory}
+        )
+        key = means_key(header)
+        means = load_means(key)
+        if means is not None:
+            return self._under_means(network, source, policy, placement, memory, means)
+        job = self._live_folder() / f"{key}.job"
+        with Ledger.open(job, header, overwrite=True) as ledger:
+            predictor = make_predictor(
+                network, source, policy, placement, memory=memory, folder=job / "maps", log=LedgerLog(ledger)
+            )
+            try:
+                yield from predictor.prepare()
+            except BaseException:  # also when the generator is closed: the file handles are released
+                predictor.close()
+                raise
+        found = getattr(predictor, "means", None)
+        if found is not None:
+            save_means(key, found)
+        return _locked(predictor, lambda: _remove(job))
+
+    def _under_means(
+        self,
+        network: ISDNet,
+        source: ImageSource,
+        policy: Any,
+        placement: Placement,
+        memory: float | None,
+        means: Any,
+    ) -> LiveWork:
+        """Maps are computed around what is looked at, in sparse files that go with the live view."""
+        from napari_isdnet.engine.job import make_predictor
+
+        maps = Path(tempfile.mkdtemp(prefix="view-", dir=self._live_folder()))
+        predictor = make_predictor(
+            network, source, policy, placement, window=_LIVE_MAP_CORE, memory=memory, folder=maps, means=means
+        )
+        return _locked(predictor, lambda: _remove(maps))
+
+    def segment(
+        self, source: ImageSource, model: str, output: Path, settings: Mapping[str, Any]
+    ) -> Generator[Progress, None, Any]:
+        """Segment to files; the same generator as the command line's, with one core left to the window."""
+        from napari_isdnet.engine.segment import segment
+
+        yield Progress(0, 1, "Loading the model")
+        network, _ = self._prepare(model, str(settings.get("device", "auto")))
+        return (yield from segment(source, network, output=output, **settings))
+
+    def _prepare(self, model: str, device: str) -> tuple[ISDNet, Placement]:
+        from napari_isdnet.engine.device import choose, set_threads
+        from napari_isdnet.engine.viewqueue import spare_core_threads
+        from napari_isdnet.model.checkpoint import find_model, load_model
+
+        placement = choose(device)
+        set_threads(spare_core_threads(most=1024))
+        with self._lock:
+            path = find_model(model)
+            key = (str(path.resolve()), path.stat().st_mtime_ns)
+            if self._loaded is None or self._loaded[0] != key:
+                self._loaded = (key, load_model(path))
+            return self._loaded[1], placement
+
+    def _live_folder(self) -> Path:
+        from napari_isdnet.paths import cache_folder
+
+        folder = self._folder or cache_folder() / "live"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"The cache folder {folder} cannot be written ({error.strerror}); choose another in the preferences."
+            ) from None
+        return folder
+
+
+def about(header: ModelHeader) -> ModelAbout:
+    """A header in words."""
+    size = f"{header.pixel_size:g} m pixels" if header.pixel_size else "pixel size not stated"
+    summary = f"{len(header.classes)} classes · {size} · {header.window} px windows"
+    lines = [header.name, header.description, f"Flavour {header.flavour}, deep branch {header.config.deep}"]
+    lines += [f"Licence: {header.licence}", f"Made with version {header.version}"]
+    lines += [f"{key}: {value:.4g}" for key, value in header.figures.items() if isinstance(value, int | float)]
+    details = "\n".join(line for line in lines if line)
+    return ModelAbout(header.name, header.classes, header.pixel_size, header.window, summary, details)
+
+
+def _locked(predictor: Predictor, after: Callable[[], None]) -> LiveWork:
+    """A streamed image is driven by one thread at a time."""
+    lock = threading.Lock()
+
+    def compute(window: Window) -> npt.NDArray[np.uint8]:
+        with lock:
+            return predictor.labels(window)
+
+    def close() -> None:
+        with lock:
+            predictor.close()
+            after()
+
+    return LiveWork(LIVE_CORE, compute, close)
+
+
+def _remove(folder: Path) -> None:
+    from napari_isdnet.io.disk import remove
+
+    try:
+        remove(folder)
+    except OSError:  # a leftover in the cache is no reason to disturb anyone
+        return
+
+
+def resumable(output: Path, name: str) -> bool:
+    """True where an interrupted (or finished) job of the image ``name`` lies in ``output``."""
+    return os.path.exists(output / f"{name}.job" / "ledger.json")
