@@ -1,0 +1,250 @@
+"""What the Annotate dock knows and does, without Qt: the project, the tool at hand, drags in pieces, undo, counts."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.annotation.project import Project
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import Brush, Lasso, Patch, Polygon, Stroke
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._annotate_regions import predicted_region, superpixel
+from napari_isdnet.widgets._paint_queue import PaintQueue
+from napari_isdnet.window import Window
+
+TOOLS = ("pan", "brush", "eraser", "polygon", "lasso", "superpixel", "accept")
+PIECE_SECONDS = 0.3
+PIECE_POINTS = 256
+PIECE_AREA = 1 << 26
+"""A drag goes to the store in pieces of at most so long, so many points and such a box (level-0 pixels)."""
+
+Point = tuple[float, float]
+Changed = Callable[[list[Window], bool], None]
+
+
+class AnnotateController:
+    """State behind the Annotate dock. ``on_change(dirty, idle)`` and ``on_error`` are called on the painting thread.
+
+    All changes of the store go through one queue, in order; nothing here waits for them, save :meth:`close`.
+    """
+
+    def __init__(self, on_change: Changed, on_error: Callable[[Exception], None]) -> None:
+        self.project: Project | None = None
+        self.tool = "pan"
+        self.class_index = 0
+        self.size = 20
+        self.superpixel_method = "slic"
+        self.counts: tuple[int, ...] = ()
+        self._on_change = on_change
+        self._queue = PaintQueue(self._done, on_error)
+        self._group = contextlib.ExitStack()
+        self._edits = 0
+        self._drag: tuple[list[Point], float, int | None] | None = None
+        self._since = 0.0
+
+    # -- the project ----------------------------------------------------------------------------------------------
+
+    def open(self, source: Any, classes: Sequence[Any] = (), folder: Path | None = None) -> AnnotationStore:
+        """Open (or begin) the project of an image; the one before is closed first."""
+        self.close_project()
+        self.project = Project.open(source, classes, folder)
+        self._queue.submit(list)  # counts what is there
+        return self.project.store
+
+    @property
+    def store(self) -> AnnotationStore:
+        """The annotation; raises :class:`InputError` when none is open."""
+        if self.project is None:
+            raise InputError("No annotation is open; choose an image and press Start.")
+        return self.project.store
+
+    def close_project(self) -> None:
+        """Finish what was painted and close the project."""
+        if self.project is None:
+            return
+        self.release()
+        self._queue.wait()
+        project, self.project = self.project, None
+        project.close()
+        self.counts = ()
+
+    def close(self) -> None:
+        """Finish, close the project and end the thread."""
+        self.close_project()
+        self._queue.close()
+
+    @property
+    def busy(self) -> bool:
+        """True while classes are being edited or a change is taken back: class indices may move, so painting waits."""
+        return self._edits > 0
+
+    @property
+    def pending(self) -> int:
+        """Changes that are not in the store yet."""
+        return self._queue.pending
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until everything is in the store."""
+        return self._queue.wait(timeout)
+
+    def _done(self, dirty: list[Window], idle: bool) -> None:
+        project = self.project
+        if idle and project is not None:
+            self.counts = project.store.class_counts()
+        self._on_change(dirty, idle)
+
+    # -- strokes --------------------------------------------------------------------------------------------------
+
+    @property
+    def value(self) -> int:
+        """Annotation value that the tool at hand paints."""
+        return 0 if self.tool == "eraser" else self.class_index + 1
+
+    def _target(self, erase: bool) -> int | None:
+        if erase or self.tool == "eraser":
+            return None
+        if not self.store.classes:
+            raise InputError("There is no class to paint yet; add one first.")
+        return self.class_index
+
+    def press(self, point: Point, radius: float, erase: bool = False) -> bool:
+        """Begin a drag of the brush; False while classes are being edited."""
+        if self.busy:
+            return False
+        self._drag = ([point], radius, self._target(erase))
+        self._since = time.monotonic()
+        store = self.store
+        self._queue.submit(lambda: self._open_group(store))
+        return True
+
+    def move(self, point: Point) -> None:
+        """Go on with the drag; a piece that is long enough goes to the store."""
+        if self._drag is None:
+            return
+        points = self._drag[0]
+        points.append(point)
+        rows, columns = zip(*points, strict=True)
+        area = (max(rows) - min(rows)) * (max(columns) - min(columns))
+        if len(points) >= PIECE_POINTS or area > PIECE_AREA or time.monotonic() - self._since > PIECE_SECONDS:
+            self._piece()
+
+    def tick(self) -> None:
+        """Call a few times a second: a drag that rests is saved too."""
+        if self._drag is not None and len(self._drag[0]) > 1 and time.monotonic() - self._since > PIECE_SECONDS:
+            self._piece()
+
+    def release(self) -> None:
+        """End the drag: the rest is painted, and all pieces are one step to undo."""
+        if self._drag is None:
+            return
+        self._piece()
+        self._drag = None
+        self._queue.submit(self._close_group)
+
+    @property
+    def dragging(self) -> bool:
+        """True between :meth:`press` and :meth:`release`."""
+        return self._drag is not None
+
+    def _piece(self) -> None:
+        assert self._drag is not None
+        points, radius, target = self._drag
+        store, stroke = self.store, Brush(points, radius)
+        self._queue.submit(lambda: store.paint(stroke, target))
+        self._drag = ([points[-1]], radius, target)
+        self._since = time.monotonic()
+
+    def _open_group(self, store: AnnotationStore) -> list[Window]:
+        self._group.enter_context(store.group())
+        return []
+
+    def _close_group(self) -> list[Window]:
+        self._group.close()
+        return []
+
+    def paint(self, stroke: Stroke, erase: bool = False) -> None:
+        """Paint a whole stroke with the class at hand."""
+        if not self.busy:
+            store, target = self.store, self._target(erase)
+            self._queue.submit(lambda: store.paint(stroke, target))
+
+    def outline(self, points: Sequence[Point], erase: bool = False) -> None:
+        """Fill a polygon (its corners) or a lasso (its path); fewer than three points are nothing."""
+        if len(points) >= 3:
+            self.paint(Lasso(points) if self.tool == "lasso" else Polygon([points]), erase)
+
+    def fill_superpixel(self, source: Any, point: Point, zoom_out: float, erase: bool = False) -> None:
+        """Paint the superpixel under ``point``; it is found on the painting thread."""
+        if self.busy:
+            return
+        store, target, size, method = self.store, self._target(erase), self.size, self.superpixel_method
+        self._queue.submit(lambda: store.paint(superpixel(source, point, size, zoom_out, method), target))
+
+    def accept(
+        self, levels: Sequence[Any], classes: Sequence[Any] | None, point: Point, zoom_out: float, erase: bool = False
+    ) -> None:
+        """Paint the predicted region under ``point``.
+
+        ``classes`` are the prediction's (names and colours; a missing one is added); ``None`` for labels that do not
+        say: the class at hand is painted then.
+        """
+        if self.busy:
+            return
+        store, target = self.store, self._target(erase)
+
+        def task() -> list[Window]:
+            value, stroke = predicted_region(levels, point, zoom_out)
+            if erase or classes is None:
+                return store.paint(stroke, target)
+            if value >= len(classes):
+                raise InputError(f"The prediction holds class {value}, but names only {len(classes)} classes.")
+            with store.group():
+                return store.paint(stroke, class_named(store, classes[value].name, classes[value].color))
+
+        self._queue.submit(task)
+
+    def patch(self, window: Window, values: Any, mask: Any) -> None:
+        """Replace pixels by what was edited elsewhere (an edit window)."""
+        store, patch = self.store, Patch(window, values, mask)
+        self._queue.submit(lambda: store.paint(patch))
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def edit(self, change: Callable[[AnnotationStore], Any]) -> None:
+        """Change the class list (``lambda store: store.rename_class(0, "road")``), after what is being painted."""
+        self.release()
+        store = self.store
+        self._edits += 1
+
+        def task() -> list[Window]:
+            try:
+                result = change(store)
+            finally:
+                self._edits -= 1
+            return result if isinstance(result, list) else []
+
+        self._queue.submit(task)
+
+    def undo(self) -> None:
+        """Take back the last step, also one of an earlier session."""
+        self.edit(lambda store: store.undo())
+
+    def redo(self) -> None:
+        """Do again what was taken back."""
+        self.edit(lambda store: store.redo())
+
+    def run(self, work: Callable[[AnnotationStore], Generator[Progress, None, Any]]) -> Generator[Progress, None, Any]:
+        """An import or export as a job, after what is being painted."""
+        self._queue.wait()
+        return (yield from work(self.store))
+
+
+def class_named(store: AnnotationStore, name: str, color: Any = None) -> int:
+    """Index of the class called ``name``, added when it is missing."""
+    known = [c.name for c in store.classes]
+    return known.index(name) if name in known else store.add_class(name, color)

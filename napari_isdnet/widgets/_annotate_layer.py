@@ -1,0 +1,235 @@
+"""The annotation as a napari layer that is painted at any zoom: mouse and keys here, what they do in the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from napari_isdnet.classes import ClassInfo
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.widgets._annotate_controller import AnnotateController
+from napari_isdnet.widgets._annotate_preview import Preview
+from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.window import Window
+
+Point = tuple[float, float]
+LINE = 2.5
+TOOL_KEYS = {
+    "pan": "Z", "brush": "B", "eraser": "E", "polygon": "P", "lasso": "L", "superpixel": "S", "accept": "A"
+}  # fmt: skip
+_CURSORS = {"pan": "standard", "brush": "circle", "eraser": "circle"}
+
+
+def annotation_colors(classes: Sequence[ClassInfo]) -> Any:
+    """Colour map of annotation values: 0 and unknown values are transparent."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    clear = (0.0, 0.0, 0.0, 0.0)
+    table: dict[int | None, tuple[float, ...]] = {None: clear, 0: clear}
+    for value, item in enumerate(classes, start=1):
+        table[value] = (*(c / 255 for c in item.color), 1.0)
+    return DirectLabelColormap(color_dict=table)
+
+
+class AnnotationLayer:
+    """One labels layer over the controller's store. ``image`` and ``prediction`` find the sources for one-click tools.
+
+    ``choose(tool=..., size=..., key=...)`` is how keys reach the dock.
+    """
+
+    def __init__(
+        self,
+        viewer: Any,
+        controller: AnnotateController,
+        name: str,
+        image: Callable[[], Any],
+        prediction: Callable[[], tuple[Sequence[Any], Sequence[ClassInfo] | None] | None],
+        choose: Callable[..., None],
+        **settings: Any,
+    ) -> None:
+        self.viewer, self.controller = viewer, controller
+        self._image, self._prediction, self._choose = image, prediction, choose
+        store = controller.store
+        data: Any = store.arrays if len(store.arrays) > 1 else store.arrays[0]
+        self.layer = viewer.add_labels(
+            data, name=name, multiscale=len(store.arrays) > 1, opacity=0.6, colormap=annotation_colors(store.classes),
+            metadata={"napari-isdnet": {"annotation": str(store.folder)}}, **settings,
+        )  # fmt: skip
+        self.layer.editable = False  # by napari's tools: they would write into the slice only
+        self.preview = Preview(self.layer, store)
+        self.corners: list[Point] = []
+        self._resting = False
+        self._dirty: dict[Window, None] = {}
+        self.layer.mouse_drag_callbacks.append(self._drag)
+        self.layer.mouse_move_callbacks.append(self._move)
+        self.layer.mouse_double_click_callbacks.append(self._double_click)
+        viewer.camera.events.zoom.connect(self.update_cursor)
+        self._bind_keys()
+
+    # -- geometry -------------------------------------------------------------------------------------------------
+
+    @property
+    def zoom_out(self) -> float:
+        """Level-0 pixels per pixel of the screen."""
+        scale = min(abs(float(s)) for s in self.layer.scale[-2:])
+        return 1.0 / max(self.viewer.camera.zoom * scale, 1e-12)
+
+    @property
+    def radius(self) -> float:
+        """Radius of the brush in level-0 pixels at this zoom."""
+        return max(self.controller.size * self.zoom_out / 2, 0.5)
+
+    def point(self, event: Any) -> Point:
+        """Where the pointer is, (row, column) at level 0."""
+        row, column = self.layer.world_to_data(event.position)[-2:]
+        return float(row), float(column)
+
+    # -- tools ----------------------------------------------------------------------------------------------------
+
+    def take_tool(self) -> None:
+        """Bring layer, cursor and panning in line with the controller's tool."""
+        self.cancel()
+        if self.layer in self.viewer.layers and self.controller.tool != "pan":
+            self.viewer.layers.selection.active = self.layer
+        self.layer.mouse_pan = self.controller.tool == "pan"
+        self.update_cursor()
+
+    def update_cursor(self, *_: Any) -> None:
+        """A circle of the brush's size on the screen."""
+        tool = "pan" if self._resting else self.controller.tool
+        self.layer.cursor_size = self.controller.size / max(self.viewer.camera.zoom, 1e-12)
+        self.layer.cursor = _CURSORS.get(tool, "cross")
+
+    def _drag(self, _layer: Any, event: Any) -> Generator[None, None, None]:
+        tool = self.controller.tool
+        if tool == "pan" or self._resting or event.button != 1 or self.layer.mouse_pan or not self.layer.visible:
+            return
+        erase = "Shift" in event.modifiers
+        try:
+            if tool in ("brush", "eraser"):
+                yield from self._drag_brush(event, erase)
+            elif tool == "lasso":
+                yield from self._drag_lasso(event, erase)
+            elif tool == "polygon":
+                self.corners.append(self.point(event))
+                self._rubber()
+            else:
+                self._one_click(tool, self.point(event), erase)
+        except InputError as error:
+            notify_error(error)
+
+    def _drag_brush(self, event: Any, erase: bool) -> Generator[None, None, None]:
+        last, radius = self.point(event), self.radius
+        if not self.controller.press(last, radius, erase):
+            return
+        value = 0 if erase else self.controller.value
+        try:
+            self.preview.brush([last], radius, value)
+            yield
+            while event.type == "mouse_move":
+                here = self.point(event)
+                self.preview.brush([last, here], radius, value)
+                self.controller.move(here)
+                last = here
+                yield
+        finally:
+            self.controller.release()
+
+    def _drag_lasso(self, event: Any, erase: bool) -> Generator[None, None, None]:
+        path = [self.point(event)]
+        yield
+        while event.type == "mouse_move":
+            path.append(self.point(event))
+            self.preview.line(path, LINE, self.controller.value)
+            yield
+        self.preview.clear()
+        self.controller.outline(path, erase)
+
+    def _one_click(self, tool: str, point: Point, erase: bool) -> None:
+        if tool == "superpixel":
+            self.controller.fill_superpixel(self._image(), point, self.zoom_out, erase)
+            return
+        found = self._prediction()
+        if found is None:
+            raise InputError("No prediction layer is chosen; segment the image first, or choose a labels layer.")
+        self.controller.accept(found[0], found[1], point, self.zoom_out, erase)
+
+    # -- polygon --------------------------------------------------------------------------------------------------
+
+    def _move(self, _layer: Any, event: Any) -> None:
+        if self.corners:
+            self._rubber(self.point(event))
+
+    def _rubber(self, *to: Point) -> None:
+        path = [*self.corners, *to]
+        self.preview.line([*path, path[0]] if len(path) > 2 else path, LINE, self.controller.value)
+
+    def _double_click(self, _layer: Any, event: Any) -> None:
+        if self.controller.tool == "polygon":
+            self.finish("Shift" in event.modifiers)
+
+    def finish(self, erase: bool = False) -> None:
+        """Close and fill the polygon."""
+        corners, self.corners = self.corners, []
+        self.preview.clear()
+        self.controller.outline(corners, erase)
+
+    def cancel(self) -> None:
+        """Forget the polygon."""
+        self.corners = []
+        self.preview.clear()
+
+    def _step_back(self) -> None:
+        if self.corners:
+            self.corners.pop()
+            self.preview.clear()
+            if self.corners:
+                self._rubber()
+
+    # -- what changed -----------------------------------------------------------------------------------------------
+
+    def changed(self, dirty: Sequence[Window], idle: bool) -> None:
+        """The store holds more; it is shown once nothing is under way that it does not hold yet."""
+        self._dirty.update(dict.fromkeys(dirty))
+        if idle and self._dirty and not self.controller.dragging and not self.controller.pending:
+            self.preview.show(list(self._dirty))
+            self._dirty.clear()
+
+    def recolor(self) -> None:
+        """Take the class list's colours."""
+        self.layer.colormap = annotation_colors(self.controller.store.classes)
+
+    # -- keys -------------------------------------------------------------------------------------------------------
+
+    def _bind_keys(self) -> None:
+        def bind(key: str, action: Callable[[], Any]) -> None:
+            self.layer.bind_key(key, lambda _layer: action(), overwrite=True)
+
+        for tool, key in TOOL_KEYS.items():
+            bind(key, lambda tool=tool: self._choose(tool=tool))  # type: ignore[misc]
+        for key in "123456789":
+            bind(key, lambda key=key: self._choose(key=key))  # type: ignore[misc]
+        bind("[", lambda: self._choose(size=max(1, round(self.controller.size / 1.25 - 0.5))))
+        bind("]", lambda: self._choose(size=round(self.controller.size * 1.25 + 0.5)))
+        bind("Enter", self.finish)
+        bind("Escape", self.cancel)
+        bind("Backspace", self._step_back)
+        bind("Control-Z", self.controller.undo)
+        bind("Control-Shift-Z", self.controller.redo)
+        self.layer.bind_key("Space", self._rest, overwrite=True)
+
+    def _rest(self, _layer: Any) -> Generator[None, None, None]:
+        """While held, the mouse moves the picture."""
+        self._resting = True
+        self.layer.mouse_pan = True
+        self.update_cursor()
+        yield
+        self._resting = False
+        self.layer.mouse_pan = self.controller.tool == "pan"
+        self.update_cursor()
+
+    def close(self) -> None:
+        """Let go of the viewer; the layer goes too."""
+        self.viewer.camera.events.zoom.disconnect(self.update_cursor)
+        if self.layer in self.viewer.layers:
+            self.viewer.layers.remove(self.layer)

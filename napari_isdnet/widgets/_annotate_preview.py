@@ -1,0 +1,111 @@
+"""What is being painted, on the screen at once: only the changed part of what a labels layer displays is sent.
+
+The displayed pixels are painted first (a millisecond), the store follows on its own thread, and then the changed part
+is read back from it. Where napari displays the layer in a way that needs all of it (contours, one label alone), the
+layer is refreshed instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import Brush
+from napari_isdnet.window import Window
+
+Point = tuple[float, float]
+
+
+class Preview:
+    """Paints into the displayed slice of a 2D labels layer over ``store``. Main thread only."""
+
+    def __init__(self, layer: Any, store: AnnotationStore) -> None:
+        self._layer, self._store = layer, store
+        self._saved: tuple[Any, Window, npt.NDArray[np.uint8]] | None = None
+
+    def view(self) -> tuple[int, Window]:
+        """Displayed level, and the part of it that is displayed."""
+        layer = self._layer
+        raw = layer._slice.image.raw
+        if not layer.multiscale:
+            return 0, Window(0, 0, *raw.shape)
+        level = int(layer.data_level)
+        corner = layer.corner_pixels[0]
+        return level, Window(int(corner[0]), int(corner[1]), *raw.shape)
+
+    def scale(self, level: int) -> tuple[float, float]:
+        """Level-0 pixels per pixel of ``level``, down and across."""
+        full, coarse = self._store.levels[0], self._store.levels[level]
+        return full[0] / coarse[0], full[1] / coarse[1]
+
+    def brush(self, points: Sequence[Point], radius: float, value: int) -> None:
+        """Paint a path (level-0 coordinates and radius)."""
+        level, shown = self.view()
+        rows, columns = self.scale(level)
+        path = [((r + 0.5) / rows - 0.5, (c + 0.5) / columns - 0.5) for r, c in points]
+        cover = Brush(path, max(radius / max(rows, columns), 0.5)).cover(self._store.levels[level])
+        part = cover.bounds.intersect(shown)
+        mask = False if part.empty else cover.mask(part)
+        if mask is not False:
+            at = part.relative_to(shown)
+            pixels = self._layer._slice.image.raw[at.slices]
+            pixels[...] = np.where(mask, np.uint8(value), pixels)
+            self._send(at)
+
+    def line(self, points: Sequence[Point], width: float, value: int) -> None:
+        """Show a path in place of the one shown before, ``width`` displayed pixels wide; nothing of it stays."""
+        self.clear()
+        if not points:
+            return
+        level, shown = self.view()
+        rows, columns = self.scale(level)
+        low, high = np.min(points, axis=0), np.max(points, axis=0)
+        box = Window.from_bounds(
+            int(low[0] / rows) - 4, int(low[1] / columns) - 4, int(high[0] / rows) + 5, int(high[1] / columns) + 5
+        ).intersect(shown)
+        if box.empty:
+            return
+        raw = self._layer._slice.image.raw
+        at = box.relative_to(shown)
+        self._saved = raw, at, raw[at.slices].copy()
+        self.brush(points, width / 2 * max(rows, columns), value)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        saved, self._saved = self._saved, None
+        if saved is not None and saved[0] is self._layer._slice.image.raw:
+            raw, at, values = saved
+            raw[at.slices] = values
+            self._send(at)
+
+    def show(self, dirty: Sequence[Window]) -> None:
+        """Read the changed windows (level 0) back from the store."""
+        level, shown = self.view()
+        factor = 2**level
+        parts = [part for part in (w.divided(factor).intersect(shown) for w in dirty) if not part.empty]
+        if not parts:
+            return
+        self.clear()
+        box = Window.from_bounds(
+            min(p.row for p in parts), min(p.column for p in parts),
+            max(p.bottom for p in parts), max(p.right for p in parts),
+        )  # fmt: skip
+        at = box.relative_to(shown)
+        self._layer._slice.image.raw[at.slices] = self._store.read_labels(box, level)
+        self._send(at)
+
+    def _send(self, at: Window) -> None:
+        layer = self._layer
+        if not layer.visible or at.empty:
+            return
+        if layer.contour > 0 or layer.show_selected_label:
+            layer.refresh(extent=False, thumbnail=False, highlight=False)
+            return
+        image = layer._slice.image
+        values = image.raw[at.slices]
+        image.view[at.slices] = values  # uint8 is displayed as it is
+        layer.events.labels_update(data=np.ascontiguousarray(values), offset=[at.row, at.column])

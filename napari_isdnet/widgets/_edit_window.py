@@ -1,0 +1,90 @@
+"""A part of the annotation as an ordinary labels layer, with all of napari's tools, saved by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QObject, QTimer
+
+from napari_isdnet.widgets._annotate_controller import AnnotateController
+from napari_isdnet.widgets._annotate_layer import annotation_colors
+from napari_isdnet.window import Window
+
+SIDE = 4096
+SAVE_MS = 400
+
+
+def window_to_edit(visible: Window, shape: tuple[int, int]) -> Window:
+    """What is visible, at most 4096 x 4096 pixels around its middle, inside an image of ``shape``."""
+    visible = visible.clipped(shape)
+    height, width = min(SIDE, visible.height), min(SIDE, visible.width)
+    row, column = visible.row + (visible.height - height) // 2, visible.column + (visible.width - width) // 2
+    return Window(row, column, height, width)
+
+
+class EditWindow(QObject):
+    """An editable labels layer over ``window`` (level 0). What changed is handed to the controller after a moment."""
+
+    def __init__(self, viewer: Any, controller: AnnotateController, window: Window, base: Any) -> None:
+        super().__init__()
+        self.viewer, self.controller, self.window = viewer, controller, window
+        self._store = controller.store
+        values = self._store.read_labels(window)
+        self._saved = values.copy()
+        scale = np.asarray(base.scale[-2:])
+        self.layer = viewer.add_labels(
+            values, name="edit window", opacity=0.6, colormap=annotation_colors(self._store.classes), scale=scale,
+            translate=np.asarray(base.translate[-2:]) + scale * (window.row, window.column), units=base.units[-2:],
+        )  # fmt: skip
+        self.layer.selected_label = controller.class_index + 1
+        self.layer.mode = "paint"
+        viewer.layers.selection.active = self.layer
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(SAVE_MS)
+        self._timer.timeout.connect(self.flush)
+        for event in ("paint", "set_data", "data"):
+            getattr(self.layer.events, event).connect(self._touched)
+
+    def _touched(self, *_: Any) -> None:
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def flush(self) -> None:
+        """Hand over what changed since the last time."""
+        changed = self.layer.data != self._saved
+        if not changed.any():
+            return
+        rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+        box = Window.from_bounds(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        values = np.minimum(self.layer.data[box.slices], len(self._store.classes)).astype(np.uint8)
+        self._saved[box.slices] = self.layer.data[box.slices]
+        place = box.shifted(self.window.row, self.window.column)
+        self.controller.patch(place, values, changed[box.slices])
+
+    def changed(self, dirty: list[Window], idle: bool) -> None:
+        """Take over what was painted, or taken back, elsewhere."""
+        inside = [w.intersect(self.window) for w in dirty]
+        inside = [w for w in inside if not w.empty]
+        if not idle or not inside or self._timer.isActive() or self.controller.pending:
+            return
+        for part in inside:
+            at = part.relative_to(self.window).slices
+            now = self._store.read_labels(part)
+            self.layer.data[at] = np.where(now != self._saved[at], now, self.layer.data[at])
+            self._saved[at] = now
+        self.layer.refresh(extent=False, thumbnail=False, highlight=False)
+
+    def recolor(self) -> None:
+        """Take the class list's colours."""
+        self.layer.colormap = annotation_colors(self._store.classes)
+
+    def close(self) -> None:
+        """Hand over the rest; the layer goes."""
+        self._timer.stop()
+        self.flush()
+        for event in ("paint", "set_data", "data"):
+            getattr(self.layer.events, event).disconnect(self._touched)
+        if self.layer in self.viewer.layers:
+            self.viewer.layers.remove(self.layer)
