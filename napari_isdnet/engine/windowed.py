@@ -20,7 +20,7 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import Placement
 from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
+from napari_isdnet.model.isdnet import MIN_SIDE, Branch, ISDNet
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
 
@@ -78,6 +78,7 @@ class WindowPredictor:
     """One image under one network, window by window. Thread-safe; the network runs one window at a time.
 
     ``window`` is the side of a window (by default the model's), ``overlap`` by default a quarter of it, in pixels.
+    ``branch`` asks what one branch alone would say (see :meth:`ISDNet.forward`).
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class WindowPredictor:
         placement: Placement,
         window: int | None = None,
         overlap: int | None = None,
+        branch: Branch = "both",
     ) -> None:
         check_size(reader.shape, MIN_SIDE)
         size = window or (model.header.window if model.header is not None else 512)
         size = max(ALIGN, size // ALIGN * ALIGN)
-        self.model, self.reader, self.placement = model, reader, placement
+        self.model, self.reader, self.placement, self.branch = model, reader, placement, branch
         self.grid = WindowGrid(reader.shape, size, size // 4 // ALIGN * ALIGN if overlap is None else overlap)
         self._coarse: OrderedDict[Window, Tensor] = OrderedDict()
         self._lock = threading.Lock()
@@ -113,7 +115,7 @@ class WindowPredictor:
             self._held = 0
 
     @torch.inference_mode()
-    def _logits_of(self, window: Window) -> Tensor:
+    def coarse_logits(self, window: Window) -> Tensor:
         """Coarse logits (1, K, h, w) of one window of the grid, cached."""
         with self._lock:
             found = self._coarse.get(window)
@@ -121,7 +123,7 @@ class WindowPredictor:
                 self._coarse.move_to_end(window)
                 return found
             x = as_tensor(self.reader.read(window)[0], self.placement.device)
-            coarse = self.model.coarse_logits(x).float().cpu()
+            coarse = self.model.coarse_logits(x, self.branch).float().cpu()
             self._coarse[window] = coarse
             self._held += coarse.numel() * 4
             while self._held > CACHE_BYTES and len(self._coarse) > 1:
@@ -136,7 +138,7 @@ class WindowPredictor:
         weights = torch.zeros(window.shape)
         for tile in self.grid.touching(window):
             part = tile.intersect(window)
-            fine = F.interpolate(self._logits_of(tile), size=tile.shape, mode="bilinear", align_corners=False)
+            fine = F.interpolate(self.coarse_logits(tile), size=tile.shape, mode="bilinear", align_corners=False)
             if total is None:
                 total = torch.zeros(1, fine.shape[1], *window.shape)
             rows, columns = part.relative_to(tile).slices

@@ -108,14 +108,26 @@ class Fusion(nn.Module):
         both = torch.cat([shallow, context], dim=1) if self.kind.startswith("cat") else shallow + context
         return self.smooth(both)
 
+    def attend(self, shallow: Tensor, deep: Tensor) -> Attention:
+        """The attention of two whole projected maps."""
+        if not self.pools:
+            return Attention()
+        return self.attention(F.adaptive_avg_pool2d(shallow, 1), F.adaptive_avg_pool2d(deep, 1))
+
     def forward(
-        self, shallow: Tensor, deep: Tensor, zero_shallow: bool = False, zero_deep: bool = False
+        self,
+        shallow: Tensor,
+        deep: Tensor,
+        zero_shallow: bool = False,
+        zero_deep: bool = False,
+        attention: Attention | None = None,
     ) -> tuple[Tensor, Tensor, Attention]:
-        """Whole maps to (fused, context feature, attention); ``zero_*`` drop one summand ('one branch alone')."""
+        """Whole maps to (fused, context feature, attention).
+
+        ``zero_*`` drop one summand ('one branch alone'); ``attention`` replaces that of the maps given.
+        """
         s, d = self.project_shallow(shallow), self.project_deep(deep)
-        attention = (
-            self.attention(F.adaptive_avg_pool2d(s, 1), F.adaptive_avg_pool2d(d, 1)) if self.pools else Attention()
-        )
+        attention = attention or self.attend(s, d)
         context = self.context(d, attention.deep, Place.whole(d), Place.whole(s))
         if zero_deep:
             context = torch.zeros_like(context)

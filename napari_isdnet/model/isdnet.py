@@ -156,12 +156,17 @@ class ISDNet(nn.Module):
             return self._shallow_alone(x, maps)
         deep = self._deep(x, maps)
         s8, s16 = self._shallow(x, maps)
-        fused, context16, attention = self.fuse16(s16, deep, branch == "deep", branch == "shallow")
+        fused, context16, attention = self.fuse16(s16, deep)
+        attention8: Attention | None = None
+        if branch != "both":
+            # The second fusion attends to what the whole network feeds it, not to what one branch leaves of it.
+            attention8 = self.fuse8.attend(self.fuse8.project_shallow(s8), self.fuse8.project_deep(fused))
+            fused, context16, _ = self.fuse16(s16, deep, branch == "deep", branch == "shallow", attention)
         if maps is not None:
             maps.named.update(shallow16=s16, fused16=fused, context16=context16)
             maps.attention(16, attention)
         del s16, deep, context16
-        fused, context8, attention = self.fuse8(s8, fused, branch == "deep", False)
+        fused, context8, attention = self.fuse8(s8, fused, branch == "deep", False, attention8)
         if maps is not None:
             maps.named.update(shallow8=s8, fused8=fused, context8=context8)
             maps.attention(8, attention)
