@@ -1,0 +1,142 @@
+"""A rendered map as a pyramid that fills itself where one looks: :class:`RenderPyramid`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.engine.tiles import TileCache
+from napari_isdnet.engine.viewqueue import ViewQueue
+from napari_isdnet.window import Grid, Window, pyramid_shapes
+
+Picture = npt.NDArray[np.uint8]
+UNIT = 128
+DENSE_CELLS = 2**24
+MEMORY = 256 * 2**20
+
+
+def halve(picture: Picture) -> Picture:
+    """Mean of every 2x2 cells of RGBA (h, w, 4); an odd last row or column counts twice."""
+    if picture.shape[0] % 2 or picture.shape[1] % 2:
+        picture = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
+    wide = picture.astype(np.uint16)
+    total = wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2]
+    return ((total + 2) // 4).astype(np.uint8)
+
+
+class RenderPyramid:
+    """RGBA of a part of a map, computed unit by unit in a background thread, nearest to the middle of the view first.
+
+    ``paint(window)`` returns RGBA (height, width, 4) of a window of the map, in cells; ``part`` is the window of the
+    map that the pyramid covers, its own coordinates begin there. What is not known yet is transparent. Levels of up to
+    16 million cells are held whole; of finer ones the units looked at last. ``on_error(error)`` comes from the worker
+    thread, once.
+    """
+
+    dtype = np.dtype(np.uint8)
+    channels = 4
+    chunk = 256
+
+    def __init__(
+        self,
+        part: Window,
+        paint: Callable[[Window], Picture],
+        unit: int = UNIT,
+        on_error: Callable[[Exception], None] | None = None,
+        memory: int = MEMORY,
+    ) -> None:
+        self.part = part
+        self.shapes = tuple(pyramid_shapes(part.shape))
+        self.grid = Grid(part.shape, (unit, unit))
+        self.on_change: Callable[[], None] | None = None
+        self._paint, self._on_error = paint, on_error
+        sizes = [rows * columns for rows, columns in self.shapes]
+        self._dense_from = next(i for i, size in enumerate(sizes) if size <= DENSE_CELLS)
+        self._dense = [np.zeros((*shape, 4), np.uint8) for shape in self.shapes[self._dense_from :]]
+        self._fine = TileCache(memory)
+        self._done = np.zeros(len(self.grid), bool)
+        self._failed = False
+        self._lock = threading.Lock()
+        self._queue: ViewQueue[int] = ViewQueue(self._work, 1, self._report, name="isdnet-view-features")
+
+    # -- worker thread -------------------------------------------------------------------------------------------
+    def _work(self, index: int) -> None:
+        if not self._missing(index, 0):
+            return
+        window = self.grid[index]
+        picture = self._paint(window.shifted(self.part.row, self.part.column))
+        for level in range(self._dense_from):
+            self._fine.put((level, index), picture)
+            picture = halve(picture)
+        with self._lock:
+            area = window.divided(2**self._dense_from).clipped(self.shapes[self._dense_from])
+            self._dense[0][area.slices] = picture
+            for finer, coarser in zip(self._dense[:-1], self._dense[1:], strict=True):
+                area = area.divided(2)
+                coarser[area.slices] = halve(finer[area.multiplied(2).clipped(finer.shape[:2]).slices])
+            self._done[index] = True
+        if self.on_change is not None:
+            self.on_change()
+
+    def _report(self, _: int, error: Exception) -> None:
+        first, self._failed = not self._failed, True
+        self._queue.replace(())
+        if first and self._on_error is not None:
+            self._on_error(error)
+
+    def _missing(self, index: int, level: int) -> bool:
+        return not self._done[index] or (level < self._dense_from and self._fine.get((level, index)) is None)
+
+    # -- the asking side -----------------------------------------------------------------------------------------
+    def answer(self, level: int, window: Window) -> Picture:
+        """What is known of ``window`` now; what is missing is computed next."""
+        view = window.multiplied(2**level).clipped(self.part.shape)
+        units = self.grid.touching(view)
+        if window.area > 1 and not self._failed:
+            row, column = view.center
+            wanted = [index for index in units if self._missing(index, level)]
+            self._queue.replace(sorted(wanted, key=lambda index: self.grid[index].distance(row, column)))
+        if level >= self._dense_from:
+            with self._lock:
+                return self._dense[level - self._dense_from][window.slices].copy()
+        out = self._enlarged(level, window)
+        for index in units:
+            picture = self._fine.get((level, index))
+            area = self.grid[index].divided(2**level).clipped(self.shapes[level])
+            shared = area.intersect(window)
+            if picture is not None and not shared.empty:
+                out[shared.relative_to(window).slices] = picture[shared.relative_to(area).slices]
+        return out
+
+    def _enlarged(self, level: int, window: Window) -> Picture:
+        step = 2 ** (self._dense_from - level)
+        rows = np.arange(window.row, window.bottom) // step
+        columns = np.arange(window.column, window.right) // step
+        return self._dense[0].take(rows, axis=0).take(columns, axis=1)
+
+    def overview(self) -> Picture:
+        """The coarsest level, filled in place."""
+        return self._dense[-1]
+
+    def read(self, level: int, window: Window) -> Picture:
+        """The picture of ``window``, computed now by the calling thread where it is missing."""
+        for index in self.grid.touching(window.multiplied(2**level).clipped(self.part.shape)):
+            self._work(index)
+        return self.answer(level, window)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """(done, total) units."""
+        return int(self._done.sum()), len(self.grid)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until nothing is left to compute; False when ``timeout`` seconds passed first."""
+        return self._queue.wait(timeout)
+
+    def close(self) -> None:
+        """Finish the unit at hand, drop the rest, join the thread."""
+        self.on_change = None
+        self._queue.close()
