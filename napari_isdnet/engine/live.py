@@ -52,7 +52,7 @@ class PredictionPyramid:
     """
 
     dtype = np.dtype(np.uint8)
-    channels = None
+    channels: int | None = None
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -68,18 +69,21 @@ class LocalEngine:
 
     def models(self) -> Sequence[str]:
         """Names of the models that are there, the default one first."""
+        keep_triton_out()
         from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
 
         return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
 
     def about(self, model: str) -> ModelAbout:
         """What the header of a model says (fast: no weights are read)."""
+        keep_triton_out()
         from napari_isdnet.model.checkpoint import read_header
 
         return about(read_header(model))
 
     def devices(self) -> Sequence[tuple[str, str]]:
         """(key, text with name and free memory) of each device."""
+        keep_triton_out()
         import torch
 
         from napari_isdnet.engine.device import choose, describe_device
@@ -99,9 +103,9 @@ class LocalEngine:
 
     def live(self, source: ImageSource, model: str, device: str, policy: Any) -> LiveWork:
         """Windowed inference on the live grid."""
+        network, placement = self._prepare(model, device)
         from napari_isdnet.engine.job import make_predictor
 
-        network, placement = self._prepare(model, device)
         predictor = make_predictor(network, source, policy, placement, context="window")
         return LiveWork(LIVE_CORE, predictor.labels, predictor.close)
 
@@ -113,6 +117,7 @@ class LocalEngine:
         A search for them that was interrupted goes on where it stopped. Raises
         :class:`~napari_isdnet.exceptions.InputError` where another window of napari searches for the same.
         """
+        keep_triton_out()
         from napari_isdnet.engine.job import LedgerLog, job_header, load_means, make_predictor, means_key, save_means
         from napari_isdnet.engine.ledger import Ledger
         from napari_isdnet.model.checkpoint import model_hash
@@ -163,6 +168,7 @@ class LocalEngine:
         self, source: ImageSource, model: str, output: Path, settings: Mapping[str, Any]
     ) -> Generator[Progress, None, Any]:
         """Segment to files; the same generator as the command line's, with one core left to the window."""
+        keep_triton_out()
         from napari_isdnet.engine.segment import segment
 
         yield Progress(0, 1, "Loading the model")
@@ -170,6 +176,7 @@ class LocalEngine:
         return (yield from segment(source, network, output=output, **settings))
 
     def _prepare(self, model: str, device: str) -> tuple[ISDNet, Placement]:
+        keep_triton_out()
         from napari_isdnet.engine.device import choose, set_threads
         from napari_isdnet.engine.viewqueue import spare_core_threads
         from napari_isdnet.model.checkpoint import find_model, load_model
@@ -221,6 +228,22 @@ def _locked(predictor: Predictor, after: Callable[[], None]) -> LiveWork:
             after()
 
     return LiveWork(LIVE_CORE, compute, close)
+
+
+def keep_triton_out() -> None:
+    """Say that triton is not installed, where loading it would end the process.
+
+    Software OpenGL (Mesa) brings its own LLVM into a process that draws; triton's library brings another, and its
+    start then crashes. timm imports torchvision, which tries triton though inference does not need it.
+    """
+    if "triton" in sys.modules or not sys.platform.startswith("linux"):
+        return
+    try:
+        libraries = Path("/proc/self/maps").read_text()
+    except OSError:
+        return
+    if "libLLVM" in libraries:
+        sys.modules["triton"] = None  # type: ignore[assignment]  # the import system's own way to say 'not there'
 
 
 def _remove(folder: Path) -> None:

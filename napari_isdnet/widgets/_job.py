@@ -140,12 +140,21 @@ class Job(QObject):
         self._cancel.set()
         self._go.set()
 
-    def stop(self) -> None:
-        """Cancel, say nothing more, and wait until the thread has ended (when a window closes)."""
+    def abandon(self) -> None:
+        """Cancel and say nothing more; returns at once, the thread ends after the step at hand."""
         self._silent = self._over = True
         self.cancel()
+
+    def stop(self) -> None:
+        """Cancel, say nothing more, and wait until the thread has ended (when a window closes)."""
+        self.abandon()
         if self._thread.is_alive():
             self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread runs, also after it was abandoned."""
+        return self._thread.is_alive()
 
 
 _CANCELLED = object()
@@ -238,10 +247,10 @@ class JobBar(QWidget):
         on_cancel: Callable[[], None] | None = None,
         title: str = "",
     ) -> Job:
-        """Start ``work`` (a job that still runs is stopped first). All callbacks come on the main thread."""
-        self.stop()
+        """Start ``work``; a job that still runs is abandoned. All callbacks come on the main thread."""
+        self.abandon()
         job = self.job = Job(work)  # without a parent: 'destroyed' must still find it
-        self._current[:] = [job]
+        self._current.append(job)
         self._title = title
         job.progressed.connect(self.show_progress)
         if on_items is not None:
@@ -292,19 +301,28 @@ class JobBar(QWidget):
 
     def stop(self) -> None:
         """End the running job now, waiting for its step, without telling anyone."""
+        _stop_all(self._current)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Cancel the running job without waiting for its step and without telling anyone."""
         job, self.job = self.job, None
-        self._current.clear()
         if job is not None:
-            job.stop()
-            job.deleteLater()
+            job.abandon()
             self._finish()
+        for ended in [item for item in self._current if not item.alive]:
+            self._forget(ended)
 
     def _ended(self, job: Job) -> None:
+        self._forget(job)
         if job is self.job:
             self.job = None
-            self._current.clear()
             self._finish()
-        job.deleteLater()
+
+    def _forget(self, job: Job) -> None:
+        if job in self._current:
+            self._current.remove(job)
+            job.deleteLater()
 
     def _finish(self) -> None:
         self.hide()

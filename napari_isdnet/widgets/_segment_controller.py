@@ -196,7 +196,7 @@ class SegmentController:
         self.provisional = False
         self._everything = False
         self._works: list[LiveWork] = []
-        self._on_error = on_error
+        self.on_error = on_error
         self._told = False
 
     def choose_model(self, about: ModelAbout) -> None:
@@ -273,9 +273,9 @@ class SegmentController:
 
     def _failed(self, _: Window, error: Exception) -> None:
         # One message for a run of windows that fail for one reason, not hundreds.
-        if not self._told and self._on_error is not None:
+        if not self._told and self.on_error is not None:
             self._told = True
-            self._on_error(error)
+            self.on_error(error)
 
     def stop_live(self) -> None:
         """End the live pyramid: at once for whoever looks, after the window at hand for its thread."""

@@ -1,0 +1,198 @@
+"""The controls of the Segment dock, laid out; what they do is in :mod:`napari_isdnet.widgets.segment`."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSlider,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_isdnet.io.sink import FORMATS
+from napari_isdnet.widgets._class_table import ClassTable
+from napari_isdnet.widgets._job import JobBar
+
+W = TypeVar("W", bound=QWidget)
+TITLES = {"ome-zarr": "OME-Zarr", "ome-tiff": "OME-TIFF", "geotiff": "GeoTIFF", "png": "PNG"}
+
+
+class SegmentForm(QWidget):
+    """Every control of the dock as an attribute; no behaviour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("isdnet_segment")
+        self._make_choices()
+        self._make_actions()
+        self._make_output()
+        self._lay_out()
+
+    def _dress(self, widget: W, name: str, tip: str) -> W:
+        widget.setObjectName(f"segment_{name}")
+        widget.setToolTip(tip)
+        return widget
+
+    def _combo(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
+        box = self._dress(QComboBox(self), name, tip)
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(12)
+        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        for text, key in items:
+            box.addItem(text, key)
+        return box
+
+    def _make_choices(self) -> None:
+        self.image = self._combo("image", "The image layer to segment")
+        self.model = self._combo("model", "A model by name; File… takes any other model file")
+        self.model_button = self._dress(
+            QPushButton("File…", self), "model_file",
+            "Choose a model file (.safetensors), for instance one fine-tuned here or a converted published checkpoint",
+        )  # fmt: skip
+        self.model_facts = self._dress(QLabel(self), "model_facts", "What the model was trained for")
+        self.model_facts.setWordWrap(True)
+        self.context = self._combo(
+            "context",
+            "Whole image: the network's pooling sees all of the image, so the answer does not depend on where you look"
+            " (the live view is provisional until it has been over the image once). Window: every window by itself;"
+            " quicker to start",
+            ("Whole image (exact)", "whole"), ("Window by window", "window"),
+        )  # fmt: skip
+        self.region = self._combo(
+            "region",
+            "What is segmented: what you see (live follows the view), a rectangle of a Shapes layer, or all of it",
+            ("What is visible", "visible"), ("Drawn rectangle", "drawn"), ("Whole image", "whole"),
+        )  # fmt: skip
+        self.draw_button = self._dress(
+            QPushButton("Draw", self), "draw", "Draw the rectangle on the image, in a Shapes layer"
+        )
+        self.device = self._combo("device", "Where the network runs, and the memory that is free there")
+
+    def _make_actions(self) -> None:
+        self.live_button = self._dress(
+            QPushButton("Live segmentation", self), "live",
+            "Segment what is on the screen first and follow the view (Ctrl+Shift+L); nothing is written to disk",
+        )  # fmt: skip
+        self.live_button.setCheckable(True)
+        self.live_status = self._dress(QLabel(self), "live_status", "How far the live segmentation is")
+        self.live_status.setWordWrap(True)
+        self.live_status.hide()
+        self.live_bar = JobBar(self, "segment_live_job")
+        self.classes = ClassTable(self)
+        self.opacity = self._dress(QSlider(Qt.Orientation.Horizontal, self), "opacity", "Opacity of the class map")
+        self.opacity.setRange(0, 100)
+        self.opacity.setValue(60)
+
+    def _make_output(self) -> None:
+        self.output = self._dress(
+            QLineEdit(self), "output",
+            "Folder for the results and for the job, which can be resumed after a restart",
+        )  # fmt: skip
+        self.output_button = self._dress(QToolButton(self), "output_folder", "Choose the folder for the results")
+        self.output_button.setText("…")
+        self.format = self._combo("format", "File format of the class map", *((TITLES[key], key) for key in FORMATS))
+        self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too (QuPath, QGIS)")
+        self.uncertainty = self._check(
+            "uncertainty", "Uncertainty", "Write a map of where the network is unsure, and show it as a layer"
+        )
+        self.probabilities = self._check("probabilities", "Probabilities", "Write the share of every class too")
+        self.overwrite = self._check(
+            "overwrite", "Replace", "Start over where an earlier result or job of other settings lies in the folder"
+        )
+        self.segment_button = self._dress(
+            QPushButton("Segment to files", self), "segment",
+            "Segment the region and write the files; can be paused, cancelled and resumed",
+        )  # fmt: skip
+        self.copy_button = self._dress(
+            QPushButton("Copy as command", self), "copy", "Copy the command line that does the same from a shell"
+        )
+        self.export_button = self._dress(
+            QPushButton("Export…", self), "export", "Write the last result in another format, or its polygons"
+        )
+        self.export_button.setEnabled(False)
+        self.job_hint = self._dress(QLabel(self), "job_hint", "Whether an earlier job is there to go on with")
+        self.job_hint.setWordWrap(True)
+        self.job_hint.hide()
+        self.bar = JobBar(self, "segment_job")
+
+    def _check(self, name: str, text: str, tip: str) -> QCheckBox:
+        return self._dress(QCheckBox(text, self), name, tip)
+
+    def _lay_out(self) -> None:
+        inside = QWidget(self)
+        inside.setObjectName("segment_page")
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(8, 6, 8, 8)
+        column.setSpacing(6)
+        form = _form()
+        form.addRow("Image", self.image)
+        form.addRow("Model", _row(self.model, self.model_button))
+        form.addRow("", self.model_facts)
+        form.addRow("Context", self.context)
+        form.addRow("Region", _row(self.region, self.draw_button))
+        form.addRow("Device", self.device)
+        column.addLayout(form)
+        for widget in (self.live_button, self.live_status, self.live_bar, self.classes):
+            column.addWidget(widget)
+        shown = _form()
+        shown.addRow("Opacity", self.opacity)
+        column.addLayout(shown)
+        column.addWidget(_line(inside))
+        files = _form()
+        files.addRow("Folder", _row(self.output, self.output_button))
+        files.addRow("Format", _row(self.format, self.overwrite))
+        files.addRow("Also", _row(self.polygons, self.uncertainty))
+        files.addRow("", _row(self.probabilities))
+        column.addLayout(files)
+        column.addWidget(self.segment_button)
+        column.addWidget(self.job_hint)
+        column.addWidget(self.bar)
+        column.addLayout(_row(self.copy_button, self.export_button))
+        column.addStretch(1)
+        area = QScrollArea(self)
+        area.setObjectName("segment_scroll")
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(inside)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(320)
+
+
+def _form() -> QFormLayout:
+    form = QFormLayout()
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setSpacing(6)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    return form
+
+
+def _row(*widgets: QWidget) -> QHBoxLayout:
+    row = QHBoxLayout()
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(6)
+    for index, widget in enumerate(widgets):
+        row.addWidget(widget, 1 if index == 0 else 0)
+    return row
+
+
+def _line(parent: QWidget) -> QFrame:
+    line = QFrame(parent)
+    line.setFrameShape(QFrame.Shape.HLine)
+    return line

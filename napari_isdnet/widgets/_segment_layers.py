@@ -1,0 +1,186 @@
+"""Layers of the Segment dock: where they lie, how they are coloured, which part of an image is meant. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
+from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.source import ImageSource, PixelSize
+from napari_isdnet.io.store import LabelStore
+from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
+from napari_isdnet.widgets._lazy import layer_data, watch
+from napari_isdnet.window import Window
+
+#: Key in a result layer's metadata that says which classes it shows.
+CLASSES = "napari-isdnet-classes"
+Colors = Mapping[int | None, tuple[float, float, float, float]]
+
+
+def opened(layer: Any) -> tuple[ImageSource, IntensityPolicy | None, str | None]:
+    """(source, policy, path) of any image layer; the policy is None where it has still to be found (slow)."""
+    source = source_of(layer)
+    if source is not None:
+        known = layer.metadata[METADATA]
+        return source, known["policy"], known["path"]
+    if layer.ndim != 2:
+        raise InputError(
+            f"'{layer.name}' has {layer.ndim} axes; a segmentation needs a picture of two: take one plane of it."
+        )
+    levels = list(layer.data) if layer.multiscale else [layer.data]
+    metres = _pixel_size(layer)
+    return ArraySource(levels, layer.name, rgb=layer.rgb, pixel_size=metres), None, layer.source.path
+
+
+def _pixel_size(layer: Any) -> PixelSize | None:
+    units = [str(unit) for unit in layer.units]
+    names = {"meter": "m", "micrometer": "µm", "millimeter": "mm", "nanometer": "nm"}
+    if units[-1] not in names:
+        return None
+    return PixelSize(float(layer.scale[-2]), float(layer.scale[-1]), names[units[-1]])
+
+
+def path_of(layer: Any) -> str | None:
+    """The file behind an image layer; None where there is none."""
+    known = layer.metadata.get(METADATA)
+    return known["path"] if known is not None else layer.source.path
+
+
+def stem_of(layer: Any) -> str:
+    """The name that results of an image layer get."""
+    source = source_of(layer)
+    return source.name if source is not None else str(layer.name)
+
+
+def visible_window(layer: Any) -> Window:
+    """What of an image layer is on the screen, in level-0 pixels."""
+    factor = layer.downsample_factors[layer.data_level][:2] if layer.multiscale else np.ones(2)
+    corners = layer.corner_pixels[:, :2] * factor
+    top, left = np.floor(corners[0]).astype(int)
+    bottom, right = np.ceil(corners[1]).astype(int) + 1
+    return Window.from_bounds(int(top), int(left), int(bottom), int(right)).clipped(shape_of(layer))
+
+
+def shape_of(layer: Any) -> tuple[int, int]:
+    """Rows and columns of an image layer at level 0."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    return int(data.shape[0]), int(data.shape[1])
+
+
+def drawn_window(viewer: Any, layer: Any) -> Window | None:
+    """The bounding box, in pixels of ``layer``, of the shape that is selected or was drawn last; None without one."""
+    from napari.layers import Shapes
+
+    shapes = [item for item in viewer.layers if isinstance(item, Shapes) and item.nshapes]
+    active = viewer.layers.selection.active
+    shapes.sort(key=lambda item: item is active)
+    if not shapes:
+        return None
+    chosen = shapes[-1]
+    index = max(chosen.selected_data, default=chosen.nshapes - 1)
+    world = [chosen.data_to_world(vertex) for vertex in chosen.data[index]]
+    pixels = np.array([layer.world_to_data(point)[-2:] for point in world])
+    top, left = np.floor(pixels.min(axis=0) + 0.5).astype(int)
+    bottom, right = np.ceil(pixels.max(axis=0) + 0.5).astype(int)
+    return Window.from_bounds(int(top), int(left), int(bottom), int(right))
+
+
+def placement(layer: Any, origin: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """Keywords that put pixel (0, 0) of a new layer on pixel ``origin`` of an image layer."""
+    corner = layer.affine.inverse(layer.data_to_world(origin))
+    return {
+        "scale": layer.scale,
+        "translate": corner,
+        "rotate": layer.rotate,
+        "shear": layer.shear,
+        "affine": layer.affine,
+        "units": layer.units,
+    }
+
+
+def colormap(colors: Colors) -> Any:
+    """napari's direct colour map: class 0 is a class like any other, 255 and unknown values are clear."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    return DirectLabelColormap(color_dict={key: np.array(value) for key, value in colors.items()})
+
+
+def class_features(classes: Sequence[ClassInfo]) -> Any:
+    """What napari's status bar says of a value."""
+    import pandas as pd
+
+    indices = [*range(len(classes)), IGNORE_INDEX]
+    return pd.DataFrame({"index": indices, "class": [*(item.name for item in classes), "no data"]})
+
+
+def add_labels(
+    viewer: Any, image: Any, pyramid: LivePyramid, classes: Sequence[ClassInfo], colors: Colors, name: str, **more: Any
+) -> Any:
+    """A lazy class map over ``image``; ``more``: ``origin`` in pixels, ``opacity``."""
+    watch(viewer)
+    data, multiscale = layer_data(pyramid)
+    origin = more.pop("origin", (0, 0))
+    active = viewer.layers.selection.active
+    layer = viewer.add_labels(
+        data,
+        multiscale=multiscale,
+        name=name,
+        colormap=colormap(colors),
+        features=class_features(classes),
+        metadata={CLASSES: tuple(classes)},
+        **placement(image, origin),
+        **more,
+    )
+    layer.editable = False
+    if active is not None and active in viewer.layers:  # the image stays what one works on
+        viewer.layers.selection.active = active
+    return layer
+
+
+def add_uncertainty(viewer: Any, image: Any, store: LabelStore, name: str) -> Any:
+    """Where the network is unsure: transparent to bright, 0 to 1 as 0 to 254."""
+    watch(viewer)
+    data, multiscale = layer_data(store_pyramid(store, fill=0))
+    return viewer.add_image(
+        data,
+        multiscale=multiscale,
+        name=name,
+        colormap="inferno",
+        contrast_limits=(0, 254),
+        blending="additive",
+        opacity=0.8,
+        **placement(image, store.origin),
+    )
+
+
+def store_pyramid(store: LabelStore, fill: int = IGNORE_INDEX) -> TilePyramid:
+    """A result on disk, read where one looks; its nodata (255) becomes ``fill``."""
+
+    def read(level: int, window: Window) -> npt.NDArray[np.uint8]:
+        pixels = store.read_labels(window, level)
+        return pixels if fill == IGNORE_INDEX else np.where(pixels == IGNORE_INDEX, np.uint8(fill), pixels)
+
+    return TilePyramid(levels_to_show(store.levels), read, fill=fill)
+
+
+def region_layer(viewer: Any, image: Any) -> Any:
+    """A Shapes layer ready to draw a rectangle into, made where there is none."""
+    from napari.layers import Shapes
+
+    layer = next((item for item in viewer.layers if isinstance(item, Shapes)), None)
+    if layer is None:
+        width = max(shape_of(image)) / 400
+        layer = viewer.add_shapes(
+            name="Region", edge_color="#ffb000", face_color=[1, 0.69, 0, 0.08], edge_width=width, **placement(image)
+        )
+        layer.current_edge_width = width
+    viewer.layers.selection.active = layer
+    layer.mode = "add_rectangle"
+    return layer

@@ -1,0 +1,341 @@
+"""The Segment dock: what is on the screen at once, the region as files; a thin view over the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QFileDialog, QMenu
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.sink import SUFFIXES, export, result_path
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets import _settings
+from napari_isdnet.widgets._engine import LocalEngine, ModelAbout, resumable
+from napari_isdnet.widgets._job import JobBar, stop_with
+from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._segment_controller import (
+    Engine,
+    Finished,
+    SegmentController,
+    Settings,
+    command,
+    region_window,
+)
+from napari_isdnet.widgets._segment_form import TITLES, SegmentForm
+from napari_isdnet.widgets._segment_live import LiveView
+from napari_isdnet.window import Window
+
+SHORTCUT = "Control-Shift-L"
+
+
+class SegmentWidget(SegmentForm):
+    """Model, region, live view, files. Loading, computing and writing run in worker threads."""
+
+    def __init__(self, viewer: Any, engine: Engine | None = None) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.controller = SegmentController(engine or LocalEngine())
+        self.live = LiveView(self)
+        self._look = JobBar(self, "segment_look")  # reads headers and devices; never shown for so short a time
+        self._look.setMaximumHeight(0)
+        self.result_layer: Any = None
+        self.finished: Finished | None = None
+        self._output_is_ours = True
+        self._copied = QTimer(self)
+        self._copied.setSingleShot(True)
+        self._copied.setInterval(1500)
+        self._copied.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
+        self._connect()
+        self._list_images()
+        self._first_look()
+
+    # -- wiring --------------------------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        self.model.activated.connect(lambda _: self.choose_model(str(self.model.currentData() or "")))
+        self.model_button.clicked.connect(self._choose_model_file)
+        self.image.currentIndexChanged.connect(lambda _: self._image_changed())
+        for box in (self.context, self.region, self.device):
+            box.activated.connect(lambda _: self.live.again())
+        self.draw_button.clicked.connect(self._draw)
+        self.live_button.clicked.connect(self.live.set_on)
+        self.classes.shown.connect(self._show_class)
+        self.opacity.valueChanged.connect(self._set_opacity)
+        self.output.textEdited.connect(lambda _: self._output_edited())
+        self.output_button.clicked.connect(self._choose_output)
+        self.segment_button.clicked.connect(self.segment)
+        self.copy_button.clicked.connect(self.copy_command)
+        menu = QMenu(self)
+        for key, title in TITLES.items():
+            menu.addAction(f"{title}…", partial(self._choose_export, key))
+        menu.addAction("GeoJSON polygons…", partial(self._choose_export, "geojson"))
+        self.export_button.setMenu(menu)
+        events = self.viewer.layers.events
+        events.inserted.connect(self._list_images)
+        events.removed.connect(self._layer_removed)
+        self.viewer.bind_key(SHORTCUT, lambda _: self.live_button.click(), overwrite=True)
+        viewer, live = self.viewer, self.live
+
+        def gone() -> None:
+            events.inserted.disconnect(self._list_images)
+            events.removed.disconnect(self._layer_removed)
+            viewer.bind_key(SHORTCUT, None, overwrite=True)
+            live.controller.stop_live()
+
+        stop_with(self, gone)
+
+    def _first_look(self) -> None:
+        """Models, devices and the first model's header need torch: not on the main thread."""
+        engine = self.controller.engine
+
+        def look() -> Generator[Progress, None, Any]:
+            yield Progress(0, 1, "Looking for models and devices")
+            names, devices = engine.models(), engine.devices()
+            return names, devices, engine.about(names[0]) if names else None
+
+        def show(found: Any) -> None:
+            names, devices, about = found
+            for name in names:
+                self.model.addItem(name, name)
+            self.model.setPlaceholderText("Choose a model file…")
+            for key, text in devices:
+                self.device.addItem(text, key)
+            self.device.setCurrentIndex(max(0, self.device.findData(_settings.device())))
+            if about is not None:
+                self._model_read(names[0], about)
+            else:
+                self.model_facts.setText("No model is here yet: choose a file.")
+
+        self._quietly(look, show)
+
+    def _quietly(self, work: Callable[[], Generator[Any, Any, Any]], on_result: Callable[[Any], None]) -> None:
+        self._look.run(work, on_result=on_result)
+
+    # -- image and model -----------------------------------------------------------------------------------------
+    def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
+        from napari.layers import Image
+
+        chosen = self.image.currentData()
+        own = (layer for layer in self.viewer.layers if isinstance(layer, Image))
+        images = [layer for layer in own if not layer.metadata.get(layers.CLASSES)]
+        self.image.blockSignals(True)
+        self.image.clear()
+        for layer in images:
+            self.image.addItem(layer.name, layer)
+        self.image.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
+        self.image.blockSignals(False)
+        if self.image.currentData() is not chosen:
+            self._image_changed()
+
+    def _image_changed(self) -> None:
+        layer = self.image.currentData()
+        if layer is not None and self._output_is_ours:
+            path = layers.path_of(layer)
+            folder = Path(path).resolve().parent if path else Path.home() / "napari-isdnet"
+            self.output.setText(str(folder / "segmentation"))
+        self._show_job_hint()
+        self.live.again()
+
+    def _layer_removed(self, event: Any) -> None:
+        if event.value is self.result_layer:
+            self.result_layer = None
+        self.live.layer_removed(event.value)
+        self._list_images()
+
+    def choose_model(self, model: str) -> None:
+        """Take a model by name or path: its header is read in the background."""
+        engine = self.controller.engine
+
+        def look() -> Generator[Progress, None, ModelAbout]:
+            yield Progress(0, 1, "Reading the model")
+            return engine.about(model)
+
+        self._quietly(look, partial(self._model_read, model))
+
+    def _choose_model_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")
+        if path:
+            self.choose_model(path)
+
+    def _model_read(self, model: str, about: ModelAbout) -> None:
+        index = self.model.findData(model)
+        if index < 0:
+            self.model.addItem(Path(model).name, model)
+            index = self.model.count() - 1
+        self.model.setCurrentIndex(index)
+        self.model.setToolTip(model)
+        self.controller.choose_model(about)
+        self.model_facts.setText(about.summary)
+        self.model_facts.setToolTip(about.details)
+        self.classes.set_classes(about.classes)
+        self.live.again()
+
+    # -- choices -------------------------------------------------------------------------------------------------
+    def settings(self) -> Settings:
+        """What is chosen now; raises :class:`InputError` where something is missing."""
+        if self.image.currentData() is None:
+            raise InputError("There is no image to segment; load one first.")
+        if self.controller.about is None:
+            raise InputError("No model is chosen; choose a model file first.")
+        return Settings(
+            model=str(self.model.currentData()),
+            context=str(self.context.currentData()),
+            region=str(self.region.currentData()),
+            device=str(self.device.currentData() or "auto"),
+            output=Path(self.output.text().strip() or "segmentation").expanduser(),
+            format=str(self.format.currentData()),
+            memory=_settings.memory_gib(),
+            polygons=self.polygons.isChecked(),
+            probabilities=self.probabilities.isChecked(),
+            uncertainty=self.uncertainty.isChecked(),
+            overwrite=self.overwrite.isChecked(),
+        )
+
+    def roi(self, kind: str) -> Window | None:
+        """The chosen region in level-0 pixels, None for the whole image."""
+        layer = self.image.currentData()
+        shape = layers.shape_of(layer)
+        window = region_window(kind, shape, layers.visible_window(layer), layers.drawn_window(self.viewer, layer))
+        return None if window == Window.whole(shape) else window
+
+    def _draw(self) -> None:
+        if self.image.currentData() is not None:
+            self.region.setCurrentIndex(self.region.findData("drawn"))
+            layers.region_layer(self.viewer, self.image.currentData())
+
+    def _choose_output(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder for the results", self.output.text())
+        if folder:
+            self.output.setText(folder)
+            self._output_edited()
+
+    def _output_edited(self) -> None:
+        self._output_is_ours = False
+        self._show_job_hint()
+
+    def _show_job_hint(self) -> None:
+        layer = self.image.currentData()
+        there = layer is not None and resumable(Path(self.output.text()), layers.stem_of(layer))
+        self.segment_button.setText("Resume or repeat" if there else "Segment to files")
+        self.job_hint.setText("An earlier job of this image lies in the folder: what is done is not computed again.")
+        self.job_hint.setVisible(there)
+
+    # -- looks ---------------------------------------------------------------------------------------------------
+    def _ours(self) -> list[Any]:
+        return [layer for layer in (self.live.layer, self.result_layer) if layer is not None]
+
+    def _show_class(self, index: int, shown: bool) -> None:
+        self.controller.show_class(index, shown)
+        for layer in self._ours():
+            layer.colormap = layers.colormap(self.controller.colors())
+
+    def _set_opacity(self, percent: int) -> None:
+        for layer in self._ours():
+            layer.opacity = percent / 100
+
+    # -- files ---------------------------------------------------------------------------------------------------
+    def segment(self) -> None:
+        """Segment the region to files, or go on with it."""
+        try:
+            layer, settings = self.image.currentData(), self.settings()
+            roi = self.roi(settings.region)
+            source, policy, _ = layers.opened(layer)
+        except InputError as error:
+            notify_error(error)
+            return
+        if policy is not None:
+            settings = replace(settings, contrast=policy.contrast)
+        self.segment_button.setEnabled(False)
+        self.bar.run(
+            lambda: self.controller.job(source, settings, roi),
+            on_result=partial(self._finished, layer, source),
+            on_error=self._failed,
+            on_cancel=self._cancelled,
+            title="Segmenting",
+        )
+
+    def _failed(self, error: BaseException) -> None:
+        self._idle()
+        notify_error(error)
+
+    def _cancelled(self) -> None:
+        self._idle()
+        notify_info("Stopped. What is done is kept; 'Resume' goes on from there.")
+
+    def _idle(self) -> None:
+        self.segment_button.setEnabled(True)
+        self._show_job_hint()
+
+    def _finished(self, image: Any, source: ImageSource, finished: Finished) -> None:
+        self._idle()
+        self.finished = finished
+        self.export_button.setEnabled(True)
+        for warning in finished.result.warnings:
+            notify_info(warning)
+        notify_info(f"Written: {', '.join(finished.result.outputs.values())}")
+        counts = finished.result.class_pixels
+        self.classes.set_areas([counts[info.name] for info in finished.labels.classes], source.pixel_size)
+        if image not in self.viewer.layers:  # it was closed meanwhile; the files are there
+            return
+        self.live.stop(remove=True)
+        old, self.result_layer = self.result_layer, None
+        if old is not None and old in self.viewer.layers:
+            self.viewer.layers.remove(old)
+        self.result_layer = layers.add_labels(
+            self.viewer, image, layers.store_pyramid(finished.labels), self.controller.classes,
+            self.controller.colors(), f"{source.name} segmentation",
+            origin=finished.labels.origin, opacity=self.opacity.value() / 100,
+        )  # fmt: skip
+        if finished.uncertainty is not None:
+            layers.add_uncertainty(self.viewer, image, finished.uncertainty, f"{source.name} uncertainty")
+
+    def copy_command(self) -> None:
+        """Put the command line that does the same on the clipboard."""
+        try:
+            layer, settings = self.image.currentData(), self.settings()
+            path = layers.path_of(layer)
+            if path is None:
+                raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
+            policy = layers.opened(layer)[1]
+            contrast = "auto" if policy is None else policy.contrast
+            text = command(path, replace(settings, contrast=contrast), self.roi(settings.region))
+        except InputError as error:
+            notify_error(error)
+            return
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(text)
+        self.copy_button.setText("Copied")
+        self._copied.start()
+
+    def _choose_export(self, kind: str) -> None:
+        if self.finished is None:
+            return
+        store = self.finished.labels
+        folder = Path(self.output.text())
+        name = folder / f"{store.name}.geojson" if kind == "geojson" else result_path(folder, store.name, kind)
+        suffix = ".geojson" if kind == "geojson" else SUFFIXES[kind]
+        path, _ = QFileDialog.getSaveFileName(self, "Export the result", str(name), f"*{suffix}")
+        if path:
+            self.export(Path(path if path.endswith(suffix) else path + suffix), kind)
+
+    def export(self, path: Path, kind: str) -> None:
+        """Write the last result to ``path`` in one of the engine's formats, or 'geojson'."""
+        assert self.finished is not None
+        store = self.finished.labels
+
+        def work() -> Generator[Progress, None, Path]:
+            if kind == "geojson":
+                from napari_isdnet.io.vector import export_polygons
+
+                yield from export_polygons(store, path, overwrite=True)
+                return path
+            return (yield from export(store, path, kind, overwrite=True))
+
+        self.bar.run(work, on_result=lambda written: notify_info(f"Written: {written}"), title="Exporting")
