@@ -48,6 +48,11 @@ class ClassTable(QTableWidget):
         self.itemSelectionChanged.connect(self._selected)
         self.itemChanged.connect(self._edited)
 
+    @property
+    def shown_classes(self) -> tuple[AnnotationClass, ...]:
+        """The classes as they are shown now."""
+        return self._classes
+
     def show_classes(self, classes: Sequence[AnnotationClass], counts: Sequence[int], current: int) -> None:
         """Bring the table up to date."""
         self.blockSignals(True)

@@ -132,6 +132,10 @@ class AnnotationLayer:
                 self.controller.move(here)
                 last = here
                 yield
+            here = self.point(event)  # the pointer may have moved between its last report and the release
+            if here != last:
+                self.preview.brush([last, here], radius, value)
+                self.controller.move(here)
         finally:
             self.controller.release()
 

@@ -9,6 +9,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_layer import annotation_colors
+from napari_isdnet.widgets._segment_layers import placement
 from napari_isdnet.window import Window
 
 SIDE = 4096
@@ -32,11 +33,13 @@ class EditWindow(QObject):
         self._store = controller.store
         values = self._store.read_labels(window)
         self._saved = values.copy()
-        scale = np.asarray(base.scale[-2:])
         self.layer = viewer.add_labels(
-            values, name="edit window", opacity=0.6, colormap=annotation_colors(self._store.classes), scale=scale,
-            translate=np.asarray(base.translate[-2:]) + scale * (window.row, window.column), units=base.units[-2:],
-        )  # fmt: skip
+            values,
+            name="edit window",
+            opacity=0.6,
+            colormap=annotation_colors(self._store.classes),
+            **placement(base, (window.row, window.column)),
+        )
         self.layer.selected_label = controller.class_index + 1
         self.layer.mode = "paint"
         viewer.layers.selection.active = self.layer

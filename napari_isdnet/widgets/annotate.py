@@ -1,0 +1,441 @@
+"""The Annotate dock: classes and tools for painting on an image of any size, and where to paint next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt, QTimer, QVariantAnimation, Signal
+from qtpy.QtGui import QAction
+from qtpy.QtWidgets import QFileDialog, QInputDialog
+
+from napari_isdnet.annotation.project import ENDING
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.suggest import Suggestion
+from napari_isdnet.classes import ClassInfo
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _annotate_exchange as exchange
+from napari_isdnet.widgets._annotate_controller import AnnotateController
+from napari_isdnet.widgets._annotate_form import AnnotateForm
+from napari_isdnet.widgets._annotate_layer import AnnotationLayer
+from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
+from napari_isdnet.widgets._job import stop_with
+from napari_isdnet.widgets._lazy import watch
+from napari_isdnet.widgets._next_region import Guide, find_guide, ranked, why
+from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._segment_layers import CLASSES, opened, placement, shape_of, visible_window
+from napari_isdnet.window import Window
+
+FIRST_CLASSES = ("object", "background")
+FLIGHT_MS = 350
+
+
+class AnnotateWidget(AnnotateForm):
+    """Controls over one annotation; ``controller`` holds its state. ``opened``: a project was opened."""
+
+    opened = Signal(object)
+    _changed = Signal(object, bool)
+    _failed = Signal(object)
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.controller = AnnotateController(self._changed.emit, self._failed.emit)
+        self.canvas: AnnotationLayer | None = None
+        self.editing: EditWindow | None = None
+        self.image_layer: Any = None
+        self._places: tuple[int, Guide, list[Suggestion]] | None = None
+        self._visited: list[Window] = []
+        self._flight = QVariantAnimation(self)
+        self._timer = QTimer(self)
+        self._timer.setInterval(150)
+        self._timer.timeout.connect(self.controller.tick)
+        watch(viewer)
+        self._connect()
+        self._list_layers()
+        controller = self.controller
+        stop_with(self, controller.close)
+
+    # -- wiring ---------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self._changed.connect(self._show_change, Qt.ConnectionType.QueuedConnection)
+        self._failed.connect(self._show_failure, Qt.ConnectionType.QueuedConnection)
+        for event in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
+            event.connect(self._list_layers)
+        self.viewer.layers.events.removed.connect(self._layer_removed)
+        self.viewer.camera.events.zoom.connect(self._show_size)
+        self.start_button.clicked.connect(lambda: self.start())
+        self.classes.picked.connect(self._pick)
+        self.classes.renamed.connect(lambda k, name: self._edit(lambda store: store.rename_class(k, name)))
+        self.classes.recolored.connect(lambda k, color: self._edit(lambda store: store.recolor_class(k, color)))
+        self.classes.rekeyed.connect(self._rekey)
+        self.add_button.clicked.connect(self._add_class)
+        self.remove_button.clicked.connect(self._remove_class)
+        self.merge_menu.aboutToShow.connect(self._fill_merge_menu)
+        for tool, button in self.tool_buttons.items():
+            button.clicked.connect(lambda _=False, tool=tool: self.choose(tool=tool))
+        self.size_box.setValue(self.controller.size)
+        self.size_slider.setValue(self.controller.size)
+        self.size_box.valueChanged.connect(lambda value: self.choose(size=value))
+        self.size_slider.valueChanged.connect(lambda value: self.choose(size=value))
+        self.method.currentTextChanged.connect(self._choose_method)
+        self.undo_button.clicked.connect(lambda: self._step("undo"))
+        self.redo_button.clicked.connect(lambda: self._step("redo"))
+        self.next_button.clicked.connect(lambda: self.next_region())
+        self.edit_button.clicked.connect(self._toggle_editing)
+        self.import_button.clicked.connect(self._choose_import)
+        for kind, (text, tip, _) in exchange.EXPORTS.items():
+            self.export_action(kind, text, tip, lambda kind=kind: self._choose_export(kind))  # type: ignore[misc]
+
+    def _list_layers(self, event: Any = None) -> None:  # noqa: ARG002
+        from napari.layers import Image, Labels
+
+        ours = None if self.canvas is None else self.canvas.layer
+        edited = None if self.editing is None else self.editing.layer
+        images = [x for x in self.viewer.layers if isinstance(x, Image) and "uncertain" not in x.name.lower()]
+        labels = [x for x in self.viewer.layers if isinstance(x, Labels) and x not in (ours, edited)]
+        for box, layers in ((self.image, images), (self.prediction, labels)):
+            chosen = box.currentData()
+            box.blockSignals(True)
+            box.clear()
+            for layer in layers:
+                box.addItem(layer.name, layer)
+            box.setCurrentIndex(layers.index(chosen) if chosen in layers else len(layers) - 1)
+            box.blockSignals(False)
+        self.start_button.setEnabled(bool(images))
+
+    def _layer_removed(self, event: Any) -> None:
+        if self.editing is not None and event.value is self.editing.layer:
+            self._stop_editing()
+        elif self.canvas is not None and event.value is self.canvas.layer:
+            self.stop()
+
+    # -- the project ----------------------------------------------------------------------------------------------
+
+    def start(self, folder: Path | None = None) -> None:
+        """Open, or begin, the annotation of the chosen image."""
+        layer = self.image.currentData()
+        if layer is None:
+            notify_error(InputError("There is no image to annotate yet; load one first."))
+            return
+        self.stop()
+        try:
+            source, _, _ = opened(layer)
+            self.controller.open(source, self._first_classes(), folder)
+        except InputError as error:
+            notify_error(error)
+            return
+        self.image_layer = layer
+        self.controller.class_index = 0
+        self.canvas = AnnotationLayer(
+            self.viewer, self.controller, f"{source.name} annotation", lambda: source, self._prediction, self.choose,
+            **placement(layer),
+        )  # fmt: skip
+        for key, action in (("Control-Z", "undo"), ("Control-Shift-Z", "redo"), ("N", "")):
+            self.viewer.bind_key(key, lambda _viewer, action=action: self._key(action), overwrite=True)
+        self.canvas.layer.bind_key("N", lambda _layer: self.next_region(), overwrite=True)
+        self._list_layers()
+        self.hint.hide()
+        self.body.show()
+        self.start_button.setText("Close")
+        self.start_button.clicked.disconnect()
+        self.start_button.clicked.connect(self.stop)
+        self.image.setEnabled(False)
+        self._timer.start()
+        self._show_classes()
+        self.choose(tool="brush" if self.controller.store.classes else "pan")
+        self.opened.emit(self.controller.project)
+
+    def _first_classes(self) -> Sequence[Any]:
+        found = self._prediction()
+        return found[1] if found is not None and found[1] else FIRST_CLASSES
+
+    def stop(self, *_: Any) -> None:
+        """Save and close the annotation; its layer goes."""
+        if self.canvas is None:
+            return
+        self._stop_editing()
+        self._timer.stop()
+        self.bar.stop()
+        canvas, self.canvas = self.canvas, None
+        for key in ("Control-Z", "Control-Shift-Z", "N"):
+            self.viewer.bind_key(key, None, overwrite=True)
+        canvas.close()
+        self.controller.close_project()
+        self.body.hide()
+        self.hint.show()
+        self.image.setEnabled(True)
+        self.start_button.setText("Start")
+        self.start_button.clicked.disconnect()
+        self.start_button.clicked.connect(lambda: self.start())
+        self._places = None
+
+    def _prediction(self) -> tuple[Sequence[Any], Sequence[ClassInfo] | None] | None:
+        layer = self.prediction.currentData()
+        if layer is None:
+            return None
+        return (list(layer.data) if layer.multiscale else [layer.data]), layer.metadata.get(CLASSES)
+
+    # -- choosing -------------------------------------------------------------------------------------------------
+
+    def choose(self, tool: str | None = None, size: int | None = None, key: str | None = None) -> None:
+        """Take a tool, a size in screen pixels, or the class that has ``key``."""
+        if tool is not None:
+            self.controller.tool = tool
+            self.tool_buttons[tool].setChecked(True)
+            if self.canvas is not None:
+                self.canvas.take_tool()
+        if size is not None:
+            self.controller.size = max(1, min(size, self.size_box.maximum()))
+            for control in (self.size_box, self.size_slider):
+                control.blockSignals(True)
+                control.setValue(self.controller.size)
+                control.blockSignals(False)
+            if self.canvas is not None:
+                self.canvas.update_cursor()
+            self._show_size()
+        if key is not None and self.canvas is not None:
+            keys = [c.shortcut for c in self.controller.store.class_list]
+            if key in keys:
+                self.classes.selectRow(keys.index(key))
+
+    def _choose_method(self, method: str) -> None:
+        self.controller.superpixel_method = method
+
+    def _pick(self, index: int) -> None:
+        self.controller.class_index = index
+        if self.editing is not None:
+            self.editing.layer.selected_label = index + 1
+        if self.controller.tool in ("eraser", "pan"):
+            self.choose(tool="brush")
+
+    # -- classes --------------------------------------------------------------------------------------------------
+
+    def _edit(self, change: Any) -> None:
+        self._save_editing()
+        self.controller.edit(change)
+
+    def _rekey(self, index: int, key: str) -> None:
+        if key and (len(key) != 1 or key not in "123456789"):
+            notify_error(InputError(f"The key of a class is one digit from 1 to 9, got '{key}'; or leave it empty."))
+            self.classes.refill()
+            return
+        self._edit(lambda store: store.set_shortcut(index, key or None))
+
+    def _add_class(self) -> None:
+        names = {c.name for c in self.controller.store.classes}
+        name = next(f"class {n}" for n in range(len(names) + 1, 1000) if f"class {n}" not in names)
+
+        def add(store: AnnotationStore) -> None:
+            self.controller.class_index = store.add_class(name)
+
+        self._edit(add)
+
+    def _remove_class(self) -> None:
+        index = self.controller.class_index
+        if index < len(self.controller.store.classes):
+            self._edit(lambda store: store.remove_class(index))
+
+    def _fill_merge_menu(self) -> None:
+        self.merge_menu.clear()
+        index = self.controller.class_index
+        for target, item in enumerate(self.controller.store.classes):
+            if target != index:
+                entry = QAction(item.name, self.merge_menu)
+                entry.setToolTip(f"What is painted as the selected class becomes '{item.name}'")
+                entry.triggered.connect(
+                    lambda _=False, target=target: self._edit(lambda store: store.merge_classes(index, target))
+                )
+                self.merge_menu.addAction(entry)
+
+    # -- what changed ---------------------------------------------------------------------------------------------
+
+    def _show_change(self, dirty: list[Window], idle: bool) -> None:
+        if self.canvas is None or self.controller.project is None:  # told after the end
+            return
+        self.canvas.changed(dirty, idle)
+        if self.editing is not None:
+            self.editing.changed(dirty, idle)
+        if idle:
+            self._show_classes()
+
+    def _show_classes(self) -> None:
+        store, canvas = self.controller.store, self.canvas
+        assert canvas is not None
+        classes = store.class_list
+        self.controller.class_index = max(0, min(self.controller.class_index, len(classes) - 1))
+        if self.classes.shown_classes != classes:
+            canvas.recolor()
+            if self.editing is not None:
+                self.editing.recolor()
+        self.classes.show_classes(classes, self.controller.counts, self.controller.class_index)
+        self.undo_button.setEnabled(store.can_undo)
+        self.redo_button.setEnabled(store.can_redo)
+        painted = sum(self.controller.counts)
+        share = painted / (store.shape[0] * store.shape[1])
+        self.status.setText(f"{painted:,} pixels painted ({share:.2%}) · saved in {store.folder.name}")
+        self.status.setToolTip(f"Saved as you paint, in {store.folder}")
+        self._show_size()
+
+    def _show_size(self, *_: Any) -> None:
+        if self.canvas is not None:
+            self.size_note.setText(f"= {2 * self.canvas.radius:,.0f} in image")
+
+    def _show_failure(self, error: Exception) -> None:
+        notify_error(error)
+        self.classes.refill()
+        if self.canvas is not None:
+            self.canvas.layer.refresh(extent=False, thumbnail=False, highlight=False)
+
+    # -- steps and the edit window ----------------------------------------------------------------------------------
+
+    def _key(self, action: str) -> None:
+        if self.canvas is not None:
+            self._step(action) if action else self.next_region()
+
+    def _step(self, action: str) -> None:
+        self._save_editing()
+        (self.controller.undo if action == "undo" else self.controller.redo)()
+
+    def _save_editing(self) -> None:
+        if self.editing is not None:
+            self.editing.flush()
+
+    def _toggle_editing(self, on: bool) -> None:
+        if not on:
+            self._stop_editing()
+            return
+        if self.canvas is None:
+            return
+        self.controller.wait(5)
+        window = window_to_edit(visible_window(self.image_layer), self.controller.store.shape)
+        self.editing = EditWindow(self.viewer, self.controller, window, self.canvas.layer)
+        self.canvas.layer.visible = False
+        self.edit_button.setText("Done editing")
+
+    def _stop_editing(self) -> None:
+        editing, self.editing = self.editing, None
+        if editing is None:
+            return
+        editing.close()
+        self.edit_button.setChecked(False)
+        self.edit_button.setText("Edit window")
+        if self.canvas is not None and self.canvas.layer in self.viewer.layers:
+            self.controller.wait(5)
+            self.canvas.layer.visible = True
+            self.canvas.take_tool()
+
+    # -- next region ------------------------------------------------------------------------------------------------
+
+    def next_region(self) -> None:
+        """Fly to the best place to annotate that was not visited yet; ranked anew once more is painted."""
+        if self.canvas is None or self.bar.running:
+            return
+        store, guide = self.controller.store, find_guide(self.viewer.layers, shape_of(self.image_layer))
+        known = self._places
+        if known is not None and known[:2] == (store.position, guide) and self._unvisited(known[2]):
+            self._go(guide, known[2])
+            return
+
+        def work() -> Generator[Progress, None, list[Suggestion]]:
+            yield Progress(0, 1, "Ranking places")
+            return ranked(store, guide)
+
+        def show(found: list[Suggestion]) -> None:
+            self._places = store.position, guide, found
+            if not self._unvisited(found):
+                self._visited.clear()
+            self._go(guide, found)
+
+        self.bar.run(work, on_result=show, title="Ranking places")
+
+    def _unvisited(self, places: list[Suggestion]) -> list[Suggestion]:
+        return [place for place in places if place.window not in self._visited]
+
+    def _go(self, guide: Guide, places: list[Suggestion]) -> None:
+        left = self._unvisited(places)
+        if not left or self.canvas is None:
+            notify_info("There is no place left to suggest: everything is painted.")
+            return
+        self._visited.append(left[0].window)
+        self.reason.setText(why(left[0], guide))
+        self.reason.show()
+        self._fly(left[0].window)
+
+    def _fly(self, window: Window) -> None:
+        """Move the camera so that ``window`` fills most of the canvas."""
+        assert self.canvas is not None
+        layer, camera = self.canvas.layer, self.viewer.camera
+        row, column = layer.data_to_world(window.center)[-2:]
+        scale = min(abs(float(s)) for s in layer.scale[-2:])
+        goal = (float(row), float(column), math.log(0.85 * min(self._canvas_size()) / (max(window.shape) * scale)))
+        start = (*map(float, camera.center[-2:]), math.log(camera.zoom))
+
+        def step(share: float) -> None:
+            now = [a + (b - a) * share for a, b in zip(start, goal, strict=True)]
+            camera.center = (now[0], now[1])
+            camera.zoom = math.exp(now[2])
+
+        self._flight.stop()
+        self._flight = QVariantAnimation(self)
+        self._flight.setDuration(FLIGHT_MS)
+        self._flight.setStartValue(0.0)
+        self._flight.setEndValue(1.0)
+        self._flight.valueChanged.connect(step)
+        self._flight.start()
+
+    def _canvas_size(self) -> tuple[int, int]:
+        size = getattr(getattr(self.viewer, "canvas", None), "size", None) or (600, 800)
+        return int(size[0]), int(size[1])
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def _choose_import(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Import annotations", "", exchange.IMPORT_FILTER)
+        if not path:
+            return
+        values = "annotation"
+        if not path.lower().endswith(exchange.OUTLINES):
+            kinds = {"0 = unlabelled, 1 = first class": "annotation", "0 = first class, 255 = unlabelled": "mask"}
+            text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", list(kinds), 0, False)
+            if not good:
+                return
+            values = kinds[text]
+        self.import_file(Path(path), values)
+
+    def import_file(self, path: Path, values: str = "annotation") -> None:
+        """Paint what a file holds; one step to undo."""
+        self._save_editing()
+        classes = self.controller.store.classes
+        default = classes[self.controller.class_index].name if classes else "imported"
+
+        def done(_: int) -> None:
+            assert self.canvas is not None
+            self.controller.edit(lambda _store: None)  # counts
+            self.canvas.layer.refresh(extent=False)
+
+        self.bar.run(
+            lambda: self.controller.run(lambda store: exchange.bring_in(store, path, values, default)),
+            on_result=done, title="Importing",
+        )  # fmt: skip
+
+    def _choose_export(self, kind: str) -> None:
+        text, _, suffix = exchange.EXPORTS[kind]
+        folder = self.controller.store.folder
+        start = folder.parent / (folder.name.removesuffix(ENDING) + "_annotation" + suffix)
+        path, _ = QFileDialog.getSaveFileName(self, text.rstrip("…"), str(start), f"*{suffix}")
+        if path:
+            self.export_file(Path(path if path.endswith(suffix) else path + suffix), kind)
+
+    def export_file(self, path: Path, kind: str) -> None:
+        """Write the annotation to a file of ``kind`` ('geojson', 'geotiff', 'ome-tiff' or 'ome-zarr')."""
+        self._save_editing()
+        source, _, _ = opened(self.image_layer)
+        self.bar.run(
+            lambda: self.controller.run(lambda store: exchange.write_out(store, path, kind, source)),
+            on_result=lambda found: notify_info(f"Written to {found}."), title="Exporting",
+        )  # fmt: skip
