@@ -18,6 +18,7 @@ from napari_isdnet.widgets._paint_queue import PaintQueue
 from napari_isdnet.window import Window
 
 TOOLS = ("pan", "brush", "eraser", "polygon", "lasso", "superpixel", "accept")
+PATIENCE_SECONDS = 0.3
 PIECE_SECONDS = 0.3
 PIECE_POINTS = 256
 PIECE_AREA = 1 << 26
@@ -105,6 +106,12 @@ class AnnotateController:
         """Annotation value that the tool at hand paints."""
         return 0 if self.tool == "eraser" else self.class_index + 1
 
+    def _ready(self) -> bool:
+        """After a change of the class list or an undo: wait a moment; False when it takes long."""
+        if self.busy:
+            self._queue.wait(PATIENCE_SECONDS)
+        return not self.busy
+
     def _target(self, erase: bool) -> int | None:
         if erase or self.tool == "eraser":
             return None
@@ -113,8 +120,8 @@ class AnnotateController:
         return self.class_index
 
     def press(self, point: Point, radius: float, erase: bool = False) -> bool:
-        """Begin a drag of the brush; False while classes are being edited."""
-        if self.busy:
+        """Begin a drag of the brush; False while a long change of the class list is under way."""
+        if not self._ready():
             return False
         self._drag = ([point], radius, self._target(erase))
         self._since = time.monotonic()
@@ -169,7 +176,7 @@ class AnnotateController:
 
     def paint(self, stroke: Stroke, erase: bool = False) -> None:
         """Paint a whole stroke with the class at hand."""
-        if not self.busy:
+        if self._ready():
             store, target = self.store, self._target(erase)
             self._queue.submit(lambda: store.paint(stroke, target))
 
@@ -180,7 +187,7 @@ class AnnotateController:
 
     def fill_superpixel(self, source: Any, point: Point, zoom_out: float, erase: bool = False) -> None:
         """Paint the superpixel under ``point``; it is found on the painting thread."""
-        if self.busy:
+        if not self._ready():
             return
         store, target, size, method = self.store, self._target(erase), self.size, self.superpixel_method
         self._queue.submit(lambda: store.paint(superpixel(source, point, size, zoom_out, method), target))
@@ -193,7 +200,7 @@ class AnnotateController:
         ``classes`` are the prediction's (names and colours; a missing one is added); ``None`` for labels that do not
         say: the class at hand is painted then.
         """
-        if self.busy:
+        if not self._ready():
             return
         store, target = self.store, self._target(erase)
 

@@ -142,6 +142,7 @@ class AnnotateForm(QWidget):
             self.tools.addButton(button)
             self.tool_buttons[tool] = button
             grid.addWidget(button, number // 4, number % 4)
+            grid.setColumnStretch(number % 4, 1)
         assert self.tool_buttons.keys() == TOOL_KEYS.keys()
         self.tool_buttons["pan"].setChecked(True)
         self.edit_button = self.button(
@@ -152,7 +153,7 @@ class AnnotateForm(QWidget):
         grid.addWidget(self.edit_button, 1, 3)
         return grid
 
-    def _size_row(self) -> QHBoxLayout:
+    def _size_row(self) -> QGridLayout:
         tip = "Width of the brush and of superpixels in pixels of the screen, the same at every zoom ([ and ])"
         self.size_slider = QSlider(Qt.Orientation.Horizontal, self)
         self.size_slider.setObjectName("annotate_size_slider")
@@ -162,17 +163,25 @@ class AnnotateForm(QWidget):
         self.size_box.setObjectName("annotate_size")
         self.size_box.setToolTip(tip)
         self.size_box.setRange(1, 2000)
-        self.size_box.setSuffix(" px")
+        self.size_box.setMinimumWidth(90)
         self.size_box.setKeyboardTracking(False)
-        self.size_note = self._label("size_note", "Width of the brush in pixels of the image at this zoom")
-        self.size_note.setWordWrap(False)
-        return self._row(self._label("size_label", tip, "Size"), self.size_slider, self.size_box, self.size_note)
+        self.size_note = self._label("size_note", "Width of the brush on the screen, and in the image at this zoom")
+        label = self._label("size_label", tip, "Size")
+        label.setWordWrap(False)
+        grid = QGridLayout()
+        grid.addWidget(label, 0, 0)
+        grid.addWidget(self.size_slider, 0, 1)
+        grid.addWidget(self.size_box, 0, 2)
+        grid.addWidget(self.size_note, 1, 1, 1, 2)
+        grid.setColumnStretch(1, 1)
+        return grid
 
     def _choices(self) -> QGridLayout:
         self.method = self._combo("method", "How superpixels are made: slic is compact, felzenszwalb follows edges")
         for method in METHODS:
             self.method.addItem(method)
-        self.prediction = self._combo("prediction", "The layer that Accept takes regions from")
+        self.prediction = self._combo("prediction", "The labels layer that Accept takes regions from")
+        self.prediction.setPlaceholderText("a labels layer, once there is one")
         grid = QGridLayout()
         for row, (text, box) in enumerate((("Superpixels", self.method), ("Accept from", self.prediction))):
             label = self._label(f"{box.objectName()[9:]}_label", box.toolTip(), text)

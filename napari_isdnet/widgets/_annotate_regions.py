@@ -59,7 +59,7 @@ def superpixel(source: ImageSource, point: Point, size: float, zoom_out: float, 
     pixels = _grey_or_rgb(source, source.read(window, level))
     if method == "slic":
         count = max(1, round(window.area / side**2))
-        segments = slic(pixels, n_segments=count, compactness=8.0, start_label=1, channel_axis=-1)
+        segments = slic(pixels, n_segments=count, compactness=20.0, sigma=1.0, start_label=1, channel_axis=-1)
     else:
         segments = felzenszwalb(pixels, scale=side * 3.0, sigma=0.8, min_size=max(4, side**2 // 4), channel_axis=-1)
     return stroke_of(_component(segments == segments[hit], hit), window, source.levels[level], source.shape)

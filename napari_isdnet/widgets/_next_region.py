@@ -109,7 +109,8 @@ def why(suggestion: Suggestion, guide: Guide) -> str:
         parts.append(f"the branches disagree ({suggestion.disagreement:.0%})")
     far = suggestion.remoteness
     parts.append(
-        "far from what is painted" if far > 0.6 else "near what is painted" if far < 0.3 else "not yet covered"
+        "far from what is painted" if far > 0.6 else "near what is painted" if far < 0.3 else "not covered yet"
     )
     text = ", ".join(parts)
-    return text[0].upper() + text[1:] + "."
+    tip = "" if len(parts) > 1 else " Segment the image, and places that the network finds hard come first."
+    return text[0].upper() + text[1:] + "." + tip

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer, QVariantAnimation, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QFileDialog, QInputDialog
 
-from napari_isdnet.annotation.project import ENDING
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.suggest import Suggestion
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.progress import Progress
-from napari_isdnet.widgets import _annotate_exchange as exchange
 from napari_isdnet.widgets._annotate_controller import AnnotateController
-from napari_isdnet.widgets._annotate_form import AnnotateForm
+from napari_isdnet.widgets._annotate_files import Exchanging
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
 from napari_isdnet.widgets._job import stop_with
 from napari_isdnet.widgets._lazy import watch
-from napari_isdnet.widgets._next_region import Guide, find_guide, ranked, why
-from napari_isdnet.widgets._notify import notify_error, notify_info
-from napari_isdnet.widgets._segment_layers import CLASSES, opened, placement, shape_of, visible_window
+from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._segment_layers import CLASSES, opened, placement, visible_window
 from napari_isdnet.window import Window
 
 FIRST_CLASSES = ("object", "background")
-FLIGHT_MS = 350
 
 
-class AnnotateWidget(AnnotateForm):
+class AnnotateWidget(Exchanging):
     """Controls over one annotation; ``controller`` holds its state. ``opened``: a project was opened."""
 
     opened = Signal(object)
@@ -47,9 +39,6 @@ class AnnotateWidget(AnnotateForm):
         self.canvas: AnnotationLayer | None = None
         self.editing: EditWindow | None = None
         self.image_layer: Any = None
-        self._places: tuple[int, Guide, list[Suggestion]] | None = None
-        self._visited: list[Window] = []
-        self._flight = QVariantAnimation(self)
         self._timer = QTimer(self)
         self._timer.setInterval(150)
         self._timer.timeout.connect(self.controller.tick)
@@ -87,9 +76,7 @@ class AnnotateWidget(AnnotateForm):
         self.redo_button.clicked.connect(lambda: self._step("redo"))
         self.next_button.clicked.connect(lambda: self.next_region())
         self.edit_button.clicked.connect(self._toggle_editing)
-        self.import_button.clicked.connect(self._choose_import)
-        for kind, (text, tip, _) in exchange.EXPORTS.items():
-            self.export_action(kind, text, tip, lambda kind=kind: self._choose_export(kind))  # type: ignore[misc]
+        self._connect_files()
 
     def _list_layers(self, event: Any = None) -> None:  # noqa: ARG002
         from napari.layers import Image, Labels
@@ -283,7 +270,7 @@ class AnnotateWidget(AnnotateForm):
 
     def _show_size(self, *_: Any) -> None:
         if self.canvas is not None:
-            self.size_note.setText(f"= {2 * self.canvas.radius:,.0f} in image")
+            self.size_note.setText(f"pixels of the screen = {2 * self.canvas.radius:,.0f} of the image")
 
     def _show_failure(self, error: Exception) -> None:
         notify_error(error)
@@ -328,114 +315,3 @@ class AnnotateWidget(AnnotateForm):
             self.controller.wait(5)
             self.canvas.layer.visible = True
             self.canvas.take_tool()
-
-    # -- next region ------------------------------------------------------------------------------------------------
-
-    def next_region(self) -> None:
-        """Fly to the best place to annotate that was not visited yet; ranked anew once more is painted."""
-        if self.canvas is None or self.bar.running:
-            return
-        store, guide = self.controller.store, find_guide(self.viewer.layers, shape_of(self.image_layer))
-        known = self._places
-        if known is not None and known[:2] == (store.position, guide) and self._unvisited(known[2]):
-            self._go(guide, known[2])
-            return
-
-        def work() -> Generator[Progress, None, list[Suggestion]]:
-            yield Progress(0, 1, "Ranking places")
-            return ranked(store, guide)
-
-        def show(found: list[Suggestion]) -> None:
-            self._places = store.position, guide, found
-            if not self._unvisited(found):
-                self._visited.clear()
-            self._go(guide, found)
-
-        self.bar.run(work, on_result=show, title="Ranking places")
-
-    def _unvisited(self, places: list[Suggestion]) -> list[Suggestion]:
-        return [place for place in places if place.window not in self._visited]
-
-    def _go(self, guide: Guide, places: list[Suggestion]) -> None:
-        left = self._unvisited(places)
-        if not left or self.canvas is None:
-            notify_info("There is no place left to suggest: everything is painted.")
-            return
-        self._visited.append(left[0].window)
-        self.reason.setText(why(left[0], guide))
-        self.reason.show()
-        self._fly(left[0].window)
-
-    def _fly(self, window: Window) -> None:
-        """Move the camera so that ``window`` fills most of the canvas."""
-        assert self.canvas is not None
-        layer, camera = self.canvas.layer, self.viewer.camera
-        row, column = layer.data_to_world(window.center)[-2:]
-        scale = min(abs(float(s)) for s in layer.scale[-2:])
-        goal = (float(row), float(column), math.log(0.85 * min(self._canvas_size()) / (max(window.shape) * scale)))
-        start = (*map(float, camera.center[-2:]), math.log(camera.zoom))
-
-        def step(share: float) -> None:
-            now = [a + (b - a) * share for a, b in zip(start, goal, strict=True)]
-            camera.center = (now[0], now[1])
-            camera.zoom = math.exp(now[2])
-
-        self._flight.stop()
-        self._flight = QVariantAnimation(self)
-        self._flight.setDuration(FLIGHT_MS)
-        self._flight.setStartValue(0.0)
-        self._flight.setEndValue(1.0)
-        self._flight.valueChanged.connect(step)
-        self._flight.start()
-
-    def _canvas_size(self) -> tuple[int, int]:
-        size = getattr(getattr(self.viewer, "canvas", None), "size", None) or (600, 800)
-        return int(size[0]), int(size[1])
-
-    # -- files ------------------------------------------------------------------------------------------------------
-
-    def _choose_import(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Import annotations", "", exchange.IMPORT_FILTER)
-        if not path:
-            return
-        values = "annotation"
-        if not path.lower().endswith(exchange.OUTLINES):
-            kinds = {"0 = unlabelled, 1 = first class": "annotation", "0 = first class, 255 = unlabelled": "mask"}
-            text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", list(kinds), 0, False)
-            if not good:
-                return
-            values = kinds[text]
-        self.import_file(Path(path), values)
-
-    def import_file(self, path: Path, values: str = "annotation") -> None:
-        """Paint what a file holds; one step to undo."""
-        self._save_editing()
-        classes = self.controller.store.classes
-        default = classes[self.controller.class_index].name if classes else "imported"
-
-        def done(_: int) -> None:
-            assert self.canvas is not None
-            self.controller.edit(lambda _store: None)  # counts
-            self.canvas.layer.refresh(extent=False)
-
-        self.bar.run(
-            lambda: self.controller.run(lambda store: exchange.bring_in(store, path, values, default)),
-            on_result=done, title="Importing",
-        )  # fmt: skip
-
-    def _choose_export(self, kind: str) -> None:
-        text, _, suffix = exchange.EXPORTS[kind]
-        folder = self.controller.store.folder
-        start = folder.parent / (folder.name.removesuffix(ENDING) + "_annotation" + suffix)
-        path, _ = QFileDialog.getSaveFileName(self, text.rstrip("…"), str(start), f"*{suffix}")
-        if path:
-            self.export_file(Path(path if path.endswith(suffix) else path + suffix), kind)
-
-    def export_file(self, path: Path, kind: str) -> None:
-        """Write the annotation to a file of ``kind`` ('geojson', 'geotiff', 'ome-tiff' or 'ome-zarr')."""
-        self._save_editing()
-        source, _, _ = opened(self.image_layer)
-        self.bar.run(
-            lambda: self.controller.run(lambda store: exchange.write_out(store, path, kind, source)),
-            on_result=lambda found: notify_info(f"Written to {found}."), title="Exporting",
-        )  # fmt: skip

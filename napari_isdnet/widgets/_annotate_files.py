@@ -1,0 +1,71 @@
+"""The part of the Annotate dock that imports and exports files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.QtWidgets import QFileDialog, QInputDialog
+
+from napari_isdnet.annotation.project import ENDING
+from napari_isdnet.widgets import _annotate_exchange as exchange
+from napari_isdnet.widgets._annotate_next import Flying
+from napari_isdnet.widgets._notify import notify_info
+from napari_isdnet.widgets._segment_layers import opened
+
+
+class Exchanging(Flying):
+    """Asks for a file, and reads or writes it as a job."""
+
+    def _connect_files(self) -> None:
+        self.import_button.clicked.connect(self._choose_import)
+        for kind, (text, tip, _) in exchange.EXPORTS.items():
+            self.export_action(kind, text, tip, lambda kind=kind: self._choose_export(kind))  # type: ignore[misc]
+
+    def _save_editing(self) -> None:
+        raise NotImplementedError
+
+    def _choose_import(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Import annotations", "", exchange.IMPORT_FILTER)
+        if not path:
+            return
+        values = "annotation"
+        if not path.lower().endswith(exchange.OUTLINES):
+            kinds = {"0 = unlabelled, 1 = first class": "annotation", "0 = first class, 255 = unlabelled": "mask"}
+            text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", list(kinds), 0, False)
+            if not good:
+                return
+            values = kinds[text]
+        self.import_file(Path(path), values)
+
+    def import_file(self, path: Path, values: str = "annotation") -> None:
+        """Paint what a file holds; one step to undo."""
+        self._save_editing()
+        classes = self.controller.store.classes
+        default = classes[self.controller.class_index].name if classes else "imported"
+
+        def done(_: int) -> None:
+            assert self.canvas is not None
+            self.controller.edit(lambda _store: None)  # counts
+            self.canvas.layer.refresh(extent=False)
+
+        self.bar.run(
+            lambda: self.controller.run(lambda store: exchange.bring_in(store, path, values, default)),
+            on_result=done, title="Importing",
+        )  # fmt: skip
+
+    def _choose_export(self, kind: str) -> None:
+        text, _, suffix = exchange.EXPORTS[kind]
+        folder = self.controller.store.folder
+        start = folder.parent / (folder.name.removesuffix(ENDING) + "_annotation" + suffix)
+        path, _ = QFileDialog.getSaveFileName(self, text.rstrip("…"), str(start), f"*{suffix}")
+        if path:
+            self.export_file(Path(path if path.endswith(suffix) else path + suffix), kind)
+
+    def export_file(self, path: Path, kind: str) -> None:
+        """Write the annotation to a file of ``kind`` ('geojson', 'geotiff', 'ome-tiff' or 'ome-zarr')."""
+        self._save_editing()
+        source, _, _ = opened(self.image_layer)
+        self.bar.run(
+            lambda: self.controller.run(lambda store: exchange.write_out(store, path, kind, source)),
+            on_result=lambda found: notify_info(f"Written to {found}."), title="Exporting",
+        )  # fmt: skip

@@ -1,0 +1,285 @@
+"""The Annotate dock's state without a window: order, pieces of a drag, one-click regions, crashes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("qtpy")  # the package of widgets needs it, the controller does not
+
+from napari_isdnet.annotation.project import Project
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import Brush, Rectangle
+from napari_isdnet.annotation.suggest import Suggestion
+from napari_isdnet.classes import ClassInfo
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.array import ArraySource
+from napari_isdnet.widgets import _annotate_controller as module
+from napari_isdnet.widgets._annotate_controller import AnnotateController
+from napari_isdnet.widgets._annotate_regions import level_for, predicted_region, stroke_of, superpixel, window_around
+from napari_isdnet.widgets._next_region import Guide, mixed, why
+from napari_isdnet.window import Window
+
+SHAPE = (3000, 4000)
+
+
+class Told:
+    """What the controller said, from its thread."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[list[Window], bool]] = []
+        self.errors: list[Exception] = []
+
+    def change(self, dirty: list[Window], idle: bool) -> None:
+        self.changes.append((dirty, idle))
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def controller(told: Told, tmp_path: Path) -> Any:
+    found = AnnotateController(told.change, told.errors.append)
+    source = ArraySource([np.broadcast_to(np.uint8(0), (*SHAPE, 3))], "image", rgb=True)
+    found.open(source, ["a", "b"], tmp_path / "image.isdnet")
+    found.tool = "brush"
+    yield found
+    found.close()
+
+
+def values(controller: AnnotateController) -> np.ndarray:
+    assert controller.wait(10)
+    return controller.store.read_labels(Window.whole(SHAPE))
+
+
+def test_a_drag_in_pieces_equals_one_stroke_and_is_one_step(controller, monkeypatch) -> None:
+    monkeypatch.setattr(module, "PIECE_POINTS", 4)
+    path = [(100.0 + 7 * k, 100.0 + 90 * np.sin(k)) for k in range(30)]
+    assert controller.press(path[0], 15)
+    for point in path[1:]:
+        controller.move(point)
+    controller.release()
+    expected = Brush(path, 15).cover(SHAPE).mask(Window.whole(SHAPE))
+    assert np.array_equal(values(controller) == 1, expected)
+    assert len([e for e in controller.store.journal.entries() if e["kind"] == "brush"]) > 5
+    controller.undo()
+    assert not values(controller).any()
+    controller.redo()
+    assert np.array_equal(values(controller) == 1, expected)
+
+
+def test_a_drag_that_rests_is_saved(controller, monkeypatch) -> None:
+    controller.press((50, 50), 5)
+    controller.move((60, 60))
+    controller.tick()
+    assert controller.wait(5)
+    assert not controller.store.read_labels(Window(55, 55, 1, 1)).any()
+    monkeypatch.setattr(module, "PIECE_SECONDS", 0)
+    controller.tick()
+    assert values(controller)[55, 55] == 1
+    assert controller.dragging
+
+
+def test_changes_come_in_order_and_the_last_one_says_idle(controller, told) -> None:
+    for k in range(20):
+        controller.class_index = k % 2
+        controller.paint(Rectangle(Window(0, 0, 200 - k, 200)))
+    found = values(controller)
+    assert found[180, 0] == 2
+    assert found[181, 0] == 1
+    assert told.changes[-1][1]
+    assert controller.counts == controller.store.class_counts()
+
+
+def test_nothing_is_painted_while_a_long_change_of_the_classes_goes_on(controller, monkeypatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
+    gate: list[bool] = []
+
+    def slow(store: AnnotationStore) -> None:
+        while not gate:
+            time.sleep(0.005)
+        store.remove_class(0)
+
+    controller.edit(slow)
+    assert controller.busy
+    assert not controller.press((5, 5), 3)
+    gate.append(True)
+    assert controller.wait(5)
+    assert not controller.busy
+    assert [c.name for c in controller.store.classes] == ["b"]
+
+
+def test_an_error_is_told_and_the_next_change_goes_on(controller, told) -> None:
+    controller.edit(lambda store: store.rename_class(0, "b"))
+    controller.paint(Rectangle(Window(0, 0, 5, 5)))
+    assert values(controller)[0, 0] == 1
+    assert [type(e) for e in told.errors] == [InputError]
+
+
+def test_no_classes_and_no_project_are_said(controller, told) -> None:
+    controller.edit(lambda store: store.remove_class(1))
+    controller.edit(lambda store: store.remove_class(0))
+    assert controller.wait(5)
+    with pytest.raises(InputError, match="add one first"):
+        controller.press((5, 5), 3)
+    with pytest.raises(InputError, match="press Start"):
+        _ = AnnotateController(told.change, told.errors.append).store
+
+
+def test_accepting_adds_the_class_once_and_undo_takes_both_back(controller) -> None:
+    labels = np.full(SHAPE, 255, np.uint8)
+    labels[100:300, 100:400] = 1
+    classes = (ClassInfo("x", (1, 1, 1)), ClassInfo("water", (0, 0, 200)))
+    controller.accept([labels], classes, (200, 200), 1.0)
+    assert np.array_equal(values(controller) == 3, labels == 1)
+    controller.accept([labels], None, (200, 200), 1.0)
+    assert np.array_equal(values(controller) == 1, labels == 1)
+    controller.undo()
+    controller.undo()
+    assert not values(controller).any()
+    assert len(controller.store.classes) == 2
+
+
+def test_nothing_predicted_is_said(controller, told) -> None:
+    controller.accept([np.full(SHAPE, 255, np.uint8)], None, (5, 5), 1.0)
+    assert controller.wait(5)
+    assert "Nothing is predicted here" in str(told.errors[0])
+
+
+@given(st.integers(0, 4), st.integers(0, 60), st.integers(0, 60), st.integers(0, 2**32 - 1))
+def test_a_mask_of_any_level_covers_its_pixels_at_level_0(level: int, row: int, column: int, seed: int) -> None:
+    factor = 2**level
+    mask = np.random.default_rng(seed).random((9, 7)) < 0.5
+    mask[4, 3] = True
+    full = (80 * factor - factor // 2, 90 * factor)
+    shape = (80, 90)
+    expected = np.zeros(shape, bool)
+    expected[row : row + 9, column : column + 7] = mask
+    large = np.repeat(np.repeat(expected, factor, 0), factor, 1)[: full[0], : full[1]]
+    stroke = stroke_of(mask, Window(row, column, 9, 7), shape, full)
+    assert np.array_equal(stroke.cover(full).mask(Window.whole(full)), large)
+
+
+def test_a_large_region_is_kept_as_outlines_and_is_exact(monkeypatch) -> None:
+    from napari_isdnet.widgets import _annotate_regions as regions
+
+    mask = np.random.default_rng(0).random((12, 12)) < 0.5
+    args = (mask, Window(3, 5, 12, 12), (32, 32), (128, 128))
+    small = stroke_of(*args)
+    monkeypatch.setattr(regions, "_LARGEST_MASK", 1)
+    large = stroke_of(*args)
+    assert (small.kind, large.kind) == ("region", "polygon")
+    whole = Window(0, 0, 128, 128)
+    assert np.array_equal(small.cover((128, 128)).mask(whole), large.cover((128, 128)).mask(whole))
+
+
+def test_predicted_region_reads_a_bounded_window_of_the_displayed_level() -> None:
+    class Level:
+        def __init__(self, side: int) -> None:
+            self.shape = (side, side)
+
+        def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+            rows, columns = (k.stop - k.start for k in key)
+            assert rows * columns <= 1024 * 1024
+            assert self.shape == (25_000, 25_000)
+            return np.full((rows, columns), 2, np.uint8)
+
+    value, stroke = predicted_region([Level(100_000), Level(50_000), Level(25_000)], (50_000, 50_000), 5.0)
+    assert value == 2
+    assert stroke.cover((100_000, 100_000)).bounds.area == (4 * 1024) ** 2
+
+
+def test_superpixel_stops_at_an_edge_and_works_in_grey_and_16_bit() -> None:
+    pixels = np.full((600, 600), 1000, np.uint16)
+    pixels[:, 300:] = 9000
+    source = ArraySource([pixels], "grey")
+    for method in ("slic", "felzenszwalb"):
+        cover = superpixel(source, (300, 280), 40, 1.0, method).cover((600, 600))
+        mask = cover.mask(Window.whole((600, 600)))
+        assert mask[300, 280]
+        assert mask[:, 302:].sum() == 0
+    with pytest.raises(InputError, match="slic or felzenszwalb"):
+        superpixel(source, (1, 1), 40, 1.0, "magic")
+    with pytest.raises(InputError, match="outside the image"):
+        window_around((700, 0), (600, 600), (600, 600), 10)
+
+
+def test_the_level_that_is_read_has_a_pixel_for_each_on_the_screen() -> None:
+    shapes = [(1000, 800), (500, 400), (250, 200)]
+    assert [level_for(shapes, z) for z in (0.1, 1, 1.9, 2, 3.9, 4, 100)] == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_reasons_and_mixed_maps() -> None:
+    labels = np.zeros((4, 4))
+    labels[:, 2:] = 1
+    labels[3, 0] = np.nan
+    found = mixed(labels)
+    assert found[0].tolist() == [0, 1, 0, 0]
+    assert np.isnan(found[3, 0])
+    place = Suggestion(Window(0, 0, 5, 5), 0.9, 0.8, 0.4, 1.0)
+    assert why(place, Guide(uncertainty=object())).startswith("The network is unsure here (80% of")
+    assert "branches disagree (40%)" in why(place, Guide(branches=(object(), object())))
+    assert why(place, Guide()).startswith("Far from what is painted. Segment")
+
+
+PAINTER = """
+import sys
+import numpy as np
+from napari_isdnet.io.array import ArraySource
+from napari_isdnet.widgets._annotate_controller import AnnotateController
+
+controller = AnnotateController(lambda dirty, idle: None, print)
+source = ArraySource([np.broadcast_to(np.uint8(0), (20_000, 30_000, 3))], "image", rgb=True)
+controller.open(source, ["a"], sys.argv[1])
+controller.tool = "brush"
+print("ready", flush=True)
+import time
+for number in range(10_000):
+    row = 10.0 + number
+    if number == 0:
+        controller.press((row, 100.0), 2.0)
+    controller.move((row, 100.0))  # one endless drag
+    controller.tick()
+    print(number, time.time(), flush=True)
+    time.sleep(0.005)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_kill_9_in_the_middle_of_a_drag_loses_less_than_a_second(tmp_path: Path) -> None:
+    folder = tmp_path / "image.isdnet"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, "-c", PAINTER, str(folder)]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(2.5)
+        process.send_signal(signal.SIGKILL)
+        reported = [line.split() for line in process.stdout.read().splitlines() if len(line.split()) == 2]
+    last = float(reported[-1][1])
+    old = [int(number) for number, when in reported if float(when) < last - 1]
+    assert len(old) > 20
+    with Project.open(folder) as project:
+        rows = np.array([10 + number for number in old])
+        assert (project.store.read_labels(Window(0, 100, int(rows.max()) + 1, 1))[rows, 0] == 1).all()
+
+
+def test_the_controller_needs_no_window_toolkit() -> None:
+    code = (
+        "import sys, napari_isdnet.widgets._annotate_controller as c;"
+        "print([m for m in ('qtpy', 'napari', 'vispy', 'PyQt6') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
