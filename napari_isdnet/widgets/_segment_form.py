@@ -49,7 +49,7 @@ class SegmentForm(QWidget):
     def _combo(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
         box = self._dress(QComboBox(self), name, tip)
         box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(12)
+        box.setMinimumContentsLength(8)
         box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         for text, key in items:
             box.addItem(text, key)
@@ -171,7 +171,8 @@ class SegmentForm(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
-        self.setMinimumWidth(320)
+        # No sideways scrolling: the page is never narrower than its controls.
+        area.setMinimumWidth(inside.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())
 
 
 def _form() -> QFormLayout:

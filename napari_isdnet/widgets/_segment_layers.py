@@ -21,6 +21,8 @@ from napari_isdnet.window import Window
 
 #: Key in a result layer's metadata that says which classes it shows.
 CLASSES = "napari-isdnet-classes"
+#: Key in the metadata of every layer that this dock adds: it is no image to segment.
+RESULT = "napari-isdnet-result"
 Colors = Mapping[int | None, tuple[float, float, float, float]]
 
 
@@ -134,7 +136,7 @@ def add_labels(
         name=name,
         colormap=colormap(colors),
         features=class_features(classes),
-        metadata={CLASSES: tuple(classes)},
+        metadata={CLASSES: tuple(classes), RESULT: True},
         **placement(image, origin),
         **more,
     )
@@ -145,19 +147,25 @@ def add_labels(
 
 
 def add_uncertainty(viewer: Any, image: Any, store: LabelStore, name: str) -> Any:
-    """Where the network is unsure: transparent to bright, 0 to 1 as 0 to 254."""
+    """Where the network is unsure: a white veil over the class map, the denser the less sure."""
+    from napari.utils.colormaps import Colormap
+
     watch(viewer)
+    active = viewer.layers.selection.active
     data, multiscale = layer_data(store_pyramid(store, fill=0))
-    return viewer.add_image(
+    layer = viewer.add_image(
         data,
         multiscale=multiscale,
         name=name,
-        colormap="inferno",
+        colormap=Colormap([[1, 1, 1, 0], [1, 1, 1, 1]], name="veil"),
         contrast_limits=(0, 254),
-        blending="additive",
-        opacity=0.8,
+        blending="translucent",
+        metadata={RESULT: True},
         **placement(image, store.origin),
     )
+    if active is not None and active in viewer.layers:
+        viewer.layers.selection.active = active
+    return layer
 
 
 def store_pyramid(store: LabelStore, fill: int = IGNORE_INDEX) -> TilePyramid:

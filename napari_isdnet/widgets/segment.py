@@ -123,7 +123,7 @@ class SegmentWidget(SegmentForm):
 
         chosen = self.image.currentData()
         own = (layer for layer in self.viewer.layers if isinstance(layer, Image))
-        images = [layer for layer in own if not layer.metadata.get(layers.CLASSES)]
+        images = [layer for layer in own if not layer.metadata.get(layers.RESULT)]
         self.image.blockSignals(True)
         self.image.clear()
         for layer in images:
