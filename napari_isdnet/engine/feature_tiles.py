@@ -37,7 +37,7 @@ class RenderPyramid:
     """
 
     dtype = np.dtype(np.uint8)
-    channels = 4
+    channels: int | None = 4
     chunk = 256
 
     def __init__(
@@ -47,12 +47,13 @@ class RenderPyramid:
         unit: int = UNIT,
         on_error: Callable[[Exception], None] | None = None,
         memory: int = MEMORY,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         self.part = part
         self.shapes = tuple(pyramid_shapes(part.shape))
         self.grid = Grid(part.shape, (unit, unit))
         self.on_change: Callable[[], None] | None = None
-        self._paint, self._on_error = paint, on_error
+        self._paint, self._on_error, self._on_close = paint, on_error, on_close
         sizes = [rows * columns for rows, columns in self.shapes]
         self._dense_from = next(i for i, size in enumerate(sizes) if size <= DENSE_CELLS)
         self._dense = [np.zeros((*shape, 4), np.uint8) for shape in self.shapes[self._dense_from :]]
@@ -137,6 +138,9 @@ class RenderPyramid:
         return self._queue.wait(timeout)
 
     def close(self) -> None:
-        """Finish the unit at hand, drop the rest, join the thread."""
+        """Finish the unit at hand, drop the rest, join the thread; then ``on_close()``, once."""
         self.on_change = None
         self._queue.close()
+        after, self._on_close = self._on_close, None
+        if after is not None:
+            after()

@@ -1,0 +1,84 @@
+"""Charts of the Inspect dock: attention vectors as bars, a relation matrix as a heat map. Legible in both themes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from qtpy.QtCore import QEvent
+from qtpy.QtGui import QPalette
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+
+from napari_isdnet.engine.rendering import colormap
+
+SHALLOW, DEEP = "#3b9ddd", "#e8833a"
+
+
+class AttentionCharts(QWidget):
+    """M_s and M_d of one fusion as bars over the channels, R beside them."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("inspect_charts")
+        self.shallow = self._plot("M_s (shallow)", "Attention on each shallow channel, before the relation")
+        self.deep = self._plot("M_d (deep)", "Attention on each deep channel, before the relation")
+        self.relation = self._plot(
+            "R", "Relation of 16 groups of shallow channels (down) with 16 groups of deep ones (across)"
+        )
+        self.relation.setAspectLocked(True)
+        self.relation.invertY(True)
+        self.picture = pg.ImageItem(axisOrder="row-major")
+        self.picture.setLookupTable(colormap("viridis"))
+        self.relation.addItem(self.picture)
+        bars = QVBoxLayout()
+        bars.addWidget(self.shallow)
+        bars.addWidget(self.deep)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addLayout(bars, 3)
+        row.addWidget(self.relation, 2)
+        self.setMinimumHeight(220)
+        self._follow_theme()
+
+    def _plot(self, title: str, tip: str) -> Any:
+        plot = pg.PlotWidget(self)
+        plot.setObjectName(f"inspect_plot_{title.split()[0]}")
+        plot.setTitle(title, size="9pt")
+        plot.setToolTip(tip)
+        plot.setMouseEnabled(x=False, y=False)
+        plot.setMenuEnabled(False)
+        plot.hideButtons()
+        return plot
+
+    def show_attention(self, attention: dict[str, Any], stride: int) -> None:
+        """Show the vectors (C,) and the matrix (G, G) of the fusion at ``stride``; what is missing stays empty."""
+        for plot, name, color in ((self.shallow, f"M_s{stride}", SHALLOW), (self.deep, f"M_d{stride}", DEEP)):
+            plot.clear()
+            if name in attention:
+                values = np.asarray(attention[name], float)
+                plot.addItem(pg.BarGraphItem(x=np.arange(len(values)), height=values, width=1.0, brush=color, pen=None))
+                plot.setXRange(-0.5, len(values) - 0.5, padding=0.01)
+        relation = attention.get(f"R{stride}")
+        self.relation.setVisible(relation is not None)
+        if relation is not None:
+            self.picture.setImage(np.asarray(relation, np.float32), autoLevels=True)
+
+    def _follow_theme(self) -> None:
+        palette = self.palette()
+        text = palette.color(QPalette.ColorRole.WindowText)
+        for plot in (self.shallow, self.deep, self.relation):
+            plot.setBackground(None)
+            for side in ("left", "bottom"):
+                axis = plot.getAxis(side)
+                axis.setPen(text)
+                axis.setTextPen(text)
+            label = plot.getPlotItem().titleLabel
+            label.setText(label.text, color=text.name())
+
+    def changeEvent(self, event: Any) -> None:
+        """The theme was changed."""
+        kinds = (QEvent.Type.PaletteChange, QEvent.Type.StyleChange)
+        if event is not None and event.type() in kinds and hasattr(self, "picture"):
+            self._follow_theme()
+        super().changeEvent(event)

@@ -1,0 +1,155 @@
+"""The controls of the Inspect dock, without what they do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSlider,
+    QTableWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_isdnet.widgets._inspect_charts import AttentionCharts
+from napari_isdnet.widgets._job import JobBar
+
+
+class InspectForm(QWidget):
+    """Image, network, map and rendering; attention; what the branches say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("isdnet_inspect")
+        self.image = self._box("image", "The image to look at through the network")
+        self.model = self._box("model", "The network to look into")
+        self.model.setPlaceholderText("Choose a model file…")
+        self.model_button = self._button("model_file", "File…", "Choose a model file (.safetensors)")
+        self.context = self._box(
+            "context", "Whole: maps as the whole image makes them. Window: as each window alone makes them (quick)"
+        )
+        for text, key in (("Whole image", "whole"), ("Each window alone", "window")):
+            self.context.addItem(text, key)
+        self.open_button = self._button("open", "Look inside", "Run the network and offer its maps")
+        self.bar = JobBar(self, "inspect_job")
+        self.map = self._box("map", "Which map of the network is shown")
+        self.rendering = self._box("rendering", "How the channels of the map become a picture")
+        self.channel = QSlider(Qt.Orientation.Horizontal, self)
+        self._dress(self.channel, "channel", "Which channel is shown: the one that varies most is on the left")
+        self.channel.setTracking(False)
+        self.channel_text = QLabel("", self)
+        self._dress(self.channel_text, "channel_text", "Rank by variance, and the channel's own number")
+        self.region = self._box("region", "Which part of the image the map covers; it is computed where you look")
+        for text, key in (("Visible", "visible"), ("Drawn", "drawn"), ("Whole image", "whole")):
+            self.region.addItem(text, key)
+        self.draw_button = self._button("draw", "Draw", "Draw a rectangle on the image and use it as the region")
+        self.show_button = self._button("show", "Show map", "Show the map of the region over the image")
+        self.keep_button = self._button("keep", "Keep layer", "Leave the layer as it is; the next map gets a new one")
+        self.pick_button = self._button(
+            "pick",
+            "Pick a pixel",
+            "Click on the image: how similar all pixels are to it, what each branch alone says",
+        )
+        self.pick_button.setCheckable(True)
+        self.copy_button = self._button("copy", "Copy as command", "The command line that writes this map to files")
+        self.status = QLabel("Choose a model and look inside.", self)
+        self._dress(self.status, "status", "What is shown, and what can be done next")
+        self.status.setWordWrap(True)
+        self.table = QTableWidget(0, 4, self)
+        self._dress(self.table, "opinions", "Probability of each class: by the whole network, and by one branch alone")
+        self.fusion = self._box("fusion", "Which of the two fusions the charts show")
+        for stride in (16, 8):
+            self.fusion.addItem(f"Fusion at 1/{stride}", stride)
+        self.charts = AttentionCharts(self)
+        self._tidy_table()
+        self._lay_out()
+
+    def _dress(self, widget: QWidget, name: str, tip: str) -> None:
+        widget.setObjectName(f"inspect_{name}")
+        widget.setToolTip(tip)
+
+    def _box(self, name: str, tip: str) -> QComboBox:
+        box = QComboBox(self)
+        self._dress(box, name, tip)
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(12)
+        return box
+
+    def _button(self, name: str, text: str, tip: str) -> QPushButton:
+        button = QPushButton(text, self)
+        self._dress(button, name, tip)
+        return button
+
+    def _tidy_table(self) -> None:
+        self.table.setHorizontalHeaderLabels(["Class", "Network", "Shallow", "Deep"])
+        self.table.setShowGrid(False)
+        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
+        self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        across, down = self.table.horizontalHeader(), self.table.verticalHeader()
+        assert across is not None
+        assert down is not None
+        across.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        across.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        down.hide()
+        self.table.setMinimumHeight(150)
+        self.table.hide()
+
+    def _lay_out(self) -> None:
+        inside = QWidget(self)
+        column = QVBoxLayout(inside)
+        form = QFormLayout()
+        form.addRow("Image", self.image)
+        form.addRow("Model", _row(self.model, self.model_button))
+        form.addRow("Context", self.context)
+        column.addLayout(form)
+        column.addWidget(self.open_button)
+        column.addWidget(self.bar)
+        self.shown = QWidget(self)
+        shown = QVBoxLayout(self.shown)
+        shown.setContentsMargins(0, 0, 0, 0)
+        maps = QFormLayout()
+        maps.addRow("Map", self.map)
+        maps.addRow("Shown as", self.rendering)
+        self.channel_row = QWidget(self)
+        channel = QHBoxLayout(self.channel_row)
+        channel.setContentsMargins(0, 0, 0, 0)
+        channel.addWidget(self.channel, 1)
+        channel.addWidget(self.channel_text)
+        maps.addRow("Channel", self.channel_row)
+        maps.addRow("Region", _row(self.region, self.draw_button))
+        self.maps = maps
+        shown.addLayout(maps)
+        shown.addLayout(_row(self.show_button, self.keep_button))
+        shown.addLayout(_row(self.pick_button, self.copy_button))
+        shown.addWidget(self.table)
+        shown.addWidget(self.fusion)
+        shown.addWidget(self.charts)
+        column.addWidget(self.status)
+        column.addWidget(self.shown)
+        column.addStretch(1)
+        self.shown.hide()
+        area = QScrollArea(self)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QScrollArea.Shape.NoFrame)
+        area.setWidget(inside)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        self.setMinimumWidth(340)
+
+
+def _row(*widgets: Any) -> QHBoxLayout:
+    row = QHBoxLayout()
+    row.setContentsMargins(0, 0, 0, 0)
+    for index, widget in enumerate(widgets):
+        row.addWidget(widget, 1 if index == 0 else 0)
+    return row

@@ -1,0 +1,390 @@
+"""The Inspect dock: what a network sees of an image, branch by branch; a thin view over the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtGui import QBrush, QColor
+from qtpy.QtWidgets import QApplication, QFileDialog, QTableWidgetItem
+
+from napari_isdnet.engine.rendering import KINDS, Basis, Rendering, kinds_for
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _inspect_controller as control
+from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets import _settings
+from napari_isdnet.widgets._engine import keep_triton_out
+from napari_isdnet.widgets._inspect_form import InspectForm
+from napari_isdnet.widgets._job import Job, stop_with
+from napari_isdnet.widgets._lazy import layer_data, watch
+from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._segment_controller import region_window
+from napari_isdnet.window import Window
+
+OWN = "napari-isdnet-features"
+"""Key in a layer's metadata that says which map it shows."""
+
+
+class InspectWidget(InspectForm):
+    """Model, map, rendering, attention, opinions. Everything slow runs in worker threads."""
+
+    _pyramid_failed = Signal(object)
+
+    def __init__(self, viewer: Any, folder: Callable[[], Path] | None = None) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self._folder = folder or (lambda: _settings.cache_folder() / "inspect")
+        self.shared: list[control.SharedView] = []  # at most one; a list, since it outlives the widget's C++ side
+        self.looked_at: Any = None  # the image layer of the open view
+        self.settings: control.InspectSettings | None = None
+        self.layer: Any = None
+        self.picked: control.Picked | None = None
+        self._jobs: list[Job] = []
+        self._latest: Job | None = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(1500)
+        self._timer.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
+        keep_triton_out()
+        watch(viewer)
+        self._connect()
+        self._list_images()
+        self._list_models()
+
+    # -- wiring --------------------------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        self.open_button.clicked.connect(lambda: self.look_inside())
+        self.model_button.clicked.connect(self._choose_model_file)
+        self.map.activated.connect(lambda _: self._map_chosen())
+        self.rendering.activated.connect(lambda _: self._rendering_chosen())
+        self.channel.valueChanged.connect(lambda _: self._channel_chosen())
+        self.channel.sliderMoved.connect(self._name_channel)
+        self.show_button.clicked.connect(lambda: self.show_map())
+        self.keep_button.clicked.connect(self._keep)
+        self.draw_button.clicked.connect(self._draw)
+        self.pick_button.toggled.connect(self._picking)
+        self.copy_button.clicked.connect(self.copy_command)
+        self.fusion.activated.connect(lambda _: self._show_attention())
+        self._pyramid_failed.connect(notify_error)
+        events, viewer = self.viewer.layers.events, self.viewer
+        events.inserted.connect(self._list_images)
+        events.removed.connect(self._removed)
+        jobs, shared, clicked = self._jobs, self.shared, self._clicked
+
+        def gone() -> None:
+            events.inserted.disconnect(self._list_images)
+            events.removed.disconnect(self._removed)
+            if clicked in viewer.mouse_drag_callbacks:
+                viewer.mouse_drag_callbacks.remove(clicked)
+            for job in list(jobs):
+                job.stop()
+            for view in shared:
+                view.release()
+            shared.clear()
+
+        stop_with(self, gone)
+
+    def _run(self, work: Callable[[], Generator[Any, Any, Any]], on_result: Callable[[Any], None]) -> None:
+        """A short job; only the latest one's answer is wanted, and nothing waits for an older one to end."""
+        if self._latest is not None:
+            self._latest.cancel()
+        job = self._latest = Job(work)
+        self._jobs.append(job)
+        job.returned.connect(lambda value: on_result(value) if job is self._latest else None)
+        job.failed.connect(notify_error)
+        job.ended.connect(lambda: self._jobs.remove(job) if job in self._jobs else None)
+        job.start()
+
+    def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
+        from napari.layers import Image
+
+        chosen = self.image.currentData()
+        images = [layer for layer in self.viewer.layers if isinstance(layer, Image) and OWN not in layer.metadata]
+        self.image.clear()
+        for layer in images:
+            self.image.addItem(layer.name, layer)
+        self.image.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
+
+    def _removed(self, event: Any) -> None:
+        if event.value is self.layer:
+            self.layer = None
+        if event.value is self.looked_at:
+            self._forget()
+        self._list_images()
+
+    def _list_models(self) -> None:
+        from napari_isdnet.model.checkpoint import available_models
+
+        for name in available_models():
+            self.model.addItem(name, name)
+
+    def _choose_model_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")
+        if path:
+            self.choose_model(path)
+
+    def choose_model(self, model: str) -> None:
+        """Take a model by name or path."""
+        if self.model.findData(model) < 0:
+            self.model.addItem(Path(model).name, model)
+        self.model.setCurrentIndex(self.model.findData(model))
+
+    # -- opening -------------------------------------------------------------------------------------------------
+    def look_inside(self) -> None:
+        """Open a view of the chosen image through the chosen network."""
+        try:
+            layer = self.image.currentData()
+            if layer is None:
+                raise InputError("There is no image to look at; load one first.")
+            settings = control.InspectSettings(
+                str(self.model.currentData() or ""), self.context.currentData(), _settings.device(),
+                _settings.memory_gib(),
+            )  # fmt: skip
+            source, policy, _ = layers.opened(layer)
+        except InputError as error:
+            notify_error(error)
+            return
+        self.open_button.setEnabled(False)
+        folder = self._folder()
+
+        def failed(error: BaseException) -> None:
+            self.open_button.setEnabled(True)
+            notify_error(error)
+
+        self.bar.run(
+            lambda: control.open_view(source, policy, settings, folder),
+            on_result=partial(self._opened, layer, settings), on_error=failed,
+            on_cancel=lambda: self.open_button.setEnabled(True), title="Looking inside",
+        )  # fmt: skip
+
+    def _opened(self, layer: Any, settings: control.InspectSettings, shared: control.SharedView) -> None:
+        self.open_button.setEnabled(True)
+        self._forget()
+        if layer not in self.viewer.layers:  # it was removed meanwhile
+            shared.release()
+            return
+        self.shared.append(shared)
+        self.looked_at, self.settings = layer, settings
+        self.map.clear()
+        for name in shared.view.names:
+            self.map.addItem(shared.view.info(name).title, name)
+        usual = next((name for name in ("fused8", "deep") if name in shared.view.names), shared.view.names[0])
+        self.map.setCurrentIndex(self.map.findData(usual))
+        self.shown.show()
+        has = shared.view.model.config.fuses
+        self.fusion.setVisible(has)
+        self.charts.setVisible(has)
+        self._map_chosen()
+
+    def _forget(self) -> None:
+        for view in self.shared:
+            view.release()
+        self.shared.clear()
+        self.looked_at, self.picked = None, None
+        self.pick_button.setChecked(False)
+        self.table.hide()
+        self.shown.hide()
+
+    # -- map and rendering ---------------------------------------------------------------------------------------
+    def _name(self) -> str:
+        return str(self.map.currentData())
+
+    def _map_chosen(self) -> None:
+        """Offer the renderings of the map, and show it once its colours are found."""
+        if not self.shared:
+            return
+        view, kind = self.shared[0].view, self.rendering.currentData()
+        self.rendering.clear()
+        for item in kinds_for(view.info(self._name()).channels):
+            self.rendering.addItem(KINDS[item], item)
+        self.rendering.setCurrentIndex(max(0, self.rendering.findData(kind)))
+        self._rendering_chosen()
+
+    def _rendering_chosen(self) -> None:
+        kind = self.rendering.currentData()
+        self.maps.setRowVisible(self.channel_row, kind == "channel")
+        if kind == "similarity":
+            if self.picked is None:
+                self.pick_button.setChecked(True)
+                self.status.setText("Click on a pixel of the image.")
+            else:
+                self.ask(*self.picked.pixel)
+            return
+        self.show_map()
+
+    def _channel_chosen(self) -> None:
+        if self.rendering.currentData() == "channel":
+            self.show_map()
+
+    def _name_channel(self, rank: int, basis: Basis | None = None) -> None:
+        number = "" if basis is None else f" (number {basis.order[rank]})"
+        self.channel_text.setText(f"{rank + 1} of {self.channel.maximum() + 1}{number}")
+
+    def show_map(self) -> None:
+        """Show the chosen map of the chosen region in the chosen rendering."""
+        if not self.shared:
+            return
+        shared, name = self.shared[0], self._name()
+        self.status.setText("Finding the colours of the map…")
+
+        def colours() -> Generator[Progress, None, tuple[Basis, Any]]:
+            basis = yield from control.fit(shared, name)
+            return basis, shared.view.attention(*self._middle)
+
+        try:
+            self._middle = self.roi().center
+        except InputError as error:
+            notify_error(error)
+            return
+        self._run(colours, partial(self._show, shared, name))
+
+    def roi(self) -> Window:
+        """The chosen region in level-0 pixels."""
+        layer = self.looked_at
+        view, drawn = layers.visible_window(layer), layers.drawn_window(self.viewer, layer)
+        return region_window(str(self.region.currentData()), layers.shape_of(layer), view, drawn)
+
+    def _show(self, shared: control.SharedView, name: str, found: tuple[Basis, Any]) -> None:
+        basis, self.attention = found
+        kind = self.rendering.currentData()
+        if not self.shared or self.shared[0] is not shared or (kind == "similarity" and self.picked is None):
+            return
+        channels = len(basis.order)
+        self.channel.blockSignals(True)
+        self.channel.setRange(0, channels - 1)
+        self.channel.blockSignals(False)
+        self._name_channel(self.channel.value(), basis)
+        rendering = Rendering(kind, channel=int(basis.order[self.channel.value()]))
+        if kind == "similarity" and self.picked is not None:
+            rendering = self.picked.similarity
+        try:
+            region = self.roi()
+        except InputError as error:
+            notify_error(error)
+            return
+        self._add(shared, name, basis, rendering, region)
+        self._show_attention()
+        if kind == "pca":
+            shares = ", ".join(f"{share:.0%}" for share in basis.explained)
+            self.status.setText(f"Red, green and blue hold {shares} of the variance; the same colours everywhere.")
+        elif kind == "similarity":
+            low, high = rendering.limits
+            self.status.setText(f"Cosine with the picked pixel: black is {low:.2f} or less, bright is {high:.0f}.")
+        else:
+            self.status.setText(f"{channels} channels; contrast from the 1st to the 99th percentile of the image.")
+
+    def _add(self, shared: control.SharedView, name: str, basis: Basis, rendering: Rendering, region: Window) -> None:
+        made, scale, corner = control.pyramid(shared, name, basis, rendering, region, self._pyramid_failed.emit)
+        image, old = self.looked_at, self.layer
+        place = layers.placement(image, corner)  # type: ignore[arg-type]
+        place["scale"] = [float(a) * b for a, b in zip(image.scale, scale, strict=True)]
+        looks = {} if old is None else {"opacity": old.opacity, "visible": old.visible, "blending": old.blending}
+        title = shared.view.info(name).title
+        data, multiscale = layer_data(made)
+        if old is not None and old in self.viewer.layers:
+            self.layer = None
+            self.viewer.layers.remove(old)
+        self.layer = self.viewer.add_image(
+            data, multiscale=multiscale, rgb=True, name=f"{image.name} · {title} · {KINDS[rendering.kind]}",
+            interpolation2d="nearest", metadata={OWN: {"map": name, "kind": rendering.kind}}, **place, **looks,
+        )  # fmt: skip
+
+    def _keep(self) -> None:
+        self.layer = None
+        self.status.setText("The layer stays; the next map gets a new one.")
+
+    def _draw(self) -> None:
+        if self.looked_at is not None:
+            self.region.setCurrentIndex(self.region.findData("drawn"))
+            layers.region_layer(self.viewer, self.looked_at)
+
+    def _show_attention(self) -> None:
+        self.charts.show_attention(self.attention, int(self.fusion.currentData()))
+
+    # -- a pixel -------------------------------------------------------------------------------------------------
+    def _picking(self, on: bool) -> None:
+        callbacks = self.viewer.mouse_drag_callbacks
+        if on and self._clicked not in callbacks:
+            callbacks.append(self._clicked)
+        elif not on and self._clicked in callbacks:
+            callbacks.remove(self._clicked)
+
+    def _clicked(self, viewer: Any, event: Any) -> Generator[None, None, None]:  # noqa: ARG002
+        start = event.pos
+        yield
+        while event.type == "mouse_move":
+            yield
+        moved = sum((a - b) ** 2 for a, b in zip(event.pos, start, strict=True)) > 9
+        if moved or self.looked_at is None:  # that was a pan
+            return
+        row, column = (round(float(v)) for v in self.looked_at.world_to_data(event.position)[-2:])
+        self.ask(row, column)
+
+    def ask(self, row: int, column: int) -> None:
+        """Ask what each branch says at a pixel of level 0, and show how similar all others are to it."""
+        if not self.shared:
+            return
+        shared, name = self.shared[0], self._name()
+        rows, columns = layers.shape_of(self.looked_at)
+        if not (0 <= row < rows and 0 <= column < columns):
+            self.status.setText("That pixel lies outside the image.")
+            return
+        self.status.setText(f"Asking about row {row}, column {column}…")
+        self._run(lambda: control.pick(shared, name, row, column), partial(self._answered, shared))
+
+    def _answered(self, shared: control.SharedView, picked: control.Picked) -> None:
+        self.picked = picked
+        rows = control.opinion_rows(picked.opinions, shared.classes)
+        branches = [b for b in ("both", "shallow", "deep") if b in picked.opinions]
+        best = {b: max(values[b] for _, values in rows) for b in branches}
+        self.table.setColumnCount(1 + len(branches))
+        self.table.setRowCount(len(rows))
+        for index, (info, values) in enumerate(rows):
+            name = QTableWidgetItem(info.name)
+            name.setIcon(_swatch(info.color))
+            self.table.setItem(index, 0, name)
+            for column, branch in enumerate(branches, 1):
+                item = QTableWidgetItem(f"{values[branch]:.1%}")
+                font = item.font()
+                font.setBold(values[branch] == best[branch])
+                item.setFont(font)
+                self.table.setItem(index, column, item)
+        self.table.show()
+        self.rendering.setCurrentIndex(self.rendering.findData("similarity"))
+        self.maps.setRowVisible(self.channel_row, False)
+        self.show_map()
+
+    # -- command -------------------------------------------------------------------------------------------------
+    def copy_command(self) -> None:
+        """Put the command line that writes this map to files on the clipboard."""
+        try:
+            if self.looked_at is None or self.settings is None:
+                raise InputError("There is no map to write yet; look inside first.")
+            path = layers.path_of(self.looked_at)
+            if path is None:
+                raise InputError(f"'{self.looked_at.name}' has no file that a command could read; save it first.")
+            policy = layers.opened(self.looked_at)[1]
+            roi = self.roi()
+            whole = roi == Window.whole(layers.shape_of(self.looked_at))
+            contrast = "auto" if policy is None else policy.contrast
+            text = control.command(path, self.settings, self._name(), None if whole else roi, contrast)
+        except InputError as error:
+            notify_error(error)
+            return
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(text)
+        self.copy_button.setText("Copied")
+        self._timer.start()
+
+
+def _swatch(color: tuple[int, int, int]) -> Any:
+    from qtpy.QtGui import QIcon, QPixmap
+
+    pixmap = QPixmap(12, 12)
+    pixmap.fill(QBrush(QColor(*color)).color())
+    return QIcon(pixmap)

@@ -1,0 +1,148 @@
+"""The Inspect dock as a person uses it, in a real window, and its controller without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QPushButton
+
+from napari_isdnet.classes import classes_from
+from napari_isdnet.engine.rendering import Rendering, paint
+from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.widgets import _inspect_controller as control
+from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets.inspect import InspectWidget
+from napari_isdnet.window import Window
+from tests.network_tools import lively, picture, small
+
+SHAPE = (200, 280)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(lively(small(channels=16, classes=3)), tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture
+def dock(viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InspectWidget:
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    viewer.add_image(picture(SHAPE), rgb=True, name="field", scale=(2, 2), translate=(10, 30))
+    widget = InspectWidget(viewer, folder=lambda: tmp_path / "maps")
+    viewer.window.add_dock_widget(widget, name="Inspect")
+    return widget
+
+
+def opened(qtbot: Any, dock: InspectWidget, model: Path) -> None:
+    dock.choose_model(str(model))
+    dock.region.setCurrentIndex(dock.region.findData("whole"))
+    qtbot.mouseClick(dock.open_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: dock.layer is not None, timeout=120_000)
+
+
+def choose(box: QComboBox, key: str) -> None:
+    box.setCurrentIndex(box.findData(key))
+    box.activated.emit(box.currentIndex())
+
+
+def test_look_inside_see_maps_in_place_and_ask_about_a_pixel(qtbot, viewer, dock, model, tmp_path) -> None:
+    opened(qtbot, dock, model)
+    assert dock.table.isHidden()
+    for name, kind, stride in (("fused8", "pca", 8), ("H0", "color", 1), ("super_resolution", "color", None)):
+        choose(dock.map, name)
+        qtbot.waitUntil(lambda n=name: dock.layer.metadata["napari-isdnet-features"]["map"] == n, timeout=60_000)
+        layer, shape = dock.layer, np.array(dock.layer.data.shape[:2])
+        pyramid = pyramid_of(layer)
+        assert pyramid is not None
+        qtbot.waitUntil(lambda p=pyramid: p.progress[0] == p.progress[1], timeout=60_000)
+        # The outer edges of the map are those of the image: 2 units a pixel, the first pixel's centre at (10, 30).
+        edges = np.array([layer.data_to_world((-0.5, -0.5)), layer.data_to_world(shape - 0.5)])
+        np.testing.assert_allclose(edges, [(9, 29), (9 + 2 * SHAPE[0], 29 + 2 * SHAPE[1])])
+        if stride is not None:
+            np.testing.assert_allclose(layer.scale, 2 * stride)
+        view = dock.shared[0].view
+        cells = Window(1, 2, 10, 9)
+        expected = paint(view.read(name, cells), view.basis(name), Rendering(kind))
+        difference = np.abs(pyramid.read(0, cells).astype(int) - expected.astype(int))
+        assert difference.max() <= 6  # bfloat16: a window of another size rounds otherwise
+        assert len(viewer.layers) == 2
+    choose(dock.map, "shallow16")
+    dock.ask(50, 60)
+    qtbot.waitUntil(lambda: dock.table.rowCount() == 3, timeout=60_000)
+    qtbot.waitUntil(
+        lambda: dock.layer.metadata["napari-isdnet-features"] == {"map": "shallow16", "kind": "similarity"},
+        timeout=60_000,
+    )
+    texts = [[dock.table.item(r, c).text() for c in range(1, 4)] for r in range(3)]
+    for column, branch in enumerate(("both", "shallow", "deep")):
+        shares = [float(row[column].rstrip("%")) for row in texts]
+        assert abs(sum(shares) - 100) < 0.3
+        logits = dock.shared[0].view.logits(Window(50, 60, 1, 1), branch)[0, :, 0, 0]
+        expected = np.sort(100 * np.exp(logits.numpy()) / np.exp(logits.numpy()).sum())
+        np.testing.assert_allclose(np.sort(shares), expected, atol=0.11)
+    pyramid = pyramid_of(dock.layer)
+    assert pyramid is not None
+    brightness = pyramid.read(0, Window.whole(pyramid.shapes[0]))[..., :3].sum(-1)
+    assert brightness[50 // 16, 60 // 16] == brightness.max()  # nothing is more similar to a pixel than itself
+    assert len(dock.charts.shallow.listDataItems()) or dock.charts.shallow.plotItem.items
+    viewer.layers.remove("field")
+    assert dock.shown.isHidden()
+    qtbot.waitUntil(lambda: bool(dock.shared) is False)
+    viewer.layers.clear()
+    qtbot.waitUntil(lambda: not list((tmp_path / "maps").iterdir()), timeout=10_000)
+
+
+def test_a_channel_of_the_slider_is_the_one_that_varies_most(qtbot, dock, model) -> None:
+    dock.context.setCurrentIndex(dock.context.findData("window"))
+    opened(qtbot, dock, model)
+    choose(dock.rendering, "channel")
+    qtbot.waitUntil(lambda: dock.layer.metadata["napari-isdnet-features"]["kind"] == "channel", timeout=60_000)
+    view = dock.shared[0].view
+    values = view.sample("fused8")
+    assert view.basis("fused8").order[0] == values.var(0).argmax()
+    assert f"number {values.var(0).argmax()}" in dock.channel_text.text()
+    assert dock.channel.maximum() == 15
+
+
+def test_errors_are_said_and_every_control_explains_itself(qtbot, dock) -> None:
+    from napari.utils.notifications import notification_manager
+
+    dock.look_inside()
+    assert "No model is chosen" in notification_manager.records[-1].message
+    dock.copy_command()
+    assert "look inside first" in notification_manager.records[-1].message
+    for kind in (QPushButton, QComboBox):
+        for child in dock.findChildren(kind):
+            assert child.toolTip() or not child.objectName().startswith("inspect"), child.objectName()
+
+
+def test_closing_the_window_in_the_middle_leaves_nothing(qtbot, dock, model) -> None:
+    dock.choose_model(str(model))
+    dock.look_inside()
+    assert dock.bar.running  # the leak check looks for threads
+
+
+def test_command_and_opinions_without_a_window() -> None:
+    settings = control.InspectSettings("my model.safetensors", device="cpu")
+    text = control.command("a.tif", settings, "deep", Window(1, 2, 3, 4))
+    assert text == (
+        "napari-isdnet features a.tif --output features --model 'my model.safetensors' --layer deep"
+        " --roi 1,2,3,4 --device cpu"
+    )
+    rows = control.opinion_rows({"both": np.array([0.2, 0.8]), "deep": np.array([0.9, 0.1])}, classes_from(["a", "b"]))
+    assert [info.name for info, _ in rows] == ["b", "a"]
+    assert rows[0][1] == {"both": 0.8, "deep": 0.1}
+
+
+def test_a_view_is_closed_by_its_last_holder() -> None:
+    closed: list[bool] = []
+    shared = control.SharedView(SimpleNamespace(close=lambda: closed.append(True)))  # type: ignore[arg-type]
+    shared.hold()
+    shared.release()
+    assert not closed
+    shared.release()
+    assert closed == [True]
