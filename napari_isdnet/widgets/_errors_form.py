@@ -1,0 +1,172 @@
+"""The controls of the Errors dock and how they lie; what they do is in ``errors.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QTableWidget,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_isdnet.engine.errors import ERROR_COLORS, FALSE_ALARM, MISSED, MISSED_AT_BOUNDARY, WRONG
+from napari_isdnet.engine.evaluation import Evaluation
+from napari_isdnet.widgets import _errors_controller as facts
+from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._tables import cell, reading_table
+
+
+class ErrorsForm(QWidget):
+    """Two maps, a class, a region; figures in three tabs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("isdnet_errors")
+        self.prediction = self._combo("prediction", "The class map that is judged: a Labels layer or a file")
+        self.truth = self._combo("truth", "The class map that is right: a Labels layer or a file")
+        self.prediction_button = self._button("prediction_file", "File…", "Judge a class map in a file")
+        self.truth_button = self._button("truth_file", "File…", "Compare with truth in a file")
+        self.classes = self._combo("class", "Errors of one class (missed, false alarm), or of any")
+        self.classes.addItem("Any class", None)
+        self.region = self._combo("region", "Where the figures count; the error layer always covers everything")
+        for text, key in (("Whole image", "whole"), ("Visible region", "visible"), ("Drawn region", "drawn")):
+            self.region.addItem(text, key)
+        self.draw_button = self._button("draw", "Draw", "Draw a rectangle in a Shapes layer")
+        self.tolerance = QDoubleSpinBox(self)
+        self.tolerance.setObjectName("errors_tolerance")
+        self.tolerance.setToolTip(
+            "Errors this near to a boundary of the truth are paler, and boundary F1 allows them; 0: all alike"
+        )
+        self.tolerance.setRange(0, 50)
+        self.tolerance.setValue(3)
+        self.tolerance.setSuffix(" px")
+        self.compare_button = self._button("compare", "Show errors and compare", "Add the error layer and find figures")
+        self.report_button = self._button(
+            "report", "Export report…", "Write report.html with pictures, and the figures as JSON and CSV"
+        )
+        self.report_button.setEnabled(False)
+        self.legend = QLabel(self)
+        self.legend.setObjectName("errors_legend")
+        self.legend.setToolTip("Colours of the error layer; paler ones lie at a boundary of the truth")
+        self.summary = QLabel("", self)
+        self.summary.setObjectName("errors_summary")
+        self.summary.setToolTip("Mean IoU over the classes that occur, and the share of pixels that are right")
+        self.summary.setWordWrap(True)
+        self.table = reading_table(self, "errors_table", "Figures of every class that occurs", facts.CLASS_HEADER)
+        self.matrix = reading_table(self, "errors_matrix", "Rows: truth; columns: what it was called", ("",))
+        self.worst = reading_table(
+            self, "errors_worst", "The windows with the most wrong pixels; click one to fly there",
+            facts.WORST_HEADER, stretch=2,
+        )  # fmt: skip
+        self.bar = JobBar(self, "errors_job")
+        self.looking = JobBar(self, "errors_look")
+        self.looking.setMaximumHeight(0)
+        self._lay_out()
+        self.show_legend(one_class=False)
+
+    def _combo(self, name: str, tip: str) -> QComboBox:
+        box = QComboBox(self)
+        box.setObjectName(f"errors_{name}")
+        box.setToolTip(tip)
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(12)
+        return box
+
+    def _button(self, name: str, text: str, tip: str) -> QPushButton:
+        button = QPushButton(text, self)
+        button.setObjectName(f"errors_{name}")
+        button.setToolTip(tip)
+        return button
+
+    def _lay_out(self) -> None:
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        form.addRow("Prediction", _row(self.prediction, self.prediction_button))
+        form.addRow("Truth", _row(self.truth, self.truth_button))
+        form.addRow("Class", self.classes)
+        form.addRow("Region", _row(self.region, self.draw_button))
+        form.addRow("Boundary", self.tolerance)
+        self.tabs = QTabWidget(self)
+        self.tabs.setObjectName("errors_tabs")
+        self.tabs.setToolTip("Figures, confusions and the worst windows")
+        for widget, title in ((self.table, "Classes"), (self.matrix, "Confusion"), (self.worst, "Worst windows")):
+            self.tabs.addTab(widget, title)
+        column = QVBoxLayout(self)
+        column.addLayout(form)
+        column.addWidget(self.compare_button)
+        column.addWidget(self.legend)
+        column.addWidget(self.bar)
+        column.addWidget(self.looking)
+        column.addWidget(self.summary)
+        column.addWidget(self.tabs, 1)
+        column.addWidget(self.report_button)
+
+    # -- showing -------------------------------------------------------------------------------------------------
+    def show_legend(self, one_class: bool) -> None:
+        """Swatches of the codes that the error layer holds."""
+        shown = {MISSED: "missed", FALSE_ALARM: "false alarm"} if one_class else {WRONG: "wrong class"}
+        shown[MISSED_AT_BOUNDARY if one_class else WRONG + 3] = "paler: at a boundary"
+        parts = [f"<span style='color:rgb{ERROR_COLORS[k]}'>■</span> {text}" for k, text in shown.items()]
+        self.legend.setText("&nbsp;&nbsp; ".join(parts))
+
+    def show_figures(self, result: Evaluation) -> None:
+        """Fill all three tabs."""
+        self.summary.setText(facts.summary(result))
+        rows = facts.class_rows(result)
+        self.table.setRowCount(len(rows))
+        for row, (color, cells) in enumerate(rows):
+            for column, text in enumerate(cells):
+                item = cell(text, right=column > 0, color=color if column == 0 else "")
+                if not color:
+                    font = item.font()
+                    font.setBold(True)
+                    item.setFont(font)
+                self.table.setItem(row, column, item)
+        self._show_matrix(result)
+        windows = facts.worst_rows(result)
+        self.worst.setRowCount(len(windows))
+        for row, (window, texts) in enumerate(windows):
+            for column, text in enumerate(texts):
+                item = cell(text, tip=f"Fly to row {window.row}, column {window.column}", right=column == 0)
+                item.setData(Qt.ItemDataRole.UserRole, row)
+                self.worst.setItem(row, column, item)
+
+    def _show_matrix(self, result: Evaluation) -> None:
+        present, shares, counts = facts.confusion_shares(result)
+        names = [result.classes[index].name for index in present]
+        colors = [result.classes[index].hex for index in present]
+        matrix: QTableWidget = self.matrix
+        matrix.setColumnCount(len(names) + 1)
+        matrix.setHorizontalHeaderLabels(["truth \\ called", *names])
+        matrix.setRowCount(len(names))
+        for row, name in enumerate(names):
+            matrix.setItem(row, 0, cell(name, color=colors[row]))
+            for column, other in enumerate(names):
+                share = float(shares[row, column])
+                tip = f"{counts[row, column]:,} pixels of {name} were called {other}"
+                item = cell(f"{100 * share:.1f}" if counts[row, column] else "·", tip, right=True)
+                # A tint, not a fill: the theme's own text colour stays legible on it.
+                right = QColor(34, 160, 90) if row == column else QColor(220, 38, 38)
+                right.setAlpha(int(np.clip(20 + 130 * share, 0, 150)) if counts[row, column] else 0)
+                item.setBackground(right)
+                matrix.setItem(row, column + 1, item)
+        matrix.resizeColumnsToContents()
+
+
+def _row(*widgets: Any) -> QHBoxLayout:
+    line = QHBoxLayout()
+    line.setContentsMargins(0, 0, 0, 0)
+    for index, widget in enumerate(widgets):
+        line.addWidget(widget, 1 if index == 0 else 0)
+    return line

@@ -1,0 +1,245 @@
+"""The Errors dock: where a class map is wrong, by how much, and what to look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtWidgets import QComboBox, QFileDialog
+
+from napari_isdnet.engine.evaluation import Evaluation
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _errors_controller as facts
+from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets._errors_controller import LabelMap, Question
+from napari_isdnet.widgets._errors_form import ErrorsForm
+from napari_isdnet.widgets._image import METADATA, source_of
+from napari_isdnet.widgets._job import stop_with
+from napari_isdnet.widgets._lazy import layer_data, watch
+from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._segment_controller import region_window
+from napari_isdnet.window import Window
+
+FILTER = "Class maps (*.tif *.tiff *.png *.npy *.zarr zarr.json);;All files (*)"
+ERRORS = "errors"
+
+
+class ErrorsWidget(ErrorsForm):
+    """Prediction and truth -> lazy error layer, figures, worst windows, report. Reading runs in worker threads."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._maps: list[tuple[LabelMap, LabelMap]] = []  # at most one pair: what the figures are of
+        self.result: Evaluation | None = None
+        self.error_layer: Any = None
+        watch(viewer)
+        self.compare_button.clicked.connect(lambda: self.compare())
+        self.prediction_button.clicked.connect(lambda: self._choose_file(self.prediction))
+        self.truth_button.clicked.connect(lambda: self._choose_file(self.truth))
+        self.report_button.clicked.connect(lambda: self._choose_report())
+        self.draw_button.clicked.connect(self._draw)
+        self.classes.activated.connect(lambda _: self._restyle())
+        self.tolerance.editingFinished.connect(self._restyle)
+        self.worst.cellClicked.connect(lambda row, _: self.fly(row))
+        self._list_layers()
+        events = viewer.layers.events
+        events.inserted.connect(self._list_layers)
+        events.removed.connect(self._list_layers)
+        maps = self._maps
+
+        def gone() -> None:
+            events.inserted.disconnect(self._list_layers)
+            events.removed.disconnect(self._list_layers)
+            _release(maps)
+
+        stop_with(self, gone)
+
+    # -- choosing ------------------------------------------------------------------------------------------------
+    def _list_layers(self, *_: Any) -> None:
+        """Labels layers in both lists, without our own error layers; files that were chosen stay."""
+        from napari.layers import Labels
+
+        found = [
+            layer for layer in self._viewer.layers
+            if isinstance(layer, Labels) and not layer.metadata.get(METADATA, {}).get(ERRORS)
+        ]  # fmt: skip
+        for number, box in enumerate((self.prediction, self.truth)):
+            chosen = box.currentData()
+            files = [(box.itemText(i), box.itemData(i)) for i in range(box.count()) if isinstance(box.itemData(i), str)]
+            box.clear()
+            for layer in found:
+                box.addItem(layer.name, layer)
+            for text, path in files:
+                box.addItem(text, path)
+            kept = next((i for i in range(box.count()) if box.itemData(i) is chosen), None)
+            default = min(number, box.count() - 1)
+            box.setCurrentIndex(kept if kept is not None else default)
+        box, taken = self.truth, self.prediction.currentData()
+        other = next((i for i in range(box.count()) if box.itemData(i) is not taken), None)
+        if box.currentData() is taken and other is not None:  # a map is never its own truth
+            box.setCurrentIndex(other)
+
+    def _choose_file(self, box: QComboBox) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "A class map", "", FILTER)
+        if path:  # an OME-Zarr folder is chosen by the zarr.json in it
+            self.choose_file(box, str(Path(path).parent) if Path(path).name == "zarr.json" else path)
+
+    def choose_file(self, box: QComboBox, path: str) -> None:
+        """Take a file as prediction or truth."""
+        box.addItem(Path(path).name, path)
+        box.setCurrentIndex(box.count() - 1)
+        box.setItemData(box.count() - 1, path, 3)  # Qt.ToolTipRole
+
+    def _draw(self) -> None:
+        layer = self._reference()
+        if layer is None:
+            notify_error(InputError("There is no layer to draw on; load an image or a class map first."))
+            return
+        layers.region_layer(self._viewer, layer)
+        self.region.setCurrentIndex(self.region.findData("drawn"))
+
+    def _reference(self) -> Any:
+        """The layer that says where the maps lie: the prediction's, truth's, or an image's of the same size."""
+        from napari.layers import Image
+
+        for box in (self.prediction, self.truth):
+            if box.currentData() is not None and not isinstance(box.currentData(), str):
+                return box.currentData()
+        shape = self._maps[0][0].source.shape if self._maps else None
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        return next((layer for layer in images if shape is None or layers.shape_of(layer) == shape), None)
+
+    def _region(self) -> Window | None:
+        kind, layer = str(self.region.currentData()), self._reference()
+        if kind == "whole" or layer is None:
+            return None
+        shape = layers.shape_of(layer)
+        drawn = layers.drawn_window(self._viewer, layer) if kind == "drawn" else None
+        return region_window(kind, shape, layers.visible_window(layer), drawn)
+
+    def _question(self, region: Window | None = None) -> Question:
+        return Question(self.classes.currentData(), self.tolerance.value(), region)
+
+    # -- comparing -----------------------------------------------------------------------------------------------
+    def compare(self) -> None:
+        """Open both maps, show the error layer, then find the figures."""
+        chosen = self.prediction.currentData(), self.truth.currentData()
+        try:
+            if None in chosen or chosen[0] is chosen[1]:
+                raise InputError("Errors need two class maps: choose a prediction and another one as truth.")
+            region = self._region()
+            ready = [facts.from_layer(item) if not isinstance(item, str) else item for item in chosen]
+        except InputError as error:
+            notify_error(error)
+            return
+        self.bar.stop()
+        self.looking.stop()
+        self._drop_errors()
+        _release(self._maps)
+
+        def look() -> Generator[Progress, None, tuple[LabelMap, LabelMap]]:
+            yield Progress(0, 1, "Opening")
+            prediction, truth = (facts.from_file(item) if isinstance(item, str) else item for item in ready)
+            return prediction, truth
+
+        self.looking.run(look, on_result=lambda maps: self._opened(maps, region))
+
+    def _opened(self, maps: tuple[LabelMap, LabelMap], region: Window | None) -> None:
+        self._maps[:] = [maps]
+        self._list_classes(maps)
+        try:
+            self._show_errors()
+        except InputError as error:
+            notify_error(error)
+            return
+        self.report_button.setEnabled(False)
+        self.bar.run(lambda: facts.compare(*maps, self._question(region)), on_result=self._compared, title="Comparing")
+
+    def _list_classes(self, maps: tuple[LabelMap, LabelMap]) -> None:
+        infos = maps[0].classes or maps[1].classes or (self.result.classes if self.result is not None else ())
+        chosen = self.classes.currentData()
+        self.classes.clear()
+        self.classes.addItem("Any class", None)
+        for index, info in enumerate(infos):
+            self.classes.addItem(info.name, index)
+        self.classes.setCurrentIndex(max(0, self.classes.findData(chosen) if chosen is not None else 0))
+
+    def _compared(self, found: tuple[Evaluation, Question]) -> None:
+        boxes = self.prediction, self.truth
+        self.result = facts.named(found[0], *(box.currentText() for box in boxes))
+        self.show_figures(self.result)
+        if self.classes.count() == 1:
+            self._list_classes(self._maps[0])
+        self.report_button.setEnabled(True)
+
+    # -- the layer -----------------------------------------------------------------------------------------------
+    def _show_errors(self) -> None:
+        prediction, truth = self._maps[0]
+        pyramid = facts.error_pyramid(prediction, truth, self._question())
+        self.show_legend(one_class=self.classes.currentData() is not None)
+        data, multiscale = layer_data(pyramid)
+        reference = self._reference()
+        place = layers.placement(reference) if reference is not None else {}
+        active = self._viewer.layers.selection.active
+        name = f"errors: {self.classes.currentText().lower()}"
+        self.error_layer = self._viewer.add_labels(
+            data, multiscale=multiscale, name=name, colormap=layers.colormap(facts.error_colors()),
+            features=facts.error_features(), metadata={METADATA: {ERRORS: True}}, opacity=0.85, **place,
+        )  # fmt: skip
+        self.error_layer.editable = False
+        if active is not None and active in self._viewer.layers:
+            self._viewer.layers.selection.active = active
+
+    def _drop_errors(self) -> None:
+        if self.error_layer is not None and self.error_layer in self._viewer.layers:
+            self._viewer.layers.remove(self.error_layer)
+        self.error_layer = None
+
+    def _restyle(self) -> None:
+        """Another class or tolerance: the layer changes at once, the figures are those of all classes."""
+        if self._maps and self.error_layer is not None and self.error_layer in self._viewer.layers:
+            self._drop_errors()
+            self._show_errors()
+
+    # -- going there, writing ------------------------------------------------------------------------------------
+    def fly(self, row: int) -> None:
+        """Show the worst window of that row."""
+        layer = self.error_layer if self.error_layer in self._viewer.layers else self._reference()
+        if self.result is None or layer is None:
+            return
+        window = self.result.worst[row].window
+        self._viewer.camera.center = tuple(layer.data_to_world(window.center))
+        canvas = getattr(self._viewer, "_canvas_size", (600, 800))
+        self._viewer.camera.zoom = facts.zoom_for(window, layer.scale, canvas)
+
+    def _choose_report(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder of the report", "")
+        if folder:
+            self.report(Path(folder))
+
+    def report(self, folder: Path) -> None:
+        """Write the report into ``folder``."""
+        if self.result is None or not self._maps:
+            return
+        result, (prediction, truth) = self.result, self._maps[0]
+        image = self._image(prediction.source.shape)
+        self.bar.run(
+            lambda: facts.report(result, prediction, truth, image, folder),
+            on_result=lambda page: notify_info(f"The report is {page}"),
+            title="Writing the report",
+        )
+
+    def _image(self, shape: tuple[int, int]) -> ImageSource | None:
+        sources = (source_of(layer) for layer in self._viewer.layers)
+        return next((source for source in sources if source is not None and source.shape == shape), None)
+
+
+def _release(maps: list[tuple[LabelMap, LabelMap]]) -> None:
+    for pair in maps:
+        for item in pair:
+            item.close()
+    maps.clear()

@@ -1,0 +1,174 @@
+"""The Errors dock as a person uses it, in a real window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QWidget
+
+from napari_isdnet.classes import classes_from
+from napari_isdnet.io.store import LabelStore
+from napari_isdnet.widgets import _errors_controller as facts
+from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets.errors import ErrorsWidget
+from napari_isdnet.window import Window
+
+CLASSES = classes_from([("field", "#30a030"), ("house", "#d04020"), ("water", "#2060d0")])
+
+
+def maps() -> tuple[np.ndarray, np.ndarray]:
+    """Truth, and a prediction that misses a house and calls another field water."""
+    truth = np.zeros((900, 1200), np.uint8)
+    truth[100:200, 100:200] = 1
+    truth[500:900, 700:1200] = 2
+    prediction = truth.copy()
+    prediction[100:200, 100:150] = 0
+    prediction[300:330, 900:1000] = 2
+    return truth, prediction
+
+
+def stored(path: Path, values: np.ndarray) -> Path:
+    store = LabelStore.create(path, values.shape, CLASSES)
+    for index, window in enumerate(store.shards):
+        store.write_shard(index, values[window.slices])
+    list(store.finish_pyramid())
+    return path
+
+
+@pytest.fixture
+def errors(viewer: Any) -> ErrorsWidget:
+    widget = ErrorsWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Errors")
+    return widget
+
+
+def compared(qtbot: Any, errors: ErrorsWidget) -> None:
+    qtbot.mouseClick(errors.compare_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: errors.result is not None and errors.report_button.isEnabled(), timeout=15_000)
+
+
+def rows(table: Any) -> list[list[str]]:
+    return [[table.item(r, c).text() for c in range(table.columnCount())] for r in range(table.rowCount())]
+
+
+def test_two_layers_give_a_layer_figures_and_windows_to_fly_to(viewer, qtbot, errors) -> None:
+    truth, prediction = maps()
+    viewer.add_labels(prediction, name="prediction")
+    viewer.add_labels(truth, name="truth")
+    assert (errors.prediction.currentText(), errors.truth.currentText()) == ("prediction", "truth")
+    compared(qtbot, errors)
+    table = {row[0]: row[1:] for row in rows(errors.table)}
+    assert table["class 1"][0] == "50.0 %"
+    assert table["Mean"][0] == f"{100 * errors.result.mean_iou:.1f} %"
+    layer = errors.error_layer
+    pyramid = pyramid_of(layer)
+    codes = pyramid.read(0, Window(0, 0, 900, 1200))
+    assert codes[150, 110] == 3
+    assert codes[150, 101] == 6  # at the boundary of the truth: paler
+    assert codes[700, 900] == 0
+    assert errors.prediction.count() == errors.truth.count() == 2  # our own layer is no map to choose
+    worst = rows(errors.worst)
+    assert worst[0][1] == "0, 0"
+    assert worst[0][2] == "class 1 → class 0"
+    before = viewer.camera.zoom
+    errors.tabs.setCurrentWidget(errors.worst)
+    qtbot.mouseClick(
+        errors.worst.viewport(),
+        Qt.MouseButton.LeftButton,
+        pos=errors.worst.visualItemRect(errors.worst.item(1, 1)).center(),
+    )
+    assert viewer.camera.center[-2:] == errors.result.worst[1].window.center
+    assert viewer.camera.zoom != before
+
+
+def test_one_class_is_missed_in_red_and_false_alarm_in_blue(viewer, qtbot, errors, tmp_path) -> None:
+    truth, prediction = maps()
+    errors.choose_file(errors.prediction, str(stored(tmp_path / "p.ome.zarr", prediction)))
+    errors.choose_file(errors.truth, str(stored(tmp_path / "t.ome.zarr", truth)))
+    compared(qtbot, errors)
+    assert [errors.classes.itemText(i) for i in range(4)] == ["Any class", "field", "house", "water"]
+    errors.classes.setCurrentIndex(errors.classes.findText("house"))
+    errors.classes.activated.emit(2)
+    codes = pyramid_of(errors.error_layer).read(0, Window(0, 0, 900, 1200))
+    assert codes[150, 125] == 1
+    assert codes[310, 950] == 0
+    errors.classes.setCurrentIndex(errors.classes.findText("water"))
+    errors.classes.activated.emit(3)
+    layer = errors.error_layer
+    assert pyramid_of(layer).read(0, Window(300, 900, 30, 100)).min() == 2
+    red, blue = layer.colormap.color_dict[1], layer.colormap.color_dict[2]
+    assert red[0] > 0.8 > 0.3 > red[2]
+    assert blue[2] > 0.8 > 0.3 > blue[0]
+    assert "missed" in errors.legend.text()
+
+
+def test_a_drawn_region_counts_alone(viewer, qtbot, errors) -> None:
+    truth, prediction = maps()
+    viewer.add_labels(prediction, name="prediction")
+    viewer.add_labels(truth, name="truth")
+    viewer.add_shapes([[[300, 900], [300, 1000], [330, 1000], [330, 900]]], shape_type="rectangle")
+    errors.region.setCurrentIndex(errors.region.findData("drawn"))
+    compared(qtbot, errors)
+    assert errors.result.region == Window(300, 900, 31, 101)  # the pixels that the outline touches count
+    assert errors.result.accuracy == pytest.approx(131 / 3131)
+
+
+def test_the_report_is_written_and_named(viewer, qtbot, errors, tmp_path) -> None:
+    truth, prediction = maps()
+    viewer.add_labels(prediction, name="prediction")
+    viewer.add_labels(truth, name="truth")
+    compared(qtbot, errors)
+    errors.report(tmp_path / "report")
+    qtbot.waitUntil(
+        lambda: (tmp_path / "report" / "evaluation.json").exists() and not errors.bar.running, timeout=15000
+    )
+    assert "prediction" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "need two class maps"), (2, "must have the same size")])
+def test_what_cannot_be_compared_is_said(viewer, qtbot, errors, count, words) -> None:
+    from napari.utils.notifications import notification_manager
+
+    for number in range(count):
+        viewer.add_labels(np.zeros((300 + number, 300), np.uint8))
+    before = len(notification_manager.records)
+    errors.compare_button.click()
+    qtbot.waitUntil(lambda: len(notification_manager.records) > before, timeout=5000)
+    assert words in notification_manager.records[-1].message
+
+
+def test_closing_the_window_while_comparing_is_clean(viewer, qtbot, errors, tmp_path) -> None:
+    big = np.random.default_rng(0).integers(0, 3, (4096, 4096), dtype=np.uint8)
+    errors.choose_file(errors.prediction, str(stored(tmp_path / "p.ome.zarr", big)))
+    errors.choose_file(errors.truth, str(stored(tmp_path / "t.ome.zarr", big)))
+    errors.compare_button.click()
+    qtbot.waitUntil(lambda: errors.bar.running, timeout=15_000)  # the window closes now
+
+
+def test_every_control_says_what_it_does(errors) -> None:
+    for child in errors.findChildren(QWidget):
+        if child.objectName().startswith("errors_") and not child.objectName().endswith(("_bar", "job", "look")):
+            assert child.toolTip(), child.objectName()
+
+
+def test_the_matrix_is_of_the_classes_that_occur() -> None:
+    truth, prediction = maps()
+    pair = (
+        facts.LabelMap(facts.ArraySource([prediction], "p", "yx")),
+        facts.LabelMap(facts.ArraySource([truth], "t", "yx")),
+    )
+    steps = facts.compare(*pair, facts.Question())
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result = stop.value[0]
+            break
+    present, shares, counts = facts.confusion_shares(result)
+    assert present == [0, 1, 2]
+    assert shares[1, 0] == 0.5
+    assert counts.sum() == 900 * 1200
