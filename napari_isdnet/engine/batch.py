@@ -28,9 +28,8 @@ QUEUE: Final = "batch.json"
 VERSION: Final = 1
 QUEUED, RUNNING, DONE, FAILED, SKIPPED = "queued", "running", "done", "failed", "skipped"
 STATES: Final = (QUEUED, RUNNING, DONE, FAILED, SKIPPED)
-SUFFIXES: Final = frozenset(
-    ".tif .tiff .btf .tf8 .svs .ndpi .scn .mrxs .bif .svslide .png .jpg .jpeg .jp2 .npy .zarr .vrt".split()
-)
+_TIFFS: Final = {".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".svslide"}
+SUFFIXES: Final = frozenset(_TIFFS | {".png", ".jpg", ".jpeg", ".jp2", ".npy", ".zarr", ".vrt"})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,200 @@
+"""The controls of the Batch dock and how they lie; what they do is in ``batch.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QIcon, QImage, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
+from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._tables import cell, reading_table
+
+THUMBNAIL = 48
+HEADER = ("", "Image", "State")
+MARKS = {QUEUED: "○", RUNNING: "●", DONE: "✓", FAILED: "✗", SKIPPED: "–"}
+FORMATS = (("OME-Zarr", "ome-zarr"), ("OME-TIFF", "ome-tiff"), ("GeoTIFF", "geotiff"), ("PNG", "png"))
+
+
+class BatchForm(QWidget):
+    """Table of images, one model and one set of settings, and where to compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("isdnet_batch")
+        self.setAcceptDrops(True)
+        self.files_button = self._button("files", "Files…", "Add image files")
+        self.folder_button = self._button("folder", "Folder…", "Add every image of a folder")
+        self.pattern = QLineEdit(self)
+        self._dress(self.pattern, "pattern", "A file, folder or pattern such as scans/**/*.tif; press Enter to add")
+        self.pattern.setPlaceholderText("scans/*.tif, or drop images here")
+        self.table = reading_table(
+            self, "batch_table", "The images in the order they are segmented; double-click one that is done to open it",
+            HEADER, stretch=1,
+        )  # fmt: skip
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.table.setIconSize(QSize(THUMBNAIL, THUMBNAIL))
+        self.table.setColumnWidth(0, THUMBNAIL + 8)
+        self.open_button = self._button("open", "Open result", "Show the results of the selected images as layers")
+        self.again_button = self._button("again", "Queue again", "Segment the selected images again or after a failure")
+        self.skip_button = self._button("skip", "Skip", "Leave the selected images out")
+        self.remove_button = self._button("remove", "Remove", "Take the selected images off the list; results stay")
+        self.model = QComboBox(self)
+        self._dress(self.model, "model", "The model that segments all images")
+        self.model_button = self._button("model_file", "File…", "Use a model from a .safetensors file")
+        self.context = QComboBox(self)
+        self._dress(self.context, "context", "Whole: the network sees the whole image; window: each window alone")
+        self.context.addItem("Whole image", "whole")
+        self.context.addItem("Window by window", "window")
+        self.format = QComboBox(self)
+        self._dress(self.format, "format", "File format of the class maps")
+        for text, key in FORMATS:
+            self.format.addItem(text, key)
+        self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
+        self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
+        self.overwrite = self._check("overwrite", "Overwrite", "Replace results that are there already")
+        self.where = QComboBox(self)
+        self.where.setEditable(True)
+        self._dress(
+            self.where, "where", "This program, processes on this machine, or the address of a Dask scheduler (tcp://…)"
+        )
+        self.where.addItem("This program", "")
+        self.where.addItem("local", "local")
+        self.output = QLineEdit(self)
+        self._dress(self.output, "output", "Folder for the results and the queue; press Enter to read a queue there")
+        self.output.setPlaceholderText("Choose a folder")
+        self.output_button = self._button("output_folder", "Folder…", "Choose the folder for the results")
+        self.run_button = self._button("run", "Run", "Segment what is queued; pause and cancel appear below")
+        self.copy_button = self._button("copy", "Copy as command", "Copy the shell command that does the same")
+        self.status = QLabel("Add images to begin.", self)
+        self._dress(self.status, "status", "Images in each state")
+        self.status.setWordWrap(True)
+        self.bar = JobBar(self, "batch_job")
+        self.looking = JobBar(self, "batch_look")
+        self.thumbnails = JobBar(self, "batch_thumbnails")
+        for bar in (self.looking, self.thumbnails):
+            bar.setMaximumHeight(0)
+        self._lay_out()
+
+    def _dress(self, widget: QWidget, name: str, tip: str) -> None:
+        widget.setObjectName(f"batch_{name}")
+        widget.setToolTip(tip)
+        if isinstance(widget, QComboBox):
+            widget.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            widget.setMinimumContentsLength(10)
+
+    def _button(self, name: str, text: str, tip: str) -> QPushButton:
+        button = QPushButton(text, self)
+        self._dress(button, name, tip)
+        return button
+
+    def _check(self, name: str, text: str, tip: str) -> QCheckBox:
+        box = QCheckBox(text, self)
+        self._dress(box, name, tip)
+        return box
+
+    def _lay_out(self) -> None:
+        column = QVBoxLayout(self)
+        column.addLayout(_row(self.pattern, self.files_button, self.folder_button))
+        column.addWidget(self.table, 1)
+        actions = QGridLayout()
+        for place, button in enumerate((self.open_button, self.again_button, self.skip_button, self.remove_button)):
+            actions.addWidget(button, 0, place)
+        column.addLayout(actions)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        form.addRow("Model", _row(self.model, self.model_button))
+        form.addRow("Context", self.context)
+        form.addRow("Format", self.format)
+        form.addRow("Also", _row(self.polygons, self.uncertainty, self.overwrite))
+        form.addRow("Compute on", self.where)
+        form.addRow("Results", _row(self.output, self.output_button))
+        column.addLayout(form)
+        column.addLayout(_row(self.run_button, self.copy_button))
+        for widget in (self.bar, self.status, self.looking, self.thumbnails):
+            column.addWidget(widget)
+
+    # -- the table -----------------------------------------------------------------------------------------------
+    def show_items(self, items: list[Item]) -> None:
+        """Bring the whole table up to date; thumbnails of images that stay are kept."""
+        table = self.table
+        icons = {
+            table.item(r, 1).toolTip(): table.item(r, 0).icon()  # type: ignore[union-attr]
+            for r in range(table.rowCount())
+            if table.item(r, 0) is not None
+        }
+        table.setRowCount(len(items))
+        for row, item in enumerate(items):
+            picture = cell("", tip=item.path)
+            if item.path in icons:
+                picture.setIcon(icons[item.path])
+            table.setItem(row, 0, picture)
+            table.setItem(row, 1, cell(item.stem, tip=item.path))
+            table.setRowHeight(row, THUMBNAIL + 6)
+            table.removeCellWidget(row, 2)
+            self.show_item(row, item)
+
+    def show_item(self, row: int, item: Item) -> None:
+        """State of one image: a bar while it runs, else a word; an error is told below the name."""
+        table = self.table
+        name = table.item(row, 1)
+        if name is None:
+            return
+        name.setText(f"{item.stem}\n{item.error}" if item.error else item.stem)
+        name.setToolTip(item.path)
+        bar: Any = table.cellWidget(row, 2)
+        if item.state == RUNNING:
+            if bar is None:
+                bar = QProgressBar(table)
+                bar.setToolTip(f"How much of {item.stem} is done")
+                bar.setRange(0, 100)
+                table.setCellWidget(row, 2, bar)
+            bar.setValue(round(100 * item.done))
+            return
+        if bar is not None:
+            table.removeCellWidget(row, 2)
+        share = f" {100 * item.done:.0f} %" if item.state == QUEUED and item.done > 0 else ""
+        seconds = f" · {item.seconds:.0f} s" if item.state == DONE else ""
+        table.setItem(row, 2, cell(f"{MARKS[item.state]} {item.state}{share}{seconds}", tip=item.error or item.state))
+
+    def show_thumbnail(self, path: str, pixels: npt.NDArray[np.uint8]) -> None:
+        """A picture (h, w, 3) beside its image."""
+        pixels = np.ascontiguousarray(pixels)
+        height, width = pixels.shape[:2]
+        image = QImage(pixels.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy()
+        picture = QPixmap.fromImage(image).scaled(
+            THUMBNAIL, THUMBNAIL, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+        )
+        for row in range(self.table.rowCount()):
+            item = self.table.item(row, 0)
+            if item is not None and item.toolTip() == path:
+                item.setIcon(QIcon(picture))
+
+    def selected_rows(self) -> list[int]:
+        """Rows that are selected, ascending."""
+        return sorted({index.row() for index in self.table.selectedIndexes()})
+
+
+def _row(*widgets: QWidget) -> QHBoxLayout:
+    line = QHBoxLayout()
+    line.setContentsMargins(0, 0, 0, 0)
+    for index, widget in enumerate(widgets):
+        line.addWidget(widget, 1 if index == 0 else 0)
+    return line

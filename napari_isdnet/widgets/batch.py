@@ -1,0 +1,266 @@
+"""The Batch dock: many images, one model, a queue that survives failures and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QFileDialog
+
+from napari_isdnet.engine.batch import DONE, QUEUED, BatchProgress, BatchQueue, command, find_images
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _batch_controller as work
+from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets import _settings
+from napari_isdnet.widgets._batch_form import BatchForm
+from napari_isdnet.widgets._engine import keep_triton_out
+from napari_isdnet.widgets._image import image_layer
+from napari_isdnet.widgets._lazy import watch
+from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._segment_controller import color_table
+from napari_isdnet.widgets.load import FILTER, _dropped
+
+
+class BatchWidget(BatchForm):
+    """A thin view over :class:`~napari_isdnet.engine.batch.BatchQueue`; it is run by one worker thread at a time."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.queue = BatchQueue(Path())
+        watch(viewer)
+        self._copied = QTimer(self)
+        self._copied.setSingleShot(True)
+        self._copied.setInterval(1500)
+        self._copied.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
+        self.files_button.clicked.connect(lambda: self._choose_files())
+        self.folder_button.clicked.connect(lambda: self._choose_folder())
+        self.pattern.returnPressed.connect(lambda: self.add([self.pattern.text().strip()]))
+        self.output_button.clicked.connect(lambda: self._choose_output())
+        self.output.editingFinished.connect(self.read_queue)
+        self.model_button.clicked.connect(lambda: self._choose_model())
+        self.run_button.clicked.connect(lambda: self.run())
+        self.copy_button.clicked.connect(lambda: self.copy_command())
+        self.open_button.clicked.connect(lambda: self.open_results())
+        self.table.cellDoubleClicked.connect(lambda *_: self.open_results())
+        self.again_button.clicked.connect(lambda: self._change(self.queue.again))
+        self.skip_button.clicked.connect(lambda: self._change(self.queue.skip))
+        self.remove_button.clicked.connect(lambda: self._change(self.queue.remove))
+        self.bar.ended.connect(self._ended)
+        self._list_models()
+
+    # -- models and folders --------------------------------------------------------------------------------------
+    def _list_models(self) -> None:
+        def look() -> Generator[Progress, None, list[str]]:
+            yield Progress(0, 1, "Looking for models")
+            keep_triton_out()
+            from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
+
+            return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
+
+        def show(names: list[str]) -> None:
+            for name in names:
+                if self.model.findData(name) < 0:
+                    self.model.addItem(name, name)
+
+        self.looking.run(look, on_result=show)
+
+    def _choose_model(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "A model", "", "Models (*.safetensors)")
+        if path:
+            self.choose_model(path)
+
+    def choose_model(self, model: str) -> None:
+        """Take a model by name or file."""
+        if self.model.findData(model) < 0:
+            self.model.addItem(Path(model).stem, model)
+        self.model.setCurrentIndex(self.model.findData(model))
+
+    def _choose_output(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder for the results", self.output.text())
+        if folder:
+            self.output.setText(folder)
+            self.read_queue()
+
+    def read_queue(self) -> None:
+        """Take up the queue of the output folder, where there is one, with the images that are listed here."""
+        text = self.output.text().strip()
+        if not text or Path(text).expanduser() == self.queue.output or self.bar.running:
+            return
+        here = [item.path for item in self.queue.items]
+        try:
+            queue = BatchQueue.open(Path(text).expanduser())
+            queue.add(here)
+        except InputError as error:
+            notify_error(error)
+            return
+        self.queue = queue
+        if queue.model:
+            self.choose_model(queue.model)
+            self._show_settings()
+        self._show_all()
+
+    def _show_settings(self) -> None:
+        chosen = self.queue.settings
+        self.context.setCurrentIndex(max(0, self.context.findData(chosen.get("context"))))
+        self.format.setCurrentIndex(max(0, self.format.findData((chosen.get("formats") or ["ome-zarr"])[0])))
+        for name in ("polygons", "uncertainty", "overwrite"):
+            getattr(self, name).setChecked(bool(chosen.get(name)))
+        self.where.setEditText(chosen.get("dask") or "This program")
+
+    # -- adding --------------------------------------------------------------------------------------------------
+    def _choose_files(self) -> None:
+        paths, _ = QFileDialog.getOpenFileNames(self, "Images", "", FILTER)
+        if paths:
+            self.add(paths)
+
+    def _choose_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "A folder of images", "")
+        if folder:
+            self.add([folder])
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Accept local files and folders."""
+        if _dropped(event):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        """Add what was dropped."""
+        event.acceptProposedAction()
+        self.add(_dropped(event))
+
+    def add(self, what: list[str]) -> None:
+        """Add files, folders or patterns; looking through folders happens in a worker thread."""
+        if not any(what) or self._busy():
+            return
+
+        def look() -> Generator[Progress, None, list[Path]]:
+            yield Progress(0, 1, "Looking for images")
+            return find_images(what)
+
+        def show(paths: list[Path]) -> None:
+            try:
+                self.queue.add(paths)
+            except InputError as error:
+                notify_error(error)
+                return
+            self.pattern.clear()
+            self._show_all()
+
+        self.looking.run(look, on_result=show)
+
+    def _busy(self) -> bool:
+        if self.bar.running:
+            notify_info("The queue is running; cancel it first, what is finished is kept.")
+        return self.bar.running
+
+    def _change(self, change: Any) -> None:
+        if self.selected_rows() and not self._busy():
+            change(self.selected_rows())
+            self._show_all()
+
+    # -- showing -------------------------------------------------------------------------------------------------
+    def _show_all(self) -> None:
+        self.show_items(self.queue.items)
+        self._show_counts()
+        without = [
+            item.path for row, item in enumerate(self.queue.items)
+            if self.table.item(row, 0).icon().isNull()  # type: ignore[union-attr]
+        ]  # fmt: skip
+        if without:
+            self.thumbnails.run(work.thumbnails(without), on_items=self._show_thumbnails, on_error=lambda _: None)
+
+    def _show_thumbnails(self, found: list[work.Thumbnail]) -> None:
+        for item in found:
+            self.show_thumbnail(item.path, item.pixels)
+
+    def _show_counts(self) -> None:
+        parts = [f"{count} {state}" for state, count in self.queue.counts().items() if count]
+        self.status.setText(" · ".join(parts) or "Add images to begin.")
+
+    # -- running -------------------------------------------------------------------------------------------------
+    def take_settings(self) -> None:
+        """What is chosen in the form, into the queue."""
+        where = self.where.currentText().strip()
+        device = _settings.device()
+        self.queue.model = str(self.model.currentData() or "")
+        self.queue.settings = work.settings(
+            context=self.context.currentData(),
+            formats=[self.format.currentData()],
+            polygons=self.polygons.isChecked(),
+            uncertainty=self.uncertainty.isChecked(),
+            overwrite=self.overwrite.isChecked(),
+            device=device if device != "auto" else None,
+            memory=_settings.memory_gib(),
+            dask=None if where in ("", "This program") else where,
+        )
+
+    def run(self) -> None:
+        """Segment what is queued."""
+        if self._busy():
+            return
+        self.read_queue()
+        try:
+            if not self.output.text().strip():
+                raise InputError("The results need a folder: choose one under Results.")
+            if self.model.currentData() is None:
+                raise InputError("No model is chosen; choose one, or a .safetensors file.")
+            if not any(item.state == QUEUED for item in self.queue.items):
+                raise InputError("No image is queued; add some, or select images and choose Queue again.")
+        except InputError as error:
+            notify_error(error)
+            return
+        self.take_settings()
+        self.run_button.setEnabled(False)
+        self.bar.run(
+            lambda: work.run(self.queue), on_items=self._progressed, on_result=self._finished, title="Starting"
+        )
+
+    def _progressed(self, steps: list[BatchProgress]) -> None:
+        latest = {step.index: step.item for step in steps if step.item is not None}
+        for row, item in latest.items():
+            self.show_item(row, item)
+        self._show_counts()
+
+    def _finished(self, counts: dict[str, int]) -> None:
+        failed = f", {counts['failed']} failed: see the list" if counts["failed"] else ""
+        notify_info(f"Batch: {counts['done']} done{failed}.")
+
+    def _ended(self) -> None:
+        self.run_button.setEnabled(True)
+        self.show_items(self.queue.items)
+        self._show_counts()
+
+    def copy_command(self) -> None:
+        """The same from a shell, on the clipboard."""
+        if not self.bar.running:
+            self.read_queue()
+            self.take_settings()
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(command(self.queue))
+        self.copy_button.setText("Copied")
+        self._copied.start()
+
+    # -- results -------------------------------------------------------------------------------------------------
+    def open_results(self) -> None:
+        """Image and class map of the selected rows that are done, as layers."""
+        rows = [row for row in self.selected_rows() if self.queue.items[row].state == DONE]
+        if not rows:
+            notify_info("Select an image that is done.")
+            return
+        self.looking.run(work.open_results(self.queue, rows), on_items=self._add_layers)
+
+    def _add_layers(self, found: list[work.Opened]) -> None:
+        for item in found:
+            data, keywords, _ = image_layer(item.source, item.policy, path=item.path)
+            image = self._viewer.add_image(data, **keywords)
+            if item.labels is not None:
+                labels = item.labels
+                layers.add_labels(
+                    self._viewer, image, layers.store_pyramid(labels), labels.classes, color_table(labels.classes),
+                    f"{item.source.name} classes", origin=labels.origin, opacity=0.6,
+                )  # fmt: skip

@@ -1,0 +1,170 @@
+"""The Batch dock as a person uses it, in a real window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QApplication, QWidget
+
+from napari_isdnet.engine.batch import BatchQueue
+from napari_isdnet.io.store import LabelStore
+from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.widgets._engine import keep_triton_out
+from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets.batch import BatchWidget
+from napari_isdnet.window import Window
+from tests.network_tools import lively, picture, small
+
+
+@pytest.fixture
+def batch(viewer: Any) -> BatchWidget:
+    widget = BatchWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Batch")
+    return widget
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b"):
+        tifffile.imwrite(folder / f"{name}.tif", picture((300, 280), ord(name)), photometric="rgb", tile=(128, 128))
+    (folder / "broken.tif").write_bytes(b"II*\0 no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    keep_triton_out()
+    path = tmp_path_factory.mktemp("model") / "lively.safetensors"
+    save_model(lively(small(channels=16)), path)
+    return path
+
+
+def listed(qtbot: Any, batch: BatchWidget, count: int) -> None:
+    qtbot.waitUntil(lambda: batch.table.rowCount() == count and not batch.looking.running, timeout=10_000)
+
+
+def states(batch: BatchWidget) -> list[str]:
+    return [item.state for item in batch.queue.items]
+
+
+def begin(qtbot: Any, batch: BatchWidget, images: Path, model: Path, output: Path, count: int) -> None:
+    batch.pattern.setText(str(images))
+    qtbot.keyClick(batch.pattern, Qt.Key.Key_Return)
+    listed(qtbot, batch, count)
+    batch.choose_model(str(model))
+    batch.context.setCurrentIndex(batch.context.findData("window"))
+    batch.output.setText(str(output))
+    qtbot.mouseClick(batch.run_button, Qt.MouseButton.LeftButton)
+
+
+def test_add_a_folder_run_see_the_states_open_a_result(viewer, qtbot, batch, images, model, tmp_path) -> None:
+    begin(qtbot, batch, images, model, tmp_path / "out", 3)
+    qtbot.waitUntil(lambda: states(batch) == ["done", "done", "failed"] and not batch.bar.running, timeout=60_000)
+    qtbot.waitUntil(lambda: not batch.table.item(0, 0).icon().isNull(), timeout=10_000)
+    assert batch.table.item(2, 0).icon().isNull()
+    assert "broken" in batch.table.item(2, 1).text()
+    assert len(batch.table.item(2, 1).text().splitlines()) == 2  # the error in words
+    assert "2 done" in batch.status.text()
+    batch.table.selectRow(0)
+    qtbot.mouseClick(batch.open_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    shown = pyramid_of(viewer.layers["a classes"]).read(0, Window(0, 0, 300, 280))
+    truth = LabelStore.open(tmp_path / "out" / "a.ome.zarr").read_labels(Window(0, 0, 300, 280))
+    np.testing.assert_array_equal(shown, truth)
+
+
+def test_cancelled_it_goes_on_in_another_window(viewer, qtbot, batch, images, model, tmp_path) -> None:
+    begin(qtbot, batch, images, model, tmp_path / "out", 3)
+    qtbot.waitUntil(lambda: batch.bar.running, timeout=5000)
+    batch.bar.cancel_button.click()
+    qtbot.waitUntil(lambda: not batch.bar.running, timeout=30_000)
+    assert "running" not in states(batch)
+    assert batch.run_button.isEnabled()
+    again = BatchWidget(viewer)
+    viewer.window.add_dock_widget(again, name="Batch again")
+    again.output.setText(str(tmp_path / "out"))
+    again.output.editingFinished.emit()
+    assert [item.stem for item in again.queue.items] == ["a", "b", "broken"]
+    assert again.context.currentData() == "window"
+    assert again.model.currentData() == str(model)
+    again.run_button.click()
+    qtbot.waitUntil(lambda: states(again) == ["done", "done", "failed"] and not again.bar.running, timeout=60_000)
+
+
+def test_dropped_files_are_added_and_two_of_one_name_refused(qtbot, batch, images) -> None:
+    from napari.utils.notifications import notification_manager
+
+    def drop(path: Path) -> None:
+        mime = QMimeData()
+        mime.setUrls([QUrl.fromLocalFile(str(path))])
+        event = QDropEvent(
+            QPointF(5, 5), Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        )
+        batch.dropEvent(event)
+
+    drop(images / "a.tif")
+    listed(qtbot, batch, 1)
+    other = images / "other"
+    other.mkdir()
+    tifffile.imwrite(other / "a.tif", np.zeros((8, 8), np.uint8))
+    before = len(notification_manager.records)
+    drop(other / "a.tif")
+    qtbot.waitUntil(lambda: len(notification_manager.records) > before, timeout=5000)
+    assert "have one name, 'a'" in notification_manager.records[-1].message
+    assert batch.table.rowCount() == 1
+
+
+@pytest.mark.parametrize("missing", ["output", "model", "images"])
+def test_what_is_missing_is_said(viewer, qtbot, batch, images, model, tmp_path, missing) -> None:
+    from napari.utils.notifications import notification_manager
+
+    qtbot.waitUntil(lambda: not batch.looking.running, timeout=10_000)
+    batch.model.clear()
+    if missing != "images":
+        batch.add([str(images)])
+        listed(qtbot, batch, 3)
+    if missing != "model":
+        batch.choose_model(str(model))
+    if missing != "output":
+        batch.output.setText(str(tmp_path / "out"))
+    before = len(notification_manager.records)
+    batch.run_button.click()
+    assert len(notification_manager.records) == before + 1
+    words = {"output": "need a folder", "model": "No model is chosen", "images": "No image is queued"}[missing]
+    assert words in notification_manager.records[-1].message
+
+
+def test_the_same_as_a_command_and_skipping(qtbot, batch, images, model, tmp_path) -> None:
+    batch.add([str(images)])
+    listed(qtbot, batch, 3)
+    batch.choose_model(str(model))
+    batch.output.setText(str(tmp_path / "out"))
+    batch.where.setEditText("tcp://cluster:8786")
+    batch.table.selectRow(2)
+    batch.skip_button.click()
+    batch.copy_button.click()
+    text = QApplication.clipboard().text()
+    assert "broken" not in text
+    assert text.endswith(f"--output {tmp_path / 'out'} --model {model} --context whole --dask tcp://cluster:8786")
+    assert BatchQueue.open(tmp_path / "out").items == []  # looking writes nothing
+
+
+def test_closing_the_window_in_the_middle_leaves_a_queue_that_goes_on(qtbot, batch, images, model, tmp_path) -> None:
+    begin(qtbot, batch, images, model, tmp_path / "out", 3)
+    qtbot.waitUntil(lambda: (tmp_path / "out" / "batch.json").exists(), timeout=30_000)
+    # the window closes now; the leak check looks for threads
+
+
+def test_every_control_says_what_it_does(batch) -> None:
+    for child in batch.findChildren(QWidget):
+        name = child.objectName()
+        if name.startswith("batch_") and not name.endswith(("_bar", "job", "look", "thumbnails")):
+            assert child.toolTip(), name
