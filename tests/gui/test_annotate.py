@@ -371,6 +371,7 @@ from napari_isdnet.widgets._lazy import watch
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from gui.canvas_tools import drag
 viewer = napari.Viewer(show=True)
+viewer.window.resize(1300, 900)
 watch(viewer)
 source = open_sample("aerial-100k")
 data, keywords, _ = image_layer(source, IntensityPolicy.from_source(source, "auto"))
