@@ -1,4 +1,4 @@
-"""``isdnet-train``: fit, evaluate, check, and what there is to choose from."""
+"""``isdnet-train``: fit, fine-tune, evaluate, check, and what there is to choose from."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from napari_isdnet_training.benchmark.cli import app as benchmark_app
 
 from napari_isdnet.cli import run
-from napari_isdnet.cli_output import drive, print_facts, print_json
+from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json
 from napari_isdnet.exceptions import InputError
 
 app = typer.Typer(
-    help="Train ISDNet and its baselines: fit, evaluate, check a data set.",
+    help="Train ISDNet and its baselines: fit, fine-tune, evaluate, check a data set.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(benchmark_app, name="benchmark")
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe that ships, or a .toml file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
+Values = Literal["annotation", "mask"]
+PresetName = Literal["quick", "thorough"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -46,6 +51,51 @@ def fit(
         "validation": result.figures,
     }
     _show(facts, as_json)
+
+
+@app.command()
+def finetune(
+    image: Annotated[Path, typer.Argument(help="Image that is annotated.")],
+    annotations: Annotated[Path, typer.Argument(help="Project folder, label image or pyramid, or GeoJSON.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Model file to write (.safetensors).")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME|FILE", help="Start; 'backbone' for new classes.")
+    ] = None,
+    values: Annotated[
+        Values, typer.Option(help="Label images: 0 unlabelled, or class indices with 255.")
+    ] = "annotation",
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Classes of a label image without names.")
+    ] = None,
+    preset: Annotated[PresetName, typer.Option(help="quick: heads and fusions; thorough: everything.")] = "quick",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps, instead of the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows of a step, instead of the preset's.")] = None,
+    window: Annotated[int | None, typer.Option(min=64, help="Side of a training window in pixels.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    allow_worse: Annotated[
+        bool, typer.Option("--allow-worse", help="Write it even if held-out regions got worse.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished run.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished model file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model further on what is annotated of IMAGE; run it again to go on where it was cut off."""
+    from napari_isdnet_training.finetune import finetune as run_finetune
+
+    from napari_isdnet.engine.classlist import read_classes
+
+    steps_of = run_finetune(
+        image, annotations, model, output=output, preset=preset, steps=steps, seed=seed, device=device, values=values,
+        precision=precision, classes=() if classes is None else read_classes(classes), batch=batch, window=window,
+        allow_worse=allow_worse, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    result = drive(steps_of, "finetune", "Stopped; run the same command to go on.")
+    _show(result.to_dict(), as_json)
+    if result.model is None:
+        print_error(f"No model was written: {result.reason} (--allow-worse).")
+        raise typer.Exit(FAILED)
 
 
 @app.command()

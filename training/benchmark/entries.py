@@ -1,0 +1,82 @@
+"""What the speed benchmark runs: this network in its forms, baselines of well-kept libraries, and what is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from napari_isdnet_training.benchmark.mmseg import MMSEG, mmseg_network
+from napari_isdnet_training.registry import Network, build
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.isdnet import ISDNet
+
+MODES = ("whole", "half", "quarter", "local", "global")
+"""``whole``: one forward over the image; ``half``, ``quarter``: over the image at 1/2 or 1/4, result enlarged;
+``local``: tiles at full resolution; ``global``: the image shrunk so that its longer side is one tile."""
+
+GENERIC = ("whole", "local", "global")
+SCALED = ("whole", "half", "quarter", "local", "global")
+
+NOT_RUN = ("GLNet", "FCtL", "MagNet", "PPN", "SegFix", "DenseCRF", "guided filter", "CascadePSP")
+NOT_RUN_REASON = "research code or a separate refinement, no maintained package in the extras: not run"
+
+
+@dataclass(frozen=True)
+class SpeedEntry:
+    """One network of the speed benchmark and the modes that make sense for it."""
+
+    name: str
+    description: str
+    modes: tuple[str, ...]
+    make: Callable[[int], Network]
+
+
+def _ours(name: str, description: str, config: Callable[[int], ISDNetConfig]) -> SpeedEntry:
+    return SpeedEntry(name, description, ("whole",), lambda k: Network(name, ISDNet(config(k).inference()), None))
+
+
+def _registry(name: str, description: str, modes: tuple[str, ...]) -> SpeedEntry:
+    return SpeedEntry(name, description, modes, lambda k: build(name, k, pretrained=False))
+
+
+def _mmseg(name: str) -> SpeedEntry:
+    modes = SCALED if name.startswith("pspnet") else GENERIC
+    return SpeedEntry(name, MMSEG[name].description, modes, lambda k: mmseg_network(name, k))
+
+
+def _entries() -> dict[str, SpeedEntry]:
+    of = ISDNetConfig.of
+    ours = [
+        _ours("isdnet-reference-r18", "ISDNet as published, ResNet18", lambda k: of("reference", k)),
+        _ours("isdnet-reference-r50", "ISDNet as published, ResNet50", lambda k: of("reference", k, deep="resnet50")),
+        _ours("isdnet-paper-r18", "ISDNet as written in the paper, ResNet18", lambda k: of("paper", k)),
+        _ours("isdnet-lite", "ISDNet for CPUs, EfficientNet-Lite0", ISDNetConfig.lite),
+        _ours("isdnet-pspnet-r18", "ISDNet, PSPNet as deep head", lambda k: of("reference", k, deep_head="pspnet")),
+        _ours(
+            "isdnet-segformer-r18", "ISDNet, SegFormer's decoder as deep head",
+            lambda k: of("reference", k, deep_head="segformer"),
+        ),
+        _ours("isdnet-stride16", "ISDNet, deep branch at stride 16", lambda k: of("reference", k, deep_stride=16)),
+        _ours("isdnet-1x1", "ISDNet, 1x1 on the shallow features", lambda k: of("reference", k, shallow_kernel=1)),
+        _ours("isdnet-context1st", "ISDNet, early context", lambda k: of("reference", k, context_first=True)),
+    ]  # fmt: skip
+    shared = [
+        _registry("unet", "UNet, EfficientNet-Lite0", GENERIC),
+        _registry("deeplabv3plus", "DeepLabv3+, EfficientNet-Lite0", GENERIC),
+        _registry("pspnet", "PSPNet, EfficientNet-Lite0", SCALED),
+        _registry("segformer-b0", "SegFormer-B0", SCALED),
+    ]
+    return {e.name: e for e in [*ours, *shared, *(_mmseg(name) for name in MMSEG)]}
+
+
+ENTRIES = _entries()
+
+
+def choose_entries(names: list[str] | None) -> list[SpeedEntry]:
+    """Entries by name, all of them by default; InputError names what is known."""
+    for name in names or ():
+        if name not in ENTRIES:
+            raise InputError(f"There is no network '{name}' to measure; known are {', '.join(ENTRIES)}.")
+    return [ENTRIES[name] for name in names or ENTRIES]

@@ -1,0 +1,131 @@
+"""The inference modes of the speed benchmark: what turns a network into a function from an image to a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from napari_isdnet_training.registry import Network
+from torch import Tensor
+
+from napari_isdnet.engine.device import Placement, prepare
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.isdnet import ISDNet
+
+Labelling = Callable[[Tensor], Tensor]
+
+SCALES = {"whole": 1.0, "half": 0.5, "quarter": 0.25}
+
+
+def best_class(coarse: Tensor, size: tuple[int, int], strip: int = 256) -> Tensor:
+    """Class indices (H, W) uint8 of logits (1, K, h, w) enlarged to ``size``, strip by strip.
+
+    The full-size logits are never held: a strip of them is enlarged, its best class taken and the strip forgotten. In
+    channels-last order the classes of a pixel lie side by side, which makes the search several times faster on a CPU.
+    """
+    coarse = coarse.contiguous(memory_format=torch.channels_last)
+    h, height = coarse.shape[2], size[0]
+    if height % h or coarse.is_cuda or height <= strip:
+        fine = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+        return fine[0].argmax(0).to(torch.uint8)
+    factor = height // h
+    rows = max(1, strip // factor)
+    result = torch.empty(size, dtype=torch.uint8)
+    for top in range(0, h, rows):
+        bottom = min(h, top + rows)
+        low, high = max(0, top - 1), min(h, bottom + 1)  # one row more on each side: interpolation reads neighbours
+        part = coarse[:, :, low:high].contiguous(memory_format=torch.channels_last)
+        fine = F.interpolate(part, size=((high - low) * factor, size[1]), mode="bilinear", align_corners=False)
+        start = (top - low) * factor
+        best = fine[0, :, start : start + (bottom - top) * factor].argmax(0)
+        result[top * factor : bottom * factor] = best.to(torch.uint8)
+    return result
+
+
+def place(network: Network, placement: Placement, prepared: bool) -> Network:
+    """The network ready to run: as it is (eager), or in the form that infers fastest."""
+    network = network.eval().requires_grad_(False)
+    if isinstance(network.net, ISDNet) and prepared:
+        network.net = prepare(network.net, placement)
+        return network
+    network = network.to(placement.device)
+    if prepared:
+        # The generic nets get what every user can give them: channels last and the same arithmetic.
+        network = network.to(placement.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def labelling(network: Network, placement: Placement, mode: str, prepared: bool, tile: int, overlap: int) -> Labelling:
+    """``image (1, 3, H, W) float32 -> labels (H, W) uint8`` for a placed network in a mode."""
+    if isinstance(network.net, ISDNet):
+        net = network.net
+
+        def ours(x: Tensor) -> Tensor:
+            if prepared:
+                return best_class(net.coarse_logits(x), (x.shape[2], x.shape[3]))
+            return net(x).logits[0].argmax(0).to(torch.uint8)
+
+        return ours
+
+    def logits(x: Tensor) -> Tensor:
+        if prepared:
+            x = x.to(placement.dtype).contiguous(memory_format=torch.channels_last)
+        return network.logits(x)
+
+    if mode == "local":
+        return lambda x: _local(logits, x, tile, overlap)
+    if mode == "global":
+        return lambda x: _scaled(logits, x, min(1.0, tile / max(x.shape[2:])))
+    if mode not in SCALES:
+        raise InputError(f"There is no mode '{mode}'; allowed are {', '.join(SCALES)}, local and global.")
+    return lambda x: _scaled(logits, x, SCALES[mode])
+
+
+def _scaled(logits: Callable[[Tensor], Tensor], x: Tensor, scale: float) -> Tensor:
+    size = (x.shape[2], x.shape[3])
+    if scale == 1.0:
+        return logits(x)[0].argmax(0).to(torch.uint8)
+    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    values = logits(F.interpolate(x, size=small, mode="bilinear", antialias=not x.is_cuda, align_corners=False))
+    return F.interpolate(values, size=size, mode="bilinear", align_corners=False)[0].argmax(0).to(torch.uint8)
+
+
+def tiles(shape: tuple[int, int], tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Top-left corners of the tiles that cover an image; the last of a row or column ends at the border."""
+    starts = []
+    for length in shape:
+        last = max(0, length - tile)
+        starts.append([*range(0, last, tile - overlap), last])
+    return [(row, column) for row in starts[0] for column in starts[1]]
+
+
+def _local(logits: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int) -> Tensor:
+    result = torch.empty(x.shape[2:], dtype=torch.uint8, device=x.device)
+    half = overlap // 2
+    for row, column in tiles((x.shape[2], x.shape[3]), tile, overlap):
+        part = x[:, :, row : row + tile, column : column + tile]
+        labels = logits(part)[0].argmax(0).to(torch.uint8)
+        top, left = (half if row else 0), (half if column else 0)
+        result[row + top : row + labels.shape[0], column + left : column + labels.shape[1]] = labels[top:, left:]
+    return result
+
+
+def multiply_adds(network: Network, shape: tuple[int, int], mode: str, tile: int, overlap: int) -> float:
+    """Multiply-adds of the convolutions and matrix products for one image, counted without computing.
+
+    ``network`` is moved to the meta device and cannot be used afterwards.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size, count = shape, 1
+    if mode == "local":
+        count = len(tiles(shape, tile, overlap))
+        size = (min(tile, shape[0]), min(tile, shape[1]))
+    else:
+        scale = min(1.0, tile / max(shape)) if mode == "global" else SCALES[mode]
+        size = (max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale)))
+    network = network.eval().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.logits(torch.empty(1, 3, *size, device="meta"))
+    return counter.get_total_flops() / 2 * count

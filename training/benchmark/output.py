@@ -1,0 +1,101 @@
+"""CSV files that a cut-off run leaves whole, with the command in their first line; a table and a plot of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import write_atomic
+
+Row = Mapping[str, Any]
+
+
+def command_line() -> str:
+    """The command as it was typed, with the program's plain name."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
+    """Write rows under ``# `` lines of notes; a name that exists is replaced in one step."""
+    buffer = io.StringIO()
+    for note in notes:
+        buffer.write("# " + " ".join(note.split()) + "\n")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[_text(row.get(c)) for c in columns] for row in rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue().encode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a file written here; none where there is no file."""
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines))
+
+
+class RunLog:
+    """A CSV to which finished runs are added one by one, so that a cut-off benchmark goes on where it was.
+
+    ``keys`` are the columns that identify a run. A file with other columns is refused.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], keys: Sequence[str], notes: Sequence[str] = ()) -> None:
+        self.path, self.columns, self.keys = path, tuple(columns), tuple(keys)
+        self.rows: list[dict[str, Any]] = list(read_csv(path))
+        if self.rows and tuple(self.rows[0]) != self.columns:
+            raise InputError(
+                f"{path} has the columns {', '.join(self.rows[0])}, not those of this benchmark; give another --output."
+            )
+        old = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self.notes = [line[2:] for line in old if line.startswith("# ")]
+        self.notes += [" ".join(n.split()) for n in notes if " ".join(n.split()) not in self.notes]
+
+    def done(self, **key: Any) -> bool:
+        """True when a run with this key is in the file."""
+        wanted = {k: _text(v) for k, v in key.items()}
+        return any(all(row[k] == v for k, v in wanted.items()) for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Append a finished run; the file is whole at any moment."""
+        self.rows.append({c: _text(row.get(c)) for c in self.columns})
+        write_csv(self.path, self.columns, self.rows, self.notes)
+
+
+def plot_speed(rows: Sequence[Row], path: Path) -> None:
+    """Images a second of every row that has a figure, one panel a size (PNG or SVG by the suffix)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        from napari_isdnet.exceptions import MissingExtra
+
+        raise MissingExtra("The plot", "matplotlib", "train") from None
+    sizes = sorted({(int(r["height"]), int(r["width"])) for r in rows})
+    most = max((sum(1 for r in rows if (r["height"], r["width"]) == s and r["fps"]) for s in sizes), default=1)
+    figure = Figure(figsize=(6 * max(1, len(sizes)), 1.2 + 0.28 * most), layout="constrained")
+    for index, size in enumerate(sizes):
+        shown = [r for r in rows if (r["height"], r["width"]) == size and r["fps"]]
+        shown.sort(key=lambda r: float(r["fps"]))
+        axes = figure.add_subplot(1, len(sizes), index + 1)
+        names = [f"{r['network']}{'' if r['mode'] == 'whole' else ' ' + str(r['mode'])}" for r in shown]
+        colors = ["#c0392b" if str(r["network"]).startswith("isdnet") else "#7f8c8d" for r in shown]
+        axes.barh(names, [float(r["fps"]) for r in shown], color=colors)
+        axes.set_xlabel("images a second")
+        axes.set_title(f"{size[0]} x {size[1]}")
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(temporary, dpi=110)
+    temporary.replace(path)

@@ -1,0 +1,107 @@
+"""What the inference path gains: the plain forward against the prepared one, alternating in one process."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from napari_isdnet_training.benchmark.inference import best_class
+from torch import Tensor
+
+from napari_isdnet.engine.device import choose, prepare
+from napari_isdnet.engine.fast import compiled
+from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.laplacian import LaplacianPyramid
+from napari_isdnet.progress import Clock, Progress
+
+PATH_COLUMNS = ("variant", "height", "width", "p50_ms", "ratio_plain", "ratio_eager", "agreement", "note", "device")
+
+
+class ConvolvedPyramid(LaplacianPyramid):
+    """The pyramid as the published code computes it: 25-tap depthwise convolutions on every pixel."""
+
+    def _filter(self, x: Tensor, gain: float) -> Tensor:
+        row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=x.dtype, device=x.device)
+        kernel = (torch.outer(row, row) * (gain / 256)).expand(x.shape[1], 1, 5, 5).contiguous()
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=x.shape[1])
+
+    def down(self, x: Tensor) -> Tensor:
+        """See the base class."""
+        return self._filter(x, 1.0)[:, :, ::2, ::2]
+
+    def up(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """See the base class."""
+        spread = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+        spread[:, :, ::2, ::2] = x
+        return self._filter(spread, 4.0)[:, :, : size[0], : size[1]]
+
+
+def variants(model: ISDNet, device: str, compile_too: bool) -> dict[str, tuple[Callable[[Tensor], Tensor], str]]:
+    """Functions from a normalised image (1, 3, H, W) to labels, and a note each; ``plain`` is the yardstick."""
+
+    def full(net: ISDNet) -> Callable[[Tensor], Tensor]:
+        return lambda x: net(x).logits[0].argmax(0).to(torch.uint8)
+
+    def fused(net: ISDNet) -> Callable[[Tensor], Tensor]:
+        return lambda x: best_class(net.coarse_logits(x), (x.shape[2], x.shape[3]))
+
+    target = choose(device, "float32").device
+    eager = copy.deepcopy(model).eval().to(target)
+    plain = copy.deepcopy(eager)
+    plain.pyramid = ConvolvedPyramid(model.config.residual_levels)
+    found: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+        "float32 plain": (full(plain), "float32 eager, pyramid by convolutions as published"),
+        "float32 eager": (full(eager), "float32 eager, this package's pyramid"),
+        "float32 prepared": (fused(prepare(model, choose(device, "float32"))), "folded, channels last, fused labels"),
+        "bfloat16 prepared": (fused(prepare(model, choose(device, "bfloat16"))), "the same in bfloat16"),
+    }
+    if compile_too:
+        ready, note = compiled(prepare(model, choose(device, "bfloat16")))
+        found["bfloat16 compiled"] = (lambda x: best_class(ready(x), (x.shape[2], x.shape[3])), note)
+    return found
+
+
+@torch.inference_mode()
+def measure_path(
+    model: ISDNet, x: Tensor, *, device: str = "auto", rounds: int = 5, compile_too: bool = False
+) -> Generator[Progress, None, list[dict[str, Any]]]:
+    """Time every variant on one image in alternating rounds; yields after each, returns rows of :data:`PATH_COLUMNS`.
+
+    ``ratio_plain`` and ``ratio_eager`` are medians over the rounds of the time of the two float32 forwards over that
+    of the row; ``agreement`` is the share of pixels whose class is that of ``float32 eager``.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    placement = choose(device, "float32")
+    x = x.to(placement.device)
+    found = variants(model, device, compile_too)
+    times: dict[str, list[float]] = {name: [] for name in found}
+    clock = Clock(len(found) * (rounds + 1))
+    labels: dict[str, Tensor] = {}
+    for number in range(rounds + 1):
+        for name, (run, _) in found.items():
+            began = time.perf_counter()
+            result = run(x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            if number:  # the first round warms up
+                times[name].append(time.perf_counter() - began)
+            else:
+                labels[name] = result.cpu()
+            yield clock.step(1, name)
+    name_of_device = torch.cuda.get_device_name() if x.is_cuda else f"cpu, {torch.get_num_threads()} threads"
+    truth = labels["float32 eager"]
+    rows = []
+    for name, (_, note) in found.items():
+        own = np.array(times[name])
+        row: dict[str, Any] = {"variant": name, "height": x.shape[2], "width": x.shape[3], "note": note}
+        row |= {"p50_ms": round(float(np.median(own)) * 1e3, 1), "device": name_of_device}
+        for key, base in (("ratio_plain", "float32 plain"), ("ratio_eager", "float32 eager")):
+            row[key] = round(float(np.median(np.array(times[base]) / own)), 3)
+        row["agreement"] = round(float((labels[name] == truth).float().mean()), 5)
+        rows.append(row)
+    return rows

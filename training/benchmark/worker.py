@@ -1,0 +1,77 @@
+"""One measurement in a process of its own, so that its peak memory is its own: JSON lines out, one a step.
+
+``python -m napari_isdnet_training.benchmark.worker JOB`` with JOB a JSON object (see :func:`main`). The lines are
+``{"state": "ready", ...facts}``, then ``{"seconds": s}`` per image, then ``{"state": "done", "peak_bytes": n}``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from napari_isdnet_training.benchmark.entries import ENTRIES
+from napari_isdnet_training.benchmark.inference import labelling, multiply_adds, place
+
+from napari_isdnet.engine.device import choose, peak_rss_bytes, set_threads
+
+
+def _say(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+@torch.inference_mode()
+def measure(job: dict[str, Any]) -> None:
+    """Build, warm up, time. Keys: entry, mode, size, device, precision, prepared, repeats, tile, overlap, classes."""
+    set_threads(job.get("threads"))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(job["prepared"])
+    placement = choose(job["device"], job["precision"])
+    entry, mode, size = ENTRIES[job["entry"]], job["mode"], (job["size"][0], job["size"][1])
+    torch.manual_seed(0)
+    network = entry.make(job["classes"])
+    parameters = sum(p.numel() for p in network.parameters())
+    macs = None
+    if job.get("count"):
+        try:
+            macs = multiply_adds(entry.make(job["classes"]), size, mode, job["tile"], job["overlap"])
+        except (NotImplementedError, RuntimeError, ValueError):
+            macs = None  # an operator that cannot be counted: the table says nothing rather than a guess
+    run = labelling(
+        place(network, placement, job["prepared"]), placement, mode, job["prepared"], job["tile"], job["overlap"]
+    )
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1)).to(placement.device)
+    cuda = placement.device.type == "cuda"
+    _say({"state": "ready", "parameters": parameters, "macs": macs, "device": _device(placement.device)})
+    for number in range(1 + job["repeats"]):
+        began = time.perf_counter()
+        labels = run(x)
+        if cuda:
+            torch.cuda.synchronize()
+        if tuple(labels.shape) != size:
+            raise AssertionError(f"labels of shape {tuple(labels.shape)}")
+        _say({"warm": number > 0, "seconds": time.perf_counter() - began})
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_rss_bytes()
+    _say({"state": "done", "peak_bytes": peak})
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job; an error is a line too, so that the parent can say what happened."""
+    try:
+        measure(json.loads(arguments[0]))
+    except Exception as error:
+        text = " ".join(str(error).split())
+        _say({"state": "failed", "error": f"{type(error).__name__}: {text[:300]}"})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
