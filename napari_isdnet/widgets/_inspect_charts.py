@@ -28,6 +28,8 @@ class AttentionCharts(QWidget):
         )
         self.relation.setAspectLocked(True)
         self.relation.invertY(True)
+        self.relation.getPlotItem().hideAxis("left")
+        self.relation.getPlotItem().hideAxis("bottom")
         self.picture = pg.ImageItem(axisOrder="row-major")
         self.picture.setLookupTable(colormap("viridis"))
         self.relation.addItem(self.picture)
