@@ -232,6 +232,14 @@ def watch(viewer: Any) -> Watch:
     return entry
 
 
+def real_viewer(viewer: Any) -> Any:
+    """The viewer itself where napari hands out its proxy.
+
+    Through the proxy every layer is another object at every look, so that what belongs to a layer is not found again.
+    """
+    return getattr(viewer, "__wrapped__", viewer)
+
+
 def main_window(viewer: Any) -> Any:
     """The Qt main window of a napari viewer, or None for a model without one."""
     from qtpy.QtWidgets import QApplication, QMainWindow

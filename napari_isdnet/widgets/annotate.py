@@ -17,7 +17,7 @@ from napari_isdnet.widgets._annotate_files import Exchanging
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
 from napari_isdnet.widgets._job import stop_with
-from napari_isdnet.widgets._lazy import watch
+from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_layers import CLASSES, opened, placement, visible_window
 from napari_isdnet.window import Window
@@ -32,8 +32,9 @@ class AnnotateWidget(Exchanging):
     _changed = Signal(object, bool)
     _failed = Signal(object)
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, napari_viewer: Any) -> None:  # napari passes the viewer by this name
         super().__init__()
+        viewer = real_viewer(napari_viewer)
         self.viewer = viewer
         self.controller = AnnotateController(self._changed.emit, self._failed.emit)
         self.canvas: AnnotationLayer | None = None

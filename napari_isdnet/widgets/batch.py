@@ -18,7 +18,7 @@ from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._batch_form import BatchForm
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._image import image_layer
-from napari_isdnet.widgets._lazy import watch
+from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import color_table
 from napari_isdnet.widgets.load import FILTER, _dropped
@@ -27,8 +27,9 @@ from napari_isdnet.widgets.load import FILTER, _dropped
 class BatchWidget(BatchForm):
     """A thin view over :class:`~napari_isdnet.engine.batch.BatchQueue`; it is run by one worker thread at a time."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, napari_viewer: Any) -> None:  # napari passes the viewer by this name
         super().__init__()
+        viewer = real_viewer(napari_viewer)
         self._viewer = viewer
         self.queue = BatchQueue(Path())
         watch(viewer)

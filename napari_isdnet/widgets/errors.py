@@ -18,7 +18,7 @@ from napari_isdnet.widgets._errors_controller import LabelMap, Question
 from napari_isdnet.widgets._errors_form import ErrorsForm
 from napari_isdnet.widgets._image import METADATA, source_of
 from napari_isdnet.widgets._job import stop_with
-from napari_isdnet.widgets._lazy import layer_data, watch
+from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.window import Window
@@ -30,8 +30,9 @@ ERRORS = "errors"
 class ErrorsWidget(ErrorsForm):
     """Prediction and truth -> lazy error layer, figures, worst windows, report. Reading runs in worker threads."""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, napari_viewer: Any) -> None:  # napari passes the viewer by this name
         super().__init__()
+        viewer = real_viewer(napari_viewer)
         self._viewer = viewer
         self._maps: list[tuple[LabelMap, LabelMap]] = []  # at most one pair: what the figures are of
         self.result: Evaluation | None = None

@@ -20,7 +20,7 @@ from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._inspect_form import InspectForm
 from napari_isdnet.widgets._job import Job, stop_with
-from napari_isdnet.widgets._lazy import layer_data, watch
+from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.window import Window
@@ -34,8 +34,11 @@ class InspectWidget(InspectForm):
 
     _pyramid_failed = Signal(object)
 
-    def __init__(self, viewer: Any, folder: Callable[[], Path] | None = None) -> None:
+    def __init__(
+        self, napari_viewer: Any, folder: Callable[[], Path] | None = None
+    ) -> None:  # napari passes the viewer by this name
         super().__init__()
+        viewer = real_viewer(napari_viewer)
         self.viewer = viewer
         self._folder = folder or (lambda: _settings.cache_folder() / "inspect")
         self.shared: list[control.SharedView] = []  # at most one; a list, since it outlives the widget's C++ side

@@ -31,7 +31,7 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _facts
 from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._job import JobBar, stop_with
-from napari_isdnet.widgets._lazy import watch
+from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._settings import pyramid_folder
 
@@ -45,8 +45,11 @@ class LoadWidget(QWidget):
 
     loaded = Signal(object)
 
-    def __init__(self, viewer: Any, folder: Callable[[], Path] = pyramid_folder) -> None:
+    def __init__(
+        self, napari_viewer: Any, folder: Callable[[], Path] = pyramid_folder
+    ) -> None:  # napari passes the viewer by this name
         super().__init__()
+        viewer = real_viewer(napari_viewer)
         self.setObjectName("isdnet_load")
         self.setAcceptDrops(True)
         self._viewer = viewer

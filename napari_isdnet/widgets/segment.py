@@ -19,6 +19,7 @@ from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout, resumable
 from napari_isdnet.widgets._job import JobBar, stop_with
+from napari_isdnet.widgets._lazy import real_viewer
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import (
     Engine,
@@ -38,8 +39,11 @@ SHORTCUT = "Control-Shift-L"
 class SegmentWidget(SegmentForm):
     """Model, region, live view, files. Loading, computing and writing run in worker threads."""
 
-    def __init__(self, viewer: Any, engine: Engine | None = None) -> None:
+    def __init__(
+        self, napari_viewer: Any, engine: Engine | None = None
+    ) -> None:  # napari passes the viewer by this name
         super().__init__()
+        viewer = real_viewer(napari_viewer)
         self.viewer = viewer
         self.controller = SegmentController(engine or LocalEngine())
         self.live = LiveView(self)
