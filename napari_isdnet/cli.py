@@ -42,12 +42,14 @@ def demo(
     output: Annotated[
         Path | None, options.option("Folder for the demo's image and results.", "--output", "-o", metavar="DIR")
     ] = None,
+    model: options.ModelOption = None,
+    sample: Annotated[str, options.option("Landscape: desert-4k or aerial-4k.", "--sample")] = "desert-4k",
     json: options.JsonOption = False,
 ) -> None:
     """Make a landscape, segment it, and show it in napari (or write it with --headless)."""
     from napari_isdnet.cli_commands import run_demo
 
-    _show(run_demo(headless, output), json)
+    run_demo(headless, output, model, sample, json)
 
 
 @app.command()

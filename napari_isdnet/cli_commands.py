@@ -7,18 +7,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet.cli_output import drive, print_table
+from napari_isdnet.cli_output import drive, print_json, print_table
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
 
-def run_demo(headless: bool, output: Path | None) -> Mapping[str, Any]:
-    """The demo, in napari or as files; returns its facts when it is over."""
-    from napari_isdnet.demo import demo
+def run_demo(headless: bool, output: Path | None, model: str | None, sample: str, json: bool) -> None:
+    """The demo, in napari or as files; says what came of it when it is over."""
+    from napari_isdnet.demo import demo, describe
 
-    steps = demo(headless=headless, output=output)
+    steps = demo(headless=headless, output=output, model=model, sample=sample)
     facts: Mapping[str, Any] = drive(steps, "demo", "Interrupted; run the demo again to start over.")
-    return facts
+    if json:
+        print_json(facts)
+    else:
+        print(describe(facts))
 
 
 def run_features(
