@@ -1,0 +1,292 @@
+"""One job on many processes or machines: units of work as futures of ``dask.distributed``.
+
+The client keeps the ledger, sends units out and takes back their partial sums; at a barrier it reduces them in unit
+order, as a job without a cluster does, so that the result is the same to the byte on the same kind of device. Workers
+read the image themselves and write maps and result shards themselves; only sums travel. The output folder and the
+image must be visible to every worker under the same path.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_isdnet.engine import cluster_worker as remote
+from napari_isdnet.engine.device import PRECISIONS, Placement, machine_memory, prepare
+from napari_isdnet.engine.halo import NotLocalError
+from napari_isdnet.engine.job import LedgerLog, Predictor, load_means, means_key
+from napari_isdnet.engine.ledger import Ledger
+from napari_isdnet.engine.maps import LazyMap
+from napari_isdnet.engine.patches import PatchReader
+from napari_isdnet.engine.results import ResultStores
+from napari_isdnet.engine.segment import EXPORT_SHARE, PREPARE_SHARE, SegmentOptions, SegmentResult, _Job, _scaled
+from napari_isdnet.engine.streaming import SHARES, StreamOptions, WholeImage
+from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.io.scaled import ScaledSource
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Grid
+
+if TYPE_CHECKING:
+    from napari_isdnet.model.isdnet import ISDNet
+
+RETRIES = 2
+WORKER_MEMORY = 3 * 2**30
+"""Memory that a local worker is counted with when the cluster is sized."""
+MOST_SENT = 8 * 2**20
+CONNECT_SECONDS = 20
+
+
+def segment_on_cluster(
+    source: ImageSource, model: ISDNet, options: SegmentOptions
+) -> Generator[Progress, None, SegmentResult]:
+    """:func:`~napari_isdnet.engine.segment.segment` with its units computed by the workers of ``options.dask``.
+
+    ``options.dask`` is the address of a scheduler, or ``local`` for processes on this machine. A unit that fails is
+    tried ``RETRIES`` more times; then the job stops with one sentence, and goes on from there when run again.
+    """
+    assert options.dask is not None
+    yield Progress(0.0, 1.0, "starting workers")
+    with connect(options.dask) as client:
+        placement = agreed(client, options)
+        return (yield from _ClusterJob(source, model, options, client, placement).run())
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Any]:
+    """A client of the scheduler at ``address``, or of processes started here for ``local``; closed at the end."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise MissingExtra("--dask", "dask.distributed", "dask") from error
+    if address == "local":
+        count, threads = local_size()
+        with (
+            distributed.LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            ) as cluster,
+            distributed.Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+        ):
+            client.wait_for_workers(count)
+            client.isdnet_threads = threads
+            yield client
+        return
+    try:
+        client = distributed.Client(  # type: ignore[no-untyped-call]
+            address, timeout=CONNECT_SECONDS, set_as_default=False
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at '{address}' ({error or type(error).__name__}); give an address such as"
+            " tcp://HOST:8786, or --dask local."
+        ) from error
+    with client:
+        client.isdnet_threads = None  # type: ignore[attr-defined]
+        yield client
+
+
+def local_size() -> tuple[int, int]:
+    """(workers, torch threads of each) that fit this machine: one graphics card or core each, as memory allows."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        return torch.cuda.device_count(), max(1, cores // torch.cuda.device_count())
+    count = max(1, min(cores, machine_memory() // WORKER_MEMORY))
+    return count, max(1, cores // count)
+
+
+def agreed(client: Any, options: SegmentOptions) -> Placement:
+    """The device and precision that every worker chooses; results would depend on the schedule if they differed."""
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except TimeoutError:
+        raise InputError(f"The Dask cluster at {options.dask} has no workers; start some with 'dask worker'.") from None
+    choices = set(client.run(remote.probe, options.device, options.precision, client.isdnet_threads).values())
+    errors = [error for _, _, error in choices if error]
+    if errors:
+        raise InputError(f"A worker cannot do this: {errors[0]}")
+    if len(choices) > 1:
+        found = ", ".join(sorted(f"{precision} on {device}" for device, precision, _ in choices))
+        raise InputError(
+            f"The workers would compute differently ({found}), which would mix results; give --device and --precision."
+        )
+    device, precision, _ = choices.pop()
+    return Placement(torch.device(device), PRECISIONS[precision])
+
+
+class _ClusterJob(_Job):
+    """A job whose maps and shards are made by workers; everything else happens here, as without a cluster."""
+
+    def __init__(
+        self, source: ImageSource, model: ISDNet, options: SegmentOptions, client: Any, placement: Placement
+    ) -> None:
+        self._client, self._agreed = client, placement
+        super().__init__(source, model, options)
+        self._recipe: remote.Recipe | None = None
+
+    def place(self) -> Placement:
+        """As the workers choose."""
+        return self._agreed
+
+    def run(self) -> Generator[Progress, None, SegmentResult]:
+        """As without a cluster; the workers let go of the image at the end."""
+        try:
+            result = yield from super().run()
+        finally:
+            if self._recipe is not None:
+                with suppress(Exception):  # a cluster that went away has let go of it, too
+                    self._client.run(remote.forget, self._recipe.run)
+        (self.job_folder / remote.MODEL).unlink(missing_ok=True)
+        return result
+
+    def _predictor(self, ledger: Ledger) -> Predictor:
+        from napari_isdnet.engine.windowed import WindowPredictor, window_size
+        from napari_isdnet.model.checkpoint import save_model
+
+        o = self.options
+        whole = o.context == "whole"
+        save_model(self.model, self.job_folder / remote.MODEL)
+        self._recipe = recipe = remote.Recipe(
+            run=uuid.uuid4().hex,
+            job=self.job_folder.resolve(),
+            image=_sendable(self.source),
+            name=self.source.name,
+            scale=float(o.scale),
+            identity=dict(self.source.identity()),
+            policy=self.policy,
+            device=o.device if o.device != "auto" else self.placement.device.type,
+            precision=self.placement.precision,
+            context=o.context,
+            window=self.core if whole else window_size(self.model, o.window),
+            region=self.region,
+            wanted=o.wanted(),
+            skip_bad_tiles=o.skip_bad_tiles,
+        )
+        here = Placement(torch.device("cpu"), torch.float32)  # this process computes no pixel
+        reader = PatchReader(self.source, self.policy, self.model, o.skip_bad_tiles)
+        if not whole:
+            return WindowPredictor(self.model, reader, here, recipe.window)
+        means = load_means(means_key(self.identity)) if o.roi is not None else None
+        stream = StreamOptions(self.core, self.job_folder / "maps", log=LedgerLog(ledger), means=means)
+        try:
+            return _ClusterImage(prepare(self.model, here), reader, here, stream, self._client, recipe)
+        except NotLocalError as error:
+            raise InputError(f"{error.cause}, so it cannot be spread over workers; run it without --dask.") from error
+
+    def _fill(self, predictor: Predictor, stores: ResultStores, ledger: Ledger) -> Generator[Progress, None, None]:
+        assert self._recipe is not None
+        start = PREPARE_SHARE if self.options.context == "whole" else 0.0
+        todo, total = stores.missing(), len(stores.labels.shards)
+        clock = Clock(total, total - len(todo))
+        known = tuple(item.name for item in getattr(predictor, "maps", ()) if not item.missing())
+        means = getattr(predictor, "means", None)
+        for done in spread(self._client, self._recipe, "labels", todo, known, means):
+            ledger.record("labels", done.unit, {"bad": done.bad})
+            window = stores.labels.shards[done.unit].shifted(self.region.row, self.region.column)
+            yield _scaled(clock.step(1, "write", window), start, 1 - EXPORT_SHARE - start)
+
+
+class _ClusterImage(WholeImage):
+    """A whole image whose passes run on workers; the barriers between them are here."""
+
+    def __init__(
+        self,
+        model: ISDNet,
+        reader: PatchReader,
+        placement: Placement,
+        options: StreamOptions,
+        client: Any,
+        recipe: remote.Recipe,
+    ) -> None:
+        super().__init__(model, reader, placement, options)
+        self._client, self._recipe = client, recipe
+
+    def _spread(self, stage: str, todo: Sequence[int]) -> Iterator[int]:
+        known = tuple(item.name for item in self.maps if not item.missing())
+        by_name = {item.name: item for item in self.maps}
+        for done in spread(self._client, self._recipe, stage, todo, known, self.means):
+            for name, unit, sums in done.sums:
+                self.accept(by_name[name], unit, sums)
+            yield done.unit
+
+    def _shallow_pass(self, clock: Clock) -> Generator[Progress, None, None]:
+        grid = Grid(self.sizes.image, (self.options.core, self.options.core))
+        todo = self.shallow_missing()
+        clock.done += SHARES["shallow"] * (1 - len(todo) / len(grid))
+        clock.resume()
+        for unit in self._spread("shallow", todo):
+            yield clock.step(SHARES["shallow"] / len(grid), "shallow", grid[unit])
+
+    def _pass(self, clock: Clock, item: LazyMap, stage: str, scale: int) -> Generator[Progress, None, None]:
+        todo = item.missing()
+        share = SHARES[stage] / len(item.grid)
+        clock.done += share * (len(item.grid) - len(todo))
+        for unit in self._spread(item.name, todo):
+            yield clock.step(share, stage, item.grid[unit].multiplied(scale).clipped(self.sizes.image))
+
+
+def spread(
+    client: Any, recipe: remote.Recipe, stage: str, units: Sequence[int], known: tuple[str, ...], means: Any
+) -> Iterator[remote.Done]:
+    """Units as workers finish them. A few per worker are under way, so that ending the iterator ends the work soon."""
+    from distributed import as_completed
+
+    waiting, todo = as_completed([], loop=client.loop), iter(units)  # type: ignore[no-untyped-call]
+    under_way: dict[Any, int] = {}
+
+    def send(count: int) -> None:
+        for _, unit in zip(range(count), todo, strict=False):
+            future = client.submit(
+                remote.run_unit, recipe, stage, unit, known, means, pure=False, retries=RETRIES,
+                key=f"isdnet-{stage}-{unit}-{uuid.uuid4().hex[:8]}",
+            )  # fmt: skip
+            under_way[future] = unit
+            waiting.add(future)
+
+    try:
+        send(2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
+        while under_way:
+            future = next(waiting)
+            yield _result(future, stage, under_way.pop(future))
+            send(1)
+    finally:
+        client.cancel(list(under_way))
+
+
+def _result(future: Any, stage: str, unit: int) -> remote.Done:
+    try:
+        done: remote.Done = future.result()
+    except Exception as error:
+        raise InputError(
+            f"Unit {unit} of the pass '{stage}' failed on the cluster {RETRIES + 1} times"
+            f" ({type(error).__name__}: {' '.join(str(error).split())[:200]}); what is done is kept: run the same"
+            " command again to go on."
+        ) from error
+    if done.error is not None:
+        raise InputError(done.error)
+    return done
+
+
+def _sendable(source: ImageSource) -> Any:
+    """The path by which workers open the image, or the source itself where it has no file and is small."""
+    import pickle
+
+    inner = source.source if isinstance(source, ScaledSource) else source
+    path = inner.identity().get("path")
+    if path is not None:
+        return str(path)
+    try:
+        size = len(pickle.dumps(inner))
+    except Exception as error:
+        raise InputError(
+            f"{inner.name} is only in this process; save it as a file that the workers can open."
+        ) from error
+    if size > MOST_SENT:
+        raise InputError(
+            f"{inner.name} is in memory only; save it as OME-Zarr or TIFF, so that the workers can read it."
+        )
+    return inner
