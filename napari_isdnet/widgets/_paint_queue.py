@@ -22,7 +22,7 @@ class PaintQueue:
         self._on_done, self._on_error = on_done, on_error
         self._tasks: deque[Task] = deque()
         self._changed = threading.Condition()
-        self._working = False
+        self._working = self._telling = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -45,9 +45,9 @@ class PaintQueue:
             return len(self._tasks) + self._working
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until nothing waits or runs; False when ``timeout`` seconds passed first."""
+        """Block until nothing waits or runs and all has been told; False when ``timeout`` seconds passed first."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._tasks and not self._working, timeout)
+            return self._changed.wait_for(lambda: not self._tasks and not self._working and not self._telling, timeout)
 
     def close(self) -> None:
         """Do what waits, then end the thread."""
@@ -74,8 +74,9 @@ class PaintQueue:
             except Exception as error:  # said on the main thread, whatever it is; the next task goes on
                 self._on_error(error)
             with self._changed:
-                self._working = False
+                self._working, self._telling = False, True
                 idle = not self._tasks
             self._on_done(dirty, idle)
             with self._changed:
+                self._telling = False
                 self._changed.notify_all()

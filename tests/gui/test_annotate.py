@@ -63,7 +63,7 @@ def dock(viewer: Any, picture: Path, qtbot: Any) -> AnnotateWidget:
 
 def settle(qtbot: Any, dock: AnnotateWidget) -> None:
     assert dock.controller.wait(10)
-    qtbot.wait(30)
+    qtbot.wait(100)
 
 
 def look(viewer: Any, center: tuple[float, float], zoom: float) -> None:
