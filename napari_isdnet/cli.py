@@ -40,7 +40,13 @@ def _common(
 def demo(
     headless: Annotated[bool, options.option("Write files instead of opening napari.", "--headless")] = False,
     output: Annotated[
-        Path | None, options.option("Folder for the demo's image and results.", "--output", "-o", metavar="DIR")
+        Path | None,
+        options.option(
+            "New folder for the demo's image and results (default: ./napari-isdnet-demo).",
+            "--output",
+            "-o",
+            metavar="DIR",
+        ),
     ] = None,
     model: options.ModelOption = None,
     sample: Annotated[str, options.option("Landscape: desert-4k or aerial-4k.", "--sample")] = "desert-4k",

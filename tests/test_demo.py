@@ -211,11 +211,11 @@ def test_headless_needs_neither_napari_nor_qt() -> None:
 
 def test_a_sheet_holds_its_panels_where_their_titles_say() -> None:
     colors = {"Image": (1, 90, 2), "Truth": (3, 90, 4), "Errors": (5, 90, 6)}
-    whole = sheet([(name, np.full((40, 60, 3), color, np.uint8)) for name, color in colors.items()], LANDCOVER_CLASSES)
+    whole = sheet([(name, np.full((40, 400, 3), color, np.uint8)) for name, color in colors.items()], LANDCOVER_CLASSES)
     corners = []
     for color in colors.values():
         rows, columns = np.nonzero((whole == color).all(axis=2))
-        assert (rows.size, np.ptp(rows), np.ptp(columns)) == (2400, 39, 59)
+        assert (rows.size, np.ptp(rows), np.ptp(columns)) == (16000, 39, 399)
         corners.append((rows.min(), columns.min()))
     assert corners[0][0] == corners[1][0] < corners[2][0]  # two in a row, the third below the first
     assert corners[0][1] == corners[2][1] < corners[1][1]

@@ -34,7 +34,7 @@ NEXT = (
 
 
 def open_demo(viewer: Any = None, model: str | None = None, sample: str = "desert-4k") -> DemoGuide:
-    """Fill ``viewer`` (default: the current one) with the demo and start it; returns its guide, a dock on the left.
+    """Fill ``viewer`` (default: the current one) with the demo and start it; returns its guide, a dock below.
 
     ``model`` is a name or file, by default the model that ships. Raises
     :class:`~napari_isdnet.exceptions.InputError` where there is none.
@@ -55,7 +55,7 @@ def open_demo(viewer: Any = None, model: str | None = None, sample: str = "deser
     truth = _add_truth(viewer, image, source.truth)
     docks, missing = _open_docks(viewer)
     guide = DemoGuide(viewer, image, truth, docks, missing, name)
-    viewer.window.add_dock_widget(guide, name="Demo", area="left")
+    viewer.window.add_dock_widget(guide, name="Demo", area="bottom")
     viewer.layers.selection.active = image
     return guide
 
@@ -112,7 +112,6 @@ class DemoGuide(QWidget):
             label.setTextFormat(Qt.TextFormat.AutoText)
             label.setObjectName(label.objectName() or f"demo_text_{number}")
             column.addWidget(label)
-        column.addStretch(1)
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self._go_on)
