@@ -204,7 +204,8 @@ class InspectWidget(InspectForm):
         self.rendering.clear()
         for item in kinds_for(view.info(self._name()).channels):
             self.rendering.addItem(KINDS[item], item)
-        self.rendering.setCurrentIndex(max(0, self.rendering.findData(kind)))
+        # A picture of all channels stays one: three channels are shown as they are, more as principal components.
+        self.rendering.setCurrentIndex(0 if kind in ("pca", "color") else max(0, self.rendering.findData(kind)))
         self._rendering_chosen()
 
     def _rendering_chosen(self) -> None:
