@@ -9,7 +9,9 @@ from qtpy.QtGui import QColor, QPixmap
 from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 
 
-def reading_table(parent: QWidget, name: str, tip: str, header: Sequence[str], stretch: int | None = None) -> QTableWidget:
+def reading_table(
+    parent: QWidget, name: str, tip: str, header: Sequence[str], stretch: int | None = None
+) -> QTableWidget:
     """A table with a column header; columns fit what they hold, and ``stretch`` takes what is left of the width."""
     table = QTableWidget(0, len(header), parent)
     table.setObjectName(name)
