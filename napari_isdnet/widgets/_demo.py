@@ -107,6 +107,9 @@ class DemoGuide(QWidget):
         self.step.setToolTip("What the demo is doing now")
         about, tour = QLabel(ABOUT, self), QLabel(NEXT, self)
         column = QVBoxLayout(self)
+        column.setContentsMargins(8, 2, 8, 2)
+        column.setSpacing(2)
+        self.setMaximumHeight(110 + 24 * len(missing))  # the image keeps the room
         for number, label in enumerate((self.step, about, tour, *(QLabel(text, self) for text in missing))):
             label.setWordWrap(True)
             label.setTextFormat(Qt.TextFormat.AutoText)
