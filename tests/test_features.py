@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
+from napari_isdnet.engine import feature_tiles
 from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.feature_files import write_features
+from napari_isdnet.engine.feature_info import Extent
 from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.patches import PatchReader
+from napari_isdnet.engine.rendering import Rendering, fit_basis, paint, similarity
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.window import Window
 from tests.network_tools import lively, picture, policy_of, small, source_of
@@ -77,3 +90,124 @@ def test_whole_context_equals_one_forward(name: str) -> None:
         got = view.logits(window, branch)[0].permute(1, 2, 0).numpy()  # type: ignore[arg-type]
         assert_equal(got, expected[key][window.slices], key)
     view.close()
+
+
+@pytest.mark.parametrize("config", [small(**TINY), small(branches="shallow", **TINY), small(branches="deep", **TINY)])
+def test_an_image_of_one_window_has_that_windows_maps(config: ISDNetConfig) -> None:
+    model, image = lively(config), picture((131, 157))
+    view = view_of(model, image, "window")
+    for name in view.names:
+        info = view.info(name)
+        values = view._maps._map(name, Window.whole((131, 157)))  # type: ignore[union-attr,call-arg]
+        assert values.shape == (*info.extent.shape, info.channels), name
+        np.testing.assert_array_equal(view.read(name, Window.whole(info.extent.shape)), values)
+
+
+def test_window_context_is_that_of_the_window_in_whose_middle_a_cell_lies() -> None:
+    model, image = lively(NETWORKS["reference"]), picture((256, 288))
+    left, right = one_shot(model, image[:, :256]), one_shot(model, image[:, 32:])
+    view = view_of(model, image, "window", window=256)
+    for name, stride in (("shallow8", 8), ("deep", 32), ("fused8", 8), ("logits_shallow", 8), ("H1", 1)):
+        cells = view.info(name).extent.shape
+        assert cells == (256 // stride, 288 // stride)
+        got, cut = view.read(name, Window.whole(cells)), 144 // stride  # the middle of what both windows see
+        assert_equal(got[:, :cut], left[name][:, :cut], name)
+        assert_equal(got[:, cut + 1 :], right[name][:, cut + 1 - 32 // stride :], name)
+    assert_equal(view.attention(10, 10)["R16"], left["R16"], "left")
+    assert_equal(view.attention(10, 280)["R16"], right["R16"], "right")
+    opinions = view.opinions(100, 10)
+    expected = torch.softmax(torch.from_numpy(left["full_logits_deep"][100, 10]), 0).numpy()
+    np.testing.assert_allclose(opinions["deep"], expected, atol=1e-4)
+
+
+@given(st.integers(1, 5000), st.integers(1, 40), st.integers(0, 4999), st.integers(1, 5000))
+def test_cells_that_cover_a_region_cover_it_and_no_more(side: int, stride: int, start: int, length: int) -> None:
+    count = -(-side // stride)
+    extent = Extent((count, count), (side / count, side / count))
+    region = Window(min(start, side - 1), 0, max(1, min(length, side - start)), side)
+    cells = extent.covering(region)
+    assert cells.row * extent.scale[0] <= region.row + 1e-6
+    assert cells.bottom * extent.scale[0] >= region.bottom - 1e-6
+    assert (cells.row + 1) * extent.scale[0] > region.row
+    assert (cells.bottom - 1) * extent.scale[0] < region.bottom
+    row, _ = extent.cell(region.row, 0)
+    assert row == cells.row or abs((region.row + 0.5) / extent.scale[0] - row) < 1
+    centre = extent.translate(Window(row, 0, 1, 1))[0]
+    assert abs(centre - region.row) <= extent.scale[0] / 2 + 0.5
+
+
+def test_bad_questions_are_answered_in_one_sentence(tmp_path: Path) -> None:
+    model, image = lively(NETWORKS["reference"]), picture((64, 64))
+    view = view_of(model, image, "window")
+    for ask in (
+        lambda: view.info("H7"),
+        lambda: view.read("deep", Window(0, 0, 9, 9)),
+        lambda: view.opinions(64, 0),
+        lambda: next(write_features(source_of(image), model, output=tmp_path, layers=["x"])),
+        lambda: next(write_features(source_of(image), model, output=tmp_path, roi=Window(0, 0, 65, 1))),
+    ):
+        with pytest.raises(InputError):
+            ask()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
+    model, image = lively(NETWORKS["reference"]), picture((128, 160))
+    steps = write_features(
+        source_of(image), model, output=tmp_path, roi=Window(40, 64, 33, 64), layers=["deep", "residuals"],
+        precision="float32", device="cpu",
+    )  # fmt: skip
+    with pytest.raises(StopIteration) as stop:  # noqa: PT012
+        while True:
+            assert 0 <= next(steps).fraction <= 1
+    facts = stop.value.value
+    assert [layer["name"] for layer in facts["layers"]] == ["deep", "H0", "H1"]
+    expected = one_shot(model, image)
+    group = zarr.open_group(facts["outputs"]["deep"], mode="r")
+    transforms = group.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    assert transforms[0]["scale"] == [1, 32, 32]
+    assert transforms[1]["translation"] == [0, 32 + 15.5, 64 + 15.5]
+    assert_equal(np.moveaxis(group["0"][:].astype(np.float32), 0, -1), expected["deep"][1:3, 2:4], "deep")
+    residual = zarr.open_group(facts["outputs"]["H0"], mode="r")["0"]
+    assert residual.dtype == np.float16
+    assert_equal(np.moveaxis(residual[:].astype(np.float32), 0, -1), expected["H0"][40:73, 64:128], "H0")
+    assert Image.open(facts["outputs"]["H0 preview"]).size == (64, 33)
+    attention = json.loads(Path(facts["outputs"]["attention"]).read_text())
+    assert_equal(np.array(attention["M_s16"]), expected["M_s16"], "M_s16")
+    assert {path.name for path in tmp_path.iterdir()} == {Path(p).name for p in facts["outputs"].values()}
+
+
+def test_pca_is_that_of_the_covariance_and_colours_are_fixed() -> None:
+    generator = np.random.default_rng(0)
+    sample = (generator.normal(size=(4000, 6)) * [1, 9, 3, 0, 5, 1]).astype(np.float32)
+    basis = fit_basis(sample)
+    assert list(basis.order[:3]) == [1, 4, 2]
+    np.testing.assert_allclose(np.abs(basis.axes[0]), np.eye(6)[1], atol=0.05)
+    assert basis.explained[0] == pytest.approx(81 / 117, abs=0.02)
+    values = sample[:100].reshape(10, 10, 6)
+    whole = paint(values, basis, Rendering("pca"))
+    np.testing.assert_array_equal(paint(values[3:7, 2:5], basis, Rendering("pca")), whole[3:7, 2:5])
+    cosine = similarity(values, values[4, 5])
+    assert np.unravel_index(cosine.argmax(), cosine.shape) == (4, 5)
+    assert cosine.max() == pytest.approx(1, abs=1e-5)
+    flat = fit_basis(np.zeros((50, 2), np.float32))  # constant, and fewer than three channels
+    assert paint(np.zeros((2, 2, 2), np.float32), flat, Rendering("pca")).shape == (2, 2, 4)
+
+
+@pytest.mark.parametrize("dense", [2**24, 500])
+def test_pyramid_of_a_part_equals_the_picture_at_every_level(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_tiles, "DENSE_CELLS", dense)
+    truth = np.random.default_rng(1).integers(0, 256, (900, 700, 4), dtype=np.uint8)
+    part, closed = Window(100, 50, 611, 533), []
+    pyramid = feature_tiles.RenderPyramid(
+        part, lambda w: truth[w.slices], unit=128 if dense > 500 else 512, on_close=lambda: closed.append(1)
+    )
+    expected = truth[part.slices]
+    for level, shape in enumerate(pyramid.shapes):
+        pyramid.answer(level, Window.whole(shape))
+        assert pyramid.wait(20)
+        np.testing.assert_array_equal(pyramid.answer(level, Window.whole(shape)), expected)
+        expected = feature_tiles.halve(expected)
+    pyramid.close()
+    pyramid.close()
+    assert closed == [1]

@@ -20,9 +20,7 @@ NETWORKS = {
     "paper": small("paper"),
     "lite": small(deep="tf_efficientnet_lite0", deep_filter="lowpass", channels=16),
     "pspnet": small(deep_head="pspnet", fusion="cat_ca", classes=3),
-    "cheap": small(
-        fusion="add", context_first=True, deep_stride=16, shallow_kernel=1, shallow_input="rgb", classes=3
-    ),
+    "cheap": small(fusion="add", context_first=True, deep_stride=16, shallow_kernel=1, shallow_input="rgb", classes=3),
     "single": small(fusion="raf_single", residual_levels=3, downscale=2, channels=16),
 }
 

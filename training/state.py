@@ -21,11 +21,16 @@ KEY = "napari_isdnet_training"
 
 @dataclass
 class RunState:
-    """What a checkpoint says besides tensors: steps done, best validation, recipe."""
+    """What a checkpoint says besides tensors: steps done, best validation, recipe.
+
+    ``validated`` is the last step whose validation was done; ``baseline`` the score before the first step.
+    """
 
     step: int = 0
+    validated: int = 0
     best: float = -1.0
     best_step: int = 0
+    baseline: float | None = None
     seconds: float = 0.0
     recipe: dict[str, Any] = field(default_factory=dict)
 
@@ -86,7 +91,7 @@ def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, 
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:160]
         raise InputError(f"Checkpoint {path} cannot be resumed ({reason}); delete it or use --no-resume.") from None
-    return RunState(**{k: facts[k] for k in RunState.__dataclass_fields__})
+    return RunState(**{k: facts[k] for k in RunState.__dataclass_fields__ if k in facts})
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -83,6 +85,19 @@ def budget_bytes(memory: float | None) -> int:
     if memory < 0.5:
         raise InputError(f"--memory must be at least 0.5 GiB, got {memory:g}.")
     return int(memory * 2**30)
+
+
+@contextmanager
+def device_memory() -> Iterator[None]:
+    """Say in one sentence that the device's memory was too small for a piece that cannot be divided."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise InputError(
+            "The device has too little memory for one window; end what else uses it, use a smaller --window,"
+            " or --device cpu."
+        ) from error
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

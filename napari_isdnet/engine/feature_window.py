@@ -58,19 +58,31 @@ class WindowMaps:
         return True
 
     def extent(self, name: str) -> Extent:
-        """Shape of a map and how it lies on the image."""
+        """Shape of a map and how it lies on the image; runs no network."""
         image, stride = self.reader.shape, self._strides[name]
         shape, scale = [], []
         for axis in (0, 1):
             if len(self.grid.starts[axis]) == 1:
                 # One window: the map's own size, enlarged to the image as the network enlarges it.
-                count = self._features(Window(0, 0, *self._window_shape()))[name].shape[axis]
+                count = self._count(name, image[axis])
                 shape.append(count)
                 scale.append(image[axis] / count)
             else:
                 shape.append(int(-(-image[axis] // stride)))
                 scale.append(float(stride))
         return Extent((shape[0], shape[1]), (scale[0], scale[1]))
+
+    def _count(self, name: str, side: int) -> int:
+        """Cells along an axis of the map of a window of ``side`` pixels."""
+        config = self.model.config
+        small = self.model.deep_size(side, side)[0]
+        stride = int(self._strides["deep" if name == "super_resolution" else name])
+        if name in ("deep", "super_resolution") or config.branches == "deep":
+            cells = -(-small // (stride // config.downscale))
+            return cells * 16 if name == "super_resolution" else cells
+        if config.branches == "shallow":  # the branch alone sees the small image
+            return -(-small // (stride // config.downscale))
+        return -(-side // stride)
 
     def _window_shape(self) -> tuple[int, int]:
         rows, columns = (min(self.grid.size, side) for side in self.reader.shape)

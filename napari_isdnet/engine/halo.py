@@ -22,7 +22,14 @@ STRIP = 8
 
 
 class NotLocalError(InputError):
-    """Part of a network looks at its whole input, so that it cannot be streamed exactly."""
+    """Part of a network looks at its whole input, so that it cannot be streamed exactly; ``cause`` says which."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"{cause}, so a large image cannot be inferred exactly in parts; use --context window, or a convolutional"
+            " network with both branches."
+        )
+        self.cause = cause
 
 
 def _transparent(module: nn.Module) -> nn.Module:
@@ -84,8 +91,7 @@ def probe_halo(pieces: Sequence[nn.Module], run: Callable[..., Tensor], channels
             length *= 2
             if length > MAX_PROBE:
                 raise NotLocalError(
-                    f"{what} looks at its whole input (global attention, squeeze-and-excite or the like), so a large"
-                    " image cannot be inferred exactly in parts; use --context window, or a convolutional backbone."
+                    f"{what} looks at its whole input (global attention, squeeze-and-excite or the like)"
                 )
         # Padding that depends on the parity of the size ('same' of TensorFlow) may shift the field by up to a stride.
         halo = max(halo, reach + stride)

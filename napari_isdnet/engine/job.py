@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
 
 Context = Literal["whole", "window"]
+RAM_MAPS = 2**30
+"""Maps of at most this many bytes stay in RAM; after a kill they are computed again."""
 
 
 class Predictor(Protocol):
@@ -114,12 +116,12 @@ def make_predictor(
     budget = budget_bytes(memory)
     core = core_for(budget, source.shape, window)
     bytes_per_pixel = map_bytes_per_pixel(ready) * (2 if exact else 1)
-    in_ram = folder is None or bytes_per_pixel * source.shape[0] * source.shape[1] < min(budget // 4, 2**30)
+    in_ram = folder is None or bytes_per_pixel * source.shape[0] * source.shape[1] < min(budget // 4, RAM_MAPS)
     try:
         options = StreamOptions(core, None if in_ram else folder, exact, log=None if in_ram else log, means=means)
         return WholeImage(ready, reader, placement, options)
     except NotLocalError as error:
-        return OneShot(ready, reader, placement, budget, str(error))
+        return OneShot(ready, reader, placement, budget, error.cause)
 
 
 def map_bytes_per_pixel(model: ISDNet) -> float:
@@ -149,8 +151,13 @@ def job_header(
 
 
 def means_key(header: dict[str, Any]) -> str:
-    """Name under which the global means of an image under a model are kept."""
-    wanted = {k: header[k] for k in ("image", "model", "precision", "intensity", "scale") if k in header}
+    """Name under which the global means of an image under a model are kept.
+
+    With a ``core`` in the header they are those of that very core, bit for bit; without, of any (they differ by
+    rounding, which is enough for looking at an image).
+    """
+    keys = ("image", "model", "device", "precision", "intensity", "scale", "core")
+    wanted = {k: header[k] for k in keys if k in header}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

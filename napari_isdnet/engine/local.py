@@ -24,17 +24,15 @@ class LocalNetwork:
 
     def __init__(self, model: ISDNet) -> None:
         if not model.config.fuses:
-            raise NotLocalError(
-                f"A network of the {model.config.branches} branch alone is not streamed; use --context window."
-            )
+            raise NotLocalError(f"A network of the {model.config.branches} branch alone is not streamed")
         self.model = model
         self.config = model.config
         self.bins = tuple(model.head.bins)
         self.deep_stride = getattr(model.backbone, "output_stride", self.config.deep_stride)
         self.backbone_channels = model.backbone.out_channels[1]
         # Halos: in level-0 pixels, pixels of the deep input, and pixels of the maps.
-        self.shallow_halo = self._probe_shallow()
         self.quarter_halo = 2 ** (self.config.downscale.bit_length() + 1)
+        self.shallow_halo = max(self._probe_shallow(), self.quarter_halo)  # one patch serves both
         self.backbone_halo = probe_halo([model.backbone], lambda x, b: b(x)[1], 3, f"The backbone '{self.config.deep}'")
         self.head_halo = self._probe_head()
         self.fusion_halo = 3

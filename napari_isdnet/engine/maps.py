@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,17 @@ Array = npt.NDArray[Any]
 
 
 class MapStorage:
-    """A (rows, columns, channels) array in RAM (``path`` None) or in a sparse file."""
+    """A (rows, columns, channels) array in RAM (``path`` None) or in a sparse file.
+
+    ``fresh`` is true where nothing was stored before: in RAM, and in a file that was not there with this size.
+    """
 
     def __init__(self, shape: tuple[int, int], channels: int, dtype: np.dtype[Any], path: Path | None) -> None:
         self.shape, self.channels, self.dtype, self.path = shape, channels, np.dtype(dtype), path
         self._array: Array | None = None
         self._file: int | None = None
         self._seek = threading.Lock()
+        self.fresh = path is None or not path.is_file() or path.stat().st_size != self.nbytes
         if path is None:
             self._array = np.zeros((*shape, channels), self.dtype)
         else:
@@ -104,6 +108,13 @@ class MapStorage:
                 raise OSError(f"{self.path} ended early")
             target, offset = target[got:], offset + got
 
+    def sync(self) -> None:
+        """Force what was written to the disk, so that a ledger may say so."""
+        if self._file is not None:
+            assert self.path is not None
+            with disk_errors(self.path):
+                getattr(os, "fdatasync", os.fsync)(self._file)
+
     def close(self) -> None:
         """Release the array or the file (which stays)."""
         self._array = None
@@ -114,6 +125,19 @@ class MapStorage:
 
 def _bytes_of(values: Array) -> memoryview:
     return memoryview(values.data).cast("B")
+
+
+class UnitLog(Protocol):
+    """Where finished units are written down (the job's ledger)."""
+
+    def done(self, stage: str) -> Iterable[int]:
+        """Units of ``stage`` whose values are stored."""
+
+    def sums(self, stage: str, unit: int) -> npt.NDArray[np.float64]:
+        """The partial sums that were recorded with a unit."""
+
+    def record(self, stage: str, unit: int, sums: npt.NDArray[np.float64]) -> None:
+        """Write down that a unit is stored, with its partial sums."""
 
 
 class LazyMap:
@@ -149,6 +173,10 @@ class LazyMap:
     def missing(self) -> list[int]:
         """Units that are not computed yet, ascending."""
         return [u for u in range(len(self.grid)) if u not in self._done]
+
+    def mark_done(self, units: Iterable[int]) -> None:
+        """Units that another process has stored in the same file."""
+        self._done.update(units)
 
     def put(self, unit: int, values: Array) -> None:
         """Store a unit that was computed elsewhere (several maps come out of one pass)."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from napari_isdnet.classes import IGNORE_INDEX
-from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.device import Placement, device_memory
 from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
-from napari_isdnet.engine.streaming import labels_of
+from napari_isdnet.engine.pieces import labels_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
 from napari_isdnet.model.layers import Place, resize_bilinear
@@ -26,13 +26,14 @@ BYTES_PER_PIXEL = 400
 class OneShot:
     """The same interface as :class:`~napari_isdnet.engine.streaming.WholeImage`, for images that fit in ``budget``."""
 
-    def __init__(self, model: ISDNet, reader: PatchReader, placement: Placement, budget: int, reason: str) -> None:
+    def __init__(self, model: ISDNet, reader: PatchReader, placement: Placement, budget: int, cause: str) -> None:
         check_size(reader.shape, MIN_SIDE)
         need = reader.shape[0] * reader.shape[1] * BYTES_PER_PIXEL
         if need > budget:
             raise InputError(
-                f"{reason} This image of {reader.shape[0]} x {reader.shape[1]} pixels would need about"
-                f" {need / 2**30:.1f} GiB at once, {budget / 2**30:.1f} GiB are allowed (--memory)."
+                f"{cause}, so this image of {reader.shape[0]} x {reader.shape[1]} pixels has to be inferred at once,"
+                f" which takes about {need / 2**30:.2g} GiB where {budget / 2**30:.2g} GiB are allowed;"
+                " use --context window or a larger --memory."
             )
         self.model, self.reader, self.placement = model, reader, placement
         self._coarse: Tensor | None = None
@@ -48,7 +49,8 @@ class OneShot:
         if self._coarse is None:
             whole = Window.whole(self.reader.shape)
             x = as_tensor(self.reader.read(whole)[0], self.placement.device)
-            self._coarse = self.model.coarse_logits(x).float()
+            with device_memory():
+                self._coarse = self.model.coarse_logits(x).float()
             yield Progress(0.85, 1.0, "whole image", whole)
 
     def _place(self) -> tuple[Tensor, Place]:

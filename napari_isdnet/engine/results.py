@@ -82,6 +82,10 @@ class ResultStores:
 
     def fill(self, index: int, predictor: Predictor) -> Window:
         """Predict and write one shard of every store; returns its window in the store."""
+        return self.write(index, self.predict(index, predictor))
+
+    def predict(self, index: int, predictor: Predictor) -> dict[str, npt.NDArray[np.uint8]]:
+        """The values of one shard, by kind of store."""
         window = self.labels.shards[index]
         wanted = window.shifted(self.region.row, self.region.column)
         parts = {kind: np.empty((*window.shape, *self._extra(kind)), np.uint8) for kind in self.stores}
@@ -90,9 +94,13 @@ class ResultStores:
             shared = whole.intersect(wanted)
             for kind, values in self._unit(unit, predictor).items():
                 parts[kind][shared.relative_to(wanted).slices] = values[shared.relative_to(whole).slices]
+        return parts
+
+    def write(self, index: int, parts: dict[str, npt.NDArray[np.uint8]]) -> Window:
+        """Write one shard of every store; may run beside :meth:`predict` of another. Returns its window."""
         for kind, values in parts.items():
             self.stores[kind].write_shard(index, values)
-        return window
+        return self.labels.shards[index]
 
     def _extra(self, kind: str) -> tuple[int, ...]:
         return () if kind == "labels" else (self.stores[kind].channels,)
@@ -136,8 +144,9 @@ class ResultStores:
 
     def finish(self) -> Generator[Progress, None, None]:
         """Build the coarser levels of every store."""
-        for store in self.stores.values():
-            yield from store.finish_pyramid()
+        for number, store in enumerate(self.stores.values()):
+            for step in store.finish_pyramid():
+                yield Progress(number + step.fraction, len(self.stores), step.stage, step.window)
 
     def class_pixels(self) -> dict[str, int]:
         """Pixels of every class in the result, by name (and ``nodata``)."""

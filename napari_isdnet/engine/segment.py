@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_isdnet.engine.device import Placement, choose, peak_rss_bytes
+from napari_isdnet.engine.device import Placement, budget_bytes, choose, peak_rss_bytes
 from napari_isdnet.engine.job import (
     Context,
     LedgerLog,
     Predictor,
+    core_for,
     job_header,
     load_means,
     make_predictor,
     means_key,
     save_means,
 )
-from napari_isdnet.engine.ledger import Ledger
+from napari_isdnet.engine.ledger import Ledger, read_header
 from napari_isdnet.engine.results import ResultStores, Wanted
+from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.sink import check_format, export, result_path
@@ -144,16 +147,16 @@ class _Job:
             check_format(name, self.region.shape)
         self.paths = self._paths()
         self.policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
-        self.placement: Placement = choose(options.device, options.precision)
+        self.placement = self.place()
         self.job_folder = options.output / f"{source.name}.job"
+        self.core = self._core()
         self.identity = job_header(
             source,
             model_hash(model),
             self.placement,
             {
                 "context": options.context,
-                "window": options.window,
-                "memory": options.memory,
+                **self._windows(),
                 "roi": None if options.roi is None else list(vars(options.roi).values()),
                 "intensity": self.policy.to_dict(),
                 "scale": float(options.scale),
@@ -164,6 +167,26 @@ class _Job:
         )
         self.warnings = self._warnings()
         self._started = time.monotonic()
+
+    def place(self) -> Placement:
+        """Where and in which arithmetic the network runs."""
+        return choose(self.options.device, self.options.precision)
+
+    def _core(self) -> int:
+        """Side of the streaming cores: as asked, else what the memory allows, or less where the job was begun so."""
+        o = self.options
+        fits = core_for(budget_bytes(o.memory), self.source.shape, o.window)
+        if o.window is None and o.resume and o.context == "whole":
+            begun = (read_header(self.job_folder) or {}).get("core")
+            if isinstance(begun, int) and 0 < begun < fits:
+                return begun
+        return fits
+
+    def _windows(self) -> dict[str, int]:
+        """The size that a resumed job must keep: cores change the result by rounding only, but bytes show it."""
+        if self.options.context == "whole":
+            return {"core": self.core}
+        return {"window": window_size(self.model, self.options.window)}
 
     def _paths(self) -> dict[str, tuple[str, str, Path]]:
         """Key of the output -> (kind, format, path)."""
@@ -202,13 +225,12 @@ class _Job:
             stores = stack.enter_context(
                 ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
             )
-            bad: list[Window] = []
             if stores.missing():
                 predictor = self._predictor(ledger)
                 stack.callback(predictor.close)
                 yield from self._prepare(predictor)
                 yield from self._fill(predictor, stores, ledger)
-                bad = list(getattr(getattr(predictor, "reader", None), "bad", []))
+            bad = _bad_windows(ledger)
             yield from self._finish(stores)
             self._drop_maps()
             return self._result(stores, bad)
@@ -221,7 +243,7 @@ class _Job:
             self.policy,
             self.placement,
             context=o.context,
-            window=o.window,
+            window=self.core if o.context == "whole" else o.window,
             memory=o.memory,
             folder=self.job_folder / "maps",
             log=LedgerLog(ledger),
@@ -236,13 +258,13 @@ class _Job:
         means = getattr(predictor, "means", None)
         if means is not None and not known and not self.options.skip_bad_tiles:
             save_means(means_key(self.identity), means)
+            save_means(means_key({k: v for k, v in self.identity.items() if k != "core"}), means)
 
     def _fill(self, predictor: Predictor, stores: ResultStores, ledger: Ledger) -> Generator[Progress, None, None]:
         start = PREPARE_SHARE if self.options.context == "whole" else 0.0
         todo, total = stores.missing(), len(stores.labels.shards)
         clock = Clock(total, total - len(todo))
-        for index in todo:
-            window = stores.fill(index, predictor)
+        for index, window in _written(todo, stores, predictor, ledger):
             ledger.record("labels", index)
             step = clock.step(1, "write", window.shifted(self.region.row, self.region.column))
             yield _scaled(step, start, 1 - EXPORT_SHARE - start)
@@ -268,7 +290,7 @@ class _Job:
 
         remove(self.job_folder / "maps")
 
-    def _result(self, stores: ResultStores, bad: list[Window]) -> SegmentResult:
+    def _result(self, stores: ResultStores, bad: list[tuple[int, int, int, int]]) -> SegmentResult:
         seconds = time.monotonic() - self._started
         pixels = self.region.area
         return SegmentResult(
@@ -281,9 +303,40 @@ class _Job:
             precision=self.placement.precision,
             context=self.options.context,
             class_pixels=stores.class_pixels(),
-            bad_windows=[(w.row, w.column, w.height, w.width) for w in bad],
+            bad_windows=bad,
             warnings=self.warnings,
         )
+
+
+def _written(
+    todo: Sequence[int], stores: ResultStores, predictor: Predictor, ledger: Ledger
+) -> Iterator[tuple[int, Window]]:
+    """(shard, its window) of shards that are on the disk; while one is written, the next is computed.
+
+    What could not be read is noted here and not in the passes before, whose windows overlap.
+    """
+    bad: list[Window] = getattr(getattr(predictor, "reader", None), "bad", [])
+    bad.clear()
+    with ThreadPoolExecutor(1, thread_name_prefix="isdnet-write") as pool:
+        waiting: tuple[int, Future[Window]] | None = None
+        for index in todo:
+            parts = stores.predict(index, predictor)
+            if bad:
+                ledger.record("bad", index, {"windows": [list(astuple(w)) for w in bad]})
+                bad.clear()
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = index, pool.submit(stores.write, index, parts)
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _bad_windows(ledger: Ledger) -> list[tuple[int, int, int, int]]:
+    """Where the image could not be read, of this run and those before it."""
+    found: set[tuple[int, int, int, int]] = set()
+    for index in ledger.units("bad"):
+        found.update((int(r), int(c), int(h), int(w)) for r, c, h, w in ledger.payload("bad", index)["windows"])
+    return sorted(found)
 
 
 def _scaled(step: Progress, start: float, share: float) -> Progress:

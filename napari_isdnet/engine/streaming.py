@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,12 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import Placement
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
-from napari_isdnet.engine.maps import LazyMap, MapStorage
+from napari_isdnet.engine.maps import LazyMap, MapStorage, UnitLog
 from napari_isdnet.engine.means import Means, MeanSums
 from napari_isdnet.engine.patches import PatchReader, as_array, as_tensor, check_size
+from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
 from napari_isdnet.engine.prefetch import ahead
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.fusion import Attention
 from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
 from napari_isdnet.model.layers import Place, resize_bilinear
@@ -45,21 +47,11 @@ Array = npt.NDArray[Any]
 UNIT = 2048
 """Side of the level-0 windows in which results are made; anchored at the image's origin."""
 
+SMALLEST_CORE = 128
+"""Cores are not divided below this side when a device runs out of memory."""
+
 # Shares of the work, for an honest estimate of the time left; measured on the reference network.
 SHARES = {"shallow": 0.62, "deep": 0.16, "context": 0.02, "fuse": 0.05, "write": 0.15}
-
-
-class UnitLog(Protocol):
-    """Where finished units are written down (the job's ledger)."""
-
-    def done(self, stage: str) -> Iterable[int]:
-        """Units of ``stage`` whose values are stored."""
-
-    def sums(self, stage: str, unit: int) -> npt.NDArray[np.float64]:
-        """The partial sums that were recorded with a unit."""
-
-    def record(self, stage: str, unit: int, sums: npt.NDArray[np.float64]) -> None:
-        """Write down that a unit is stored, with its partial sums."""
 
 
 @dataclass
@@ -76,15 +68,6 @@ class StreamOptions:
     prefetch: int = 1
     log: UnitLog | None = None
     means: Means | None = None
-
-
-@dataclass
-class _Sizes:
-    image: tuple[int, int]
-    deep_input: tuple[int, int] = (0, 0)
-    deep: tuple[int, int] = (0, 0)
-    s16: tuple[int, int] = (0, 0)
-    s8: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -109,7 +92,7 @@ class WholeImage:
         shape = reader.shape
         deep_input = model.deep_size(*shape)
         stride = self.local.deep_stride
-        self.sizes = _Sizes(
+        self.sizes = Sizes(
             shape,
             deep_input,
             (-(-deep_input[0] // stride), -(-deep_input[1] // stride)),
@@ -120,6 +103,7 @@ class WholeImage:
         self.means: Means | None = options.means
         self._sums = MeanSums(self.local.bins, self.sizes.deep)
         self._gates: _Gates | None = None
+        self._largest = 2**31  # side of the largest core that the device's memory has not refused
         self._make_maps()
         self._valid: OrderedDict[Window, Array | None] = OrderedDict()
 
@@ -132,7 +116,7 @@ class WholeImage:
         path = None if folder is None else folder / f"{name}.map"
         storage = MapStorage(shape, channels, self.dtype, path)
         done: Iterable[int] = ()
-        if log is not None and path is not None:
+        if log is not None and not storage.fresh:  # a file that was taken away holds none of what the ledger says
             done = log.done(name)
             for unit in done:
                 self._sums.add(name, unit, log.sums(name, unit))
@@ -140,6 +124,7 @@ class WholeImage:
         def record(unit: int, values: Array) -> None:
             sums = self._sums.measure(name, unit, values, Grid(shape, (core, core))[unit])
             if log is not None and path is not None:
+                storage.sync()
                 log.record(name, unit, sums)
 
         return LazyMap(name, storage, core, compute, done, record)
@@ -175,7 +160,7 @@ class WholeImage:
         core = self.local.quarter_pixels(window, self.sizes.image)
         patch = padded_window(core, self.local.quarter_halo, self.sizes.image)
         x = as_tensor(self.reader.read(patch)[0], self.placement.device)
-        return as_array(self.local.quarter(x, Place(patch, self.sizes.image), window), self.dtype)
+        return as_array(self._quarter_of(x, patch, window), self.dtype)
 
     def _compute_shallow(self, unit: int, window: Window) -> Array:
         """Both shallow maps and the deep input of one level-0 core come out of one read."""
@@ -183,6 +168,27 @@ class WholeImage:
         self._store_shallow(unit, self._shallow_of(core, self._read_shallow(core)))
         target = self.shallow16 if window == self.shallow16.grid[unit] else self.shallow8
         return target.storage.read(window)
+
+    def _quarter_unit(self, unit: int) -> int | None:
+        """The deep input's unit of a level-0 core; None where the image's last few pixels give it none."""
+        window = self.local.quarter_window(self._core(unit), self.sizes.image, self.sizes.deep_input)
+        return None if window.empty else self.quarter.grid.touching(window)[0]
+
+    def _shallow_done(self, unit: int) -> bool:
+        quarter = self._quarter_unit(unit)
+        return (
+            self.shallow8.is_done(unit)
+            and self.shallow16.is_done(unit)
+            and (quarter is None or self.quarter.is_done(quarter))
+        )
+
+    def _quarter_of(self, x: Tensor, patch: Window, window: Window) -> Tensor:
+        """Pixels ``window`` of the deep input; always from a patch of one size, so that the bits are the same."""
+        core = self.local.quarter_pixels(window, self.sizes.image)
+        inner = padded_window(core, self.local.quarter_halo, self.sizes.image)
+        rows, columns = inner.relative_to(patch).slices
+        part = x[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
+        return self.local.quarter(part, Place(inner, self.sizes.image), window)
 
     def _core(self, unit: int) -> Window:
         return Grid(self.sizes.image, (self.options.core, self.options.core))[unit]
@@ -194,12 +200,15 @@ class WholeImage:
     @torch.inference_mode()
     def _shallow_of(self, core: Window, read: tuple[Window, Array]) -> dict[str, tuple[Window, Array]]:
         patch, values = read
+        if max(core.shape) > self._largest:
+            return self._shallow_in_parts(core)
         try:
             x = as_tensor(values, self.placement.device)
-            place = Place(patch, self.sizes.image)
+            result: dict[str, tuple[Window, Array]] = {}
             quarter = self.local.quarter_window(core, self.sizes.image, self.sizes.deep_input)
-            result = {"quarter": (quarter, as_array(self.local.quarter(x, place, quarter), self.dtype))}
-            p8, p16 = self.local.shallow(x, place)
+            if not quarter.empty:
+                result["quarter"] = (quarter, as_array(self._quarter_of(x, patch, quarter), self.dtype))
+            p8, p16 = self.local.shallow(x, Place(patch, self.sizes.image))
             for name, tensor, stride, full in (
                 ("shallow8", p8, 8, self.sizes.s8),
                 ("shallow16", p16, 16, self.sizes.s16),
@@ -210,24 +219,29 @@ class WholeImage:
             return result
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+        self._largest = max(core.shape) // 2 // 32 * 32
         return self._shallow_in_parts(core)
 
     def _shallow_in_parts(self, core: Window) -> dict[str, tuple[Window, Array]]:
         """The same from four smaller cores, each with its own halo, where the device's memory was too small."""
         half = max(core.shape) // 2 // 32 * 32
-        if half < 128:
-            raise MemoryError("the device has too little memory for a window of 256 pixels")
+        if half < SMALLEST_CORE:
+            raise InputError(
+                f"The device has too little memory even for windows of {2 * half} pixels; end what else uses it,"
+                " or use --device cpu."
+            )
         parts: dict[str, list[tuple[Window, Array]]] = {}
         for window in Grid(core.shape, (half, half)):
             part = window.shifted(core.row, core.column)
             for name, item in self._shallow_of(part, self._read_shallow(part)).items():
                 parts.setdefault(name, []).append(item)
-        return {name: _joined(items) for name, items in parts.items()}
+        return {name: joined(items) for name, items in parts.items()}
 
     def _store_shallow(self, unit: int, result: dict[str, tuple[Window, Array]]) -> None:
-        for item in (self.quarter, self.shallow8, self.shallow16):
-            if not item.is_done(unit):
-                item.put(unit, result[item.name][1])
+        quarter = self._quarter_unit(unit)
+        for item, own in ((self.quarter, quarter), (self.shallow8, unit), (self.shallow16, unit)):
+            if own is not None and not item.is_done(own):
+                item.put(own, result[item.name][1])
 
     @torch.inference_mode()
     def _compute_backbone(self, unit: int, window: Window) -> Array:  # noqa: ARG002
@@ -235,14 +249,14 @@ class WholeImage:
         core = window.multiplied(stride).clipped(size)
         patch = padded_window(core, self.local.backbone_halo, size)
         last = self.local.backbone(self._tensor(self.quarter.read(patch)))
-        return as_array(_cut(last, window, patch.divided(stride)), self.dtype)
+        return as_array(cut(last, window, patch.divided(stride)), self.dtype)
 
     @torch.inference_mode()
     def _compute_deep(self, unit: int, window: Window) -> Array:  # noqa: ARG002
         patch = window.expanded(self.local.head_halo).clipped(self.sizes.deep)
         x = self._tensor(self.backbone.read(patch))
         deep = self.local.project_deep(x, self.gates.pools, Place(patch, self.sizes.deep))
-        return as_array(_cut(deep, window, patch), self.dtype)
+        return as_array(cut(deep, window, patch), self.dtype)
 
     @torch.inference_mode()
     def _compute_fused(self, unit: int, window: Window) -> Array:  # noqa: ARG002
@@ -258,7 +272,7 @@ class WholeImage:
             Place(below, self.sizes.deep),
             out,
         )
-        return as_array(_cut(fused, window, patch), self.dtype)
+        return as_array(cut(fused, window, patch), self.dtype)
 
     # ------------------------------------------------------------------ barriers
 
@@ -299,13 +313,29 @@ class WholeImage:
 
     def _shallow_pass(self, clock: Clock) -> Generator[Progress, None, None]:
         grid = Grid(self.sizes.image, (self.options.core, self.options.core))
-        maps = (self.quarter, self.shallow8, self.shallow16)
-        todo = [u for u in range(len(grid)) if not all(m.is_done(u) for m in maps)]
+        todo = self.shallow_missing()
         clock.done += SHARES["shallow"] * (1 - len(todo) / len(grid))
         clock.resume()
         for unit, read in ahead(todo, lambda u: self._read_shallow(grid[u]), self.options.prefetch):
             self._store_shallow(unit, self._shallow_of(grid[unit], read))
             yield clock.step(SHARES["shallow"] / len(grid), "shallow", grid[unit])
+
+    def shallow_missing(self) -> list[int]:
+        """Cores of the shallow pass that are not done, ascending."""
+        count = len(Grid(self.sizes.image, (self.options.core, self.options.core)))
+        return [unit for unit in range(count) if not self._shallow_done(unit)]
+
+    def shallow_unit(self, unit: int) -> None:
+        """One core of the shallow pass: read, compute, store."""
+        core = self._core(unit)
+        self._store_shallow(unit, self._shallow_of(core, self._read_shallow(core)))
+
+    def accept(self, item: LazyMap, unit: int, sums: npt.NDArray[np.float64]) -> None:
+        """A unit that another process has stored in the same file, with its partial sums."""
+        self._sums.add(item.name, unit, sums)
+        if self.options.log is not None:
+            self.options.log.record(item.name, unit, sums)
+        item.mark_done([unit])
 
     def _pass(self, clock: Clock, item: LazyMap, stage: str, scale: int) -> Generator[Progress, None, None]:
         todo = item.missing()
@@ -332,7 +362,7 @@ class WholeImage:
             Place(below, self.sizes.s16),
             out,
         )
-        return _cut(logits, window8, patch).float()
+        return cut(logits, window8, patch).float()
 
     @torch.inference_mode()
     def unit_logits(self, unit: Window) -> tuple[Tensor, Place]:
@@ -359,31 +389,3 @@ class WholeImage:
             if valid is not None:
                 labels[~valid] = IGNORE_INDEX
         return labels
-
-
-@torch.inference_mode()
-def labels_of(
-    coarse: Tensor, place: Place, window: Window, full: tuple[int, int], strip: int = 256
-) -> npt.NDArray[np.uint8]:
-    """Enlarge coarse logits to ``window`` and take the best class, strip by strip: no full-size logits tensor."""
-    labels = np.empty(window.shape, np.uint8)
-    for top in range(0, window.height, strip):
-        part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)
-        fine = resize_bilinear(coarse, place, Place(part, full))
-        labels[top : top + part.height] = fine[0].argmax(0).to(torch.uint8).cpu().numpy()
-    return labels
-
-
-def _cut(x: Tensor, window: Window, patch: Window) -> Tensor:
-    """The part of a map that lies at ``patch`` which belongs to ``window`` (both in the map's own coordinates)."""
-    rows, columns = window.relative_to(patch).slices
-    return x[:, :, rows, columns]
-
-
-def _joined(items: list[tuple[Window, Array]]) -> tuple[Window, Array]:
-    top, left = min(w.row for w, _ in items), min(w.column for w, _ in items)
-    window = Window.from_bounds(top, left, max(w.bottom for w, _ in items), max(w.right for w, _ in items))
-    whole = np.empty((*window.shape, items[0][1].shape[2]), items[0][1].dtype)
-    for part, values in items:
-        whole[part.relative_to(window).slices] = values
-    return window, whole

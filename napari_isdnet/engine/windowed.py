@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_isdnet.classes import IGNORE_INDEX
-from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.device import Placement, device_memory
 from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, Branch, ISDNet
@@ -74,6 +74,12 @@ class WindowGrid:
         return np.maximum(weight, np.float32(1e-3))
 
 
+def window_size(model: ISDNet, asked: int | None = None) -> int:
+    """Side of the grid's windows in pixels: what was asked for, else the model's own; a multiple of 32."""
+    size = asked or (model.header.window if model.header is not None else 512)
+    return max(ALIGN, size // ALIGN * ALIGN)
+
+
 class WindowPredictor:
     """One image under one network, window by window. Thread-safe; the network runs one window at a time.
 
@@ -91,8 +97,7 @@ class WindowPredictor:
         branch: Branch = "both",
     ) -> None:
         check_size(reader.shape, MIN_SIDE)
-        size = window or (model.header.window if model.header is not None else 512)
-        size = max(ALIGN, size // ALIGN * ALIGN)
+        size = window_size(model, window)
         self.model, self.reader, self.placement, self.branch = model, reader, placement, branch
         self.grid = WindowGrid(reader.shape, size, size // 4 // ALIGN * ALIGN if overlap is None else overlap)
         self._coarse: OrderedDict[Window, Tensor] = OrderedDict()
@@ -123,7 +128,8 @@ class WindowPredictor:
                 self._coarse.move_to_end(window)
                 return found
             x = as_tensor(self.reader.read(window)[0], self.placement.device)
-            coarse = self.model.coarse_logits(x, self.branch).float().cpu()
+            with device_memory():
+                coarse = self.model.coarse_logits(x, self.branch).float().cpu()
             self._coarse[window] = coarse
             self._held += coarse.numel() * 4
             while self._held > CACHE_BYTES and len(self._coarse) > 1:

@@ -23,7 +23,7 @@ from napari_isdnet.model.presets import PRESETS
 from napari_isdnet.paths import user_models_folder
 
 SUFFIX = ".safetensors"
-DEFAULT_MODEL: str | None = None
+DEFAULT_MODEL: str | None = "landcover-lite"
 """Name of the shipped model that is used where none is given; None as long as no trained one ships."""
 
 _HALF_LIMIT = 65504.0

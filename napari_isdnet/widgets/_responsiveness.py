@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QEventLoop, QObject, Qt, QTimer
 from qtpy.QtWidgets import QWidget
 
 from napari_isdnet.widgets import _lazy
@@ -113,3 +113,77 @@ class Heartbeat(QObject):
 
 def _opengl_widgets(window: QWidget) -> list[Any]:
     return [w for w in window.findChildren(QWidget) if w.inherits("QOpenGLWidget")]
+
+
+def _live_for(milliseconds: int) -> None:
+    """Let the window work for a while."""
+    loop = QEventLoop()
+    QTimer.singleShot(milliseconds, loop.quit)
+    loop.exec()
+
+
+def pan_and_zoom(viewer: Any, image: Any, seconds: float) -> Report:
+    """Move over ``image`` along a fixed path for ``seconds``: in from the whole, across in steps, and out again."""
+    from napari_isdnet.widgets._lazy import main_window
+
+    rows, columns = image.data[0].shape[:2] if image.multiscale else image.data.shape[:2]
+    heartbeat = Heartbeat(main_window(viewer))
+    start = time.perf_counter()
+    with heartbeat:
+        while (share := (time.perf_counter() - start) / seconds) < 1:
+            angle = 2 * np.pi * share
+            point = rows * (0.5 + 0.3 * np.sin(3 * angle)), columns * (0.5 + 0.3 * np.cos(2 * angle))
+            depth = 0.5 - 0.5 * np.cos(2 * angle)  # twice in to full resolution and out
+            viewer.camera.center = tuple(image.data_to_world(point))
+            viewer.camera.zoom = float(800 / rows) ** (1 - depth) / image.scale[0]
+            _live_for(40)
+    return Report(
+        time.perf_counter() - start,
+        len(heartbeat.gaps),
+        percentiles(heartbeat.gaps),
+        percentiles(heartbeat.gaps_without_drawing),
+    )
+
+
+def measure(path: str, model: str | None, seconds: float) -> Report:
+    """Open ``path`` in a window, with live segmentation by ``model`` where one is given, and move over it."""
+    import napari
+
+    from napari_isdnet.widgets._reader import read
+    from napari_isdnet.widgets.segment import SegmentWidget
+
+    viewer = napari.Viewer(show=True)
+    data, keywords, _ = read(path)[0]
+    image = viewer.add_image(data, **keywords)
+    if model is not None:
+        dock = SegmentWidget(viewer)
+        viewer.window.add_dock_widget(dock, name="Segment")
+        while not dock.device.count():
+            _live_for(50)
+        dock.choose_model(model)
+        while dock.controller.about is None:
+            _live_for(50)
+        dock.context.setCurrentIndex(dock.context.findData("window"))
+        dock.live_button.click()
+        while dock.controller.live is None:
+            _live_for(50)
+    _live_for(1000)
+    report = pan_and_zoom(viewer, image, seconds)
+    viewer.close()
+    return report
+
+
+def main() -> None:
+    """``python -m napari_isdnet.widgets._responsiveness IMAGE [--model FILE]``."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Gaps of the main thread while someone pans and zooms.")
+    parser.add_argument("image", help="an image with a pyramid, the larger the better")
+    parser.add_argument("--model", help="segment live with this model file meanwhile")
+    parser.add_argument("--seconds", type=float, default=30)
+    arguments = parser.parse_args()
+    print(measure(arguments.image, arguments.model, arguments.seconds))
+
+
+if __name__ == "__main__":
+    main()

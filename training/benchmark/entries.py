@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from napari_isdnet_training.benchmark.mmseg import MMSEG, mmseg_network
 from napari_isdnet_training.registry import Network, build
@@ -80,3 +81,16 @@ def choose_entries(names: list[str] | None) -> list[SpeedEntry]:
         if name not in ENTRIES:
             raise InputError(f"There is no network '{name}' to measure; known are {', '.join(ENTRIES)}.")
     return [ENTRIES[name] for name in names or ENTRIES]
+
+
+def find_entry(name: str, options: Mapping[str, Any] | None = None) -> SpeedEntry:
+    """An entry by name; ``registry:NAME`` is a network of the registry, with options, without training-only parts."""
+    if not name.startswith("registry:"):
+        return choose_entries([name])[0]
+    plain = name.removeprefix("registry:")
+
+    def make(num_classes: int) -> Network:
+        extra = {"auxiliary": False, "super_resolution": False, "distillation": None}
+        return build(plain, num_classes, False, {**(options or {}), **(extra if plain.startswith("isdnet") else {})})
+
+    return SpeedEntry(plain, plain, GENERIC, make)

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import torch
-from napari_isdnet_training.benchmark.entries import ENTRIES
+from napari_isdnet_training.benchmark.entries import find_entry
 from napari_isdnet_training.benchmark.inference import labelling, multiply_adds, place
 
 from napari_isdnet.engine.device import choose, peak_rss_bytes, set_threads
@@ -28,7 +28,7 @@ def measure(job: dict[str, Any]) -> None:
     set_threads(job.get("threads"))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(job["prepared"])
     placement = choose(job["device"], job["precision"])
-    entry, mode, size = ENTRIES[job["entry"]], job["mode"], (job["size"][0], job["size"][1])
+    entry, mode, size = find_entry(job["entry"], job.get("options")), job["mode"], (job["size"][0], job["size"][1])
     torch.manual_seed(0)
     network = entry.make(job["classes"])
     parameters = sum(p.numel() for p in network.parameters())

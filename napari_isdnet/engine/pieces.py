@@ -1,0 +1,56 @@
+"""Cutting and joining pieces of whole maps, and the last enlargement to labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_isdnet.model.layers import Place, resize_bilinear
+from napari_isdnet.window import Window
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Sizes:
+    """Rows and columns of an image and of its maps."""
+
+    image: tuple[int, int]
+    deep_input: tuple[int, int] = (0, 0)
+    deep: tuple[int, int] = (0, 0)
+    s16: tuple[int, int] = (0, 0)
+    s8: tuple[int, int] = (0, 0)
+
+
+@torch.inference_mode()
+def labels_of(
+    coarse: Tensor, place: Place, window: Window, full: tuple[int, int], strip: int = 256
+) -> npt.NDArray[np.uint8]:
+    """Enlarge coarse logits to ``window`` and take the best class, strip by strip: no full-size logits tensor."""
+    labels = np.empty(window.shape, np.uint8)
+    for top in range(0, window.height, strip):
+        part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)
+        fine = resize_bilinear(coarse, place, Place(part, full))
+        labels[top : top + part.height] = fine[0].argmax(0).to(torch.uint8).cpu().numpy()
+    return labels
+
+
+def cut(x: Tensor, window: Window, patch: Window) -> Tensor:
+    """The part of a map that lies at ``patch`` which belongs to ``window`` (both in the map's own coordinates)."""
+    rows, columns = window.relative_to(patch).slices
+    return x[:, :, rows, columns]
+
+
+def joined(items: list[tuple[Window, Array]]) -> tuple[Window, Array]:
+    """Neighbouring pieces (window, values) as one."""
+    top, left = min(w.row for w, _ in items), min(w.column for w, _ in items)
+    window = Window.from_bounds(top, left, max(w.bottom for w, _ in items), max(w.right for w, _ in items))
+    whole = np.empty((*window.shape, items[0][1].shape[2]), items[0][1].dtype)
+    for part, values in items:
+        whole[part.relative_to(window).slices] = values
+    return window, whole

@@ -1,0 +1,40 @@
+"""The gap meter: it sees what holds the main thread, and moves over an image without harm."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from napari_isdnet.engine.tiles import TilePyramid
+from napari_isdnet.widgets._lazy import layer_data, watch
+from napari_isdnet.widgets._responsiveness import Heartbeat, pan_and_zoom
+from napari_isdnet.window import pyramid_shapes
+
+
+def test_a_held_main_thread_is_seen(qtbot) -> None:
+    heartbeat = Heartbeat()
+    with heartbeat:
+        qtbot.wait(50)
+        time.sleep(0.2)
+        qtbot.wait(50)
+    assert max(heartbeat.gaps) >= 0.18
+    assert sum(gap >= 0.18 for gap in heartbeat.gaps) == 1
+
+
+def test_the_scripted_path_goes_from_the_whole_to_full_resolution(viewer, qtbot) -> None:
+    levels: set[int] = set()
+
+    def read(level, window):
+        levels.add(level)
+        return np.zeros((*window.shape, 3), np.uint8)
+
+    pyramid = TilePyramid(pyramid_shapes((8192, 8192)), read, channels=3)
+    watch(viewer)
+    data, multiscale = layer_data(pyramid)
+    image = viewer.add_image(data, multiscale=multiscale, rgb=True)
+    report = pan_and_zoom(viewer, image, 3)
+    assert report.ticks > 0
+    assert report.without_drawing["max"] <= report.with_drawing["max"]
+    assert 0 in levels
+    assert max(levels) >= 2

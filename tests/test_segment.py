@@ -1,0 +1,330 @@
+"""Segment jobs from end to end: killed, cancelled, refused, resumed; regions; what the image holds and lacks."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_isdnet.engine import job as job_module
+from napari_isdnet.engine.segment import SegmentResult, segment
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import TileError
+from napari_isdnet.io.store import LabelStore
+from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.window import Window
+from tests.network_tools import lively, picture, small, source_of
+
+SHAPE = (520, 770)  # the last two columns give the deep input no pixel of their own
+PLAIN: dict[str, Any] = {"device": "cpu", "precision": "float32", "window": 128}
+
+
+@pytest.fixture(scope="module")
+def model() -> ISDNet:
+    return lively(small(fusion="raf", channels=16, classes=4, auxiliary=False, super_resolution=False))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return picture(SHAPE)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_isdnet.paths.cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+
+
+def run(source: Any, model: Any, output: Path, **options: Any) -> SegmentResult:
+    steps = segment(source, model, output=output, **{**PLAIN, **options})
+    try:
+        while True:
+            next(steps)
+    except StopIteration as stop:
+        result: SegmentResult = stop.value
+        return result
+
+
+def labels(result: SegmentResult) -> np.ndarray:
+    store = LabelStore.open(result.outputs["labels"])
+    return store.read_labels(Window.whole(store.shape))
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Every file of a store but its markers, by content."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def unbroken(model: ISDNet, image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> SegmentResult:
+    return run(source_of(image), model, tmp_path_factory.mktemp("unbroken"))
+
+
+def test_result_says_what_was_done(unbroken: SegmentResult) -> None:
+    assert unbroken.pixels == SHAPE[0] * SHAPE[1]
+    assert sum(unbroken.class_pixels.values()) == unbroken.pixels
+    assert set(unbroken.class_pixels) == {"class 0", "class 1", "class 2", "class 3", "nodata"}
+    found = np.bincount(labels(unbroken).ravel(), minlength=256)
+    assert [unbroken.class_pixels[f"class {k}"] for k in range(4)] == list(found[:4])
+    assert unbroken.pixels_per_second == pytest.approx(unbroken.pixels / unbroken.seconds)
+    assert unbroken.peak_rss_bytes > 2**26
+    assert (unbroken.device, unbroken.precision, unbroken.context) == ("cpu", "float32", "whole")
+    assert unbroken.bad_windows == unbroken.warnings == []
+    assert set(unbroken.to_dict()) >= {"outputs", "pixels", "seconds", "peak_rss_bytes"}
+    assert np.unique(labels(unbroken)).size > 1
+
+
+# ------------------------------------------------------------------------------------------------- interruption
+
+DRIVER = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+torch.set_num_threads(1)
+from napari_isdnet.engine import job, results
+job.RAM_MAPS = 0  # spill every map
+from napari_isdnet import cli, paths
+folder = Path(sys.argv[1])
+paths.cache_folder = lambda: folder / "cache"
+print("ready", flush=True)
+sys.exit(cli.run(cli.app, ["segment", str(folder / "scene.tif"), "-o", sys.argv[2], "-m", str(folder / "m.safetensors"),
+    "--window", "128", "--memory", "0.5", "--device", "cpu", "--precision", "float32", "--json"], "napari-isdnet"))
+"""
+
+
+def start(folder: Path, output: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(folder), str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
+    model: ISDNet, image: np.ndarray, unbroken: SegmentResult, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "scene.tif", image, photometric="rgb", tile=(128, 128))
+    save_model(model, tmp_path / "m.safetensors")
+    broken, draw = tmp_path / "broken", random.Random(3)
+    log = broken / "scene.job" / "ledger.log"
+    for wanted in sorted(draw.sample(range(2, 90), 2)):  # units recorded at the moment of the kill
+        process = start(tmp_path, broken)
+        deadline = time.monotonic() + 90
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and log.read_bytes().count(b"\n") >= wanted:
+                break
+            time.sleep(0.002)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    before = log.read_bytes()
+    process = start(tmp_path, broken)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    after = log.read_bytes()
+    whole = before[: before.rfind(b"\n") + 1]  # a torn last line is cut off
+    assert after.startswith(whole)
+    units = [line.split(b",", 2)[:2] for line in (b" ".join(row.split(b" ")[1:]) for row in after.splitlines())]
+    assert len(units) == len({tuple(u) for u in units}), "a unit that was done was computed again"
+
+    plain = start(tmp_path, tmp_path / "plain")
+    _, err = plain.communicate(timeout=120)
+    assert plain.returncode == 0, err
+    assert digest(broken / "scene.ome.zarr") == digest(tmp_path / "plain" / "scene.ome.zarr")
+    # Another process may sum in another order (threads): of the one in this process nearly all pixels agree.
+    stored = LabelStore.open(broken / "scene.ome.zarr")
+    assert (stored.read_labels(Window.whole(SHAPE)) == labels(unbroken)).mean() > 0.995
+
+
+def test_cancel_and_go_on(
+    model: ISDNet, image: np.ndarray, unbroken: SegmentResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "RAM_MAPS", 0)
+    steps = segment(source_of(image), model, output=tmp_path, **PLAIN)
+    fractions = [next(steps).fraction for _ in range(12)]
+    steps.close()
+    assert fractions == sorted(fractions)
+    ledger = tmp_path / "picture.job" / "ledger.log"
+    assert ledger.read_bytes().count(b'"shallow8"') >= 11
+    result = run(source_of(image), model, tmp_path)
+    assert ledger.read_bytes().count(b'"shallow8"') == 5 * 7  # every core once, over both runs
+    np.testing.assert_array_equal(labels(result), labels(unbroken))
+    assert not (tmp_path / "picture.job" / "maps").exists()
+
+
+def test_maps_that_were_taken_away_are_computed_again(
+    model: ISDNet, image: np.ndarray, unbroken: SegmentResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "RAM_MAPS", 0)
+    steps = segment(source_of(image), model, output=tmp_path, **PLAIN)
+    for _ in range(20):
+        next(steps)
+    steps.close()
+    (tmp_path / "picture.job" / "maps" / "shallow8.map").unlink()
+    np.testing.assert_array_equal(labels(run(source_of(image), model, tmp_path)), labels(unbroken))
+
+
+def test_two_at_once_and_other_parameters_are_refused(model: ISDNet, image: np.ndarray, tmp_path: Path) -> None:
+    steps = segment(source_of(image), model, output=tmp_path, **PLAIN)
+    next(steps)
+    with pytest.raises(InputError, match=f"being worked on by process {os.getpid()}"):
+        run(source_of(image), model, tmp_path)
+    steps.close()
+    for change, words in (
+        ({"window": 160}, "core = 128, now it is 160"),
+        ({"context": "window"}, 'context = "whole", now it is "window"'),
+        ({"contrast": (0, 100)}, "begun with intensity"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(source_of(image), model, tmp_path, **change)
+    with pytest.raises(InputError, match="begun with model = "):
+        run(source_of(image), lively(model.config, seed=5), tmp_path)
+
+
+def test_memory_is_no_part_of_a_job(model: ISDNet, tmp_path: Path) -> None:
+    small_image = picture((200, 200))
+    steps = segment(source_of(small_image), model, output=tmp_path, **{**PLAIN, "window": 64, "memory": 1})
+    next(steps)
+    steps.close()
+    # Other memory, and no window: the job goes on with the cores that it was begun with.
+    result = run(source_of(small_image), model, tmp_path, window=None, memory=2)
+    assert '"core": 64' in (tmp_path / "picture.job" / "ledger.json").read_text()
+    assert result.class_pixels["nodata"] == 0
+
+
+def test_overwrite_and_what_lies_there(model: ISDNet, tmp_path: Path) -> None:
+    one, two = picture((128, 160), 1), picture((128, 160), 2)
+    (tmp_path / "picture.ome.zarr").mkdir()
+    with pytest.raises(InputError, match="exists; use --overwrite"):
+        run(source_of(one), model, tmp_path)
+    first = labels(run(source_of(one), model, tmp_path, overwrite=True))
+    again = run(source_of(one), model, tmp_path)  # finished: nothing to do, same answer
+    np.testing.assert_array_equal(labels(again), first)
+    with pytest.raises(InputError, match="begun with image"):
+        run(source_of(two), model, tmp_path)
+    assert (labels(run(source_of(two), model, tmp_path, overwrite=True)) != first).any()
+
+
+def test_full_disk_is_one_sentence_and_the_job_goes_on(
+    model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = picture((128, 160))
+    write = LabelStore.write_shard
+
+    def full(self: LabelStore, *rest: Any, **named: Any) -> Any:
+        from napari_isdnet.io.disk import disk_errors
+
+        with disk_errors(self.path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LabelStore, "write_shard", full)
+    with pytest.raises(InputError, match="disk is full"):
+        run(source_of(scene), model, tmp_path)
+    assert not (tmp_path / "picture.ome.zarr").exists()
+    monkeypatch.setattr(LabelStore, "write_shard", write)
+    assert run(source_of(scene), model, tmp_path).class_pixels["nodata"] == 0
+
+
+# ------------------------------------------------------------------------------------------------- regions
+
+
+@pytest.mark.parametrize("context", ["whole", "window"])
+def test_region_is_the_crop_of_the_whole(
+    model: ISDNet, image: np.ndarray, unbroken: SegmentResult, tmp_path: Path, context: Any
+) -> None:
+    region = Window(201, 333, 150, 240)
+    whole = unbroken if context == "whole" else run(source_of(image), model, tmp_path / "all", context=context)
+    part = run(source_of(image), model, tmp_path / "part", context=context, roi=region)
+    np.testing.assert_array_equal(labels(part), labels(whole)[region.slices])
+    assert part.pixels == region.area
+    with pytest.raises(InputError, match="must lie inside the image of 520 x 770"):
+        run(source_of(image), model, tmp_path / "out", roi=Window(500, 0, 21, 5))
+
+
+# ------------------------------------------------------------------------------------------------- what images hold
+
+
+def test_transparent_nodata_and_nan_pixels_become_255(model: ISDNet, tmp_path: Path) -> None:
+    rgb = picture((96, 130))
+    alpha = np.full((96, 130, 1), 255, np.uint8)
+    alpha[10:20, 30:50] = 0
+    tifffile.imwrite(
+        tmp_path / "rgba.tif", np.concatenate([rgb, alpha], -1), photometric="rgb", extrasamples=["unassalpha"]
+    )
+    out = labels(run(tmp_path / "rgba.tif", model, tmp_path / "o"))
+    np.testing.assert_array_equal(out == 255, alpha[..., 0] == 0)
+
+    floats = rgb.astype(np.float32) / 255
+    floats[5:9, 7:11, 1] = np.nan
+    np.save(tmp_path / "nan.npy", floats)
+    out = labels(run(tmp_path / "nan.npy", model, tmp_path / "o", contrast=(0, 1)))
+    assert (out[5:9, 7:11] == 255).all()
+    assert (out == 255).sum() == 16
+
+
+@pytest.mark.parametrize("kind", ["uint16", "grey", "four"])
+def test_other_samples_are_segmented(model: ISDNet, tmp_path: Path, kind: str) -> None:
+    rgb = picture((96, 130))
+    made = {
+        "uint16": rgb.astype(np.uint16) * 200,
+        "grey": rgb[..., 0],
+        "four": np.concatenate([rgb, rgb[..., :1]], -1).transpose(2, 0, 1),
+    }[kind]
+    path = tmp_path / f"{kind}.tif"
+    if kind == "four":
+        tifffile.imwrite(path, made, photometric="minisblack", planarconfig="separate")
+    else:
+        tifffile.imwrite(path, made, photometric="rgb" if made.ndim == 3 else "minisblack")
+    result = run(path, model, tmp_path / "o")
+    assert result.class_pixels["nodata"] == 0
+    assert labels(result).shape == (96, 130)
+
+
+def test_images_that_cannot_be_used_get_one_sentence(model: ISDNet, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "good.tif", picture((128, 128)), photometric="rgb")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "good.tif").read_bytes()[:9000])
+    (tmp_path / "empty.tif").write_bytes(b"")
+    np.save(tmp_path / "nothing.npy", np.zeros((0, 5, 3), np.uint8))
+    np.save(tmp_path / "tiny.npy", np.zeros((31, 500, 3), np.uint8))
+    for name in ("cut.tif", "empty.tif", "nothing.npy", "tiny.npy", "missing.tif"):
+        with pytest.raises(InputError) as caught:
+            run(tmp_path / name, model, tmp_path / "o")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "o" / f"{name.split('.')[0]}.ome.zarr").exists()
+
+
+def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = picture((256, 256))
+    source, hole = source_of(scene), Window(64, 128, 64, 64)
+    read = type(source).read
+
+    def failing(self: Any, window: Window, level: int = 0) -> np.ndarray:
+        if level == 0 and not window.intersect(hole).empty:
+            raise TileError(self.name, window, level, "damaged")
+        return read(self, window, level)
+
+    monkeypatch.setattr(type(source), "read", failing)
+    with pytest.raises(InputError, match="--skip-bad-tiles"):
+        run(source, model, tmp_path / "stop")
+    result = run(source, model, tmp_path / "skip", skip_bad_tiles=True)
+    out = labels(result)
+    expected = np.zeros(scene.shape[:2], bool)
+    expected[hole.slices] = True
+    np.testing.assert_array_equal(out == 255, expected)
+    assert result.bad_windows == [(64, 128, 64, 64)]
+    assert run(source, model, tmp_path / "skip", skip_bad_tiles=True).bad_windows == result.bad_windows

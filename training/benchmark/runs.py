@@ -1,0 +1,53 @@
+"""One training run of a benchmark: the recipe with a network, a budget and a seed of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet_training.config import Recipe
+
+from napari_isdnet.progress import Clock, Progress
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Figures on the validation split (whole scenes) after the last step, and the seconds this call took."""
+
+    figures: dict[str, Any]
+    seconds: float
+
+
+def variant(recipe: Recipe, steps: int, seed: int, network: str, options: Mapping[str, Any]) -> Recipe:
+    """The recipe for one run: validated once, after its last step; everything that is not named stays."""
+    run = recipe.run.model_copy(update={"steps": steps, "validate_every": steps})
+    model = recipe.model.model_copy(update={"name": network, "options": dict(options), "init": None})
+    return recipe.model_copy(update={"seed": seed, "run": run, "model": model})
+
+
+def run_folder(runs: Path, recipe: Recipe) -> Path:
+    """A folder that depends on everything that decides the run, so that it is resumed by it alone."""
+    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return runs / f"{recipe.model.name}-{recipe.seed}-{digest}"
+
+
+def train(recipe: Recipe, runs: Path, clock: Clock, title: str) -> Generator[Progress, None, Trained]:
+    """Train in a folder of ``runs``, resuming what was cut off; ``clock`` counts runs."""
+    from napari_isdnet_training.fit import fit
+
+    began = time.monotonic()
+    steps = fit(recipe, run_folder(runs, recipe))
+    try:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as stop:
+                return Trained(stop.value.figures, time.monotonic() - began)
+            yield clock.step(0, f"{title}: {step.stage} {step.fraction:.0%}", figures=step.figures)
+    finally:
+        steps.close()

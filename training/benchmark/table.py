@@ -1,0 +1,113 @@
+"""The results table: networks of the registry with one budget on one data set, beside the majority class."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.process import Outcome, run_worker
+from napari_isdnet_training.benchmark.runs import train, variant
+from napari_isdnet_training.config import Recipe
+from napari_isdnet_training.datasets import Dataset, open_dataset
+from napari_isdnet_training.evaluate import figures
+from napari_isdnet_training.registry import REGISTRY
+from napari_isdnet_training.sources import decode_mask, open_mask
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Grid
+
+MAJORITY = "majority class"
+SPEED_SIZE = (1024, 1024)
+
+
+def table_columns(recipe: Recipe, dataset: Dataset | None = None) -> tuple[str, ...]:
+    """Columns of the table of a recipe: one IoU for every class of its data."""
+    classes = (dataset or open_dataset(recipe.data)).classes
+    return (
+        "network", "backbone", "seed", "steps", "recipe", "miou", "accuracy", *(f"iou_{c.name}" for c in classes),
+        "p50_ms", "peak_mib", "parameters_m", "gmacs", "speed_size", "device", "seconds",
+    )  # fmt: skip
+
+
+def table(
+    recipe: Recipe, output: Path, networks: Sequence[str], steps: int, seeds: int, runs: Path | None,
+    notes: Sequence[str],
+) -> Generator[Progress, None, list[dict[str, Any]]]:  # fmt: skip
+    """Train and evaluate ``networks`` on the recipe's data; rows are appended to ``output``, finished ones skipped.
+
+    The recipe's options are ISDNet's and go to the recipe's own network only. Speed, memory and multiply-adds are those
+    of one image of :data:`SPEED_SIZE` in a process of its own.
+    """
+    for name in networks:
+        if name not in REGISTRY:
+            raise InputError(f"There is no network '{name}'; known are {', '.join(REGISTRY)}.")
+    dataset = open_dataset(recipe.data)
+    log = RunLog(output, table_columns(recipe, dataset), ("network", "seed", "steps", "recipe"), notes)
+    folder = runs or output.with_suffix(".runs")
+    clock = Clock(len(networks) * seeds + 1)
+    if not log.done(network=MAJORITY, recipe=recipe.name):
+        log.add({"network": MAJORITY, "recipe": recipe.name, **_scores(figures(majority(dataset), dataset))})
+    yield clock.step(1, MAJORITY)
+    for seed in range(seeds):
+        for name in networks:
+            key = {"network": name, "seed": seed, "steps": steps, "recipe": recipe.name}
+            if not log.done(**key):
+                options = recipe.model.options if name.startswith("isdnet") else {}
+                one = variant(recipe, steps, seed, name, options)
+                trained = yield from train(one, folder, clock, f"{name}, seed {seed}")
+                row: dict[str, Any] = {**key, **_scores(trained.figures), "seconds": round(trained.seconds, 1)}
+                row["backbone"] = "ImageNet" if recipe.model.pretrained and REGISTRY[name].takes_weights else "scratch"
+                log.add({**row, **_speed(name, dict(options), len(dataset.classes))})
+            yield clock.step(1, f"{name}, seed {seed}")
+    return [r for r in log.rows if r["recipe"] == recipe.name and r["steps"] in ("", str(steps))]
+
+
+def majority(dataset: Dataset) -> ConfusionMatrix:
+    """Confusion matrix on the validation split of always saying the class that is most frequent in training."""
+    counts = np.zeros(256, np.int64)
+    for _, mask in _masks(dataset, "train"):
+        counts += np.bincount(mask.ravel(), minlength=256)
+    most = int(counts[:IGNORE_INDEX].argmax())
+    matrix = ConfusionMatrix(len(dataset.classes), dataset.ignored_in_mean)
+    for _, mask in _masks(dataset, "validation"):
+        matrix.update(np.full(mask.shape, most, np.uint8), mask)
+    return matrix
+
+
+def _masks(dataset: Dataset, split: str) -> Generator[tuple[str, np.ndarray[Any, Any]], None, None]:
+    for sample in dataset.split(split):
+        source = open_mask(sample.mask)
+        try:
+            for window in Grid(source.shape, (4096, 4096)):
+                yield sample.name, decode_mask(source.read(window), dataset.code, sample.mask.name, window)
+        finally:
+            source.close()
+
+
+def _scores(found: dict[str, Any]) -> dict[str, Any]:
+    scores = {f"iou_{name}": values["iou"] for name, values in found.get("classes", {}).items()}
+    return {"miou": found.get("miou"), "accuracy": found.get("accuracy"), **scores}
+
+
+def _speed(name: str, options: dict[str, Any], classes: int) -> dict[str, Any]:
+    job = {
+        "entry": f"registry:{name}", "options": options, "mode": "whole", "size": SPEED_SIZE, "device": "auto",
+        "precision": "auto", "prepared": True, "repeats": 5, "tile": 1024, "overlap": 0, "classes": classes,
+        "count": True,
+    }  # fmt: skip
+    outcome: Outcome = run_worker(job, 60.0, 20 << 30)
+    row: dict[str, Any] = {"speed_size": f"{SPEED_SIZE[0]}x{SPEED_SIZE[1]}", "device": outcome.device}
+    if outcome.parameters is not None:
+        row["parameters_m"] = round(outcome.parameters / 1e6, 3)
+    if outcome.macs is not None:
+        row["gmacs"] = round(outcome.macs / 1e9, 2)
+    if outcome.status == "ok":
+        row["p50_ms"] = round(float(np.median(outcome.seconds)) * 1e3, 1)
+        row["peak_mib"] = round(outcome.peak_bytes / 2**20)
+    return row

@@ -1,0 +1,189 @@
+"""Fine-tuning from annotations, as a generator: it yields progress after every step, and closing it is cancelling.
+
+Guards: half of the windows replay strokes of any age; training ends when the held-out regions stop getting better; the
+model file is written only by a state that did no worse there than the model it started from. Closing the generator (or
+killing the process) loses at most the last second: the run goes on from ``<output>.ckpt`` as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_isdnet_training.determinism import deterministic
+from napari_isdnet_training.labelled import Annotations, gather
+from napari_isdnet_training.starting import model_classes
+from napari_isdnet_training.tuning import Tuning
+
+from napari_isdnet.classes import ClassInfo
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.model.checkpoint import SUFFIX, default_model
+from napari_isdnet.progress import Progress
+
+PresetName = Literal["quick", "thorough"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset means. ``patience`` counts validations without a better score before training ends."""
+
+    steps: int
+    batch: int
+    lr: float
+    validate_every: int
+    patience: int
+
+
+PRESETS: Mapping[str, Preset] = {
+    "quick": Preset(steps=80, batch=2, lr=1e-3, validate_every=20, patience=3),
+    "thorough": Preset(steps=400, batch=4, lr=3e-4, validate_every=40, patience=4),
+}
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """What came out. ``model`` is None where no state was as good as the one before; ``reason`` then says why.
+
+    ``before`` and ``after`` hold mIoU and IoU per class on the held-out regions (empty where there are none);
+    ``best_step`` is the step whose weights were kept.
+    """
+
+    model: Path | None
+    steps: int
+    best_step: int
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+    new_classes: tuple[str, ...] = ()
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "model": None if self.model is None else str(self.model),
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "held_out_before": dict(self.before),
+            "held_out_after": dict(self.after),
+            "new_classes": list(self.new_classes),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """Everything that decides the weights but image and annotations."""
+
+    model: str
+    preset: str
+    steps: int
+    batch: int
+    lr: float
+    validate_every: int
+    patience: int
+    seed: int
+    device: str
+    precision: str
+    window: int | None
+    contrast: Any
+    channels: tuple[int, ...] | None
+    allow_worse: bool
+
+
+def finetune(
+    image: str | os.PathLike[str] | ImageSource,
+    annotations: Annotations,
+    model: str | None = None,
+    *,
+    output: str | os.PathLike[str],
+    preset: str = "quick",
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    values: str = "annotation",
+    classes: tuple[ClassInfo, ...] = (),
+    batch: int | None = None,
+    window: int | None = None,
+    contrast: Any = "auto",
+    channels: tuple[int, ...] | None = None,
+    allow_worse: bool = False,
+    resume: bool = True,
+    overwrite: bool = False,
+) -> Generator[Progress, None, FineTuneResult]:
+    """Train ``model`` further on what is annotated of ``image``; write the result to ``output``.
+
+    Args:
+        image: file or open source.
+        annotations: project folder, annotation store, label image or pyramid of the same size, or GeoJSON.
+        model: name or file; ``"backbone"`` starts from ImageNet weights with the annotation's classes; default: the
+            shipped model.
+        output: model file (``.safetensors``) to write; ``<output without suffix>.ckpt`` holds an unfinished run.
+        preset: ``quick`` trains heads and fusions only, ``thorough`` everything, for longer.
+        steps, batch, window: other than the preset's; ``window`` is the side of a training window in pixels.
+        values: what pixels of a label image mean: ``annotation`` (0 = unlabelled) or ``mask`` (255 = ignored).
+        classes: of a label image that does not name them (default: the model's).
+        allow_worse: write the last state even if the held-out regions got worse.
+        resume: go on with an unfinished run of the same settings and annotations.
+        overwrite: replace a finished ``output``.
+
+    Yields :class:`Progress` with figures ``loss`` (and every part of it) of each step, and ``miou``, ``iou_<class>`` of
+    each validation. The same annotations, settings and device give the same weights. The classes of the result are the
+    annotation's; those that the model has go on by name. Raises :class:`InputError` for input that cannot be used.
+    """
+    target = Path(output).expanduser()
+    options = _options(model, preset, steps, batch, window, seed, device, precision, contrast, channels, allow_worse)
+    _check_output(target, resume, overwrite)
+    source = image if isinstance(image, ImageSource) else open_source(image)
+    try:
+        snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model))
+        policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
+        with deterministic():
+            run = Tuning(source, policy, snapshot, options, target, resume)
+            try:
+                yield from run.steps()
+            finally:
+                run.close()
+            return FineTuneResult(**run.finish())
+    finally:
+        if source is not image:
+            source.close()
+
+
+def _options(
+    model: str | None, preset: str, steps: int | None, batch: int | None, window: int | None, seed: int, device: str,
+    precision: str, contrast: Any, channels: tuple[int, ...] | None, allow_worse: bool,
+) -> FineTuneOptions:  # fmt: skip
+    if preset not in PRESETS:
+        raise InputError(f"The preset must be {' or '.join(PRESETS)}, got '{preset}'.")
+    base = PRESETS[preset]
+    steps, batch = base.steps if steps is None else steps, base.batch if batch is None else batch
+    if steps < 1 or batch < 1:
+        raise InputError(f"Fine-tuning needs at least one step of one window, got {steps} steps of {batch}.")
+    if seed < 0:
+        raise InputError(f"The seed must be 0 or more, got {seed}.")
+    if window is not None and window < 64:
+        raise InputError(f"A training window must have at least 64 pixels a side, got {window}.")
+    return FineTuneOptions(
+        model=default_model() if model is None else str(model), preset=preset, steps=steps, batch=batch, lr=base.lr,
+        validate_every=min(base.validate_every, max(1, steps)), patience=base.patience, seed=seed, device=device,
+        precision=precision, window=window, contrast=contrast, channels=channels, allow_worse=allow_worse,
+    )  # fmt: skip
+
+
+def checkpoint_folder(output: Path) -> Path:
+    """Where the unfinished run of a model file lies."""
+    return output.with_suffix(".ckpt")
+
+
+def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    if output.suffix != SUFFIX:
+        raise InputError(f"A model file must be named *{SUFFIX}, got '{output.name}'.")
+    unfinished = resume and checkpoint_folder(output).is_dir()
+    if output.exists() and not unfinished and not overwrite:
+        raise InputError(f"{output} exists already; choose another --output, or add --overwrite.")

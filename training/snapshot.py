@@ -1,0 +1,191 @@
+"""Annotations as they were when a fine-tuning began: small, in memory, and the same again after a resume.
+
+People go on painting while a model trains. A snapshot keeps every annotated chunk compressed (a stroke takes about a
+kilobyte), so that one run sees one state, and its hash tells two states apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.annotation.chunks import CHUNK, decode, encode
+from napari_isdnet.annotation.container import pack, unpack, write_atomic
+from napari_isdnet.annotation.counts import Counts, Place, count
+from napari_isdnet.annotation.journal import Journal
+from napari_isdnet.annotation.regions import Split, split_store
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import stroke_from_json
+from napari_isdnet.classes import ClassInfo, classes_from
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.window import Grid, Window
+
+Labels = npt.NDArray[np.uint8]
+CHUNKS_PER_STROKE = 16
+POINTS_PER_CHUNK = 8
+_OPEN_CHUNKS = 64
+
+
+@dataclass
+class Snapshot:
+    """Annotation values (0 = unlabelled, k + 1 = class k) of one moment.
+
+    Attributes:
+        shape: of the image, (rows, columns).
+        classes: of the annotation.
+        chunks: (row, column) of a 512-chunk to its compressed pixels.
+        split: which regions teach and which judge.
+        position, id: the journal entry that this state stands for.
+        points: ``(N, 3)`` int64: rank of a stroke by age (0 is the oldest), row and column of a pixel that it touched.
+    """
+
+    shape: tuple[int, int]
+    classes: tuple[ClassInfo, ...]
+    chunks: dict[Place, bytes]
+    split: Split
+    position: int
+    id: str
+    points: npt.NDArray[np.int64]
+    _open: OrderedDict[Place, Labels] = field(default_factory=OrderedDict, repr=False)
+    _counts: dict[Place, Counts] | None = field(default=None, repr=False)
+
+    def chunk_counts(self) -> dict[Place, Counts]:
+        """Labelled pixels by annotation value of every chunk."""
+        if self._counts is None:
+            self._counts = {place: count(decode(data)) for place, data in self.chunks.items()}
+        return self._counts
+
+    def class_counts(self, side: str | None = None) -> tuple[int, ...]:
+        """Labelled pixels of every class, of one side of the split or of both."""
+        totals = [0] * len(self.classes)
+        for place, counts in self.chunk_counts().items():
+            if side is None or self.split.side(self.region(place)) == side:
+                for value, number in counts.items():
+                    totals[value - 1] += number
+        return tuple(totals)
+
+    def region(self, place: Place) -> Place:
+        """The region of the split that a chunk lies in."""
+        return place[0] * CHUNK // self.split.size, place[1] * CHUNK // self.split.size
+
+    def read_labels(self, window: Window) -> Labels:
+        """Annotation values of ``window`` (level 0) as (height, width)."""
+        result = np.zeros(window.shape, np.uint8)
+        grid = Grid(self.shape, (CHUNK, CHUNK))
+        for index in grid.touching(window):
+            row, column = divmod(index, grid.counts[1])
+            if (row, column) in self.chunks:
+                inside = window.intersect(grid[index])
+                part = self._chunk((row, column))[inside.shifted(-row * CHUNK, -column * CHUNK).slices]
+                result[inside.relative_to(window).slices] = part
+        return result
+
+    def _chunk(self, place: Place) -> Labels:
+        if place not in self._open:
+            chunk = decode(self.chunks[place])
+            self._open[place] = np.full((CHUNK, CHUNK), chunk, np.uint8) if isinstance(chunk, int) else chunk
+            if len(self._open) > _OPEN_CHUNKS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(place)
+        return self._open[place]
+
+    @property
+    def digest(self) -> str:
+        """Hash of pixels, classes and split: equal for equal annotation, wherever it lies."""
+        digest = blake2b(digest_size=16)
+        names = [c.name for c in self.classes]
+        digest.update(json.dumps([self.shape, names, self.split.size, self.split.fraction]).encode())
+        digest.update(json.dumps(sorted(self.split.pins.items())).encode())
+        for place, data in sorted(self.chunks.items()):
+            chunk = decode(data)
+            digest.update(f"{place}{chunk if isinstance(chunk, int) else ''}".encode())
+            digest.update(b"" if isinstance(chunk, int) else chunk.tobytes())
+        digest.update(self.points.tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write to a file, whole or not at all."""
+        facts: dict[str, Any] = {
+            "shape": self.shape,
+            "classes": [{"name": c.name, "color": list(c.color)} for c in self.classes],
+            "split": [self.split.size, self.split.fraction, dict(self.split.pins)],
+            "position": self.position,
+            "id": self.id,
+        }
+        files = {f"{row} {column}": data for (row, column), data in self.chunks.items()}
+        files |= {"facts": json.dumps(facts).encode(), "points": self.points.tobytes()}
+        write_atomic(path, pack(files))
+
+    @classmethod
+    def load(cls, path: Path) -> Snapshot:
+        """Read what :meth:`save` wrote; :class:`InputError` for a damaged file."""
+        try:
+            files = {name: data or b"" for name, data in unpack(path.read_bytes()).items()}
+            facts, points = json.loads(files.pop("facts")), np.frombuffer(files.pop("points"), np.int64)
+            places = [tuple(int(v) for v in name.split()) for name in files]
+            chunks = {(r, c): data for (r, c), data in zip(places, files.values(), strict=True)}
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path} cannot be read ({error}); start over with --no-resume.") from None
+        split = _split(chunks, *facts["split"])
+        shape = (int(facts["shape"][0]), int(facts["shape"][1]))
+        classes = classes_from(facts["classes"])
+        return cls(shape, classes, chunks, split, facts["position"], facts["id"], points.reshape(-1, 3))
+
+
+def _split(chunks: dict[Place, bytes], size: int, fraction: float, pins: dict[str, str]) -> Split:
+    from napari_isdnet.annotation.regions import split_regions
+
+    step = size // CHUNK
+    return split_regions(sorted({(r // step, c // step) for r, c in chunks}), size, fraction, pins)
+
+
+def take_snapshot(store: AnnotationStore, fraction: float = 0.2) -> Snapshot:
+    """The state of a store now; the split is fixed in its journal unless the store is read-only.
+
+    Raises :class:`InputError` when nothing is annotated.
+    """
+    split = split_store(store, CHUNK, fraction)
+    chunks = {}
+    for row, column in sorted(store.chunk_counts()):
+        window = Window(row * CHUNK, column * CHUNK, CHUNK, CHUNK).clipped(store.shape)
+        labels = np.zeros((CHUNK, CHUNK), np.uint8)
+        labels[: window.height, : window.width] = store.read_labels(window)
+        data = encode(labels) if labels.any() else None
+        if data is not None:
+            chunks[(row, column)] = data
+    if not chunks:
+        raise InputError(f"{store.folder} holds no painted pixel; annotate at least two classes before fine-tuning.")
+    points = np.array(list(_stroke_points(store, chunks)), np.int64).reshape(-1, 3)
+    return Snapshot(store.shape, store.classes, chunks, split, store.position, store.journal.last_id, points)
+
+
+def _stroke_points(store: AnnotationStore, chunks: dict[Place, bytes]) -> Iterator[tuple[int, int, int]]:
+    """A few labelled pixels of every stroke that stands, oldest stroke first."""
+    journal: Journal = store.journal
+    grid = Grid(store.shape, (CHUNK, CHUNK))
+    for rank, number in enumerate(sorted(journal.done)):
+        entry = journal.entry(number)
+        if entry["kind"] == "classes" or ("class" in entry and entry["class"] is None):
+            continue
+        cover = stroke_from_json(entry["kind"], entry["about"], journal.data(entry)).cover(store.shape)
+        if cover.bounds.empty:
+            continue
+        rng = np.random.default_rng([number, 3])
+        places = [divmod(i, grid.counts[1]) for i in grid.touching(cover.bounds)]
+        places = [p for p in places if p in chunks]
+        if len(places) > CHUNKS_PER_STROKE:
+            places = [places[i] for i in np.sort(rng.choice(len(places), CHUNKS_PER_STROKE, replace=False))]
+        for row, column in places:
+            window = grid[row * grid.counts[1] + column].intersect(cover.bounds)
+            hit = np.flatnonzero((store.read_labels(window) > 0) & cover.mask(window))
+            for pixel in rng.choice(hit, min(len(hit), POINTS_PER_CHUNK), replace=False) if len(hit) else ():
+                r, c = divmod(int(pixel), window.width)
+                yield rank, window.row + r, window.column + c

@@ -1,0 +1,110 @@
+"""The network that a fine-tuning starts from: any model, its classes matched by name, or a pretrained backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from napari_isdnet_training.registry import Network, build
+from torch import Tensor, nn
+
+from napari_isdnet.classes import ClassInfo
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.checkpoint import load_model, model_hash, read_header
+from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.isdnet import ISDNet
+
+BACKBONE = "backbone"
+"""In place of a model: ImageNet weights in the backbone, everything else new."""
+NEW_ROW_STD = 0.01
+
+
+@dataclass(frozen=True)
+class Start:
+    """The network, the header of its parent (None for a backbone), the parent's hash and the new classes' names."""
+
+    network: Network
+    parent: ModelHeader | None
+    hash: str
+    new_classes: tuple[str, ...]
+
+
+def model_classes(model: str) -> tuple[ClassInfo, ...]:
+    """Classes of a model by name or file; none for the bare backbone."""
+    return () if model == BACKBONE else read_header(model).classes
+
+
+def start_from(model: str, classes: Sequence[ClassInfo], seed: int) -> Start:
+    """Build the network for ``classes``.
+
+    A class of the model goes on under the same name, wherever it stands in the list; rows of new classes start near
+    zero, a little below the others, so that they have to be learnt and disturb nothing before.
+    """
+    torch.manual_seed(seed)
+    if len(classes) < 2:
+        raise InputError(f"A segmentation needs at least two classes, the annotation has {len(classes)}; add one.")
+    names = tuple(c.name for c in classes)
+    if model == BACKBONE:
+        options = {"distillation": "sampled", "distillation_points": 1024}
+        return Start(build("isdnet-lite0", len(classes), True, options), None, BACKBONE, names)
+    parent = load_model(model, training=True)
+    header = parent.header
+    if header is None:
+        raise InputError(f"Model '{model}' has no header; save it with its classes first.")
+    old = tuple(c.name for c in header.classes)
+    net = parent if old == names else with_classes(parent, old, names)
+    return Start(Network(header.name, net, None), header, model_hash(parent), tuple(n for n in names if n not in old))
+
+
+def with_classes(parent: ISDNet, old: Sequence[str], new: Sequence[str]) -> ISDNet:
+    """A copy of ``parent`` whose classifiers have one row per name of ``new``, taken over from ``old`` by name."""
+    net = ISDNet(replace(parent.config, num_classes=len(new)))
+    rows, state = class_rows(parent.config), parent.state_dict()
+    net.load_state_dict({k: _matched(v, old, new) if k in rows else v for k, v in state.items()})
+    return net
+
+
+def _matched(rows: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
+    known = [old.index(n) for n in new if n in old]
+    fresh = torch.randn((len(new), *rows.shape[1:])) * NEW_ROW_STD
+    if rows.ndim == 1 and known:
+        fresh += rows[known].min()
+    for index, name in enumerate(new):
+        if name in old:
+            fresh[index] = rows[old.index(name)]
+    return fresh
+
+
+def class_rows(config: ISDNetConfig) -> set[str]:
+    """Names of the tensors that have one row per class."""
+    with torch.device("meta"):
+        one, other = (ISDNet(replace(config, num_classes=k)).state_dict() for k in (2, 3))
+    return {key for key, value in one.items() if value.shape != other[key].shape}
+
+
+def freeze(network: Network, preset: str, from_backbone: bool) -> list[nn.Module]:
+    """Say what trains; returns the modules whose batch-norm statistics stay as they are.
+
+    ``quick``: context head, fusions and classifiers train, both branches' features stay, and so do all statistics.
+    From a bare backbone only the backbone stays, since the rest has learnt nothing yet. ``thorough``: all trains.
+    """
+    net: Any = network.net
+    if preset == "thorough":
+        return []
+    names = ("backbone",) if from_backbone else ("backbone", "shallow")
+    kept = [getattr(net, name) for name in names if hasattr(net, name)]
+    for module in kept:
+        module.requires_grad_(False)
+    return kept if from_backbone else [net]
+
+
+def set_mode(network: Network, still: Sequence[nn.Module]) -> None:
+    """Training mode, but for the batch norms inside of ``still``."""
+    network.train()
+    for root in still:
+        for module in root.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()

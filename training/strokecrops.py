@@ -1,0 +1,138 @@
+"""Training windows where annotations are, with earlier strokes replayed, and held-out windows to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from napari_isdnet_training.augment import augment
+from napari_isdnet_training.config import AugmentConfig
+from napari_isdnet_training.snapshot import Snapshot
+
+from napari_isdnet.annotation.regions import VALIDATION, region_hash, sample_windows
+from napari_isdnet.classes import IGNORE_INDEX, from_annotation
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.model.isdnet import MIN_SIDE
+from napari_isdnet.window import Window
+
+if TYPE_CHECKING:
+    from napari_isdnet.annotation.store import AnnotationStore
+
+REPLAY = 0.5
+"""Share of windows drawn by stroke, uniformly over the strokes' age, so that the first ones are not forgotten."""
+MAX_HELD_OUT = 24
+AUGMENTATION = AugmentConfig(
+    flip_horizontal=0.5,
+    flip_vertical=0.5,
+    quarter_turns=0.75,
+    brightness=16.0,
+    contrast=(0.8, 1.25),
+    saturation=(0.8, 1.25),
+    hue=6.0,
+)
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Normaliser:
+    """Pixels of an image as the network takes them: ``(3, H, W)`` normalised float32."""
+
+    def __init__(
+        self, image: ImageSource, policy: IntensityPolicy, mean: tuple[float, float, float], std: tuple[float, ...]
+    ) -> None:
+        self.image, self.policy, self.fill = image, policy, mean
+        self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    def pixels(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        """(H, W, 3) on 0..255, and which pixels are image (None: all)."""
+        return self.policy.apply(self.image.read(window))
+
+    def tensor(self, pixels: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Normalised and channels first."""
+        return torch.from_numpy(np.ascontiguousarray(((pixels - self.mean) / self.std).transpose(2, 0, 1)))
+
+
+class StrokeCrops:
+    """Item ``n`` is the n-th window of a run, a function of the snapshot, the seed and ``n`` alone.
+
+    Every second window or so (:data:`REPLAY`) is drawn by stroke, each of any age as likely as the others; the
+    others by class, each class as likely (:func:`~napari_isdnet.annotation.regions.sample_windows`). Pixels of
+    held-out regions are ignored by the target, as are those without annotation.
+    """
+
+    def __init__(self, snapshot: Snapshot, pixels: Normaliser, size: int, seed: int, count: int) -> None:
+        if min(snapshot.shape) < MIN_SIDE:
+            raise InputError(f"The image is {snapshot.shape} pixels; fine-tuning needs at least {MIN_SIDE} a side.")
+        self.snapshot, self.source, self.seed = snapshot, pixels, seed
+        self.size = (min(size, snapshot.shape[0]), min(size, snapshot.shape[1]))
+        store = cast("AnnotationStore", snapshot)  # reads like one
+        self.by_class = sample_windows(store, count, size, seed, snapshot.split)
+        if not self.by_class:
+            raise InputError("No annotation is in a training region; annotate one more place.")
+        teaches = snapshot.split.mask
+        points = [p for p in snapshot.points if teaches(Window(int(p[1]), int(p[2]), 1, 1)).all()]
+        self.strokes: list[npt.NDArray[np.int64]] = []
+        for rank in sorted({int(p[0]) for p in points}):
+            self.strokes.append(np.array([p[1:] for p in points if p[0] == rank]))
+
+    def window(self, number: int, rng: np.random.Generator) -> Window:
+        """Where item ``number`` lies."""
+        if not self.strokes or rng.random() >= REPLAY:
+            return self.by_class[number % len(self.by_class)]
+        points = self.strokes[int(rng.integers(len(self.strokes)))]
+        point = points[int(rng.integers(len(points)))]
+        start = []
+        for axis in range(2):
+            first = int(point[axis]) - int(rng.integers(self.size[axis]))
+            start.append(min(max(first, 0), self.snapshot.shape[axis] - self.size[axis]))
+        return Window(start[0], start[1], *self.size)
+
+    def __getitem__(self, number: int) -> Batch:
+        rng = np.random.default_rng([self.seed, 5, number])
+        window = self.window(number, rng)
+        pixels, valid = self.source.pixels(window)
+        target = from_annotation(self.snapshot.read_labels(window))
+        target[~self.snapshot.split.mask(window)] = IGNORE_INDEX
+        if valid is not None:
+            target[~valid] = IGNORE_INDEX
+        pixels, target = augment(pixels, target, AUGMENTATION, rng, self.source.fill)
+        return self.source.tensor(pixels), torch.from_numpy(target.astype(np.int64))
+
+    def batch(self, step: int, size: int) -> Batch:
+        """The batch of a step: images (B, 3, H, W) and targets (B, H, W)."""
+        images, targets = zip(*(self[step * size + n] for n in range(size)), strict=True)
+        return torch.stack(images), torch.stack(targets)
+
+
+def held_out(snapshot: Snapshot, pixels: Normaliser, size: int) -> Iterator[tuple[Window, Batch]]:
+    """Windows around held-out regions, one at a time: image (1, 3, H, W) and class indices (1, H, W), 255 ignored.
+
+    At most :data:`MAX_HELD_OUT` regions, chosen by the same hash as the split, so that each stays chosen.
+    """
+    split = snapshot.split
+    places = sorted(split.validation, key=lambda place: region_hash(split.size, place))[:MAX_HELD_OUT]
+    for place in places:
+        region = split.window(place).clipped(snapshot.shape)
+        window = _around(region, size, snapshot.shape)
+        labels = snapshot.read_labels(region)
+        labels[~split.mask(region, VALIDATION)] = 0
+        target = np.full(window.shape, IGNORE_INDEX, np.uint8)
+        target[region.relative_to(window).slices] = from_annotation(labels)
+        image, valid = pixels.pixels(window)
+        if valid is not None:
+            target[~valid] = IGNORE_INDEX
+        yield region, (pixels.tensor(image)[None], torch.from_numpy(target)[None])
+
+
+def _around(region: Window, size: int, shape: tuple[int, int]) -> Window:
+    """The region with context up to ``size`` pixels a side, inside the image."""
+    bounds = []
+    for start, length, full in ((region.row, region.height, shape[0]), (region.column, region.width, shape[1])):
+        side = min(max(size, length), full)
+        bounds.append((min(max(0, start + length // 2 - side // 2), full - side), side))
+    return Window(bounds[0][0], bounds[1][0], bounds[0][1], bounds[1][1])

@@ -1,0 +1,290 @@
+"""One fine-tuning run: its network, windows, checkpoints and the decision what is kept."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Generator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from napari_isdnet_training.config import ScheduleConfig
+from napari_isdnet_training.schedule import learning_rate
+from napari_isdnet_training.snapshot import Snapshot
+from napari_isdnet_training.starting import BACKBONE, freeze, set_mode, start_from
+from napari_isdnet_training.state import RunState, load_state, save_state
+from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
+from torch import Tensor
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.device import choose
+from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import link_or_copy
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.source import ImageSource
+from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import Clock, Progress
+
+if TYPE_CHECKING:
+    from napari_isdnet_training.finetune import FineTuneOptions
+
+WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
+DEFAULT_WINDOW = 512
+SAVE_SECONDS, SAVE_SHARE = 1.0, 0.1
+"""A checkpoint at most every second, and never more than a tenth of the time."""
+STATE, ANNOTATIONS, BEST = "state.safetensors", "annotations.bin", "best.safetensors"
+UNLABELLED = ("super_resolution", "distillation")
+
+
+class Tuning:
+    """One run; see :func:`napari_isdnet_training.finetune.finetune`."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        policy: IntensityPolicy,
+        snapshot: Snapshot,
+        options: FineTuneOptions,
+        output: Path,
+        resume: bool,
+    ) -> None:
+        self.source, self.snapshot, self.options, self.output = source, snapshot, options, output
+        self.placement = choose(options.device, options.precision)
+        self.start = start_from(options.model, snapshot.classes, options.seed)
+        self.network = self.start.network
+        assert isinstance(self.network.net, ISDNet)
+        self.net: ISDNet = self.network.net
+        self.still = freeze(self.network, options.preset, options.model == BACKBONE)
+        self.network.to(self.placement.device)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=WEIGHT_DECAY)
+        parent = self.start.parent
+        header = parent or ModelHeader.default(self.net.config, classes=snapshot.classes, window=DEFAULT_WINDOW)
+        self.mean, self.std = header.mean, header.std
+        self.window = options.window or min(header.window, DEFAULT_WINDOW)
+        self.pixels = Normaliser(source, policy, self.mean, self.std)
+        self.crops = StrokeCrops(snapshot, self.pixels, self.window, options.seed, options.steps * options.batch)
+        self.folder = output.with_suffix(".ckpt")
+        self.before: dict[str, float] = {}
+        self.after: dict[str, float] = {}
+        self.state = RunState(recipe=self._facts())
+        self.saved, self.cost = -1, 0.0
+        self._open_folder(resume)
+        self.saved_at = time.monotonic()
+
+    def _facts(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        facts = asdict(self.options) | {"model": self.start.hash, "annotation": self.snapshot.digest}
+        facts |= {"device": self.placement.device.type, "precision": self.placement.precision}
+        facts |= {"channels": list(self.options.channels or ()), "contrast": str(self.options.contrast)}
+        return facts | {"image": list(self.source.shape)}
+
+    def _open_folder(self, resume: bool) -> None:
+        path = self.folder / STATE
+        if resume and path.is_file():
+            state = load_state(path, self.network, self.optimizer, None)
+            now, figures = self.state.recipe, state.recipe.pop("figures", {})
+            for key, value in now.items():
+                if state.recipe.get(key) != value:
+                    what = "the annotations changed" if key == "annotation" else f"'{key}' is another"
+                    raise InputError(
+                        f"{self.folder} holds an unfinished run, but {what}; give another --output, or --no-resume"
+                        " to start over."
+                    )
+            self.before, self.after = figures.get("before", {}), figures.get("after", {})
+            self.state, self.saved = state, state.step
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.snapshot.save(self.folder / ANNOTATIONS)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    @property
+    def judged(self) -> bool:
+        """True when there are held-out regions."""
+        return bool(self.snapshot.split.validation)
+
+    def steps(self) -> Generator[Progress, None, None]:
+        """Train to the last step, or until the held-out regions stop getting better."""
+        options = self.options
+        clock = Clock(options.steps, self.state.step)
+        if self.judged and self.state.baseline is None:
+            self.before = self._validate()
+            self.state.baseline = self.state.best = self.before["miou"]
+            self._save(force=True)
+            yield clock.step(0, "validate", figures=self.before)
+        clock.resume()
+        while True:
+            if self._due():
+                figures = self._judge()
+                yield clock.step(0, "validate", figures=figures)
+            if self.state.step >= options.steps or self._stale():
+                return
+            shown = self._step()
+            self._save()
+            yield clock.step(1, "train", figures=shown)
+
+    def _due(self) -> bool:
+        step = self.state.step
+        at = step % self.options.validate_every == 0 or step == self.options.steps
+        return self.judged and step > 0 and at and self.state.validated < step
+
+    def _stale(self) -> bool:
+        return self.judged and self.state.step - self.state.best_step >= (
+            self.options.patience * self.options.validate_every
+        )
+
+    def _step(self) -> dict[str, float]:
+        step, options, device = self.state.step, self.options, self.placement.device
+        schedule = ScheduleConfig(warmup_steps=min(5, options.steps // 4))
+        rate = learning_rate(step, options.steps, options.lr, schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(options.seed * 1_000_003 + step * 1009)  # dropout is the same after a resume
+        image, target = (t.to(device) for t in self.crops.batch(step, options.batch))
+        set_mode(self.network, self.still)
+        self.optimizer.zero_grad(set_to_none=True)
+        mixed = self.placement.dtype != torch.float32
+        with torch.autocast(device.type, self.placement.dtype, enabled=mixed):
+            losses = self._weighed(self.net.losses(image, target), target)
+        total = torch.stack(list(losses.values())).sum()
+        if not bool(torch.isfinite(total)):
+            raise InputError(
+                f"The loss is {float(total)} at step {step}: training diverged; the last good model stays."
+            )
+        total.backward()
+        torch.nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], CLIP_NORM)
+        self.optimizer.step()
+        self.state.step += 1
+        return {"loss": float(total.detach()), "lr": rate, **{k: float(v.detach()) for k, v in losses.items()}}
+
+    def _weighed(self, losses: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """Segmentation losses as means over the labelled pixels, also where the published form divides by all."""
+        factor = 1.0
+        if self.net.config.flavour == "reference":
+            labelled = int((target != IGNORE_INDEX).sum())
+            factor = target.numel() / labelled if labelled else 0.0
+        return {k: v if k in UNLABELLED else v * factor for k, v in losses.items() if k != "total"}
+
+    # -- judging ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        self.network.eval()
+        matrix = ConfusionMatrix(len(self.snapshot.classes))
+        for _, (image, target) in held_out(self.snapshot, self.pixels, self.window):
+            labels = self.net(image.to(self.placement.device)).logits.argmax(1).to(torch.uint8).cpu().numpy()
+            matrix.update(labels, target.numpy())
+        figures = {"miou": float(np.nan_to_num(matrix.mean_iou))}
+        for info, value in zip(self.snapshot.classes, matrix.iou, strict=True):
+            if not np.isnan(value):
+                figures[f"iou_{info.name}"] = float(value)
+        return figures
+
+    def _judge(self) -> dict[str, float]:
+        """Validate, and keep the weights where they are no worse than the best so far (the start included)."""
+        figures = self._validate()
+        self.state.validated = self.state.step
+        better = figures["miou"] > self.state.best
+        if better or (figures["miou"] >= self.state.best and not self.after):
+            self.state.best = figures["miou"]
+            self._keep(figures)
+        if better:
+            self.state.best_step = self.state.step
+        self._save(force=True)
+        return figures
+
+    def _keep(self, figures: dict[str, float]) -> None:
+        """Write the weights beside the checkpoint, then let them appear as the output in one step."""
+        self.after = dict(figures)
+        best = self.folder / BEST
+        save_model(self.net, best, self._header(), half=False)
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.output.with_name(f".{self.output.name}.part")
+        temporary.unlink(missing_ok=True)
+        link_or_copy(best, temporary)
+        temporary.replace(self.output)
+
+    def _header(self) -> ModelHeader:
+        parent, options, snapshot = self.start.parent, self.options, self.snapshot
+        ancestors = list(parent.lineage.get("ancestors", ())) if parent else []
+        if parent:
+            ancestors = [{"name": parent.name, "hash": self.start.hash}, *ancestors]
+        lineage = {
+            "parent": {"name": parent.name if parent else BACKBONE, "hash": self.start.hash},
+            "ancestors": ancestors,
+            "annotations": {
+                "position": snapshot.position,
+                "id": snapshot.id,
+                "hash": snapshot.digest,
+                "pixels": dict(zip((c.name for c in snapshot.classes), snapshot.class_counts(), strict=True)),
+            },
+            "image": self.source.name,
+            "preset": options.preset,
+            "step": self.state.step,
+            "steps": options.steps,
+            "batch": options.batch,
+            "window": self.window,
+            "seed": options.seed,
+            "device": self.placement.device.type,
+            "precision": self.placement.precision,
+            "backbone": self.network.pretrained or (parent.lineage.get("backbone") if parent else None),
+        }
+        return ModelHeader(
+            config=self.net.config, classes=snapshot.classes, name=self.output.stem, mean=self.mean, std=self.std,
+            description=f"fine-tuned from {parent.name if parent else 'a pretrained backbone'} on {self.source.name}",
+            pixel_size=self.source.pixel_size or (parent.pixel_size if parent else None),
+            window=parent.window if parent else self.window,
+            licence=parent.licence if parent else "not stated", lineage=lineage,
+            figures={"held_out_before": self.before, "held_out_after": self.after} if self.judged else {},
+        )  # fmt: skip
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+
+    def _save(self, force: bool = False) -> None:
+        since = time.monotonic() - self.saved_at if self.saved >= 0 else math.inf
+        if not force and (self.saved == self.state.step or since < max(SAVE_SECONDS, self.cost / SAVE_SHARE)):
+            return
+        began = time.monotonic()
+        figures = {"figures": {"before": self.before, "after": self.after}}
+        stored = RunState(**{**vars(self.state), "recipe": self.state.recipe | figures})
+        save_state(self.folder / STATE, stored, self.network, self.optimizer, None)
+        self.saved, self.saved_at = self.state.step, time.monotonic()
+        self.cost = self.saved_at - began
+
+    def close(self) -> None:
+        """Keep what was done, whatever ended the run."""
+        if self.folder.is_dir() and self.saved != self.state.step:
+            self._save(force=True)
+
+    def finish(self) -> dict[str, Any]:
+        """Publish what an interrupted run left unpublished, clear the checkpoint; the fields of the result."""
+        if not self.judged or (self.options.allow_worse and not (self.folder / BEST).is_file()):
+            self._keep(self._validate() if self.judged else {})
+        written = (self.folder / BEST).is_file()
+        if written and not self.output.is_file():
+            link_or_copy(self.folder / BEST, self.output)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        reason = "" if self.judged else "all annotation lies in one region, so none could be held out to judge by"
+        if not written:
+            reason = (
+                f"the held-out regions got no better than {self.state.baseline:.3f} mIoU in {self.state.step} steps, so"
+                " the model stays as it was: annotate more places, or allow a worse model"
+            )
+        return {
+            "model": self.output if written else None,
+            "steps": self.state.step,
+            "best_step": self.state.best_step if self.judged else self.state.step,
+            "before": self.before,
+            "after": self.after,
+            "new_classes": self.start.new_classes,
+            "reason": reason,
+        }
