@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
@@ -19,7 +20,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 
-Annotations = str | os.PathLike[str] | AnnotationStore | Snapshot
+Annotations: TypeAlias = str | os.PathLike[str] | AnnotationStore | Snapshot
 
 
 def gather(

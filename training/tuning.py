@@ -238,10 +238,11 @@ class Tuning:
             "precision": self.placement.precision,
             "backbone": self.network.pretrained or (parent.lineage.get("backbone") if parent else None),
         }
+        metres = self.source.pixel_size.metres if self.source.pixel_size is not None else None
         return ModelHeader(
             config=self.net.config, classes=snapshot.classes, name=self.output.stem, mean=self.mean, std=self.std,
             description=f"fine-tuned from {parent.name if parent else 'a pretrained backbone'} on {self.source.name}",
-            pixel_size=self.source.pixel_size or (parent.pixel_size if parent else None),
+            pixel_size=metres or (parent.pixel_size if parent else None),
             window=parent.window if parent else self.window,
             licence=parent.licence if parent else "not stated", lineage=lineage,
             figures={"held_out_before": self.before, "held_out_after": self.after} if self.judged else {},
