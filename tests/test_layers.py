@@ -20,7 +20,8 @@ LAYERS = {
     "io": COMMON | {"io"},
     "engine": COMMON | {"io", "model", "engine"},
     "annotation": COMMON | {"io", "model", "engine", "annotation"},
-    "training": COMMON | {"io", "model", "engine", "annotation", "training"},
+    # The two commands share how they show progress, errors and JSON.
+    "training": COMMON | {"io", "model", "engine", "annotation", "training", "cli", "cli_output"},
 }
 QT = {"qtpy", "napari", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy", "pyqtgraph"}
 MODEL_LIBRARIES = {

