@@ -151,6 +151,7 @@ def test_bad_questions_are_answered_in_one_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     model, image = lively(NETWORKS["reference"]), picture((128, 160))
     steps = write_features(
@@ -194,6 +195,7 @@ def test_pca_is_that_of_the_covariance_and_colours_are_fixed() -> None:
     assert paint(np.zeros((2, 2, 2), np.float32), flat, Rendering("pca")).shape == (2, 2, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense", [2**24, 500])
 def test_pyramid_of_a_part_equals_the_picture_at_every_level(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_tiles, "DENSE_CELLS", dense)

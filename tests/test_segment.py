@@ -115,6 +115,7 @@ def start(folder: Path, output: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     model: ISDNet, image: np.ndarray, unbroken: SegmentResult, tmp_path: Path
 ) -> None:
