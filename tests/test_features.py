@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from napari_isdnet.engine.rendering import Rendering, fit_basis, paint, similari
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
 from tests.network_tools import lively, picture, policy_of, small, source_of
 
@@ -63,9 +66,21 @@ def one_shot(model: ISDNet, image: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def assert_equal(got: np.ndarray, expected: np.ndarray, what: str) -> None:
+def assert_equal(got: np.ndarray, expected: np.ndarray, what: str, tolerance: float = 1e-3) -> None:
     assert got.shape == expected.shape, what
-    assert np.abs(got - expected).max() <= 1e-3 * expected.std() + 1e-6, what
+    assert np.abs(got - expected).max() <= tolerance * expected.std() + 1e-6, what
+
+
+def finished(steps: Generator[Progress, None, dict[str, Any]]) -> dict[str, Any]:
+    """Run a job to its end; what it returned."""
+    done = 0.0
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        assert done <= step.fraction <= 1
+        done = step.fraction
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -168,10 +183,10 @@ def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     transforms = group.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     assert transforms[0]["scale"] == [1, 32, 32]
     assert transforms[1]["translation"] == [0, 32 + 15.5, 64 + 15.5]
-    assert_equal(np.moveaxis(group["0"][:].astype(np.float32), 0, -1), expected["deep"][1:3, 2:4], "deep")
+    assert_equal(np.moveaxis(group["0"][:].astype(np.float32), 0, -1), expected["deep"][1:3, 2:4], "deep", 5e-3)
     residual = zarr.open_group(facts["outputs"]["H0"], mode="r")["0"]
     assert residual.dtype == np.float16
-    assert_equal(np.moveaxis(residual[:].astype(np.float32), 0, -1), expected["H0"][40:73, 64:128], "H0")
+    assert_equal(np.moveaxis(residual[:].astype(np.float32), 0, -1), expected["H0"][40:73, 64:128], "H0", 5e-3)
     assert Image.open(facts["outputs"]["H0 preview"]).size == (64, 33)
     attention = json.loads(Path(facts["outputs"]["attention"]).read_text())
     assert_equal(np.array(attention["M_s16"]), expected["M_s16"], "M_s16")
@@ -196,14 +211,12 @@ def test_pca_is_that_of_the_covariance_and_colours_are_fixed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dense", [2**24, 500])
+@pytest.mark.parametrize("dense", [2**24, 30_000])
 def test_pyramid_of_a_part_equals_the_picture_at_every_level(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_tiles, "DENSE_CELLS", dense)
     truth = np.random.default_rng(1).integers(0, 256, (900, 700, 4), dtype=np.uint8)
     part, closed = Window(100, 50, 611, 533), []
-    pyramid = feature_tiles.RenderPyramid(
-        part, lambda w: truth[w.slices], unit=128 if dense > 500 else 512, on_close=lambda: closed.append(1)
-    )
+    pyramid = feature_tiles.RenderPyramid(part, lambda w: truth[w.slices], unit=128, on_close=lambda: closed.append(1))
     expected = truth[part.slices]
     for level, shape in enumerate(pyramid.shapes):
         pyramid.answer(level, Window.whole(shape))
