@@ -1,0 +1,123 @@
+"""Benchmarks that train, on a tiny scene: what is written, what is skipped, what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from napari_isdnet_training.benchmark.ablation import ablation
+from napari_isdnet_training.benchmark.loop import LoopOptions, Scene, loop
+from napari_isdnet_training.benchmark.output import read_csv
+from napari_isdnet_training.benchmark.table import MAJORITY, majority, table
+from napari_isdnet_training.config import Recipe, recipe_from
+from napari_isdnet_training.datasets import open_dataset
+
+from napari_isdnet.classes import classes_from
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.isdnet import ISDNet
+
+CLASSES = ["dark", "light"]
+
+
+def drain(steps: Generator[Any, None, Any]) -> Any:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def scene(folder: Path, name: str, shape: tuple[int, int], share: int) -> tuple[Path, Path]:
+    truth = np.zeros(shape, np.uint8)
+    truth[: shape[0] // share] = 1
+    noise = np.random.default_rng(0).integers(0, 40, (*shape, 3))
+    image = np.where(truth[..., None] > 0, 180, 40) + noise
+    tifffile.imwrite(folder / f"{name}.tif", image.astype(np.uint8), photometric="rgb")
+    tifffile.imwrite(folder / f"{name}_classes.tif", truth)
+    return folder / f"{name}.tif", folder / f"{name}_classes.tif"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    root = tmp_path / "data"
+    root.mkdir()
+    scene(root, "a", (96, 96), 4)
+    scene(root, "b", (96, 64), 2)
+    data = {"layout": "scenes", "root": str(root), "train": ["a"], "validation": ["b"], "classes": CLASSES}
+    options = {"channels": 16, "distillation": "sampled", "distillation_points": 16}
+    model = {"name": "isdnet-lite0", "pretrained": False, "options": options}
+    run = {"steps": 9, "batch": 2, "accelerator": "cpu"}
+    return recipe_from({"name": "tiny", "data": data, "crop": {"size": [64, 64]}, "model": model, "run": run})
+
+
+def test_the_ablation_appends_skips_and_trains_equal_networks_once(recipe: Recipe, tmp_path: Path) -> None:
+    output = tmp_path / "ablation.csv"
+    steps = ablation(recipe, output, [7, 6], 1, 1, None, ["command"])
+    while len(read_csv(output)) < 2:
+        next(steps)
+    steps.close()
+    first = output.read_text()
+    rows = drain(ablation(recipe, output, [7, 6], 1, 1, None, ["command"]))
+    assert output.read_text().startswith(first)
+    assert len(rows) == len(read_csv(output)) == 11
+    assert all(0 <= float(r["miou"]) <= 1 for r in rows)
+    # 11 rows, but the whole network stands in both tables
+    assert len(list(output.with_suffix(".runs").iterdir())) == 10
+    with pytest.raises(InputError, match="allowed are 5, 6, 7"):
+        drain(ablation(recipe, output, [4], 1, 1, None, []))
+
+
+def test_the_majority_class_is_that_of_training(recipe: Recipe) -> None:
+    matrix = majority(open_dataset(recipe.data))
+    assert float(matrix.accuracy) == pytest.approx(0.5)
+    assert float(matrix.mean_iou) == pytest.approx(0.25)
+
+
+def test_the_table_has_a_row_a_network_and_the_majority(recipe: Recipe, tmp_path: Path) -> None:
+    output = tmp_path / "table.csv"
+    rows = drain(table(recipe, output, ["isdnet-lite0"], 1, 1, None, []))
+    assert [r["network"] for r in rows] == [MAJORITY, "isdnet-lite0"]
+    assert float(rows[0]["iou_dark"]) == pytest.approx(0.5)
+    assert rows[1]["backbone"] == "scratch"
+    assert float(rows[1]["p50_ms"]) > 0
+    assert float(rows[1]["gmacs"]) > 0
+    again = drain(table(recipe, output, ["isdnet-lite0"], 1, 1, None, []))
+    assert again == rows
+    with pytest.raises(InputError, match="no network 'glnet'"):
+        drain(table(recipe, output, ["glnet"], 1, 1, None, []))
+
+
+@pytest.mark.slow
+def test_the_loop_paints_the_left_half_only_and_goes_on(tmp_path: Path) -> None:
+    image, mask = scene(tmp_path, "s", (256, 520), 2)
+    torch.manual_seed(0)
+    net = ISDNet(ISDNetConfig.lite(2, channels=16, distillation="sampled", distillation_points=16))
+    header = ModelHeader(config=net.config, classes=classes_from(CLASSES), name="m", window=64)
+    model = tmp_path / "m.safetensors"
+    save_model(net, model, header, half=False)
+    options = LoopOptions(rounds=2, share=0.02, steps=2, seeds=1, window=64, device="cpu")
+    output = tmp_path / "loop.csv"
+    rows = drain(loop(image, mask, output, str(model), options, None, ["command"]))
+    assert [r["places"] for r in rows] == ["before", "full", "suggested", "suggested", "random", "random"]
+    for row in rows[2:]:
+        assert float(row["painted"]) >= 0.02 * 256 * 260 * int(row["round"]) / 2
+        assert int(row["strokes"]) >= 1
+    from napari_isdnet.annotation.store import AnnotationStore
+
+    store = AnnotationStore.open(tmp_path / "loop.runs" / "random-0" / "annotation", read_only=True)
+    found = Scene(image, mask, str(model), "cpu")
+    assert not store.read_labels(found.right).any()
+    labels = store.read_labels(found.left)
+    assert (labels[labels > 0] - 1 == found.truth[found.left.slices][labels > 0]).all()
+    store.close()
+    text = output.read_text()
+    drain(loop(image, mask, output, str(model), options, None, ["command"]))
+    assert output.read_text() == text

@@ -1,0 +1,219 @@
+"""The annotation loop, measured: strokes in the left half of a scene, mIoU of the right half, which nobody paints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.strokes import paint_at, painted
+from napari_isdnet_training.finetune import finetune
+from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
+
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.suggest import next_regions
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.device import choose
+from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.open import open_source
+from napari_isdnet.model.checkpoint import default_model, load_model
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Grid, Window
+
+LOOP_COLUMNS = ("places", "seed", "round", "strokes", "painted", "share_percent", "miou_right", "seconds", "steps")
+PLACES = ("suggested", "random")
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """``share`` of the left half's pixels is painted over ``rounds``; ``steps`` of fine-tuning follow each round."""
+
+    rounds: int = 4
+    share: float = 0.001
+    steps: int = 80
+    seeds: int = 3
+    window: int = 192
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 0.5:
+            raise InputError(f"The share must be above 0 and at most 50 percent, got {self.share * 100:g}.")
+
+
+class Scene:
+    """Image, truth and halves of one scene, held in memory."""
+
+    def __init__(self, image: Path, mask: Path, model: str, device: str) -> None:
+        self.path, self.device = image, device
+        self.classes = self._classes(model)
+        source, drawn = open_source(image), open_mask(mask)
+        try:
+            if source.shape != drawn.shape:
+                raise InputError(
+                    f"{mask.name} is {drawn.shape}, {image.name} {source.shape}; give the image's own mask."
+                )
+            whole = Window.whole(source.shape)
+            self.pixels, _ = IntensityPolicy.from_source(source).apply(source.read(whole))
+            self.truth = decode_mask(drawn.read(whole), MaskCode(), mask.name, whole)
+        finally:
+            source.close()
+            drawn.close()
+        self.shape = (whole.height, whole.width)
+        self.left = Window(0, 0, whole.height, whole.width // 2)
+        self.right = Window(0, self.left.width, whole.height, whole.width - self.left.width)
+
+    @staticmethod
+    def _classes(model: str) -> Any:
+        header = load_model(model).header
+        assert header is not None
+        return header.classes
+
+    @torch.inference_mode()
+    def probabilities(self, model: str) -> torch.Tensor:
+        """Class probabilities (K, H, W) of a model, from one forward over the scene."""
+        net = load_model(model).to(choose(self.device, "float32").device).eval()
+        assert net.header is not None
+        mean, std = (np.asarray(v, np.float32) for v in (net.header.mean, net.header.std))
+        x = np.ascontiguousarray(((self.pixels - mean) / std).transpose(2, 0, 1))
+        return net(torch.from_numpy(x)[None].to(net.classifier.out.weight.device)).logits[0].softmax(0).cpu()
+
+    def score(self, probabilities: torch.Tensor) -> float:
+        """mIoU of the right half."""
+        matrix = ConfusionMatrix(len(self.classes))
+        labels = probabilities.argmax(0).to(torch.uint8).numpy()
+        matrix.update(labels[self.right.slices], self.truth[self.right.slices])
+        return float(matrix.mean_iou)
+
+
+def loop(
+    image: Path, mask: Path, output: Path, model: str | None, options: LoopOptions, runs: Path | None,
+    notes: Sequence[str],
+) -> Generator[Progress, None, list[dict[str, Any]]]:  # fmt: skip
+    """Run the loop for suggested and for random places and every seed; rows (:data:`LOOP_COLUMNS`) go to ``output``.
+
+    ``places`` is ``before`` (the model as it was), ``full`` (fine-tuned on the left half's whole mask for as many steps
+    as all rounds together), ``suggested`` or ``random``. Every round starts from the model of the round before; a
+    fine-tuning that was refused by its own guard leaves that model. Rounds that are in ``output`` are skipped.
+    """
+    start = model or default_model()
+    scene = Scene(image, mask, start, options.device)
+    log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps"), notes)
+    folder = runs or output.with_suffix(".runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(1 + options.seeds * (1 + len(PLACES) * options.rounds))
+    if not log.done(places="before", steps=options.steps):
+        score = scene.score(scene.probabilities(start))
+        log.add({"places": "before", "steps": options.steps, "miou_right": round(score, 5)})
+    yield clock.step(1, "before")
+    for seed in range(options.seeds):
+        yield from _full(scene, start, seed, options, folder, log, clock)
+        for places in PLACES:
+            yield from _rounds(scene, start, places, seed, options, folder, log, clock)
+    return log.rows
+
+
+def _tune(
+    scene: Scene, annotations: Any, model: str, output: Path, steps: int, seed: int, options: LoopOptions, clock: Clock,
+    **more: Any,
+) -> Generator[Progress, None, str]:  # fmt: skip
+    """The model file after fine-tuning; the one it started from where the guard kept that."""
+    run = finetune(
+        scene.path, annotations, model, output=output, steps=steps, seed=seed, device=options.device,
+        overwrite=True, **more,
+    )  # fmt: skip
+    try:
+        while True:
+            step = next(run)
+            yield clock.step(0, f"{output.stem}: {step.stage}", figures=step.figures)
+    except StopIteration as stop:
+        return model if stop.value.model is None else str(stop.value.model)
+    finally:
+        run.close()
+
+
+def _full(
+    scene: Scene, start: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, clock: Clock
+) -> Generator[Progress, None, None]:
+    key = {"places": "full", "seed": seed, "round": options.rounds, "steps": options.steps}
+    if not log.done(**key):
+        began = time.monotonic()
+        path = folder / "left-half.tif"
+        _write_left(scene, path)
+        model = yield from _tune(
+            scene, path, start, folder / f"full-{seed}.safetensors", options.steps * options.rounds, seed, options,
+            clock, values="mask", classes=scene.classes,
+        )  # fmt: skip
+        score, area = scene.score(scene.probabilities(model)), scene.truth[scene.left.slices]
+        log.add({
+            **key, "painted": int((area != IGNORE_INDEX).sum()), "share_percent": 100.0,
+            "miou_right": round(score, 5), "seconds": round(time.monotonic() - began, 1),
+        })  # fmt: skip
+    yield clock.step(1, f"full, seed {seed}")
+
+
+def _write_left(scene: Scene, path: Path) -> None:
+    import tifffile
+
+    half = np.full(scene.shape, IGNORE_INDEX, np.uint8)
+    half[scene.left.slices] = scene.truth[scene.left.slices]
+    temporary = path.with_name(f".{path.name}")
+    tifffile.imwrite(temporary, half, compression="zlib")
+    temporary.replace(path)
+
+
+def _rounds(
+    scene: Scene, start: str, places: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, clock: Clock
+) -> Generator[Progress, None, None]:
+    own = folder / f"{places}-{seed}"
+    model = start
+    for number in range(1, options.rounds + 1):
+        key = {"places": places, "seed": seed, "round": number, "steps": options.steps}
+        output = own / f"round{number}.safetensors"
+        if log.done(**key):
+            model = str(output) if output.is_file() else model
+            yield clock.step(1, f"{places}, seed {seed}, round {number}")
+            continue
+        began = time.monotonic()
+        store = (
+            AnnotationStore.open(own / "annotation")
+            if (own / "annotation").is_dir()
+            else AnnotationStore.create(own / "annotation", scene.shape, scene.classes)
+        )
+        try:
+            area = scene.left.height * scene.left.width
+            budget = round(area * options.share * number / options.rounds)
+            rng = np.random.default_rng((seed, number))
+            where = _places(scene, store, places, model, options, rng)
+            strokes = paint_at(store, scene.truth, where, scene.left, budget, rng)
+            store.flush()
+            done = painted(store, scene.left)
+            model = yield from _tune(scene, store, model, output, options.steps, seed, options, clock)
+        finally:
+            store.close()
+        log.add({
+            **key, "strokes": strokes, "painted": done, "share_percent": round(100 * done / area, 4),
+            "miou_right": round(scene.score(scene.probabilities(model)), 5),
+            "seconds": round(time.monotonic() - began, 1),
+        })  # fmt: skip
+        yield clock.step(1, f"{places}, seed {seed}, round {number}")
+
+
+def _places(
+    scene: Scene, store: AnnotationStore, places: str, model: str, options: LoopOptions, rng: np.random.Generator
+) -> list[Window]:
+    """Windows of the left half in the order in which they are visited."""
+    inside = [w for w in Grid(scene.shape, (options.window, options.window)) if scene.left.contains(w)]
+    if places == "random":
+        return [inside[i] for i in rng.permutation(len(inside))]
+    best = scene.probabilities(model).topk(min(2, len(scene.classes)), dim=0).values.numpy()
+    unsure: npt.NDArray[np.float64] = 1 - (best[0] - best[1] if len(best) > 1 else best[0]).astype(np.float64)
+    unsure[:, scene.left.width // options.window * options.window :] = np.nan  # the right half is measured only
+    return [s.window for s in next_regions(unsure, store, window=options.window, count=len(inside))]
