@@ -166,7 +166,6 @@ def test_bad_questions_are_answered_in_one_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     model, image = lively(NETWORKS["reference"]), picture((128, 160))
     steps = write_features(
@@ -187,7 +186,8 @@ def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     residual = zarr.open_group(facts["outputs"]["H0"], mode="r")["0"]
     assert residual.dtype == np.float16
     assert_equal(np.moveaxis(residual[:].astype(np.float32), 0, -1), expected["H0"][40:73, 64:128], "H0", 5e-3)
-    assert Image.open(facts["outputs"]["H0 preview"]).size == (64, 33)
+    with Image.open(facts["outputs"]["H0 preview"]) as preview:
+        assert preview.size == (64, 33)
     attention = json.loads(Path(facts["outputs"]["attention"]).read_text())
     assert_equal(np.array(attention["M_s16"]), expected["M_s16"], "M_s16")
     assert {path.name for path in tmp_path.iterdir()} == {Path(p).name for p in facts["outputs"].values()}
@@ -210,7 +210,6 @@ def test_pca_is_that_of_the_covariance_and_colours_are_fixed() -> None:
     assert paint(np.zeros((2, 2, 2), np.float32), flat, Rendering("pca")).shape == (2, 2, 4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dense", [2**24, 30_000])
 def test_pyramid_of_a_part_equals_the_picture_at_every_level(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_tiles, "DENSE_CELLS", dense)
