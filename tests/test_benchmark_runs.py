@@ -97,7 +97,7 @@ def test_the_table_has_a_row_a_network_and_the_majority(recipe: Recipe, tmp_path
 
 @pytest.mark.slow
 def test_the_loop_paints_the_left_half_only_and_goes_on(tmp_path: Path) -> None:
-    image, mask = scene(tmp_path, "s", (256, 520), 2)
+    image, mask = scene(tmp_path, "s", (512, 1040), 2)
     torch.manual_seed(0)
     net = ISDNet(ISDNetConfig.lite(2, channels=16, distillation="sampled", distillation_points=16))
     header = ModelHeader(config=net.config, classes=classes_from(CLASSES), name="m", window=64)
@@ -108,7 +108,7 @@ def test_the_loop_paints_the_left_half_only_and_goes_on(tmp_path: Path) -> None:
     rows = drain(loop(image, mask, output, str(model), options, None, ["command"]))
     assert [r["places"] for r in rows] == ["before", "full", "suggested", "suggested", "random", "random"]
     for row in rows[2:]:
-        assert float(row["painted"]) >= 0.02 * 256 * 260 * int(row["round"]) / 2
+        assert float(row["painted"]) >= 0.02 * 512 * 520 * int(row["round"]) / 2
         assert int(row["strokes"]) >= 1
     from napari_isdnet.annotation.store import AnnotationStore
 

@@ -135,6 +135,10 @@ def _tune(
             yield clock.step(0, f"{output.stem}: {step.stage}", figures=step.figures)
     except StopIteration as stop:
         return model if stop.value.model is None else str(stop.value.model)
+    except InputError as error:
+        if "training region" not in str(error):
+            raise
+        return model  # the first few strokes all fell into held-out regions: nothing to learn from yet
     finally:
         run.close()
 
