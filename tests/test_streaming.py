@@ -62,6 +62,15 @@ def test_equals_one_forward(name: str, shape: tuple[int, int]) -> None:
     assert (got.argmax(1) == expected.argmax(1))[sure].all()
 
 
+@pytest.mark.parametrize("name", ["cheap", "lite"])
+def test_last_cores_without_a_pixel_of_the_deep_input(name: str) -> None:
+    # 2 and 3 pixels beyond whole cores: a quarter of them, rounded down, is none.
+    model, image = lively(NETWORKS[name]), picture((258, 387))
+    expected = one_shot(model, image)
+    got = all_logits(streamed(model, image, core=128, exact=True))
+    assert (got - expected).abs().max() < 1e-3 * expected.std()
+
+
 def test_half_precision_maps_change_hardly_a_pixel() -> None:
     model, image = lively(NETWORKS["reference"]), picture((737, 901))
     expected = one_shot(model, image).argmax(1)
