@@ -68,7 +68,7 @@ def drain(steps):
 def test_a_tiny_set_is_learnt(tmp_path: Path) -> None:
     # Crops of 128, so that the deep branch (1/4, then stride 8) has more than one position to normalise over.
     recipe = tiny(
-        make_data(tmp_path / "data", side=160), size=128, steps=60, validate_every=60, batch=4, ema_decay=None
+        make_data(tmp_path / "data", side=160), size=128, steps=100, validate_every=100, batch=4, ema_decay=None
     )
     shown, result = drain(fit(recipe, tmp_path / "run"))
     losses = [p.figures["seg"] for p in shown if p.stage == "train"]

@@ -282,7 +282,8 @@ def test_edit_window_with_naparis_tools_is_flushed_by_itself(viewer, qtbot, dock
     assert painted(dock)[650, 920] == 1
     dock.undo_button.click()
     settle(qtbot, dock)
-    assert edit.layer.data[0, 0] == 0, "what is taken back goes from the edit window too"
+    # what is taken back goes from the edit window too
+    qtbot.waitUntil(lambda: edit.layer.data[0, 0] == 0, timeout=5000)
     dock.edit_button.click()
     settle(qtbot, dock)
     assert dock.editing is None

@@ -62,7 +62,8 @@ def dock(viewer: Any, qtbot: Any, tmp_path: Path, model: str, picture: Path, mon
     viewer.window.add_dock_widget(widget, name="Segment")
     qtbot.waitUntil(lambda: widget.device.count() > 0, timeout=60_000)
     widget.choose_model(model)
-    qtbot.waitUntil(lambda: widget.controller.about is not None, timeout=20_000)
+    # The default model's facts are there already: wait for those of this one.
+    qtbot.waitUntil(lambda: widget.model.currentData() == model, timeout=20_000)
     widget.output.setText(str(tmp_path / "out"))
     return widget
 
@@ -154,7 +155,7 @@ def test_cancel_keeps_the_job_and_another_dock_resumes_it(viewer, qtbot, dock, t
     assert dock.segment_button.text() == "Resume or repeat"
     assert dock.job_hint.isVisibleTo(dock)
     dock.segment_button.click()
-    qtbot.waitUntil(lambda: dock.finished is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: dock.finished is not None, timeout=180_000)
     assert LabelStore.open(tmp_path / "out" / "field.ome.zarr").finished
 
 
