@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,63 +91,100 @@ def test_result_says_what_was_done(unbroken: SegmentResult) -> None:
 # ------------------------------------------------------------------------------------------------- interruption
 
 DRIVER = """
-import sys
+import os, sys
 from pathlib import Path
-import numpy as np, torch
+import torch, timm, zarr, tifffile
 torch.set_num_threads(1)
-from napari_isdnet.engine import job, results
-job.RAM_MAPS = 0  # spill every map
+from napari_isdnet.engine import job, segment, streaming
 from napari_isdnet import cli, paths
+job.RAM_MAPS = 0  # spill every map
 folder = Path(sys.argv[1])
 paths.cache_folder = lambda: folder / "cache"
 print("ready", flush=True)
-sys.exit(cli.run(cli.app, ["segment", str(folder / "scene.tif"), "-o", sys.argv[2], "-m", str(folder / "m.safetensors"),
-    "--window", "128", "--memory", "0.5", "--device", "cpu", "--precision", "float32", "--json"], "napari-isdnet"))
+for line in sys.stdin:  # one process for each output folder, without importing everything again
+    child = os.fork()
+    if child == 0:
+        command = ["segment", folder / "scene.tif", "-o", line.strip(), "-m", folder / "m.safetensors", "--window", 128]
+        command += ["--memory", 0.5, "--device", "cpu", "--precision", "float32"]
+        code = cli.run(cli.app, [str(word) for word in command], "napari-isdnet")
+        sys.stderr.flush()
+        os._exit(code)
+    print("pid", child, flush=True)
+    print("code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def start(folder: Path, output: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(folder), str(output)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+class Commands:
+    """Runs of ``napari-isdnet segment`` in processes of their own, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.errors = folder / "stderr.txt"
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER, str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self._wait_for("ready")
+
+    def _wait_for(self, word: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line.removeprefix(word).strip()
+        raise AssertionError(self.errors.read_text())
+
+    def start(self, output: Path) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{output}\n")
+        self.process.stdin.flush()
+        return int(self._wait_for("pid"))
+
+    def code(self) -> int:
+        return int(self._wait_for("code"))
+
+
+@pytest.fixture
+def commands(model: ISDNet, image: np.ndarray, tmp_path: Path) -> Iterator[Commands]:
+    tifffile.imwrite(tmp_path / "scene.tif", image, photometric="rgb", tile=(128, 128))
+    save_model(model, tmp_path / "m.safetensors")
+    started = Commands(tmp_path)
+    yield started
+    started.process.stdin.close()  # type: ignore[union-attr]
+    started.process.wait(60)
+    started.process.stdout.close()  # type: ignore[union-attr]
+
+
+def lines_of(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
-    model: ISDNet, image: np.ndarray, unbroken: SegmentResult, tmp_path: Path
+    commands: Commands, unbroken: SegmentResult, tmp_path: Path
 ) -> None:
-    tifffile.imwrite(tmp_path / "scene.tif", image, photometric="rgb", tile=(128, 128))
-    save_model(model, tmp_path / "m.safetensors")
-    broken, draw = tmp_path / "broken", random.Random(3)
+    assert (commands.start(tmp_path / "plain"), commands.code())[1] == 0, commands.errors.read_text()
+    total = lines_of(tmp_path / "plain" / "scene.job" / "ledger.log")
+    broken, draw = tmp_path / "broken", random.Random()
     log = broken / "scene.job" / "ledger.log"
-    for wanted in sorted(draw.sample(range(2, 90), 2)):  # units recorded at the moment of the kill
-        process = start(tmp_path, broken)
-        deadline = time.monotonic() + 90
-        while process.poll() is None and time.monotonic() < deadline:
-            if log.exists() and log.read_bytes().count(b"\n") >= wanted:
-                break
-            time.sleep(0.002)
-        assert process.poll() is None, process.communicate()
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    moments = sorted(draw.sample(range(1, total - 12), 4))  # units recorded at the moment of the kill
+    for wanted in moments:
+        child = commands.start(broken)
+        deadline = time.monotonic() + 60
+        while lines_of(log) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(child, signal.SIGKILL)
+        assert commands.code() == -signal.SIGKILL, moments
     before = log.read_bytes()
-    process = start(tmp_path, broken)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert (commands.start(broken), commands.code())[1] == 0, commands.errors.read_text()
     after = log.read_bytes()
-    whole = before[: before.rfind(b"\n") + 1]  # a torn last line is cut off
-    assert after.startswith(whole)
-    units = [line.split(b",", 2)[:2] for line in (b" ".join(row.split(b" ")[1:]) for row in after.splitlines())]
-    assert len(units) == len({tuple(u) for u in units}), "a unit that was done was computed again"
-
-    plain = start(tmp_path, tmp_path / "plain")
-    _, err = plain.communicate(timeout=120)
-    assert plain.returncode == 0, err
+    assert after.startswith(before[: before.rfind(b"\n") + 1])  # a torn last line is cut off
+    units = [tuple(json.loads(line[9:])[:2]) for line in after.splitlines()]
+    assert len(units) == len(set(units)) == total, "a unit that was done was computed again"
     assert digest(broken / "scene.ome.zarr") == digest(tmp_path / "plain" / "scene.ome.zarr")
     # Another process may sum in another order (threads): of the one in this process nearly all pixels agree.
     stored = LabelStore.open(broken / "scene.ome.zarr")
