@@ -14,6 +14,17 @@ from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.reference import config_from_reference, rename_reference_keys
 
 GOLDEN = Path(__file__).parent / "golden"
+# Gradients pass ReLUs that float32 rounding flips: one or two threads of one machine differ by 2 %, and in float64 the
+# backbone's first convolution has 21.12 where the published run has 21.65. Each tolerance is about twice the distance
+# between the published figure and our float64 one.
+TOLERANCE = {
+    "backbone.stem.0.weight": 0.05,
+    "decode_head.bottleneck.conv.weight": 0.02,
+    "refine_head.fuse8.g2": 0.03,
+    "refine_head.fuse16.g1": 0.04,
+    "refine_head.sr_decoder.conv1.conv.weight": 1e-3,
+    "refine_head.stdc_net.features.0.conv.weight": 0.01,
+}
 FEATURES = ("residuals", "shallow8", "shallow16", "deep", "fused16", "fused8")
 
 
@@ -101,9 +112,7 @@ def test_losses_and_gradients(published: dict[str, torch.Tensor]) -> None:
     for theirs, norm in golden["grad_norms"].items():
         gradient = parameters[ours_of[theirs]].grad
         assert gradient is not None
-        # Gradients pass ReLUs that float32 rounding flips: one or two threads of one machine differ by 2 %, and for the
-        # first convolution of the backbone float64 gives 21.12 where the published run has 21.65.
-        assert gradient.norm().item() == pytest.approx(norm, rel=6e-2), theirs
+        assert gradient.norm().item() == pytest.approx(norm, rel=TOLERANCE[theirs]), theirs
 
 
 def test_parameters_of_inference(published: dict[str, torch.Tensor]) -> None:
