@@ -32,7 +32,6 @@ from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.window import Window
 
-
 CELL = 184
 SIDE = 6 * CELL
 CLASSES = ("red", "green")
