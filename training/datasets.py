@@ -65,6 +65,8 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise InputError("The recipe does not say where the data is; add --set data.root=FOLDER.")
     if not root.is_dir():
         raise InputError(f"data.root '{root}' is no folder; give the folder that holds the data set.")
+    if config.layout not in LAYOUTS:
+        raise InputError(f"data.layout '{config.layout}' cannot be read yet; use one of {', '.join(LAYOUTS)}.")
     return LAYOUTS[config.layout](root, config)
 
 
