@@ -182,3 +182,12 @@ def test_what_users_type():
             parse_contrast(text)
     with pytest.raises(InputError, match="--channels"):
         parse_channels("red")
+
+
+def test_nodata_that_the_samples_cannot_hold_matches_nothing() -> None:
+    policy = IntensityPolicy(channels=(0,), low=(0.0,), high=(255.0,), contrast="none", nodata=-9999.0, alpha=None)
+    raw = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    valid = policy.valid(raw)
+    assert valid is None or valid.all()
+    float_policy = IntensityPolicy(channels=(0,), low=(0.0,), high=(1.0,), contrast="none", nodata=0.1, alpha=None)
+    assert float_policy.valid(np.full((2, 2, 1), 0.1, np.float32)).tolist() == [[False, False], [False, False]]

@@ -168,7 +168,6 @@ class RunConfig(_Part):
     devices: int = Field(default=1, ge=1)
     nodes: int = Field(default=1, ge=1)
     strategy: Literal["auto", "ddp"] = "auto"
-    deterministic: bool = True
 
     @model_validator(mode="after")
     def _batch_divides(self) -> RunConfig:

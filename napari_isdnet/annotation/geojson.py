@@ -6,7 +6,6 @@ keep their holes; lines and points, which a class map cannot hold, become brush 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
 from napari_isdnet.classes import parse_color
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
+from napari_isdnet.io.geojson import read_items
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
     from napari_isdnet.annotation.store import AnnotationStore
-
-MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -71,23 +69,11 @@ def read_drawn(
     path: str | os.PathLike[str], line_width: float = 3.0, georeference: GeoReference | None = None
 ) -> Iterator[Drawn]:
     """The shapes of a FeatureCollection, a list of features (QuPath), one feature or one geometry."""
-    file = Path(path)
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"{file} is larger than {MAX_BYTES >> 20} MiB; split it into several files.")
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); give a GeoJSON file.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is no JSON ({error}); give a GeoJSON file.") from None
-    items = content.get("features", [content]) if isinstance(content, dict) else content
-    if not isinstance(items, list):
-        raise InputError(f"{file} is no GeoJSON: 'features' must be a list of features.")
-    for number, item in enumerate(items):
+    for where, item in read_items(path):
         try:
             yield from _feature(item, line_width, georeference)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InputError(f"{file}, feature {number} cannot be used: {error}") from None
+            raise InputError(f"{where} cannot be used: {error}") from None
 
 
 def _feature(item: Any, line_width: float, reference: GeoReference | None) -> Iterator[Drawn]:

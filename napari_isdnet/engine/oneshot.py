@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import Placement, device_memory
 from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
 from napari_isdnet.engine.pieces import labels_of
@@ -66,12 +65,7 @@ class OneShot:
     def labels(self, window: Window) -> npt.NDArray[np.uint8]:
         """Class indices (h, w) of a window; 255 where the image has no valid pixel."""
         coarse, place = self._place()
-        labels = labels_of(coarse, place, window, self.reader.shape)
-        if self.reader.may_mask:
-            valid = self.reader.valid(window)
-            if valid is not None:
-                labels[~valid] = IGNORE_INDEX
-        return labels
+        return self.reader.mask(labels_of(coarse, place, window, self.reader.shape), window)
 
     def close(self) -> None:
         """Forget the logits."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource, TileError
 from napari_isdnet.window import Window
@@ -25,6 +26,9 @@ class Policy(Protocol):
 
     def apply(self, raw: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
         """(h, w, C) samples to RGB on the 0..255 scale, and which pixels are valid (None: all)."""
+
+    def valid(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of (h, w, C) samples are valid (None: all), without the colours."""
 
 
 class PatchReader:
@@ -86,9 +90,19 @@ class PatchReader:
                 patch[inside], mask[inside] = values, ok
         return patch, mask
 
-    def valid(self, window: Window) -> npt.NDArray[np.bool_] | None:
-        """Which pixels of a window are valid; None when all are."""
-        return self.read(window)[1]
+    def mask(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
+        """``labels`` of a window, set to 255 where the image has no valid pixel."""
+        if not self.may_mask:
+            return labels
+        try:
+            valid = self.policy.valid(self.source.read(window))
+        except TileError:
+            if not self.skip_bad_tiles:
+                raise
+            valid = self._salvage(window)[1]
+        if valid is not None:
+            labels[~valid] = IGNORE_INDEX
+        return labels
 
     @property
     def may_mask(self) -> bool:

@@ -28,7 +28,7 @@ from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.sink import check_format, export, result_path
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, TileError
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
 
@@ -42,8 +42,8 @@ PREPARE_SHARE, EXPORT_SHARE = 0.85, 0.03
 class SegmentResult:
     """Where the results are and what was measured.
 
-    ``outputs`` maps a kind (``labels``, ``probabilities``, ``uncertainty``, ``polygons``; with the format where there
-    are several) to its path; ``pixels`` counts those of the result; ``seconds`` is this run's wall time;
+    ``outputs`` maps a kind (``labels``, ``probabilities``, ``uncertainty``, ``polygons``, ``overlay``; with the format
+    where there are several) to its path; ``pixels`` counts those of the result; ``seconds`` is this run's wall time;
     ``peak_rss_bytes`` that of the process; ``class_pixels`` counts every class; ``bad_windows`` what could not be read.
     """
 
@@ -199,6 +199,7 @@ class _Job:
                 result[key] = (kind, name, result_path(o.output, self.source.name, name, kind))
         if o.polygons:
             result["polygons"] = ("polygons", "geojson", o.output / f"{self.source.name}.geojson")
+        result["overlay"] = ("overlay", "png", o.output / f"{self.source.name}_overlay.png")
         return result
 
     def _warnings(self) -> list[str]:
@@ -273,7 +274,7 @@ class _Job:
         base, span = 1 - EXPORT_SHARE, EXPORT_SHARE / (2 + len(self.paths))
         for step in stores.finish():
             yield _scaled(step, base, 2 * span)
-        for number, (kind, name, path) in enumerate(self.paths.values()):
+        for number, (kind, name, path) in enumerate(list(self.paths.values())):
             steps = self._export(stores, kind, name, path)
             for step in steps:
                 yield _scaled(step, base + (2 + number) * span, span)
@@ -283,7 +284,30 @@ class _Job:
             from napari_isdnet.io.vector import export_polygons
 
             return export_polygons(stores.labels, path, overwrite=True)
+        if kind == "overlay":
+            return self._overlay(stores, path)
         return export(stores.of(kind), path, name, overwrite=True)
+
+    def _overlay(self, stores: ResultStores, path: Path) -> Generator[Progress, None, Path]:
+        """The picture to look at: the image, small, with its classes in colour."""
+        from napari_isdnet.io.overlay import write_overlay
+
+        try:
+            write_overlay(
+                self.source,
+                lambda raw: self.policy.apply(raw)[0],
+                stores.labels,
+                path,
+                self.header.classes,
+                self.region,
+            )
+        except TileError:
+            if not self.options.skip_bad_tiles:
+                raise
+            self.warnings.append(f"No overlay was written: {self.source.name} cannot be read everywhere.")
+            del self.paths["overlay"]
+        yield Progress(1.0, 1.0, "overlay", self.region)
+        return path
 
     def _drop_maps(self) -> None:
         from napari_isdnet.io.disk import remove

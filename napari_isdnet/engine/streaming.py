@@ -16,7 +16,6 @@ big image, once the means are known, computes only what it needs, and equals the
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import Placement
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
@@ -44,9 +42,6 @@ from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
 Array = npt.NDArray[Any]
-UNIT = 2048
-"""Side of the level-0 windows in which results are made; anchored at the image's origin."""
-
 SMALLEST_CORE = 128
 """Cores are not divided below this side when a device runs out of memory."""
 
@@ -105,7 +100,6 @@ class WholeImage:
         self._gates: _Gates | None = None
         self._largest = 2**31  # side of the largest core that the device's memory has not refused
         self._make_maps()
-        self._valid: OrderedDict[Window, Array | None] = OrderedDict()
 
     # ------------------------------------------------------------------ maps
 
@@ -380,12 +374,4 @@ class WholeImage:
     def labels(self, window: Window) -> npt.NDArray[np.uint8]:
         """Class indices (h, w) of a level-0 window; 255 where the image has no valid pixel."""
         coarse, place = self.unit_logits(window)
-        return self.masked(labels_of(coarse, place, window, self.sizes.image), window)
-
-    def masked(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
-        """``labels`` with 255 where the image has no valid pixel."""
-        if self.reader.may_mask:
-            valid = self.reader.valid(window)
-            if valid is not None:
-                labels[~valid] = IGNORE_INDEX
-        return labels
+        return self.reader.mask(labels_of(coarse, place, window, self.sizes.image), window)

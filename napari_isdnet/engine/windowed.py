@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import Placement, device_memory
 from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
 from napari_isdnet.exceptions import InputError
@@ -159,12 +158,4 @@ class WindowPredictor:
 
     def labels(self, window: Window) -> npt.NDArray[np.uint8]:
         """Class indices (h, w) of any level-0 window; 255 where the image has no valid pixel."""
-        return self.masked(self.logits(window)[0].argmax(0).to(torch.uint8).numpy(), window)
-
-    def masked(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
-        """``labels`` with 255 where the image has no valid pixel."""
-        if self.reader.may_mask:
-            valid = self.reader.valid(window)
-            if valid is not None:
-                labels[~valid] = IGNORE_INDEX
-        return labels
+        return self.reader.mask(self.logits(window)[0].argmax(0).to(torch.uint8).numpy(), window)

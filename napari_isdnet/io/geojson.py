@@ -120,6 +120,11 @@ def read_geojson(path: str | os.PathLike[str], georeference: GeoReference | None
     The class is ``properties.classification.name``; else ``properties.class`` or ``properties.name`` where that is
     text. With ``georeference`` coordinates are map coordinates of that image. Points and lines are refused.
     """
+    return [_feature(item, where, georeference) for where, item in read_items(path)]
+
+
+def read_items(path: str | os.PathLike[str]) -> list[tuple[str, Any]]:
+    """(where it stands, the JSON) of every feature of a FeatureCollection, a bare list, one feature or one geometry."""
     file = Path(path)
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -134,7 +139,7 @@ def read_geojson(path: str | os.PathLike[str], georeference: GeoReference | None
     items = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise InputError(f"{file} is no GeoJSON: 'features' must be a list of features.")
-    return [_feature(item, f"{file}, feature {i}", georeference) for i, item in enumerate(items)]
+    return [(f"{file}, feature {number}", item) for number, item in enumerate(items)]
 
 
 def _feature(item: Any, where: str, reference: GeoReference | None) -> Feature:

@@ -99,8 +99,8 @@ class IntensityPolicy:
             valid = np.logical_and.reduce([np.isfinite(c) for c in chosen])
         if self.nodata is not None and not math.isnan(self.nodata):
             # As GDAL does for its dataset mask: a pixel is missing only if all of its bands are.
-            nodata = raw.dtype.type(self.nodata)
-            data = np.logical_or.reduce([c != nodata for c in chosen])
+            # Compared as a plain number: a value that the samples' type cannot hold (-9999 in 8 bits) matches none.
+            data = np.logical_or.reduce([c != self.nodata for c in chosen])
             valid = data if valid is None else valid & data
         if self.alpha is not None:
             seen = raw[..., self.alpha] > 0

@@ -145,7 +145,7 @@ def _apply(
 def _valid(raw: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_] | None:
     valid: npt.NDArray[np.bool_] | None = np.isfinite(raw).all(axis=2) if raw.dtype.kind == "f" else None
     if nodata is not None and not math.isnan(nodata):
-        data = (raw != raw.dtype.type(nodata)).any(axis=2)
+        data = (raw != nodata).any(axis=2)
         valid = data if valid is None else valid & data
     return valid
 
