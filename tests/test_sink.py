@@ -17,7 +17,6 @@ import pytest
 import rasterio
 import tifffile
 import zarr
-from label_source import LabelSource
 from PIL import Image
 
 from napari_isdnet.exceptions import InputError
@@ -28,6 +27,7 @@ from napari_isdnet.io.source import GeoReference, PixelSize
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
+from tests.label_source import LabelSource
 
 CLASSES = [("road", "#ff0000"), ("trees & <shrubs>", "#00ff00"), ("wåter", "#0000ff")]
 UTM = GeoReference("EPSG:32633", (0.5, 0.0, 500_000.25, 0.0, -0.5, 5_000_000.0))

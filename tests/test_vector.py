@@ -16,7 +16,6 @@ import rasterio.features
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_source import LabelSource
 from scipy import ndimage
 
 from napari_isdnet.classes import classes_from
@@ -24,6 +23,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.vector import Feature, export_polygons, polygon_mask, polygonise, rasterise, read_geojson
 from napari_isdnet.window import Window
+from tests.label_source import LabelSource
 
 CLASSES = classes_from([("road", "#ff0000"), ("tree", "#00ff00"), ("wåter", "#0000ff")])
 UTM = GeoReference("EPSG:32633", (0.5, 0.0, 500_000.0, 0.0, -0.5, 5_000_000.0))
