@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
-from test_evaluate import Labels, finish, maps
 
 from napari_isdnet.engine import errors
 from napari_isdnet.engine.boundary import boundary
@@ -13,6 +12,7 @@ from napari_isdnet.engine.errors import ErrorSource, error_map, worst_windows
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
+from tests.test_evaluate import Labels, finish, maps
 
 
 class Pyramid(Labels):

@@ -67,7 +67,7 @@ def test_names_agree() -> None:
 
 
 def test_every_import_of_a_library_is_a_declared_dependency() -> None:
-    from test_layers import files, imports
+    from tests.test_layers import files, imports
 
     project = PYPROJECT["project"]
     declared = [

@@ -12,7 +12,6 @@ import pytest
 import tifffile
 from PIL import Image
 from rich.console import Console
-from test_evaluate import CLASSES, Labels, finish, maps
 
 from napari_isdnet.engine.evaluate import evaluate, evaluate_files, run_evaluate
 from napari_isdnet.engine.evaluation import Evaluation
@@ -23,6 +22,7 @@ from napari_isdnet.engine.report_html import area_text
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.window import Window
+from tests.test_evaluate import CLASSES, Labels, finish, maps
 
 
 def made(ignore=(), names=CLASSES):
