@@ -207,9 +207,13 @@ def test_existing_files_and_cancelling(tmp_path: Path) -> None:
         write(tmp_path / "c.geojson", labels)
 
 
+# Rounded: between points 1e-300 apart the oracle itself divides by zero.
+COORDINATE = st.floats(-5, 25).map(lambda value: round(value, 6))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(-5, 25), st.floats(-5, 25)), min_size=3, max_size=7),
+    st.lists(st.tuples(COORDINATE, COORDINATE), min_size=3, max_size=7),
     st.integers(-3, 8),
     st.integers(-3, 8),
     st.sampled_from([1.0, 2.0, 4.0]),

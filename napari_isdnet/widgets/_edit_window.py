@@ -47,6 +47,11 @@ class EditWindow(QObject):
         self._timer.setSingleShot(True)
         self._timer.setInterval(SAVE_MS)
         self._timer.timeout.connect(self.flush)
+        self._stale: list[Window] = []
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(SAVE_MS)
+        self._later.timeout.connect(self._take_over)
         for event in ("paint", "set_data", "data"):
             getattr(self.layer.events, event).connect(self._touched)
 
@@ -69,10 +74,19 @@ class EditWindow(QObject):
     def changed(self, dirty: list[Window], idle: bool) -> None:
         """Take over what was painted, or taken back, elsewhere."""
         inside = [w.intersect(self.window) for w in dirty]
-        inside = [w for w in inside if not w.empty]
-        if not idle or not inside or self._timer.isActive() or self.controller.pending:
+        self._stale += [w for w in inside if not w.empty]
+        if idle:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Show what the store holds where it changed, once nothing of this window is on its way into the store."""
+        if not self._stale:
             return
-        for part in inside:
+        if self._timer.isActive() or self.controller.pending:
+            self._later.start()  # what changed meanwhile must not be forgotten
+            return
+        stale, self._stale = self._stale, []
+        for part in stale:
             at = part.relative_to(self.window).slices
             now = self._store.read_labels(part)
             self.layer.data[at] = np.where(now != self._saved[at], now, self.layer.data[at])
@@ -86,6 +100,7 @@ class EditWindow(QObject):
     def close(self) -> None:
         """Hand over the rest; the layer goes."""
         self._timer.stop()
+        self._later.stop()
         self.flush()
         for event in ("paint", "set_data", "data"):
             getattr(self.layer.events, event).disconnect(self._touched)
