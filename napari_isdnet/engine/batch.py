@@ -199,8 +199,8 @@ class BatchQueue:
         self.save()
         while (index := next((i for i, item in enumerate(self.items) if item.state == QUEUED), None)) is not None:
             self._change(index, state=RUNNING, error="")
-            yield self._step(index, "opening", started, before)
             try:
+                yield self._step(index, "opening", started, before)
                 yield from self._one(index, work, network or self.model, started, before)
             finally:
                 if self.items[index].state == RUNNING:  # closed in the middle

@@ -149,7 +149,8 @@ class _ClusterJob(_Job):
 
         o = self.options
         whole = o.context == "whole"
-        save_model(self.model, self.job_folder / remote.MODEL)
+        # As they are, not rounded to half: the workers' bytes must be those of one machine.
+        save_model(self.model, self.job_folder / remote.MODEL, half=False)
         self._recipe = recipe = remote.Recipe(
             run=uuid.uuid4().hex,
             job=self.job_folder.resolve(),
@@ -185,7 +186,9 @@ class _ClusterJob(_Job):
         known = tuple(item.name for item in getattr(predictor, "maps", ()) if not item.missing())
         means = getattr(predictor, "means", None)
         for done in spread(self._client, self._recipe, "labels", todo, known, means):
-            ledger.record("labels", done.unit, {"bad": done.bad})
+            if done.bad:
+                ledger.record("bad", done.unit, {"windows": done.bad})
+            ledger.record("labels", done.unit)
             window = stores.labels.shards[done.unit].shifted(self.region.row, self.region.column)
             yield _scaled(clock.step(1, "write", window), start, 1 - EXPORT_SHARE - start)
 

@@ -9,7 +9,7 @@ from typing import Any
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QFileDialog
 
-from napari_isdnet.engine.batch import DONE, QUEUED, BatchProgress, BatchQueue, command, find_images
+from napari_isdnet.engine.batch import DONE, QUEUED, SKIPPED, BatchProgress, BatchQueue, command, find_images
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _batch_controller as work
@@ -92,9 +92,11 @@ class BatchWidget(BatchForm):
         if not text or Path(text).expanduser() == self.queue.output or self.bar.running:
             return
         here = [item.path for item in self.queue.items]
+        left_out = {item.path for item in self.queue.items if item.state == SKIPPED}
         try:
             queue = BatchQueue.open(Path(text).expanduser())
             queue.add(here)
+            queue.skip(row for row, item in enumerate(queue.items) if item.path in left_out)
         except InputError as error:
             notify_error(error)
             return

@@ -21,8 +21,6 @@ from napari_isdnet.widgets.batch import BatchWidget
 from napari_isdnet.window import Window
 from tests.network_tools import lively, picture, small
 
-pytestmark = pytest.mark.slow  # starts processes; not yet green on a loaded machine
-
 
 @pytest.fixture
 def batch(viewer: Any) -> BatchWidget:
