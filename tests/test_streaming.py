@@ -50,7 +50,7 @@ def one_shot(model: ISDNet, image: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("shape", [(737, 901), (512, 800)])
+@pytest.mark.parametrize("shape", [(543, 690), (512, 800)])  # odd ones whose nearest pixels float64 would miss
 def test_equals_one_forward(name: str, shape: tuple[int, int]) -> None:
     model, image = lively(NETWORKS[name]), picture(shape)
     expected = one_shot(model, image)

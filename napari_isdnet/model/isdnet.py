@@ -58,8 +58,12 @@ class Maps:
 
 @lru_cache(maxsize=64)
 def nearest_index(n_in: int, n_out: int) -> tuple[int, ...]:
-    """Which of ``n_in`` pixels torch's nearest-neighbour resize to ``n_out`` takes, computed by torch itself."""
-    line = torch.arange(n_in, dtype=torch.float64).view(1, 1, -1)
+    """Which of ``n_in`` pixels torch's nearest-neighbour resize to ``n_out`` takes, computed by torch itself.
+
+    In float32, as images are: torch takes its scale in the arithmetic of the samples, and one size in fifty has an
+    index that float64 rounds the other way.
+    """
+    line = torch.arange(n_in, dtype=torch.float32).view(1, 1, -1)
     return tuple(int(v) for v in F.interpolate(line, size=n_out, mode="nearest")[0, 0])
 
 

@@ -1,0 +1,46 @@
+"""What is done never goes back, and the time that is left follows the speed of this run alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_isdnet import progress
+from napari_isdnet.progress import Clock, Progress
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    time = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: time[0])
+    return time
+
+
+def test_the_time_left_is_that_of_the_work_left_at_the_speed_so_far(now: list[float]) -> None:
+    clock = Clock(10)
+    now[0] += 0.1
+    assert clock.step(1, "first").seconds_left is None  # too early to tell
+    now[0] += 1.9
+    step = clock.step(3, "first", figures={"loss": 0.5})
+    assert (step.done, step.total, step.fraction, step.stage) == (4, 10, 0.4, "first")
+    assert step.seconds_left == pytest.approx(3.0)
+    assert step.figures == {"loss": 0.5}
+    now[0] += 8
+    assert clock.step(6, "second").seconds_left == 0
+
+
+def test_work_of_an_earlier_run_is_no_speed(now: list[float]) -> None:
+    clock = Clock(10, already_done=8)
+    now[0] += 4
+    assert clock.step(1, "write").seconds_left == pytest.approx(4)
+    clock = Clock(10)
+    clock.done += 6  # found done
+    now[0] += 50
+    clock.resume()
+    now[0] += 2
+    assert clock.step(2, "write").seconds_left == pytest.approx(2)
+
+
+def test_fractions_stay_between_0_and_1() -> None:
+    assert Progress(3, 2, "a").fraction == 1
+    assert Progress(0, 0, "nothing to do").fraction == 1
+    assert Progress(1, 4, "a").fraction == 0.25
