@@ -29,12 +29,14 @@ class _Part(BaseModel):
 class DataConfig(_Part):
     """Where images and masks are, how they are split, and what the classes are called.
 
-    ``train``, ``validation`` and ``test`` select samples by name (shell patterns allowed); what an empty selection
-    means is said by each layout in :mod:`napari_isdnet_training.datasets`.
+    ``train``, ``validation`` and ``test`` select samples by name, shell pattern or ``@FILE`` with one name a line. What
+    an empty selection means is said by each layout in :mod:`napari_isdnet_training.layouts`: for the public data sets
+    it is ``split``: the lists that the paper uses, or for Inria the one that its authors suggest.
     """
 
     layout: Literal["folder", "scenes", "deepglobe", "inria", "cityscapes"] = "folder"
     root: Path = Path()
+    split: Literal["paper", "suggested"] = "paper"
     images: str = "images"
     masks: str = "masks"
     train: tuple[str, ...] = ()
@@ -92,8 +94,8 @@ class AugmentConfig(_Part):
     """Augmentation of a crop; every probability may be 0.
 
     ``quarter_turns`` rotates by 90, 180 or 270 degrees (lossless); ``rotate_degrees`` by any angle of that range
-    (bilinear, outside becomes the mean colour and ``ignore``), each with its own probability. The photometric part
-    changes brightness, contrast, saturation and hue, each with probability one half.
+    (bilinear, outside becomes ``fill``, the mean colour or black, and is ignored), each with its own probability. The
+    photometric part changes brightness, contrast, saturation and hue, each with probability one half.
     """
 
     flip_horizontal: float = Field(default=0.5, ge=0, le=1)
@@ -101,6 +103,7 @@ class AugmentConfig(_Part):
     quarter_turns: float = Field(default=0.0, ge=0, le=1)
     rotate_probability: float = Field(default=0.0, ge=0, le=1)
     rotate_degrees: tuple[float, float] = (90.0, 270.0)
+    fill: Literal["mean", "black"] = "mean"
     photometric: bool = True
     brightness: float = Field(default=32.0, ge=0, le=255)
     contrast: tuple[float, float] = (0.5, 1.5)

@@ -66,7 +66,8 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
         image = self._read_image(sample, window)
         if factor != 1.0:
             image, mask = resize(image, mask, self.crop.size)
-        return augment(image, mask, self.augmentation, rng, self.data.mean)
+        fill = self.data.mean if self.augmentation.fill == "mean" else (0.0, 0.0, 0.0)
+        return augment(image, mask, self.augmentation, rng, fill)
 
     def _place(
         self, sample: Sample, draw: Draw, size: tuple[int, int], rng: np.random.Generator

@@ -22,6 +22,7 @@ from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.state import Average, RunState, load_state, save_state
+from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -112,6 +113,7 @@ class Run:
 
     def _resume(self) -> None:
         state = load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
+        state.recipe = _up_to_date(state.recipe)
         if _fixed(state.recipe) != _fixed(self.recipe.to_dict()):
             raise InputError(
                 f"{self.output} holds a run of another recipe"
@@ -307,6 +309,14 @@ def class_weights(recipe: Recipe, sampler: CropSampler, device: torch.device) ->
 
 def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:
     run = {k: v for k, v in recipe["run"].items() if k not in FREE_TO_CHANGE}
+def _up_to_date(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's recipe with the settings that it did not know yet at their defaults, which change nothing."""
+    try:
+        return Recipe.model_validate(recipe).to_dict()
+    except ValidationError:
+        return recipe
+
+
     data = {k: v for k, v in recipe["data"].items() if k != "root"}
     return {**recipe, "run": run, "data": data, "description": ""}
 

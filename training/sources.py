@@ -21,6 +21,8 @@ from napari_isdnet.window import Window
 
 Labels = npt.NDArray[np.uint8]
 
+# In a table of values: no class of this data set. 254 is no class index either way (255 classes would leave no 255).
+NO_CLASS = 254
 # Pictures (PNG, JPEG) are held decoded while they are open; this bounds how many bytes of them stay.
 PICTURE_BYTES = 512 << 20
 
@@ -29,18 +31,20 @@ PICTURE_BYTES = 512 << 20
 class MaskCode:
     """How the pixels of a mask file say a class: by value (``values``: 256 class indices) or by colour.
 
-    ``colors`` pairs a colour with its class index; a colour that is not listed is an error. Without either, values
-    are class indices as they are, 255 ignored.
+    ``colors`` pairs a colour with its class index; a colour that is not listed is an error, and so is a value whose
+    entry is :data:`NO_CLASS`. ``pure_colors``: each channel counts as 0 below 128 and as 255 from there on. Without
+    either, values are class indices as they are, 255 ignored.
     """
 
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[tuple[int, int, int], int], ...] | None = None
+    pure_colors: bool = False
 
 
 def decode_mask(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) -> Labels:
     """Class indices ``(H, W)`` uint8 of what a mask file holds, ``(H, W, channels)``."""
     if code.colors is not None:
-        return _by_color(raw, code.colors, name, window)
+        return _by_color(raw, code, name, window)
     if raw.shape[2] != 1 or raw.dtype.kind not in "bui":
         raise InputError(
             f"Mask {name} has {raw.shape[2]} channel(s) of {raw.dtype}; a mask has one channel of class indices"
@@ -52,7 +56,21 @@ def decode_mask(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window
         values = values.astype(np.uint8)
     if code.values is None:
         return values
-    return np.asarray(code.values, np.uint8)[values]
+    labels = np.asarray(code.values, np.uint8)[values]
+    if NO_CLASS in code.values[:NO_CLASS]:
+        _refuse_no_class(labels, values, code.values, name, window)
+    return labels
+
+
+def _refuse_no_class(labels: Labels, values: Labels, table: tuple[int, ...], name: str, window: Window) -> None:
+    wrong = labels == NO_CLASS
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        allowed = [str(v) for v, index in enumerate(table) if index != NO_CLASS]
+        raise InputError(
+            f"Mask {name} holds {values[row, column]} at row {window.row + row}, column {window.column + column};"
+            f" allowed in this data set are {', '.join(allowed)}."
+        )
 
 
 def _refuse_large(values: npt.NDArray[Any], name: str, window: Window) -> None:
@@ -65,18 +83,19 @@ def _refuse_large(values: npt.NDArray[Any], name: str, window: Window) -> None:
         )
 
 
-def _by_color(
-    raw: npt.NDArray[Any], colors: tuple[tuple[tuple[int, int, int], int], ...], name: str, window: Window
-) -> Labels:
+def _by_color(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) -> Labels:
     if raw.shape[2] < 3 or raw.dtype != np.uint8:
         raise InputError(
             f"Mask {name} has {raw.shape[2]} channel(s) of {raw.dtype}; this layout's masks are RGB colours of 8 bits."
         )
-    packed = (raw[..., 0].astype(np.uint32) << 16) | (raw[..., 1].astype(np.uint32) << 8) | raw[..., 2]
-    result = np.full(packed.shape, 254, np.uint8)
-    for (red, green, blue), index in colors:
+    found = raw[..., :3]
+    if code.pure_colors:
+        found = np.where(found < 128, np.uint8(0), np.uint8(255))
+    packed = (found[..., 0].astype(np.uint32) << 16) | (found[..., 1].astype(np.uint32) << 8) | found[..., 2]
+    result = np.full(packed.shape, NO_CLASS, np.uint8)
+    for (red, green, blue), index in code.colors or ():
         result[packed == (red << 16 | green << 8 | blue)] = index
-    unknown = result == 254
+    unknown = result == NO_CLASS
     if unknown.any():
         row, column = np.argwhere(unknown)[0]
         red, green, blue = (int(v) for v in raw[row, column, :3])

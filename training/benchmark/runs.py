@@ -32,7 +32,8 @@ def variant(recipe: Recipe, steps: int, seed: int, network: str, options: Mappin
 
 def run_folder(runs: Path, recipe: Recipe) -> Path:
     """A folder that depends on everything that decides the run, so that it is resumed by it alone."""
-    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:12]
+    facts = recipe.model_dump(mode="json", exclude_defaults=True)  # a setting added later changes no folder
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
     return runs / f"{recipe.model.name}-{recipe.seed}-{digest}"
 
 

@@ -1,0 +1,190 @@
+"""What every layout gives, and the pieces they share: samples by split, pairing by name, selection by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from napari_isdnet_training.config import DataConfig
+from napari_isdnet_training.sources import NO_CLASS, MaskCode
+
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
+from napari_isdnet.exceptions import InputError
+
+Split = str
+SPLITS = ("train", "validation", "test")
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    ".ome.zarr",
+    ".zarr",
+    ".ome.tif",
+    ".ome.tiff",
+    ".tif",
+    ".tiff",
+    ".btf",
+    ".svs",
+    ".ndpi",
+    ".jp2",
+)
+IMAGE_SUFFIXES += (".png", ".jpg", ".jpeg", ".vrt")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its mask."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples of every split, the classes, and the coding of the masks."""
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    samples: dict[Split, tuple[Sample, ...]]
+    code: MaskCode = field(default_factory=MaskCode)
+    ignored_in_mean: tuple[int, ...] = ()
+
+    def split(self, name: Split) -> tuple[Sample, ...]:
+        """Samples of ``train``, ``validation`` or ``test``; InputError where there is none."""
+        if not self.samples.get(name):
+            raise InputError(f"Data set '{self.name}' has no {name} samples; check data.root and data.{name}.")
+        return self.samples[name]
+
+
+def listing(folder: Path) -> list[Path]:
+    """Image files (and zarr folders) of a folder by name, hidden ones left out."""
+    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def stem(path: Path) -> str:
+    """The name without the suffix of an image, however many dots that has."""
+    for suffix in IMAGE_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def by_stem(folder: Path, ending: str = "") -> dict[str, Path]:
+    """Image files of a folder whose stem ends with ``ending``, by the stem without it; empty without a folder."""
+    if not folder.is_dir():
+        return {}
+    return {stem(p).removesuffix(ending): p for p in listing(folder) if stem(p).endswith(ending)}
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Sort key that puts scene2 before scene10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: str) -> tuple[Sample, ...]:
+    """Samples of images and masks of the same name; ``where`` says in words where masks are looked for."""
+    for name in sorted(images):
+        if name not in masks:
+            raise InputError(f"Image {images[name].name} has no mask {where}; add the mask or remove the image.")
+    for name in sorted(masks):
+        if name not in images:
+            raise InputError(f"Mask {masks[name].name} has no image of its name; add the image or remove the mask.")
+    return tuple(Sample(name, images[name], masks[name]) for name in sorted(images, key=natural))
+
+
+def selects(config: DataConfig) -> bool:
+    """True where the recipe itself names samples of a split."""
+    return any(getattr(config, split) for split in SPLITS)
+
+
+def select(samples: Sequence[Sample], config: DataConfig, root: Path) -> dict[Split, tuple[Sample, ...]]:
+    """Samples by ``data.train``, ``data.validation`` and ``data.test``.
+
+    An entry is a name, a shell pattern, or ``@FILE``: a text file with one name a line, as split lists are published
+    (suffixes of files and of the public data sets may stay on the names).
+    """
+    chosen: dict[Split, tuple[Sample, ...]] = {}
+    for split in SPLITS:
+        names = [n for entry in getattr(config, split) for n in _names(str(entry), root)]
+        for name in names:
+            if not any(fnmatchcase(s.name, name) for s in samples):
+                known = ", ".join(s.name for s in samples[:8])
+                raise InputError(f"data.{split} names '{name}', which matches no sample of {root.name} ({known}, ...).")
+        chosen[split] = tuple(s for s in samples if any(fnmatchcase(s.name, n) for n in names))
+    return chosen
+
+
+def _names(entry: str, root: Path) -> list[str]:
+    if not entry.startswith("@"):
+        return [entry]
+    path = next((p for p in (root / entry[1:], Path(entry[1:]).expanduser()) if p.is_file()), None)
+    if path is None:
+        raise InputError(f"The list of samples {entry[1:]} is no file, neither in {root} nor here; correct its path.")
+    lines = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [plain_name(line) for line in lines]
+
+
+def plain_name(text: str) -> str:
+    """A sample's name in a published list: without folders, suffix, and what marks images and masks."""
+    name = stem(Path(text))
+    for ending in ("_sat", "_mask", "_leftImg8bit"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def published(
+    samples: Sequence[Sample], lists: Mapping[Split, Iterable[str]], root: Path
+) -> dict[Split, tuple[Sample, ...]]:
+    """Samples by published lists of the validation and test names; all others are for training."""
+    held = {split: frozenset(names) for split, names in lists.items()}
+    found = {split: tuple(s for s in samples if s.name in names) for split, names in held.items()}
+    if not found["validation"]:
+        raise InputError(
+            f"None of the {len(samples)} images of {root} is in the published validation list; name your own split with"
+            " data.train and data.validation."
+        )
+    taken = frozenset().union(*held.values())
+    return {"train": tuple(s for s in samples if s.name not in taken), **found}
+
+
+def known_classes(config: DataConfig, known: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
+    """The classes of a public data set that the recipe names, all by default; the pixels of others are ignored."""
+    if config.values == "annotation":
+        raise InputError(f"data.values=annotation is for own masks; the masks of '{config.layout}' say how they count.")
+    names = [c.name for c in known]
+    for info in config.classes:
+        if info.name not in names:
+            raise InputError(
+                f"data.classes names '{info.name}', which is none of the classes of '{config.layout}':"
+                f" {', '.join(names)}."
+            )
+    return tuple(config.classes) or tuple(known)
+
+
+def value_code(values: Mapping[int, str], classes: Sequence[ClassInfo]) -> MaskCode:
+    """A mask code from what a value means: a class name, or anything else for a value that is ignored.
+
+    A value that stands for nothing is an error where it is met.
+    """
+    names = [c.name for c in classes]
+    table = [NO_CLASS] * 256
+    for value, name in values.items():
+        table[value] = names.index(name) if name in names else IGNORE_INDEX
+    return MaskCode(values=tuple(table))
+
+
+def make_dataset(
+    root: Path,
+    config: DataConfig,
+    samples: dict[Split, tuple[Sample, ...]],
+    classes: Sequence[ClassInfo],
+    code: MaskCode,
+) -> Dataset:
+    """The data set, with the classes left out of the mean looked up by name."""
+    names = [c.name for c in classes]
+    for name in config.ignored_in_mean:
+        if name not in names:
+            raise InputError(f"data.ignored_in_mean names '{name}', which is none of the classes {', '.join(names)}.")
+    ignored = tuple(names.index(name) for name in config.ignored_in_mean)
+    return Dataset(root.name, tuple(classes), samples, code, ignored)

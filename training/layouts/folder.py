@@ -1,0 +1,92 @@
+"""Own data: any folder of images and masks, and folders of scenes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_isdnet_training.config import DataConfig
+from napari_isdnet_training.layouts.base import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    Dataset,
+    Sample,
+    Split,
+    by_stem,
+    make_dataset,
+    natural,
+    pairs,
+    select,
+    selects,
+)
+from napari_isdnet_training.sources import MaskCode
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.exceptions import InputError
+
+
+def folder(root: Path, config: DataConfig) -> Dataset:
+    """``images/`` and ``masks/``, paired by stem.
+
+    With sub-folders named like the splits (``images/train``, ``masks/train``, ...) those are the splits; else
+    ``data.train`` etc. select by name; else a sample's split follows from a hash of its name (80 % train, the rest
+    validation), so that adding files moves none of the others.
+    """
+    images, masks = root / config.images, root / config.masks
+    for part in (images, masks):
+        if not part.is_dir():
+            raise InputError(
+                f"{root} lacks the folder '{part.name}'; an images + masks data set has both"
+                " (data.images and data.masks name them)."
+            )
+    if (images / "train").is_dir():
+        return _own(root, config, {s: _paired(images / s, masks / s) for s in SPLITS if (images / s).is_dir()})
+    samples = _paired(images, masks)
+    return _own(root, config, select(samples, config, root) if selects(config) else _by_hash(samples))
+
+
+def scenes(root: Path, config: DataConfig) -> Dataset:
+    """One folder of ``sceneN.tif`` and ``sceneN_classes.png``; ``data.train`` etc. select by the full name."""
+    files = by_stem(root)
+    images = {name: path for name, path in files.items() if not name.endswith("_classes")}
+    samples = []
+    for name in sorted(images, key=natural):
+        if f"{name}_classes" not in files:
+            raise InputError(f"Scene {images[name].name} has no mask {name}_classes.png beside it; add it.")
+        samples.append(Sample(name, images[name], files[f"{name}_classes"]))
+    for name in files:
+        if name.endswith("_classes") and name.removesuffix("_classes") not in images:
+            raise InputError(f"Mask {files[name].name} has no scene {name.removesuffix('_classes')} beside it; add it.")
+    if not samples:
+        raise InputError(f"{root} holds no scene; it must hold NAME.tif files and their NAME_classes.png.")
+    return _own(root, config, select(samples, config, root) if selects(config) else _by_hash(samples))
+
+
+def _paired(images: Path, masks: Path) -> tuple[Sample, ...]:
+    found = by_stem(images)
+    if not found:
+        raise InputError(f"{images} holds no image; allowed are {', '.join(IMAGE_SUFFIXES)}.")
+    return pairs(found, by_stem(masks), f"of the same name in {masks}")
+
+
+def _by_hash(samples: Sequence[Sample]) -> dict[Split, tuple[Sample, ...]]:
+    train = tuple(s for s in samples if _hash_share(s.name) < 0.8)
+    return {"train": train, "validation": tuple(s for s in samples if s not in train)}
+
+
+def _hash_share(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+
+
+def _own(root: Path, config: DataConfig, samples: dict[Split, tuple[Sample, ...]]) -> Dataset:
+    if not config.classes:
+        raise InputError(
+            "The recipe names no classes; list them as data.classes, e.g."
+            ' --set \'data.classes=["background","building"]\'.'
+        )
+    # Annotation value 0 is unlabelled and k + 1 is class k; as a table, so that it is applied while reading.
+    shifted = (IGNORE_INDEX, *range(255))
+    code = MaskCode(values=shifted) if config.values == "annotation" else MaskCode()
+    return make_dataset(root, config, samples, config.classes, code)
