@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from napari_isdnet.engine.device import Placement, prepare
-from napari_isdnet.engine.halo import NotLocalError, padded_window
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.streaming import StreamOptions, WholeImage
 from napari_isdnet.model.isdnet import ISDNet
@@ -127,30 +126,3 @@ def test_region_under_known_means_is_the_crop_and_reads_little() -> None:
     assert list(alone.prepare()) == []
     np.testing.assert_array_equal(alone.labels(region), whole.labels(region))
     assert len(alone.shallow8.missing()) > len(alone.shallow8.grid) // 2
-
-
-def test_global_backbones_are_refused_in_one_sentence() -> None:
-    model = lively(small(deep="resnet18d" if False else "seresnet18", channels=16)) if _has("seresnet18") else None
-    if model is None:
-        pytest.skip("this timm has no squeeze-and-excite ResNet")
-    image = picture((200, 200))
-    with pytest.raises(NotLocalError, match="looks at its whole input"):
-        streamed(model, image, core=128)
-
-
-def _has(name: str) -> bool:
-    import timm
-
-    return bool(timm.is_model(name))
-
-
-@pytest.mark.parametrize("shape", [(1000, 1001), (333, 97), (64, 64)])
-def test_padded_windows_keep_parity_and_hold_the_halo(shape: tuple[int, int]) -> None:
-    for core in Grid(shape, (96, 96)):
-        patch = padded_window(core, 40, shape)
-        assert Window.whole(shape).contains(patch)
-        assert patch.contains(core.expanded(40).clipped(shape))
-        assert patch.row % 32 == 0
-        assert patch.column % 32 == 0
-        assert (shape[0] - patch.height) % 32 == 0 or patch.bottom == shape[0]
-        assert (patch.bottom - shape[0]) % 32 == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,24 @@ import torch
 from torch import Tensor
 
 from napari_isdnet.engine.halo import NotLocalError, probe_halo
+from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.fusion import Attention, Fusion
 from napari_isdnet.model.isdnet import ISDNet, nearest_index
 from napari_isdnet.model.layers import Place, needed_for_resize
 from napari_isdnet.window import Window
+
+
+@dataclass(frozen=True)
+class _Halos:
+    """What the probes of one architecture found."""
+
+    shallow: int
+    backbone: int
+    head: int
+
+
+_probed: dict[ISDNetConfig, _Halos | str] = {}
+"""By architecture, or why it is not local: a probe takes seconds, and weights do not change what it finds."""
 
 
 class LocalNetwork:
@@ -32,11 +47,25 @@ class LocalNetwork:
         self.backbone_channels = model.backbone.out_channels[1]
         # Halos: in level-0 pixels, pixels of the deep input, and pixels of the maps.
         self.quarter_halo = 2 ** (self.config.downscale.bit_length() + 1)
-        self.shallow_halo = max(self._probe_shallow(), self.quarter_halo)  # one patch serves both
-        self.backbone_halo = probe_halo([model.backbone], lambda x, b: b(x)[1], 3, f"The backbone '{self.config.deep}'")
-        self.head_halo = self._probe_head()
+        halos = self._halos()
+        self.shallow_halo = max(halos.shallow, self.quarter_halo)  # one patch serves both
+        self.backbone_halo, self.head_halo = halos.backbone, halos.head
         self.fusion_halo = 3
         self.head8_halo = 3
+
+    def _halos(self) -> _Halos:
+        key = replace(self.config.inference(), num_classes=1, dropout=0.0)
+        if key not in _probed:
+            try:
+                what = f"The backbone '{self.config.deep}'"
+                backbone = probe_halo([self.model.backbone], lambda x, b: b(x)[1], 3, what)
+                _probed[key] = _Halos(self._probe_shallow(), backbone, self._probe_head())
+            except NotLocalError as error:
+                _probed[key] = error.cause
+        found = _probed[key]
+        if isinstance(found, str):
+            raise NotLocalError(found)
+        return found
 
     def _probe_shallow(self) -> int:
         m = self.model

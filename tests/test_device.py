@@ -1,0 +1,190 @@
+"""Where and how a network runs: choices, budgets, folding, and what is done when a device's memory is too small."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from napari_isdnet.engine import device
+from napari_isdnet.engine.device import Placement, budget_bytes, choose, fold_batch_norm, machine_memory, prepare
+from napari_isdnet.engine.local import LocalNetwork
+from napari_isdnet.engine.patches import PatchReader
+from napari_isdnet.engine.streaming import SMALLEST_CORE, StreamOptions, WholeImage
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.window import Window
+from tests.network_tools import lively, picture, policy_of, small, source_of
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+
+
+# ------------------------------------------------------------------------------------------------- choices
+
+
+def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for native, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(device, "has_native_bfloat16", lambda native=native: native)
+        found = choose()
+        assert (found.device.type, found.precision) == ("cpu", precision)
+    assert choose("cpu", "float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("cuda:99", "auto"), r"Device 'cuda:99' cannot be used here; this machine has cpu"),
+        (("nonsense", "auto"), "Device 'nonsense' cannot be used"),
+        (("cpu", "int8"), "Precision must be auto, float32, bfloat16, float16, got 'int8'"),
+        (("cpu", "float16"), "float16 needs a GPU"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(arguments: tuple[str, str], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        choose(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_memory_is_that_of_the_control_group_where_it_has_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = builtins.open
+
+    def limited(text: str) -> None:
+        def fake(path: Any, *rest: Any, **named: Any) -> Any:
+            return io.StringIO(text) if str(path).startswith("/sys/fs/cgroup") else opened(path, *rest, **named)
+
+        monkeypatch.setattr(builtins, "open", fake)
+
+    limited("max")
+    total = machine_memory()
+    assert total > 2**28
+    limited(str(2**28))
+    assert machine_memory() == 2**28
+    assert budget_bytes(None) == 2**26
+    assert budget_bytes(1.5) == 3 * 2**29
+    with pytest.raises(InputError, match=r"at least 0.5 GiB, got 0.25"):
+        budget_bytes(0.25)
+
+
+# ------------------------------------------------------------------------------------------------- folding
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"flavour": "paper"}, {"deep": "tf_efficientnet_lite0"}, {"deep": "resnet50", "shallow": "stdc2"}],
+    ids=["reference", "paper", "lite", "large"],
+)
+def test_folding_changes_no_logit_and_leaves_hardly_a_norm(changes: dict[str, Any]) -> None:
+    model = lively(
+        small(changes.get("flavour", "reference"), 3, **{k: v for k, v in changes.items() if k != "flavour"})
+    )
+    ready = prepare(model, CPU)
+    x = torch.randn(1, 3, 70, 106)
+    with torch.no_grad():
+        expected, got = model(x).logits, ready(x).logits
+    assert (expected - got).abs().max() < 1e-3 * expected.std()
+
+    def norms(network: nn.Module) -> int:
+        return sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+
+    assert norms(ready) < 0.1 * norms(model)
+    assert not any(p.requires_grad for p in ready.parameters())
+    assert model.classifier.conv.bn.weight.requires_grad  # the model that was given is left as it was
+
+
+class Crossed(nn.Module):
+    """Layers that are not applied in the order in which they are registered."""
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(wrapped.out.out_channels, wrapped.out.out_channels, 1)
+        self.bn = nn.BatchNorm2d(wrapped.out.out_channels)
+        self.wrapped = wrapped
+        nn.init.uniform_(self.bn.weight, 0.5, 1.5)
+        self.bn.running_mean.uniform_(1, 2)
+
+    @property
+    def out(self) -> nn.Module:
+        return self.wrapped.out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.bn(self.wrapped(x)))
+
+
+def test_a_network_that_cannot_be_folded_runs_as_it_is() -> None:
+    model = lively(small(classes=3, channels=16, auxiliary=False, super_resolution=False))
+    model.classifier = Crossed(model.classifier).eval()  # type: ignore[assignment]
+    x = torch.randn(1, 3, 64, 64)
+    ready = prepare(model, CPU)
+    with torch.no_grad():
+        folded = fold_batch_norm(copy.deepcopy(model))
+        assert not torch.allclose(folded(x).logits, model(x).logits, atol=1e-2)  # folding would be wrong here
+        torch.testing.assert_close(ready(x).logits, model(x).logits)
+
+
+def test_half_precision_keeps_the_gates_in_float32() -> None:
+    ready = prepare(lively(small(classes=3, channels=16)), Placement(torch.device("cpu"), torch.bfloat16))
+    assert ready.classifier.out.weight.dtype == torch.bfloat16
+    assert ready.fuse8.shallow_gate.conv.weight.dtype == torch.float32
+    assert ready.fuse8.shallow_mlp[0].weight.dtype == torch.float32
+    assert ready.fuse8.alpha_shallow.dtype == torch.float32
+    with torch.no_grad():
+        assert ready(torch.randn(1, 3, 64, 64)).logits.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------- too little memory
+
+
+def streamed(model: ISDNet, image: np.ndarray, core: int) -> WholeImage:
+    reader = PatchReader(source_of(image), policy_of(image), model)
+    whole = WholeImage(prepare(model, CPU), reader, CPU, StreamOptions(core=core, exact=True))
+    for _ in whole.prepare():
+        pass
+    return whole
+
+
+def limited_to(side: int, seen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device refuses shallow patches of more than ``side`` pixels a side."""
+    original = LocalNetwork.shallow
+
+    def refusing(self: LocalNetwork, x: torch.Tensor, place: Any) -> Any:
+        seen.append(max(x.shape[2:]))
+        if seen[-1] > side:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, x, place)
+
+    monkeypatch.setattr(LocalNetwork, "shallow", refusing)
+
+
+def test_cores_that_are_refused_are_divided_and_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(small(classes=3, channels=16, fusion="add_ca", auxiliary=False, super_resolution=False))
+    image = picture((900, 1060))
+    plain = streamed(model, image, 1024)
+    halo = plain.local.shallow_halo
+    window = Window.whole((900, 1060))
+    expected = plain.logits(window)
+    seen: list[int] = []
+    limited_to(256 + 2 * halo + 64, seen, monkeypatch)
+    divided = streamed(model, image, 1024)
+    got = divided.logits(window)
+    assert (got - expected).abs().max() < 1e-3 * expected.std()
+    for name in ("shallow16", "shallow8", "deep16", "fused"):
+        a, b = (whole.means.vector(name) for whole in (plain, divided))  # type: ignore[union-attr]
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    refused = [side for side in seen if side > 256 + 2 * halo + 64]
+    assert len(refused) == 2, "what was refused once is not tried again"  # 1024, then 512
+    assert divided._largest == 256
+
+
+def test_a_device_that_takes_no_core_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(small(classes=3, channels=16, fusion="add_ca", auxiliary=False, super_resolution=False))
+    limited_to(0, [], monkeypatch)
+    with pytest.raises(InputError, match=f"even for windows of {SMALLEST_CORE} pixels; .* --device cpu"):
+        streamed(model, picture((300, 300)), 256)
