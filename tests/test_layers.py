@@ -20,8 +20,8 @@ LAYERS = {
     "io": COMMON | {"io"},
     "engine": COMMON | {"io", "model", "engine"},
     "annotation": COMMON | {"io", "model", "engine", "annotation"},
-    # The two commands share how they show progress, errors and JSON.
-    "training": COMMON | {"io", "model", "engine", "annotation", "training", "cli", "cli_output"},
+    # The two commands share their options and how they show progress, errors and JSON.
+    "training": COMMON | {"io", "model", "engine", "annotation", "training", "cli", "cli_options", "cli_output"},
 }
 QT = {"qtpy", "napari", "magicgui", "superqt", "PyQt5", "PyQt6", "PySide2", "PySide6", "vispy", "pyqtgraph"}
 MODEL_LIBRARIES = {

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 from napari_isdnet_training.benchmark.cli import app as benchmark_app
+from napari_isdnet_training.presets import HELD_OUT, PresetName
 
 from napari_isdnet.cli import run
+from napari_isdnet.cli_options import ChannelsOption, ContrastOption
 from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json
 from napari_isdnet.exceptions import InputError
 
@@ -26,7 +28,6 @@ app.add_typer(benchmark_app, name="benchmark")
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe that ships, or a .toml file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
 Values = Literal["annotation", "mask"]
-PresetName = Literal["quick", "thorough"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -74,6 +75,14 @@ def finetune(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the annotated regions that judges instead of teaching.")
+    ] = HELD_OUT,
+    contrast: ContrastOption = "auto",
+    channels: ChannelsOption = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; the same number gives the same bits.", show_default="all")
+    ] = None,
     allow_worse: Annotated[
         bool, typer.Option("--allow-worse", help="Write it even if held-out regions got worse.")
     ] = False,
@@ -85,11 +94,14 @@ def finetune(
     from napari_isdnet_training.finetune import finetune as run_finetune
 
     from napari_isdnet.engine.classlist import read_classes
+    from napari_isdnet.engine.device import set_threads
 
+    set_threads(threads)
     steps_of = run_finetune(
         image, annotations, model, output=output, preset=preset, steps=steps, seed=seed, device=device, values=values,
         precision=precision, classes=() if classes is None else read_classes(classes), batch=batch, window=window,
-        allow_worse=allow_worse, resume=resume, overwrite=overwrite,
+        held_out=held_out, contrast=contrast, channels=channels, allow_worse=allow_worse, resume=resume,
+        overwrite=overwrite,
     )  # fmt: skip
     result = drive(steps_of, "finetune", "Stopped; run the same command to go on.")
     _show(result.to_dict(), as_json)
@@ -144,6 +156,20 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     if found:
         raise InputError(f"{len(found)} of the samples of {dataset.name} cannot be used; see the lines above.")
     typer.echo(", ".join(f"{len(v)} {k}" for k, v in dataset.samples.items()) + " samples, no fault.")
+
+
+@app.command()
+def fakes(
+    layout: Annotated[str, typer.Argument(help="folder, scenes, deepglobe, inria or cityscapes.")],
+    folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    side: Annotated[int, typer.Option(min=64, help="Height of an image in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same.")] = 0,
+) -> None:
+    """Write a tiny fake of a data layout, to try a recipe on."""
+    from napari_isdnet_training.fakes import make_fake
+
+    make_fake(layout, folder, side, seed)
+    typer.echo(f"{folder}: a fake of layout '{layout}'.")
 
 
 @app.command()

@@ -11,12 +11,14 @@ import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from napari_isdnet_training.determinism import deterministic
 from napari_isdnet_training.labelled import Annotations, gather
+from napari_isdnet_training.presets import HELD_OUT, PRESETS
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.tuning import Tuning
+from napari_isdnet_training.unfinished import checkpoint_folder
 
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
@@ -25,25 +27,6 @@ from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.checkpoint import SUFFIX, default_model
 from napari_isdnet.progress import Progress
-
-PresetName = Literal["quick", "thorough"]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a preset means. ``patience`` counts validations without a better score before training ends."""
-
-    steps: int
-    batch: int
-    lr: float
-    validate_every: int
-    patience: int
-
-
-PRESETS: Mapping[str, Preset] = {
-    "quick": Preset(steps=80, batch=2, lr=1e-3, validate_every=20, patience=3),
-    "thorough": Preset(steps=400, batch=4, lr=3e-4, validate_every=40, patience=4),
-}
 
 
 @dataclass(frozen=True)
@@ -112,6 +95,7 @@ def finetune(
     window: int | None = None,
     contrast: Any = "auto",
     channels: tuple[int, ...] | None = None,
+    held_out: float = HELD_OUT,
     allow_worse: bool = False,
     resume: bool = True,
     overwrite: bool = False,
@@ -128,6 +112,7 @@ def finetune(
         steps, batch, window: other than the preset's; ``window`` is the side of a training window in pixels.
         values: what pixels of a label image mean: ``annotation`` (0 = unlabelled) or ``mask`` (255 = ignored).
         classes: of a label image that does not name them (default: the model's).
+        held_out: share of the annotated regions that judges instead of teaching, 0 to below 1.
         allow_worse: write the last state even if the held-out regions got worse.
         resume: go on with an unfinished run of the same settings and annotations.
         overwrite: replace a finished ``output``.
@@ -141,12 +126,15 @@ def finetune(
     _check_output(target, resume, overwrite)
     source = image if isinstance(image, ImageSource) else open_source(image)
     try:
-        snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model))
+        snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model), held_out)
         policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
         with deterministic():
             run = Tuning(source, policy, snapshot, options, target, resume)
             try:
                 yield from run.steps()
+            except GeneratorExit:
+                run.keep_last()
+                raise
             finally:
                 run.close()
             return FineTuneResult(**run.finish())
@@ -174,11 +162,6 @@ def _options(
         validate_every=min(base.validate_every, max(1, steps)), patience=base.patience, seed=seed, device=device,
         precision=precision, window=window, contrast=contrast, channels=channels, allow_worse=allow_worse,
     )  # fmt: skip
-
-
-def checkpoint_folder(output: Path) -> Path:
-    """Where the unfinished run of a model file lies."""
-    return output.with_suffix(".ckpt")
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:

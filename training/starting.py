@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from napari_isdnet_training.presets import BACKBONE
 from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 
@@ -17,8 +18,6 @@ from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 
-BACKBONE = "backbone"
-"""In place of a model: ImageNet weights in the backbone, everything else new."""
 NEW_ROW_STD = 0.01
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from napari_isdnet_training.unfinished import KEY
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError
-
-KEY = "napari_isdnet_training"
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from napari_isdnet_training.augment import augment
 from napari_isdnet_training.config import AugmentConfig
+from napari_isdnet_training.presets import MAX_HELD_OUT, REPLAY
 from napari_isdnet_training.snapshot import Snapshot
 
 from napari_isdnet.annotation.regions import VALIDATION, region_hash, sample_windows
@@ -23,9 +24,6 @@ from napari_isdnet.window import Window
 if TYPE_CHECKING:
     from napari_isdnet.annotation.store import AnnotationStore
 
-REPLAY = 0.5
-"""Share of windows drawn by stroke, uniformly over the strokes' age, so that the first ones are not forgotten."""
-MAX_HELD_OUT = 24
 AUGMENTATION = AugmentConfig(
     flip_horizontal=0.5,
     flip_vertical=0.5,

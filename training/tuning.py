@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from napari_isdnet_training.config import ScheduleConfig
+from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
-from napari_isdnet_training.starting import BACKBONE, freeze, set_mode, start_from
+from napari_isdnet_training.starting import freeze, set_mode, start_from
 from napari_isdnet_training.state import RunState, load_state, save_state
 from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
+from napari_isdnet_training.unfinished import STATE, checkpoint_folder
 from torch import Tensor
 
 from napari_isdnet.classes import IGNORE_INDEX
@@ -36,10 +38,9 @@ if TYPE_CHECKING:
     from napari_isdnet_training.finetune import FineTuneOptions
 
 WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
-DEFAULT_WINDOW = 512
 SAVE_SECONDS, SAVE_SHARE = 1.0, 0.1
 """A checkpoint at most every second, and never more than a tenth of the time."""
-STATE, ANNOTATIONS, BEST = "state.safetensors", "annotations.bin", "best.safetensors"
+ANNOTATIONS, BEST = "annotations.bin", "best.safetensors"
 UNLABELLED = ("super_resolution", "distillation")
 
 
@@ -71,7 +72,7 @@ class Tuning:
         self.window = options.window or min(header.window, DEFAULT_WINDOW)
         self.pixels = Normaliser(source, policy, self.mean, self.std)
         self.crops = StrokeCrops(snapshot, self.pixels, self.window, options.seed, options.steps * options.batch)
-        self.folder = output.with_suffix(".ckpt")
+        self.folder = checkpoint_folder(output)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
         self.state = RunState(recipe=self._facts())
@@ -260,6 +261,11 @@ class Tuning:
         save_state(self.folder / STATE, stored, self.network, self.optimizer, None)
         self.saved, self.saved_at = self.state.step, time.monotonic()
         self.cost = self.saved_at - began
+
+    def keep_last(self) -> None:
+        """Cancelled: without held-out regions the last state is the best there is, so it becomes the output."""
+        if not self.judged and self.state.step > 0:
+            self._keep({})
 
     def close(self) -> None:
         """Keep what was done, whatever ended the run."""

@@ -15,6 +15,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets._annotate_regions import predicted_region, superpixel
 from napari_isdnet.widgets._paint_queue import PaintQueue
+from napari_isdnet.widgets._projects import close_project, open_project
 from napari_isdnet.window import Window
 
 TOOLS = ("pan", "brush", "eraser", "polygon", "lasso", "superpixel", "accept")
@@ -53,7 +54,7 @@ class AnnotateController:
     def open(self, source: Any, classes: Sequence[Any] = (), folder: Path | None = None) -> AnnotationStore:
         """Open (or begin) the project of an image; the one before is closed first."""
         self.close_project()
-        self.project = Project.open(source, classes, folder)
+        self.project = open_project(source, classes, folder)
         self._queue.submit(list)  # counts what is there
         return self.project.store
 
@@ -71,7 +72,7 @@ class AnnotateController:
         self.release()
         self._queue.wait()
         project, self.project = self.project, None
-        project.close()
+        close_project(project, painter=True)
         self.counts = ()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from qtpy.QtGui import QAction
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.widgets import _projects
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_files import Exchanging
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
@@ -118,6 +119,7 @@ class AnnotateWidget(Exchanging):
             notify_error(error)
             return
         self.image_layer = layer
+        _projects.before_training(self.controller.project, self._save_editing, self.controller.wait)
         self.controller.class_index = 0
         self.canvas = AnnotationLayer(
             self.viewer, self.controller, f"{source.name} annotation", lambda: source, self._prediction, self.choose,

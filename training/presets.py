@@ -1,0 +1,35 @@
+"""What the presets of fine-tuning mean. Imports nothing heavy, so that a window can show them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+PresetName = Literal["quick", "thorough"]
+
+HELD_OUT = 0.2
+"""Share of the annotated regions that judges instead of teaching."""
+BACKBONE = "backbone"
+"""In place of a model: ImageNet weights in the backbone, everything else new."""
+DEFAULT_WINDOW = 512
+MAX_HELD_OUT = 24
+REPLAY = 0.5
+"""Share of windows drawn by stroke, uniformly over the strokes' age, so that the first ones are not forgotten."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset means. ``patience`` counts validations without a better score before training ends."""
+
+    steps: int
+    batch: int
+    lr: float
+    validate_every: int
+    patience: int
+
+
+PRESETS: Mapping[str, Preset] = {
+    "quick": Preset(steps=80, batch=2, lr=1e-3, validate_every=20, patience=3),
+    "thorough": Preset(steps=400, batch=4, lr=3e-4, validate_every=40, patience=4),
+}
