@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from napari_isdnet_training.census import check_dataset
 from napari_isdnet_training.config import OptimizerConfig, Recipe
 from napari_isdnet_training.crops import CropDataset
-from napari_isdnet_training.datasets import Dataset, open_dataset
+from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.evaluate import drain, evaluate_samples, figures
 from napari_isdnet_training.history import History
+from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
@@ -78,17 +80,19 @@ class Run:
 
     def __init__(self, recipe: Recipe, output: Path, resume: bool, network: Network | None) -> None:
         self.recipe, self.output, options = recipe, output, recipe.run
+        processes = options.devices * options.nodes
         self.fabric = Fabric(
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.nodes,
-            strategy="ddp" if options.devices * options.nodes > 1 else options.strategy,
+            # Some networks have parameters that no loss reaches.
+            strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else options.strategy,
             precision=PRECISION[options.precision],  # type: ignore[arg-type]
         )
-        if options.devices * options.nodes > 1:
-            self.fabric.launch()
         self.dataset: Dataset = open_dataset(recipe.data)
         census = check_dataset(self.dataset, allow_empty_classes=recipe.data.allow_empty_classes)
+        if processes > 1:  # after the checks, so that a fault is said once
+            self.fabric.launch()
         samples = self.dataset.split("train")
         self.sampler = CropSampler(census["train"], recipe.crop, recipe.seed)
         self.crops = CropDataset(samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code)
@@ -96,8 +100,7 @@ class Run:
         self.network = network or make_network(recipe, len(self.dataset.classes))
         if options.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if options.sync_batch_norm and self.fabric.world_size > 1 and self.fabric.device.type == "cuda":
-            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        prepare_norms(self.network, self.fabric.world_size, options.sync_batch_norm)
         self.weight = class_weights(recipe, self.sampler, self.fabric.device)
         optimizer = make_optimizer(self.network, recipe.optimizer)
         self.module, self.optimizer = self.fabric.setup(self.network, optimizer)
@@ -151,6 +154,8 @@ class Run:
     def _over(self) -> bool:
         options, state = self.recipe.run, self.state
         late = options.max_seconds is not None and time.monotonic() - self._began > options.max_seconds
+        if options.max_seconds is not None and self.fabric.world_size > 1:
+            late = self.fabric.broadcast(late)  # clocks differ, and one process must not go on alone
         patience = options.early_stop * options.validate_every
         return late or bool(patience and state.best >= 0 and state.step - state.best_step >= patience)
 
@@ -162,6 +167,8 @@ class Run:
         # A seed per step and process instead of a saved generator: dropout is the same after a resume.
         torch.manual_seed(recipe.seed * 1_000_003 + step * 1009 + self.fabric.global_rank)
         self.optimizer.zero_grad(set_to_none=True)
+        if recipe.optimizer.frozen_steps:  # every step: an evaluation puts the whole network into training mode again
+            self.network.freeze(step < recipe.optimizer.frozen_steps)
         sums: dict[str, float] = {}
         for part in range(options.accumulate):
             image, target = (t.to(self.fabric.device) for t in next(parts))
@@ -172,6 +179,9 @@ class Run:
                 self.fabric.backward(losses["total"] / options.accumulate)
             for key, value in losses.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach()) / options.accumulate
+        if self.fabric.world_size > 1:
+            reduced = self.fabric.all_reduce(torch.tensor(list(sums.values())), reduce_op="mean")
+            sums = dict(zip(sums, reduced.tolist()))  # type: ignore[union-attr]
         if not math.isfinite(sums["total"]):
             raise InputError(f"The loss is {sums['total']} at step {step}: training diverged, lower optimizer.lr.")
         if recipe.optimizer.clip_norm:
@@ -180,17 +190,21 @@ class Run:
         if self.average is not None:
             self.average.update(self.network)
         self.state.step += 1
-        if self.fabric.world_size > 1:
-            reduced = self.fabric.all_reduce(torch.tensor(list(sums.values())), reduce_op="mean")
-            sums = dict(zip(sums, reduced.tolist()))  # type: ignore[union-attr]
         return {"loss": sums.pop("total"), "lr": rate, **sums}
+
+    def _share(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The samples that this process evaluates."""
+        return samples[self.fabric.global_rank :: self.fabric.world_size]
 
     def _validate(self) -> dict[str, float]:
         samples = self.dataset.samples.get("validation", ())
         if not samples:
             return {}
         with _averaged(self.network, self.average):
-            matrix = drain(evaluate_samples(self.network, samples, self.dataset, self.recipe.data))
+            matrix = drain(evaluate_samples(self.network, self._share(samples), self.dataset, self.recipe.data))
+            if self.fabric.world_size > 1:
+                counts = self.fabric.all_reduce(torch.from_numpy(matrix.counts), reduce_op="sum")
+                matrix.counts[:] = counts.cpu().numpy()  # type: ignore[union-attr]
             self.last_figures = figures(matrix, self.dataset)
             score = float(np.nan_to_num(matrix.mean_iou))
             if score > self.state.best:
@@ -307,8 +321,6 @@ def class_weights(recipe: Recipe, sampler: CropSampler, device: torch.device) ->
     return torch.tensor(choice, dtype=torch.float32, device=device)
 
 
-def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:
-    run = {k: v for k, v in recipe["run"].items() if k not in FREE_TO_CHANGE}
 def _up_to_date(recipe: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's recipe with the settings that it did not know yet at their defaults, which change nothing."""
     try:
@@ -317,6 +329,8 @@ def _up_to_date(recipe: dict[str, Any]) -> dict[str, Any]:
         return recipe
 
 
+def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:
+    run = {k: v for k, v in recipe["run"].items() if k not in FREE_TO_CHANGE}
     data = {k: v for k, v in recipe["data"].items() if k != "root"}
     return {**recipe, "run": run, "data": data, "description": ""}
 

