@@ -1,4 +1,4 @@
-"""Figures of a network on whole images: one forward over all of a scene, never over crops."""
+"""Figures of a network on whole images: one forward over all of a scene, never over training crops."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sources import decode_mask, open_mask
 
 from napari_isdnet.engine.metrics import ConfusionMatrix
-from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.progress import Clock, Progress
-from napari_isdnet.window import Window
+from napari_isdnet.window import Grid, Window
 
 WHOLE_PIXELS = 64_000_000
+LARGE_WINDOW = 4096
 
 
 def normalised(image: npt.NDArray[np.float32], data: DataConfig) -> torch.Tensor:
@@ -45,27 +45,43 @@ def predict_whole(network: Network, image: npt.NDArray[np.float32], data: DataCo
 def evaluate_samples(
     network: Network, samples: Sequence[Sample], dataset: Dataset, data: DataConfig
 ) -> Generator[Progress, None, ConfusionMatrix]:
-    """Confusion matrix over the whole images of ``samples``; yields after each."""
+    """Confusion matrix over the whole images of ``samples``; yields after each part.
+
+    One forward sees all of an image up to :data:`WHOLE_PIXELS`; a larger one is cut into windows of
+    :data:`LARGE_WINDOW`, each of which is its own image to the network, so that memory stays bounded.
+    """
     matrix = ConfusionMatrix(len(dataset.classes), dataset.ignored_in_mean)
     clock = Clock(len(samples))
     for sample in samples:
         image, mask = open_source(sample.image), open_mask(sample.mask)
         try:
-            if image.shape[0] * image.shape[1] > WHOLE_PIXELS:
-                raise InputError(
-                    f"{sample.name} has {image.shape[0]} x {image.shape[1]} pixels, over the {WHOLE_PIXELS} evaluated"
-                    " in one forward: use 'napari-isdnet segment' and 'napari-isdnet evaluate'."
-                )
-            window = Window.whole(image.shape)
             policy = IntensityPolicy.from_source(image, channels=data.channels)
-            pixels, _ = policy.apply(image.read(window))
-            truth = decode_mask(mask.read(window), dataset.code, sample.mask.name, window)
-            matrix.update(predict_whole(network, pixels, data), truth)
+            for window, own in parts_of(image.shape):
+                pixels, _ = policy.apply(image.read(window))
+                truth = decode_mask(mask.read(own), dataset.code, sample.mask.name, own)
+                predicted = predict_whole(network, pixels, data)
+                matrix.update(predicted[own.relative_to(window).slices], truth)
+                yield clock.step(0, "evaluate")
         finally:
             image.close()
             mask.close()
         yield clock.step(1, "evaluate")
     return matrix
+
+
+def parts_of(shape: tuple[int, int]) -> list[tuple[Window, Window]]:
+    """Windows that the network sees, each with the part of it that counts; those parts tile the image.
+
+    A small image is one window. Of a large one, windows at the far edges are moved inwards, so that no sliver is seen
+    without context.
+    """
+    if shape[0] * shape[1] <= WHOLE_PIXELS:
+        return [(Window.whole(shape), Window.whole(shape))]
+    height, width = min(LARGE_WINDOW, shape[0]), min(LARGE_WINDOW, shape[1])
+    parts = []
+    for own in Grid(shape, (height, width)):
+        parts.append((Window(min(own.row, shape[0] - height), min(own.column, shape[1] - width), height, width), own))
+    return parts
 
 
 def figures(matrix: ConfusionMatrix, dataset: Dataset) -> dict[str, Any]:
