@@ -23,12 +23,14 @@ from napari_isdnet.engine.job import (
     save_means,
 )
 from napari_isdnet.engine.ledger import Ledger, read_header
+from napari_isdnet.engine.patches import check_size
 from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.sink import check_format, export, result_path
 from napari_isdnet.io.source import ImageSource, TileError
+from napari_isdnet.model.isdnet import MIN_SIDE
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
 
@@ -142,6 +144,7 @@ class _Job:
         assert model.header is not None
         self.source, self.model, self.options = source, model, options
         self.header = model.header
+        check_size(source.shape, MIN_SIDE)
         self.region = options.region(source.shape)
         for name in options.formats:
             check_format(name, self.region.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ MEMORY_BOUND = 4 << 30
 """Bytes that a picture may decode to unless the caller says otherwise."""
 PNG, JPEG, JP2, J2K = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
 _JPEG_SIZE_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+_JPEG_NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""What ends the coded data of a scan: neither a stuffed byte nor a restart marker."""
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 4, 4: 2, 6: 4}
 """Samples per pixel by PNG colour type; a palette may become RGBA."""
 
@@ -62,6 +65,24 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
             at += 2
         else:
             at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+
+
+def _check_jpeg_ends(data: bytes) -> None:
+    """``ValueError`` where the end marker is missing: decoders fill what was cut off with grey and say nothing."""
+    at = 2
+    while True:
+        if at + 1 >= len(data):
+            raise ValueError("the file ends before the picture does")
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        at += 2 if 0xD0 <= marker <= 0xD8 or marker == 0x01 else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            found = _JPEG_NEXT_MARKER.search(data, at)
+            at = len(data) if found is None else found.start()
 
 
 def _jpeg2000_size(data: bytes) -> tuple[int, int, int]:
@@ -118,6 +139,8 @@ def open_picture(path: Path, name: str, memory: int | None = None) -> PictureSou
         )
     decode = {"PNG": imagecodecs.png_decode, "JPEG": imagecodecs.jpeg_decode}.get(kind, imagecodecs.jpeg2k_decode)
     try:
+        if kind == "JPEG":
+            _check_jpeg_ends(data)
         image = np.asarray(decode(data))
         if image.shape[:2] != (rows, columns) or image.ndim not in (2, 3):
             raise ValueError(f"decoded to {image.shape}, the header states {rows} x {columns}")
