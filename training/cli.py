@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,7 +46,11 @@ def fit(
     from napari_isdnet_training.fit import fit as fit_recipe
 
     loaded = load_recipe(recipe, settings or ())
-    result = drive(fit_recipe(loaded, output, resume=resume), loaded.name, "Stopped; run the same command to go on.")
+    steps = fit_recipe(loaded, output, resume=resume)
+    if not speaks():
+        deque(steps, maxlen=0)
+        return
+    result = drive(steps, loaded.name, "Stopped; run the same command to go on.")
     facts = {
         "steps": result.steps,
         "model": str(result.model) if result.model else None,
@@ -188,6 +194,12 @@ def networks() -> None:
 
     for name, entry in REGISTRY.items():
         typer.echo(f"{name:24} {entry.description}{'' if entry.takes_weights else ' (no ImageNet weights)'}")
+
+
+def speaks() -> bool:
+    """True in the first process of a run: the others (``run.devices``, ``run.nodes``) leave the talking to it."""
+    ranks = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 @app.callback()

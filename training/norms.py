@@ -17,13 +17,13 @@ class _SumOverProcesses(torch.autograd.Function):
     """Sum of a tensor over all processes; the gradient is that of the sum of all their losses."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 (torch's signature)
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total
@@ -89,7 +89,7 @@ def prepare_norms(network: nn.Module, processes: int, shared: bool) -> None:
     for module in network.modules():
         if processes > 1 and shared:
             if isinstance(module, BatchNormAct2d):
-                module.__class__ = SharedBatchNormAct2d
+                module.__class__ = SharedBatchNormAct2d  # type: ignore[assignment]
             elif isinstance(module, nn.BatchNorm2d):
                 module.__class__ = SharedBatchNorm2d
         elif type(module) is nn.BatchNorm2d:
