@@ -31,6 +31,7 @@ from napari_isdnet.progress import Progress
 RESULT = "result.json"
 """Beside the output of a finished run: its figures, for whoever takes the model over later."""
 NICENESS = 5
+"""The window comes first: at least so nice to other processes."""
 
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -226,7 +227,7 @@ def main() -> int:
     """Entry point; exit code 0 after ``finished`` and ``stopped``, 1 after ``failed``."""
     emit, orders = _out(), Orders(0)
     if hasattr(os, "nice"):
-        os.nice(NICENESS)
+        os.nice(max(0, NICENESS - os.nice(0)))
     job = orders.wait_for_job()
     if job is None:
         return 2

@@ -101,7 +101,7 @@ def save_model(
     keep = model.state_dict().keys() if training else _keys(config)
     tensors = {key: _stored(key, value, half) for key, value in model.state_dict().items() if key in keep}
     header = replace(header, config=config)
-    _write(tensors, path, header)
+    write_tensors(tensors, path, header)
     return path
 
 
@@ -180,8 +180,18 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path, header: ModelHeader) -> None:
-    metadata = {"format": "pt", METADATA_KEY: header.to_json()}
+def read_tensors(name_or_path: str | Path) -> tuple[ModelHeader, dict[str, Tensor]]:
+    """Header and weights exactly as they are stored, for writing them to another file."""
+    path = find_model(name_or_path)
+    with _opened(path) as file:
+        return _header_of(path, file.metadata()), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, header: ModelHeader, more: Mapping[str, str] | None = None
+) -> None:
+    """Write a model file, whole or not at all; ``more`` is text that goes beside the header."""
+    metadata = {"format": "pt", METADATA_KEY: header.to_json(), **(more or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".part", dir=path.parent)
     os.close(handle)

@@ -261,6 +261,15 @@ class SegmentController:
             self.provisional = False
             self.live.replace(work.compute, self._everything)
 
+    def replace(self, work: LiveWork) -> None:
+        """Answer by another network of the same classes; what is known stays until it is computed anew."""
+        # A window may still be computed by the network before: it is closed at the next change, or at the end.
+        for old in self._works[:-1]:
+            old.close()
+        self._works = [*self._works[-1:], work]
+        if self.live is not None:
+            self.live.replace(work.compute)
+
     def job(self, source: ImageSource, settings: Settings, roi: Window | None) -> Generator[Progress, None, Finished]:
         """Segment to files and open what was written."""
         from napari_isdnet.io.store import LabelStore

@@ -55,6 +55,11 @@ def path_of(layer: Any) -> str | None:
     return known["path"] if known is not None else layer.source.path
 
 
+def sample_of(layer: Any) -> str | None:
+    """The name of the sample that an image layer shows; None where it is none."""
+    return layer.metadata.get(METADATA, {}).get("sample")
+
+
 def stem_of(layer: Any) -> str:
     """The name that results of an image layer get."""
     source = source_of(layer)

@@ -1,0 +1,112 @@
+"""Live curves of a fine-tuning: loss, and IoU on the held-out places. Legible in both themes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from qtpy.QtCore import QEvent
+from qtpy.QtGui import QColor, QPalette
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_isdnet.classes import ClassInfo
+
+Losses = Sequence[tuple[float, float]]
+Scores = Sequence[tuple[float, Mapping[str, float]]]
+LOSS = "#3b9ddd"
+SMOOTHING = 0.8
+MOST_POINTS = 2000
+
+
+class CurvesWidget(QWidget):
+    """Loss of every step with its running mean; mIoU (bold) and IoU of each class (its colour) at every judgement."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("finetune_curves")
+        self.loss = self._plot("Loss", "Loss of each step (thin) and its running mean (bold)")
+        self.iou = self._plot(
+            "IoU on held-out places", "Bold: the mean over the classes; thin: each class, in its colour"
+        )
+        self.iou.setYRange(0, 1, padding=0.02)
+        self.iou.setLabel("bottom", "step")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        column.addWidget(self.loss, 4)
+        column.addWidget(self.iou, 5)
+        self.setFixedHeight(300)
+        self._shown: tuple[Losses, Scores, Sequence[ClassInfo], int] = ((), (), (), 1)
+        self._follow_theme()
+
+    def _plot(self, title: str, tip: str) -> Any:
+        plot = pg.PlotWidget(self)
+        plot.setObjectName(f"finetune_plot_{title.split()[0].lower()}")
+        plot.setTitle(title, size="9pt")
+        plot.setToolTip(tip)
+        plot.setMouseEnabled(x=False, y=False)
+        plot.setMenuEnabled(False)
+        plot.hideButtons()
+        plot.showGrid(x=False, y=True, alpha=0.2)
+        return plot
+
+    def show_curves(self, losses: Losses, scores: Scores, classes: Sequence[ClassInfo], steps: int) -> None:
+        """Draw what is known; the axis reaches to ``steps``."""
+        self._shown = (losses, scores, classes, steps)
+        self._draw()
+
+    def _draw(self) -> None:
+        losses, scores, classes, steps = self._shown
+        text = self.palette().color(QPalette.ColorRole.WindowText)
+        for plot in (self.loss, self.iou):
+            plot.clear()
+            plot.setXRange(0, max(1, steps), padding=0.02)
+        if losses:
+            x, y = np.asarray(losses, float).T
+            step = max(1, len(x) // MOST_POINTS)
+            faint = QColor(LOSS)
+            faint.setAlpha(110)
+            self.loss.plot(x[::step], y[::step], pen=pg.mkPen(faint, width=1))
+            self.loss.plot(x[::step], running_mean(y)[::step], pen=pg.mkPen(LOSS, width=2))
+        for info in classes:
+            self._curve(scores, f"iou_{info.name}", pg.mkPen(info.hex, width=1.5), 4, info.hex)
+        self._curve(scores, "miou", pg.mkPen(text, width=2.5), 6, text)
+
+    def _curve(self, scores: Scores, key: str, pen: Any, size: int, color: Any) -> None:
+        points = [(step, figures[key]) for step, figures in scores if key in figures]
+        if points:
+            x, y = np.asarray(points, float).T
+            self.iou.plot(x, y, pen=pen, symbol="o", symbolSize=size, symbolBrush=color, symbolPen=None)
+
+    def _follow_theme(self) -> None:
+        text = self.palette().color(QPalette.ColorRole.WindowText)
+        for plot in (self.loss, self.iou):
+            plot.setBackground(None)
+            for side in ("left", "bottom"):
+                axis = plot.getAxis(side)
+                axis.setPen(text)
+                axis.setTextPen(text)
+                axis.labelStyle = {"color": text.name()}
+                axis.setLabel()
+            plot.getAxis("left").setWidth(38)
+            label = plot.getPlotItem().titleLabel
+            label.setText(label.text, color=text.name())
+        self._draw()
+
+    def changeEvent(self, event: Any) -> None:
+        """The theme was changed."""
+        kinds = (QEvent.Type.PaletteChange, QEvent.Type.StyleChange)
+        if event is not None and event.type() in kinds and hasattr(self, "_shown"):
+            self._follow_theme()
+        super().changeEvent(event)
+
+
+def running_mean(values: Any) -> Any:
+    """Exponential running mean without the pull to zero at the start (Kingma and Ba, ICLR 2015, section 3)."""
+    mean, result = 0.0, np.empty(len(values))
+    for index, value in enumerate(values):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
+        result[index] = mean / (1 - SMOOTHING ** (index + 1))
+    return result

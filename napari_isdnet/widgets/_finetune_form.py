@@ -1,0 +1,212 @@
+"""The controls of the Fine-tune dock, laid out; what they do is in :mod:`napari_isdnet.widgets.finetune`."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from napari_isdnet_training.presets import HELD_OUT, PRESETS
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFrame,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_isdnet.widgets._finetune_curves import CurvesWidget
+from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._segment_form import _form, _line, _row
+from napari_isdnet.widgets._tables import reading_table
+
+W = TypeVar("W", bound=QWidget)
+FLIP_KEY = "Control-B"
+_PRESETS = {
+    "quick": f"Quick ({PRESETS['quick'].steps} steps: heads and fusions)",
+    "thorough": f"Thorough ({PRESETS['thorough'].steps} steps: everything)",
+}
+
+
+class FineTuneForm(QWidget):
+    """Every control of the dock as an attribute; no behaviour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("isdnet_finetune")
+        self._make_start()
+        self._make_choices()
+        self._make_actions()
+        self._make_outcome()
+        self._lay_out()
+
+    def _dress(self, widget: W, name: str, tip: str) -> W:
+        widget.setObjectName(f"finetune_{name}")
+        widget.setToolTip(tip)
+        return widget
+
+    def _combo(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
+        box = self._dress(QComboBox(self), name, tip)
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(8)
+        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        for text, key in items:
+            box.addItem(text, key)
+        return box
+
+    def _label(self, name: str, tip: str) -> QLabel:
+        label = self._dress(QLabel(self), name, tip)
+        label.setWordWrap(True)
+        return label
+
+    def _button(self, name: str, text: str, tip: str) -> QPushButton:
+        return self._dress(QPushButton(text, self), name, tip)
+
+    def _spin(self, name: str, tip: str, low: int, high: int, value: int, suffix: str = "") -> QSpinBox:
+        box = self._dress(QSpinBox(self), name, tip)
+        box.setRange(low, high)
+        box.setValue(value)
+        box.setSuffix(suffix)
+        box.setKeyboardTracking(False)
+        return box
+
+    def _make_start(self) -> None:
+        self.image = self._combo("image", "The image layer whose annotation teaches; paint it in the Annotate dock")
+        self.model = self._combo(
+            "model",
+            "What the network starts from: a model of this project's history, a named one, a file, or a backbone that"
+            " knows ImageNet only, with the annotation's classes all new",
+        )
+        self.model_button = self._button("model_file", "File…", "Start from any other model file (.safetensors)")
+        self.model_facts = self._label("model_facts", "What the chosen model was trained for")
+        self.counts = reading_table(
+            self, "finetune_counts", "How many pixels of each class are painted, and how many of them judge",
+            ("Class", "Painted", "Held out"), stretch=0,
+        )  # fmt: skip
+        self.places = self._label(
+            "places", "Whole places (512 x 512 pixels) are held out, chosen by their position, so that they stay so"
+        )
+
+    def _make_choices(self) -> None:
+        self.preset = self._combo(
+            "preset",
+            "Quick trains heads and fusions, for a first look after a few strokes; Thorough trains everything, for"
+            " longer",
+            *((text, key) for key, text in _PRESETS.items()),
+        )
+        self.steps = self._spin(
+            "steps", "Steps of training; it ends earlier when the held-out places stop getting better", 1, 100_000,
+            PRESETS["quick"].steps,
+        )  # fmt: skip
+        self.held_out = self._spin(
+            "held_out", "Share of the annotated places that judge the weights instead of teaching; 0: nothing judges",
+            0, 50, round(100 * HELD_OUT), " %",
+        )  # fmt: skip
+        self.seed = self._spin("seed", "The same annotation, seed and device give the same model", 0, 999_999, 0)
+        self.device = self._combo("device", "Where the network is trained", ("Automatic", "auto"))
+        self.allow_worse = self._dress(
+            QCheckBox("Take the new weights even if they got worse", self), "allow_worse",
+            "Off: weights that are worse on the held-out places than the model before are thrown away",
+        )  # fmt: skip
+        self.guards = self._label("guards", "What keeps the model from getting worse")
+        self.estimate = self._label(
+            "estimate", "From the work to do and this machine's speed; the first run here makes it exact"
+        )
+
+    def _make_actions(self) -> None:
+        self.train_button = self._button(
+            "train", "Fine-tune", "Train with the annotation of this moment, in a process of its own; go on painting"
+        )
+        self.resume_button = self._button(
+            "resume", "Resume", "Go on with the run that was cut off, as if it had never stopped"
+        )
+        self.resume_button.hide()
+        self.copy_button = self._button(
+            "copy", "Copy as command", "Copy the command line that trains the same weights from a shell"
+        )
+        self.left_over = self._label("left_over", "A run that was cut off is kept until it is resumed or replaced")
+        self.left_over.hide()
+        self.bar = JobBar(self, "finetune_job")
+        self.bar.cancel_button.setText("Stop")
+        self.bar.cancel_button.setToolTip("Stop after the step at hand and keep the best weights so far")
+        self.status = self._label("status", "What the held-out places said last, and how the last run ended")
+        self.status.hide()
+        self.curves = CurvesWidget(self)
+        self.curves.hide()
+
+    def _make_outcome(self) -> None:
+        self.flip_button = self._button(
+            "flip", "Before / after", f"Switch between the old and the new model's map ({FLIP_KEY.replace('-', '+')})"
+        )
+        self.flip_button.setEnabled(False)
+        self.compared = self._label("compared", "Which of the two maps is on the screen, and how far it is")
+        self.compared.hide()
+        self.changes = reading_table(
+            self, "finetune_changes",
+            "What changed: area of each class in what you see, and IoU on the held-out strokes, before and after",
+            ("Class", "Area before", "after", "IoU before", "after"), stretch=0,
+        )  # fmt: skip
+        self.changes.hide()
+        self.history = reading_table(
+            self, "finetune_history", "The models of this project, newest first; the one in use is marked",
+            ("Model", "From", "mIoU", "Painted"), stretch=0,
+        )  # fmt: skip
+        self.history.setSelectionMode(self.history.SelectionMode.SingleSelection)
+        self.use_button = self._button(
+            "use", "Use", "Go (back) to the selected model: it is shown, and the next run starts from it"
+        )
+        self.export_button = self._button(
+            "export", "Export…", "Write the selected model as one file, with its card (classes, origin, figures) inside"
+        )
+        for button in (self.use_button, self.export_button):
+            button.setEnabled(False)
+
+    @staticmethod
+    def _add(column: QVBoxLayout, *widgets: QWidget) -> None:
+        for widget in widgets:
+            column.addWidget(widget)
+
+    def _lay_out(self) -> None:
+        inside = QWidget(self)
+        inside.setObjectName("finetune_page")
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(8, 6, 8, 8)
+        column.setSpacing(6)
+        start = _form()
+        start.addRow("Image", self.image)
+        start.addRow("Start from", _row(self.model, self.model_button))
+        start.addRow("", self.model_facts)
+        column.addLayout(start)
+        column.addWidget(self.counts)
+        column.addWidget(self.places)
+        choices = _form()
+        choices.addRow("Preset", self.preset)
+        choices.addRow("Steps", self.steps)
+        choices.addRow("Held out", self.held_out)
+        choices.addRow("Seed", self.seed)
+        choices.addRow("Device", self.device)
+        column.addLayout(choices)
+        self._add(column, self.allow_worse, self.guards, self.estimate)
+        column.addWidget(self.train_button)
+        column.addLayout(_row(self.copy_button, self.resume_button))
+        self._add(column, self.left_over, self.bar, self.status, self.curves)
+        column.addWidget(_line(inside))
+        self._add(column, self.flip_button, self.compared, self.changes)
+        column.addWidget(_line(inside))
+        column.addWidget(self.history)
+        column.addLayout(_row(self.use_button, self.export_button))
+        column.addStretch(1)
+        area = QScrollArea(self)
+        area.setObjectName("finetune_scroll")
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(inside)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
+        area.setMinimumWidth(inside.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())

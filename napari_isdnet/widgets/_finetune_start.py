@@ -1,0 +1,317 @@
+"""The part of the Fine-tune dock that is about the start: image, project, model, what is painted, how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet_training.presets import BACKBONE, PRESETS
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog
+
+from napari_isdnet.annotation.layout import JOURNAL
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _finetune_tables as tables
+from napari_isdnet.widgets import _finetune_words as words
+from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets import _settings
+from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
+from napari_isdnet.widgets._finetune_controller import Annotated, TuneController
+from napari_isdnet.widgets._finetune_form import FineTuneForm
+from napari_isdnet.widgets._finetune_job import TuneSettings
+from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._projects import folder_of
+from napari_isdnet.widgets._segment_controller import Engine
+
+LOOK_MS, SOON_MS = 1000, 300
+NOTHING = "Nothing is annotated yet: choose the image in the Annotate dock and paint a few strokes of two classes."
+
+
+class Starting(FineTuneForm):
+    """Keeps what can be chosen up to date, without holding the main thread."""
+
+    def __init__(self, viewer: Any, engine: Engine | None) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.engine: Engine = engine or LocalEngine()
+        self.controller = TuneController()
+        self.parents: dict[str, str] = {}
+        """Ids of the history by model file."""
+        self.annotated: Annotated | None = None
+        self._names: list[str] = []
+        self._others: list[str] = []
+        self._folder: Path | None = None
+        self._about: ModelAbout | None = None
+        self._steps = self.steps.value()
+        self._steps_are_ours = True
+        self._look, self._find, self._count, self._header = (self._hidden(n) for n in ("look", "find", "count", "head"))
+        self.export_bar = self._hidden("export")
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(SOON_MS)
+        self._soon.timeout.connect(self._refresh)
+        self._often = QTimer(self)
+        self._often.setInterval(LOOK_MS)
+        self._often.timeout.connect(self._watch_project)
+
+    def _hidden(self, name: str) -> JobBar:
+        """Runs what is too slow for the main thread and too short for a bar."""
+        bar = JobBar(self, f"finetune_{name}")
+        bar.setMaximumHeight(0)
+        return bar
+
+    def settings(self) -> TuneSettings:
+        """What is chosen now."""
+        raise NotImplementedError
+
+    def image_changed(self) -> None:
+        """Another image was chosen."""
+        raise NotImplementedError
+
+    def project_opened(self) -> None:
+        """A project was opened."""
+        raise NotImplementedError
+
+    # -- wiring --------------------------------------------------------------------------------------------------
+    def _connect_start(self) -> None:
+        self.image.currentIndexChanged.connect(lambda _: self._choose_image())
+        self.model.activated.connect(lambda _: self._model_chosen())
+        self.model_button.clicked.connect(self._choose_model_file)
+        self.preset.currentIndexChanged.connect(lambda _: self._preset_changed())
+        self.steps.valueChanged.connect(lambda _: self.refresh_later())
+        self.held_out.valueChanged.connect(lambda _: self.refresh_later())
+        self.device.currentIndexChanged.connect(lambda _: self.refresh_later())
+        self.allow_worse.toggled.connect(lambda _: self.refresh_later())
+
+    def _begin(self) -> None:
+        """Models and devices need torch: not on the main thread."""
+        engine = self.engine
+
+        def look() -> Generator[Progress, None, Any]:
+            yield Progress(0, 1, "Looking for models and devices")
+            return list(engine.models()), list(engine.devices())
+
+        def show(found: Any) -> None:
+            self._names, devices = found
+            self.device.clear()
+            for key, text in devices:
+                self.device.addItem(text, key)
+            self.device.setCurrentIndex(max(0, self.device.findData(_settings.device())))
+            self.fill_models()
+
+        self.fill_models()
+        self._list_images()
+        self.project_opened()
+        self._look.run(look, on_result=show)
+        self._often.start()
+        self.refresh_later()
+
+    # -- image and project ---------------------------------------------------------------------------------------
+    def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
+        from napari.layers import Image
+
+        chosen = self.image.currentData()
+        images = [
+            layer for layer in self.viewer.layers
+            if isinstance(layer, Image) and not layer.metadata.get(layers.RESULT)
+        ]  # fmt: skip
+        self.image.blockSignals(True)
+        self.image.clear()
+        for layer in images:
+            self.image.addItem(layer.name, layer)
+        self.image.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
+        self.image.blockSignals(False)
+        if self.image.currentData() is not chosen:
+            self._choose_image()
+
+    def _choose_image(self) -> None:
+        """Find where the project of the image lies; a hash of an array's pixels may take a moment."""
+        self._folder = None
+        if not self.bar.running:
+            self.controller.close()
+        self.annotated = None
+        layer = self.image.currentData()
+        self.image_changed()
+        self.project_opened()
+        self.refresh_later()
+        if layer is None:
+            return
+
+        def find() -> Generator[Progress, None, Path]:
+            yield Progress(0, 1, "Looking for the project")
+            return folder_of(layers.opened(layer)[0])
+
+        self._find.run(find, on_result=partial(self._found, layer), on_error=lambda error: self.say(str(error)))
+
+    def _found(self, layer: Any, folder: Path) -> None:
+        if self.image.currentData() is layer:
+            self._folder = folder
+            self._watch_project()
+
+    def _watch_project(self) -> None:
+        """Once a second: open a project that has come to be, and count anew when more was painted."""
+        project, layer = self.controller.project, self.image.currentData()
+        if project is None and self._folder is not None and layer is not None:
+            if not (self._folder / JOURNAL).is_file():
+                return
+            try:
+                self.controller.open(layers.opened(layer)[0], self._folder)
+            except InputError as error:
+                self._folder = None  # said once; choosing the image again tries again
+                self.say(str(error))
+                return
+            self.fill_models(select=self._in_use())
+            self.project_opened()
+            self.refresh_later()
+        elif project is not None and (self.annotated is None or self.annotated.position != project.store.position):
+            self._refresh()
+
+    def _in_use(self) -> str | None:
+        project = self.controller.project
+        current = None if project is None else project.current
+        return None if project is None or current is None else str(project.model_path(current))
+
+    # -- models --------------------------------------------------------------------------------------------------
+    def fill_models(self, select: str | None = None) -> None:
+        """List the models of the project, the named ones, other files and the backbone; keep what is chosen."""
+        project, chosen = self.controller.project, select or str(self.model.currentData() or "") or self._in_use()
+        self.parents = {}
+        self.model.blockSignals(True)
+        self.model.clear()
+        for entry in self.controller.history():
+            assert project is not None
+            path = str(project.model_path(entry.id))
+            self.parents[path] = entry.id
+            mark = " (in use)" if entry.id == project.current else ""
+            self.model.addItem(f"{entry.id} · {entry.name}{mark}", path)
+        for name in self._names:
+            self.model.addItem(name, name)
+        for path in self._others:
+            self.model.addItem(Path(path).name, path)
+        self.model.addItem("Pretrained backbone, new classes", BACKBONE)
+        if chosen and self.model.findData(chosen) < 0 and chosen not in self._names and Path(chosen).is_file():
+            self._others.append(chosen)
+            self.model.addItem(Path(chosen).name, chosen)
+        index = self.model.findData(chosen) if chosen else -1
+        if select is None and chosen == BACKBONE and not self._chosen_by_hand:
+            index = 0
+        self.model.setCurrentIndex(max(0, index))
+        self.model.blockSignals(False)
+        self._read_header()
+
+    _chosen_by_hand = False
+
+    def choose_model(self, model: str) -> None:
+        """Start from a model by name or path, or from ``backbone``."""
+        self._chosen_by_hand = True
+        self.fill_models(select=model)
+        self.refresh_later()
+
+    def _model_chosen(self) -> None:
+        self._chosen_by_hand = True
+        self._read_header()
+        self.refresh_later()
+
+    def _choose_model_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")
+        if path:
+            self.choose_model(path)
+
+    def _read_header(self) -> None:
+        model, engine = str(self.model.currentData() or ""), self.engine
+        self._about = None
+        self._show_facts()
+        if not model or model == BACKBONE:
+            return
+
+        def look() -> Generator[Progress, None, ModelAbout]:
+            yield Progress(0, 1, "Reading the model")
+            return engine.about(model)
+
+        def show(about: ModelAbout) -> None:
+            if self.model.currentData() == model:
+                self._about = about
+                self._show_facts()
+
+        self._header.run(look, on_result=show, on_error=notify_error)
+
+    def _show_facts(self) -> None:
+        painted = [] if self.annotated is None else [info.name for info in self.annotated.classes]
+        if self.model.currentData() == BACKBONE:
+            text = "ImageNet weights in the backbone, all else new: give it more strokes and steps."
+        elif self._about is None:
+            text = ""
+        else:
+            known = {info.name for info in self._about.classes}
+            fresh, gone = [n for n in painted if n not in known], [n for n in known if n not in painted]
+            text = self._about.summary
+            if painted and fresh:
+                text += f" · new: {', '.join(fresh)}"
+            if painted and gone:
+                text += f" · not in the annotation, so dropped: {', '.join(sorted(gone))}"
+        self.model_facts.setText(text)
+        self.model_facts.setToolTip("What the chosen model was trained for" if self._about is None else "")
+        if self._about is not None:
+            self.model_facts.setToolTip(self._about.details)
+
+    # -- what is painted, and how long it takes ------------------------------------------------------------------
+    def _preset_changed(self) -> None:
+        self.steps.setValue(PRESETS[str(self.preset.currentData())].steps)
+        self.refresh_later()
+
+    def refresh_later(self) -> None:
+        """Count and estimate soon (several changes at once are one)."""
+        self._soon.start()
+
+    def _refresh(self) -> None:
+        try:
+            settings = self.settings()
+        except InputError:
+            settings = None
+        self.guards.setText("" if settings is None else words.guards(settings))
+        if self.controller.project is None or settings is None:
+            self._counted((None, None))
+            return
+        if self._count.running:
+            self.refresh_later()
+            return
+        controller = self.controller
+
+        def count() -> Generator[Progress, None, Any]:
+            yield Progress(0, 1, "Counting")
+            found = controller.annotated(settings.held_out)
+            try:
+                return found, controller.forecast(settings, found.regions[1])
+            except InputError:  # a model or device that cannot be used is said when the run begins
+                return found, None
+
+        self._count.run(count, on_result=self._counted, on_error=lambda error: self.say(str(error)))
+
+    def _counted(self, found: tuple[Annotated | None, Any]) -> None:
+        self.annotated, forecast = found
+        painted = self.annotated is not None and any(self.annotated.painted)
+        text = tables.show_counts(self.counts, self.annotated)
+        self.places.setText(text if painted else NOTHING if self.image.currentData() is not None else "")
+        self._show_facts()
+        if forecast is None or not painted:
+            self.estimate.setText("")
+        else:
+            how = "as measured in the last run" if forecast.measured else "a first guess for this machine"
+            self.estimate.setText(f"{words.duration(forecast.seconds).capitalize()}, {how}.")
+        self.train_button.setEnabled(painted and not self.bar.running)
+        self.copy_button.setEnabled(painted)
+
+    def say(self, text: str) -> None:
+        """Show a sentence about the run."""
+        self.status.setText(text)
+        self.status.setVisible(bool(text))
+
+    def lock(self, on: bool) -> None:
+        """While a run goes on, what it began with stays."""
+        for control in (self.image, self.model, self.model_button, self.preset, self.steps, self.held_out, self.seed,
+                        self.device, self.allow_worse, self.train_button, self.resume_button):  # fmt: skip
+            control.setEnabled(not on)

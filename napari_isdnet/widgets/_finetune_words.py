@@ -1,0 +1,93 @@
+"""What the Fine-tune dock says: what guards the weights, how a judgement went, how a run ended. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from napari_isdnet_training.presets import BACKBONE, PRESETS
+from napari_isdnet_training.unfinished import Unfinished
+
+from napari_isdnet.annotation.project import ModelEntry
+from napari_isdnet.widgets._finetune_job import TuneSettings
+
+Figures = Mapping[str, float]
+
+
+def guards(settings: TuneSettings) -> str:
+    """What keeps a run from making things worse."""
+    preset = PRESETS[settings.preset]
+    trained = "heads and fusions" if settings.preset == "quick" else "the whole network"
+    if settings.model == BACKBONE and settings.preset == "quick":
+        trained = "everything but the backbone"
+    parts = [f"Trains {trained}; half of the windows replay strokes of any age, so that early ones are not forgotten."]
+    if settings.held_out <= 0:
+        return f"{parts[0]} Nothing is held out, so nothing can tell whether the model got worse."
+    every = min(preset.validate_every, settings.steps)
+    parts.append(
+        f"Every {every} steps the held-out places judge, and training ends after {preset.patience} judgements"
+        " without a better one."
+    )
+    parts.append(
+        "The last weights are taken even if the held-out places got worse."
+        if settings.allow_worse
+        else "New weights are taken only if these places got no worse."
+    )
+    return " ".join(parts)
+
+
+def judgement(step: int, figures: Figures, before: Figures, best: float | None) -> str:
+    """One look at the held-out places, against the start and the best so far."""
+    now = figures.get("miou")
+    if now is None:
+        return ""
+    if step == 0:
+        return f"Before: mIoU {now:.3f} on the held-out places."
+    start = before.get("miou", 0.0)
+    if best is None or now > best:
+        return f"Step {step}: held-out mIoU {now:.3f}, better than {start if best is None else best:.3f}: taken."
+    if now == best:
+        return f"Step {step}: held-out mIoU {now:.3f}, the same as the best so far."
+    return f"Step {step}: held-out mIoU {now:.3f}, no better than {best:.3f}: the best weights so far stay."
+
+
+def ending(entry: ModelEntry | None, result: Mapping[str, Any], stopped: bool) -> str:
+    """How a run ended."""
+    step = result.get("steps", 0)
+    scores = _scores(result)
+    if stopped:
+        of = result.get("of")
+        at = f"Stopped at step {step} of {of}." if of else "Stopped."
+        if entry is None:
+            return f"{at} Nothing better was found yet, so the model stays as it was. Resume goes on."
+        return f"{at} The best so far is kept as {entry.id}{scores}. Resume goes on."
+    reason = result.get("reason")
+    if entry is None:
+        return f"The model stays as it was: {reason or 'no weights were as good as before'}."
+    early = f", the best of {step} steps" if result.get("best_step") not in (None, step) else ""
+    words = f"{entry.id} is the model in use now: step {result.get('best_step', step)}{early}{scores}."
+    return f"{words} Not judged: {reason}." if reason else words
+
+
+def _scores(result: Mapping[str, Any]) -> str:
+    before, after = result.get("held_out_before") or {}, result.get("held_out_after") or {}
+    if "miou" not in before or "miou" not in after:
+        return ""
+    return f", held-out mIoU {before['miou']:.3f} → {after['miou']:.3f}"
+
+
+def left_over(state: Unfinished) -> str:
+    """What a run that was cut off has done."""
+    return (
+        f"A run was cut off after {state.step} of {state.steps} steps. Resume goes on with the annotations it began"
+        " with, as if it had never stopped; Fine-tune starts anew with those of now."
+    )
+
+
+def duration(seconds: float) -> str:
+    """A forecast as people say it."""
+    if seconds < 90:
+        return f"about {max(5, round(seconds / 5) * 5)} s"
+    if seconds < 5400:
+        return f"about {round(seconds / 60)} min"
+    return f"about {seconds / 3600:.1f} h"

@@ -1,0 +1,323 @@
+"""The Fine-tune dock: from strokes to a better model, seen on the image at once; a thin view over the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QFileDialog
+
+from napari_isdnet.annotation.project import ENDING
+from napari_isdnet.engine.viewqueue import spare_core_threads
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _finetune_job as jobs
+from napari_isdnet.widgets import _finetune_tables as tables
+from napari_isdnet.widgets import _finetune_words as words
+from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, Comparison, ender
+from napari_isdnet.widgets._finetune_controller import Outcome
+from napari_isdnet.widgets._finetune_form import FLIP_KEY
+from napari_isdnet.widgets._finetune_job import TuneSettings
+from napari_isdnet.widgets._finetune_start import Starting
+from napari_isdnet.widgets._job import stop_with
+from napari_isdnet.widgets._lazy import real_viewer, watch
+from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._projects import hand_over
+from napari_isdnet.widgets._segment_controller import Engine
+
+
+class FineTuneWidget(Starting):
+    """Start, run, compare, history. Training runs in a process of its own, loading and computing in threads."""
+
+    def __init__(self, napari_viewer: Any, engine: Engine | None = None) -> None:  # napari passes the viewer like this
+        super().__init__(real_viewer(napari_viewer), engine)
+        self.compare = Comparison(self.viewer, self.engine, self)
+        self.outcome: Outcome | None = None
+        self.small: dict[str, Any] = {}
+        """Other values of settings that have no control (``window``, ``batch``)."""
+        self._copied = QTimer(self)
+        self._copied.setSingleShot(True)
+        self._copied.setInterval(1500)
+        self._copied.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
+        watch(self.viewer)
+        self._connect()
+        self._begin()
+
+    # -- wiring --------------------------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        self._connect_start()
+        self.train_button.clicked.connect(lambda: self.train())
+        self.resume_button.clicked.connect(lambda: self.resume())
+        self.copy_button.clicked.connect(self.copy_command)
+        self.bar.cancel_button.clicked.disconnect(self.bar.cancel)
+        self.bar.cancel_button.clicked.connect(self.stop)
+        self.bar.pause_button.toggled.connect(self._pause)
+        self.flip_button.clicked.connect(lambda: self.compare.flip())
+        self.use_button.clicked.connect(lambda: self.use())
+        self.export_button.clicked.connect(self._choose_export)
+        self.history.itemSelectionChanged.connect(self._selected)
+        self.compare.told.connect(self._show_changes)
+        self.compare.flipped.connect(self._show_changes)
+        viewer, controller, end = self.viewer, self.controller, ender(self.compare)
+        events, camera = viewer.layers.events, viewer.camera.events
+        removed, listed, moved = self._layer_removed, self._list_images, self._moved
+        events.removed.connect(removed)
+        for event in (events.inserted, events.removed):
+            event.connect(listed)
+        for event in (camera.zoom, camera.center):
+            event.connect(moved)
+        viewer.bind_key(FLIP_KEY, lambda _: self.compare.flip(), overwrite=True)
+
+        def gone() -> None:
+            events.removed.disconnect(removed)
+            for event in (events.inserted, events.removed):
+                event.disconnect(listed)
+            for event in (camera.zoom, camera.center):
+                event.disconnect(moved)
+            viewer.bind_key(FLIP_KEY, None, overwrite=True)
+            end()
+            controller.close()
+
+        stop_with(self, gone)
+
+    def _layer_removed(self, event: Any) -> None:
+        self.compare.layer_removed(event.value)
+
+    def _moved(self, _: Any = None) -> None:
+        self.compare.moved()
+
+    def image_changed(self) -> None:
+        """Another image: its maps are others."""
+        self.compare.look_at(self.image.currentData())
+        self._show_changes()
+
+    def project_opened(self) -> None:
+        """A project was opened, or its history has grown."""
+        self._show_history()
+        self._show_left_over()
+
+    # -- settings ------------------------------------------------------------------------------------------------
+    def settings(self) -> TuneSettings:
+        """What is chosen now; raises :class:`InputError` where something is missing."""
+        layer, model = self.image.currentData(), str(self.model.currentData() or "")
+        if layer is None:
+            raise InputError("There is no image; load one, and paint some strokes in the Annotate dock.")
+        if not model:
+            raise InputError("No model is chosen to start from; choose one, or the pretrained backbone.")
+        contrast, channels = _intensities(layer)
+        return TuneSettings(
+            model=model, parent=self.parents.get(model), preset=str(self.preset.currentData()),
+            steps=self.steps.value(), held_out=self.held_out.value() / 100, seed=self.seed.value(),
+            device=str(self.device.currentData() or "auto"), threads=spare_core_threads(most=1024),
+            contrast=contrast, channels=channels, allow_worse=self.allow_worse.isChecked(), **self.small,
+        )  # fmt: skip
+
+    def copy_command(self) -> None:
+        """Put the command line that trains the same weights on the clipboard."""
+        try:
+            layer, settings, project = self.image.currentData(), self.settings(), self.controller.opened()
+            path = layers.path_of(layer)
+            if path is None:
+                raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
+            output = project.folder.with_name(f"{project.folder.name.removesuffix(ENDING)}_tuned.safetensors")
+            text = jobs.command(path, project.folder, output, settings)
+        except InputError as error:
+            notify_error(error)
+            return
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText(text)
+        self.copy_button.setText("Copied")
+        self._copied.start()
+
+    # -- a run ---------------------------------------------------------------------------------------------------
+    def train(self) -> None:
+        """Begin with the annotation of this moment."""
+        try:
+            layer, settings, project = self.image.currentData(), self.settings(), self.controller.opened()
+            image, pixels = _image_of(layer)
+            wait = hand_over(project)
+        except InputError as error:
+            notify_error(error)
+            return
+        self._show_before(settings.model)
+        self._run(lambda: self.controller.train(settings, image, pixels, wait), settings.steps)
+
+    def resume(self) -> None:
+        """Go on with the run that was cut off."""
+        state = self.controller.unfinished()
+        if state is not None:
+            self._run(self.controller.resume, state.steps)
+
+    def _show_before(self, model: str) -> None:
+        project = self.controller.opened()
+        if jobs.is_backbone(model) and project.current is None:
+            return  # a bare backbone says nothing
+        if jobs.is_backbone(model):
+            model = str(project.model_path(str(project.current)))
+        self.compare.device = str(self.device.currentData() or "auto")
+        self.compare.scores = ({}, {})
+        self.compare.show(BEFORE, model, self.parents.get(model) or Path(model).stem)
+
+    def _run(self, work: Callable[[], Generator[Any, Any, Outcome]], steps: int) -> None:
+        self._steps = steps
+        self.outcome = None
+        self.lock(True)
+        self.left_over.hide()
+        self.status.hide()
+        self.bar.run(
+            work, on_result=self._finished, on_items=self._told, on_error=self._failed, on_cancel=self._idle,
+            title="Fine-tuning",
+        )  # fmt: skip
+
+    def _told(self, items: list[Any]) -> None:
+        grown = [self.controller.take(item) for item in items]  # all of them, not up to the first
+        if any(grown):
+            self._draw()
+        better = [item for item in items if isinstance(item, dict) and item.get("kind") == "improved"]
+        if better:
+            step = int(self.controller.curves.scores[-1][0]) if self.controller.curves.scores else 0
+            self.compare.scores = (self.controller.curves.before, better[-1]["figures"])
+            self.compare.show(AFTER, better[-1]["model"], f"step {step}", fresh=True)
+
+    def _draw(self) -> None:
+        curves, project = self.controller.curves, self.controller.project
+        classes = () if project is None else project.store.classes
+        self.curves.show_curves(curves.losses, curves.scores, classes, self._steps)
+        self.curves.show()
+        self.say(self.controller.said)
+
+    def _pause(self, on: bool) -> None:
+        process = self.controller.process
+        if process is not None:
+            (process.pause if on else process.resume)()
+
+    def stop(self) -> None:
+        """Stop the run after the step at hand, and keep the best so far."""
+        if self.controller.process is None:
+            self.bar.cancel()
+            return
+        self.bar.pause_button.setChecked(False)
+        self.bar.label.setText("Stopping after the step at hand…")
+        self.controller.stop()
+
+    def _failed(self, error: BaseException) -> None:
+        self._idle()
+        notify_error(error)
+
+    def _idle(self) -> None:
+        self.lock(False)
+        self.project_opened()
+
+    def _finished(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self._idle()
+        self.say(outcome.text)
+        self.fill_models()
+        self.refresh_later()
+        project = self.controller.project
+        if outcome.entry is not None and project is not None:
+            figures = outcome.entry.figures
+            self.compare.scores = (figures.get("before") or {}, figures.get("after") or {})
+            self.compare.settle(str(project.model_path(outcome.entry.id)), outcome.entry.id)
+        notify_info(outcome.text)
+
+    def _show_left_over(self) -> None:
+        state = None if self.bar.running else self.controller.unfinished()
+        self.resume_button.setVisible(state is not None)
+        self.left_over.setVisible(state is not None)
+        if state is not None:
+            self.left_over.setText(words.left_over(state))
+
+    # -- before and after ----------------------------------------------------------------------------------------
+    def _show_changes(self) -> None:
+        source = self.compare.source
+        tables.show_changes(self.changes, self.compare.changes(), None if source is None else source.pixel_size)
+        self.flip_button.setEnabled(self.compare.both)
+        text = self.compare.words()
+        self.compared.setText(text)
+        self.compared.setVisible(bool(text))
+
+    # -- the history ---------------------------------------------------------------------------------------------
+    def _show_history(self) -> None:
+        project = self.controller.project
+        tables.show_history(self.history, self.controller.history(), None if project is None else project.current)
+        for button in (self.use_button, self.export_button):
+            button.setVisible(self.history.rowCount() > 0)
+        self._selected()
+
+    def _selected(self) -> None:
+        chosen = tables.selected_id(self.history)
+        self.use_button.setEnabled(chosen is not None)
+        self.export_button.setEnabled(bool(chosen))
+
+    def use(self, identifier: str | None = None) -> None:
+        """Go (back) to a model of the history ('' for the one before all; default: the selected row)."""
+        chosen = tables.selected_id(self.history) if identifier is None else identifier
+        if chosen is None:
+            return
+        try:
+            before, before_scores = self._model_and_scores(self.controller.opened().current or "")
+            self.controller.use(chosen or None)
+            after, after_scores = self._model_and_scores(chosen)
+        except InputError as error:
+            notify_error(error)
+            return
+        self.fill_models(select=after)
+        self._show_history()
+        self.compare.device = str(self.device.currentData() or "auto")
+        self.compare.scores = (before_scores, after_scores)
+        for side, model in ((BEFORE, before), (AFTER, after)):
+            if not jobs.is_backbone(model):
+                self.compare.show(side, model, self.parents.get(model) or Path(model).stem)
+        self.say(f"{chosen or Path(after).stem} is the model in use now.")
+
+    def _model_and_scores(self, identifier: str) -> tuple[str, dict[str, float]]:
+        """File (or name) of a model of the history, and its IoU on the strokes that were held out then."""
+        project = self.controller.opened()
+        if identifier:
+            return str(project.model_path(identifier)), dict(project.model(identifier).figures.get("after") or {})
+        first = project.history()[0].figures
+        return str(first.get("start_model", jobs.BACKBONE)), dict(first.get("before") or {})
+
+    def _choose_export(self) -> None:
+        chosen = tables.selected_id(self.history)
+        if chosen:
+            project = self.controller.opened()
+            start = project.folder.with_name(f"{project.folder.name.removesuffix(ENDING)}_{chosen}.safetensors")
+            path, _ = QFileDialog.getSaveFileName(self, "Export the model", str(start), "Models (*.safetensors)")
+            if path:
+                self.export(chosen, Path(path if path.endswith(".safetensors") else f"{path}.safetensors"))
+
+    def export(self, identifier: str, path: Path) -> None:
+        """Write a model of the history to one file, with its card inside."""
+
+        def work() -> Generator[Progress, None, Path]:
+            yield Progress(0, 1, "Writing the model")
+            return self.controller.export(identifier, path)
+
+        self.export_bar.run(work, on_result=lambda found: notify_info(f"Written: {found}"), title="Exporting")
+
+
+def _intensities(layer: Any) -> tuple[str, tuple[int, ...] | None]:
+    """Contrast and channels of a layer where they are not what any reader would choose."""
+    source, policy, _ = layers.opened(layer)
+    if policy is None:
+        return "auto", None
+    usual = IntensityPolicy.from_source(source, "none").channels
+    return policy.contrast, None if policy.channels == usual else policy.channels
+
+
+def _image_of(layer: Any) -> tuple[dict[str, str], Any]:
+    """How the training process finds the image: a file, a sample, or pixels that are handed over."""
+    layers.opened(layer)
+    path, sample = layers.path_of(layer), layers.sample_of(layer)
+    if path is not None:
+        return {"image": str(Path(path).absolute())}, None
+    if sample is not None:
+        return {"sample": sample}, None
+    return {}, layer.data[0] if layer.multiscale else layer.data

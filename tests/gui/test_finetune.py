@@ -1,0 +1,304 @@
+"""The Fine-tune dock in a real window: paint, train, see the layer change, undo, restart, go back in the history."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QWidget
+
+from napari_isdnet.annotation.project import Project
+from napari_isdnet.widgets import _finetune_job as jobs
+from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE
+from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets._reader import read
+from napari_isdnet.widgets.annotate import AnnotateWidget
+from napari_isdnet.widgets.finetune import FineTuneWidget
+from napari_isdnet.window import Window
+from tests import finetune_tools as tools
+
+from .canvas_tools import drag, key
+
+LONG = 240_000
+FAKE = Path(tools.__file__).with_name("fake_trainer.py")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One that sees blue everywhere, and one that sees red."""
+    folder = tmp_path_factory.mktemp("models")
+    return tools.network(folder / "bare.safetensors"), tools.network(folder / "better.safetensors", sees=0)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tools.scene(tmp_path / "scene.png")
+    with Project.open(path, tools.CLASSES) as project:
+        tools.paint(project.store)
+    return path
+
+
+@pytest.fixture
+def opened(viewer: Any, qtbot: Any, picture: Path, models: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+    """Makes a dock on the picture, as after a start of napari."""
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FAKE_TRAINER_MODEL", str(models[1]))
+    viewer.window.resize(1000, 700)
+    data, keywords, _ = read(picture)[0]
+    viewer.add_image(data, **keywords)
+
+    def make(pace: float | None = 0.05, steps: int = 4) -> FineTuneWidget:
+        dock = FineTuneWidget(viewer)
+        viewer.window.add_dock_widget(dock, name="Fine-tune")
+        dock.small = dict(tools.TINY)
+        if pace is not None:
+            dock.controller.command = [sys.executable, str(FAKE), str(pace)]
+        qtbot.waitUntil(lambda: dock.controller.project is not None, timeout=LONG)
+        qtbot.waitUntil(lambda: dock.device.count() > 1 and bool(dock.estimate.text()), timeout=LONG)
+        dock.choose_model(str(models[0]))
+        dock.steps.setValue(steps)
+        return dock
+
+    return make
+
+
+def trained(qtbot: Any, dock: FineTuneWidget) -> None:
+    qtbot.mouseClick(dock.train_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: dock.outcome is not None, timeout=LONG)
+
+
+def shown_everywhere(qtbot: Any, dock: FineTuneWidget, side: str) -> np.ndarray:
+    """The map of a side once it is known everywhere, as it is on the screen."""
+    this = dock.compare.sides[side]
+    qtbot.waitUntil(lambda: this.layer is not None and this.loaded == this.name, timeout=LONG)
+    live = pyramid_of(this.layer)
+    assert live is not None
+    labels = live.read(0, Window.whole(live.shapes[0]))  # type: ignore[attr-defined]
+    return np.asarray(labels)
+
+
+def texts(table: Any) -> list[list[str]]:
+    return [[table.item(r, c).text() for c in range(table.columnCount())] for r in range(table.rowCount())]
+
+
+def test_the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbot: Any, opened: Any) -> None:
+    dock = opened()
+    rows = texts(dock.counts)
+    assert [row[0] for row in rows] == ["red", "green", "blue"]
+    assert rows[2][1:] == ["–", "–"]
+    assert int(rows[0][1].replace(",", "")) > int(rows[0][2].replace(",", "")) > 0
+    assert dock.places.text().startswith("9 places painted, ")
+    qtbot.waitUntil(lambda: "Every 4 steps" in dock.guards.text(), timeout=LONG)
+    assert "taken only if these places got no worse" in dock.guards.text()
+    dock.allow_worse.setChecked(True)
+    qtbot.waitUntil(lambda: "even if the held-out places got worse" in dock.guards.text(), timeout=LONG)
+    dock.held_out.setValue(0)
+    qtbot.waitUntil(lambda: "none held out" in dock.places.text(), timeout=LONG)
+    assert dock.estimate.text().startswith("About ")
+    dock.preset.setCurrentIndex(1)
+    assert dock.steps.value() == 400
+    dock.choose_model("backbone")
+    assert "all else new" in dock.model_facts.text()
+
+
+def test_the_copied_command_says_everything(qtbot: Any, opened: Any, picture: Path, models: Any) -> None:
+    dock = opened()
+    dock.seed.setValue(5)
+    dock.copy_button.click()
+    line = QApplication.clipboard().text()
+    assert line == jobs.command(
+        str(picture), picture.with_name("scene.png.isdnet"), picture.with_name("scene.png_tuned.safetensors"),
+        dock.settings(),
+    )  # fmt: skip
+    words = shlex.split(line)
+    assert words[:4] == ["isdnet-train", "finetune", str(picture), f"{picture}.isdnet"]
+    assert words[words.index("--model") + 1] == str(models[0])
+    assert words[words.index("--seed") + 1] == "5"
+    assert words[words.index("--held-out") + 1] == "0.2"
+
+
+def test_better_weights_show_at_once_and_the_history_goes_back(
+    viewer: Any, qtbot: Any, opened: Any, models: Any, tmp_path: Path
+) -> None:
+    dock = opened(steps=6)
+    trained(qtbot, dock)
+    assert dock.outcome.entry.id == "m001"
+    assert "mIoU 0.300 → 0.600" in dock.status.text()
+    assert (shown_everywhere(qtbot, dock, AFTER) == 0).all()  # red, as the better model has it
+    assert (shown_everywhere(qtbot, dock, BEFORE) == 2).all()
+    names = [layer.name for layer in viewer.layers]
+    assert names == ["scene", "scene before (bare)", "scene after (m001)"]
+    qtbot.waitUntil(lambda: dock.changes.rowCount() == 3 and dock.changes.item(2, 1).text() != "–", timeout=LONG)
+    red, _, blue = texts(dock.changes)
+    assert (red[1], red[3], red[4]) == ("–", "0.30", "0.60")
+    assert red[2] == blue[1]
+    assert blue[2] == "–"
+    # Flicker: by key and by button, one map at a time.
+    old, new = (dock.compare.sides[side].layer for side in (BEFORE, AFTER))
+    assert (old.visible, new.visible) == (False, True)
+    key(viewer, Qt.Key.Key_B, Qt.KeyboardModifier.ControlModifier)
+    assert (old.visible, new.visible) == (True, False)
+    assert dock.compared.text().startswith("Before: bare")
+    dock.flip_button.click()
+    assert (old.visible, new.visible) == (False, True)
+    # The next run starts from the new model; then back to the first one, and to none.
+    assert dock.settings().parent == "m001"
+    trained(qtbot, dock)
+    assert dock.outcome.entry.parent == "m001"
+    assert [row[0] for row in texts(dock.history)] == ["● m002", "m001", "Before any fine-tuning"]
+    dock.history.selectRow(1)
+    dock.use_button.click()
+    assert dock.controller.project.current == "m001"
+    assert [row[0] for row in texts(dock.history)] == ["m002", "● m001", "Before any fine-tuning"]
+    qtbot.waitUntil(lambda: dock.compare.sides[AFTER].loaded == "m001", timeout=LONG)
+    assert dock.settings().parent == "m001"
+    dock.use("")
+    assert dock.controller.project.current is None
+    assert dock.settings().model == str(models[0])
+    assert (shown_everywhere(qtbot, dock, AFTER) == 2).all()
+    dock.export("m002", tmp_path / "mine.safetensors")
+    qtbot.waitUntil(lambda: (tmp_path / "mine.safetensors").is_file() and not dock.export_bar.running, timeout=LONG)
+
+
+def test_stop_keeps_the_best_and_another_start_resumes(viewer: Any, qtbot: Any, opened: Any) -> None:
+    dock = opened(steps=5000)
+    dock.train_button.click()
+    assert not dock.train_button.isEnabled()
+    qtbot.waitUntil(lambda: len(dock.controller.curves.losses) > 3, timeout=LONG)
+    assert dock.curves.isVisibleTo(dock)
+    dock.bar.cancel_button.click()
+    qtbot.waitUntil(lambda: dock.outcome is not None, timeout=LONG)
+    assert dock.outcome.stopped
+    assert dock.status.text().startswith("Stopped at step")
+    assert "kept as m001" in dock.status.text()
+    assert dock.train_button.isEnabled()
+    assert jobs.unfinished_job(dock.controller.project) is not None
+
+
+@pytest.mark.parametrize("what", ["window", "dock", "image", "layer"])
+def test_what_is_closed_in_the_middle_leaves_nothing(viewer: Any, qtbot: Any, opened: Any, what: str) -> None:
+    dock = opened(steps=5000)
+    dock.train_button.click()
+    qtbot.waitUntil(lambda: dock.controller.process is not None, timeout=LONG)
+    process = dock.controller.process
+    qtbot.waitUntil(lambda: len(dock.controller.curves.losses) > 2, timeout=LONG)
+    qtbot.waitUntil(lambda: dock.compare.sides[AFTER].layer is not None, timeout=LONG)
+    folder = jobs.folder_of(dock.controller.project)
+    if what == "layer":
+        viewer.layers.remove(dock.compare.sides[AFTER].layer)
+        assert not dock.flip_button.isEnabled()
+        assert process.alive  # it is only looked at no more
+    elif what == "image":
+        viewer.layers.remove(viewer.layers["scene"])
+        qtbot.wait(100)
+    if what == "dock":
+        viewer.window.remove_dock_widget(dock)
+        dock.close()
+        dock.deleteLater()
+    elif what != "window":
+        dock.stop()
+        qtbot.waitUntil(lambda: not dock.bar.running, timeout=LONG)
+    else:
+        viewer.close()
+    qtbot.waitUntil(lambda: not process.alive, timeout=LONG)
+    assert (folder / jobs.JOB).is_file()
+    assert not list(folder.glob("*.part"))
+    qtbot.waitUntil(lambda: not [t for t in threading.enumerate() if t.name.startswith("isdnet-job")], timeout=LONG)
+
+
+def test_a_process_that_dies_is_said_and_the_dock_goes_on(viewer: Any, qtbot: Any, opened: Any, models: Any) -> None:
+    from napari.utils.notifications import notification_manager
+
+    dock = opened()
+    dock.controller.command = [sys.executable, "-c", "import sys; sys.stdin.readline()"]
+    dock.train_button.click()
+    qtbot.waitUntil(lambda: not dock.bar.running, timeout=LONG)
+    assert "ended from outside" in notification_manager.records[-1].message
+    assert dock.train_button.isEnabled()
+
+
+def test_strokes_of_the_annotate_dock_are_in_the_snapshot_and_its_project_is_shared(
+    viewer: Any, qtbot: Any, opened: Any
+) -> None:
+    painter = AnnotateWidget(viewer)
+    viewer.window.add_dock_widget(painter, name="Annotate")
+    painter.start_button.click()
+    dock = opened(steps=3)
+    assert dock.controller.project is painter.controller.project
+    before = dock.annotated.painted[2]
+    painter.choose(key="3", tool="brush", size=30)
+    drag(viewer, painter.canvas.layer, [(500, 300), (520, 500)])
+    dock.train_button.click()  # at once: the stroke may still be on its way
+    qtbot.waitUntil(lambda: dock.outcome is not None, timeout=LONG)
+    entry = dock.outcome.entry
+    assert entry.figures["pixels"]["blue"] > before == 0
+    qtbot.waitUntil(lambda: dock.annotated is not None and dock.annotated.painted[2] > 0, timeout=LONG)
+    assert entry.position <= painter.controller.store.position
+    painter.stop()
+    assert not dock.controller.project.store.read_only  # the other dock still has it
+
+
+def test_without_annotation_it_says_what_to_do(viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path))
+    dock = FineTuneWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Fine-tune")
+    qtbot.wait(500)
+    assert not dock.train_button.isEnabled()
+    viewer.add_image(np.zeros((300, 300, 3), np.uint8), name="made here")
+    qtbot.waitUntil(lambda: "Nothing is annotated yet" in dock.places.text(), timeout=LONG)
+    assert not dock.train_button.isEnabled()
+
+
+def test_every_control_says_what_it_does(opened: Any) -> None:
+    dock = opened()
+    kinds = ("QPushButton", "QToolButton", "QComboBox", "QSpinBox", "QCheckBox", "QTableWidget", "QLabel")
+    seen = [w for w in dock.findChildren(QWidget) if w.objectName().startswith("finetune_")]
+    controls = [w for w in seen if any(w.inherits(kind) for kind in kinds)]
+    assert len(controls) > 25
+    for control in controls:
+        assert control.toolTip(), control.objectName()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_loop_with_real_training(
+    viewer: Any, qtbot: Any, opened: Callable[..., FineTuneWidget], models: Any, picture: Path
+) -> None:
+    """Paint, train, see the layer change, undo, restart, go back."""
+    painter = AnnotateWidget(viewer)
+    viewer.window.add_dock_widget(painter, name="Annotate")
+    painter.start_button.click()
+    dock = opened(pace=None, steps=4)
+    painter.choose(key="1", tool="brush", size=30)
+    drag(viewer, painter.canvas.layer, [(80, 60), (90, 120)])
+    assert painter.controller.wait(10)
+    painted = painter.controller.store.class_counts()
+    trained(qtbot, dock)
+    assert dock.outcome.entry is not None
+    after = dock.outcome.entry.figures["after"]["miou"]
+    assert after > dock.outcome.entry.figures["before"]["miou"]
+    assert (shown_everywhere(qtbot, dock, BEFORE) == 2).all()
+    assert (shown_everywhere(qtbot, dock, AFTER) != 2).any()
+    key(viewer, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert painter.controller.wait(10)
+    assert sum(painter.controller.store.class_counts()) < sum(painted)
+    for widget in (dock, painter):  # the restart
+        viewer.window.remove_dock_widget(widget)
+        widget.close()
+        widget.deleteLater()
+    qtbot.wait(500)
+    again = opened(pace=None)
+    assert [entry.id for entry in again.controller.history()] == ["m001"]
+    again.use("")
+    assert again.controller.project is not None
+    assert again.controller.project.current is None
+    again.use("m001")
+    assert again.settings().parent == "m001"
+    assert (shown_everywhere(qtbot, again, AFTER) != 2).any()
