@@ -12,7 +12,7 @@ import torch
 
 from napari_isdnet.engine import job
 from napari_isdnet.engine.device import Placement
-from napari_isdnet.engine.oneshot import BYTES_PER_PIXEL, OneShot
+from napari_isdnet.engine.oneshot import OneShot, bytes_per_pixel
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.segment import SegmentResult, segment
 from napari_isdnet.exceptions import InputError
@@ -71,7 +71,7 @@ def test_the_result_is_the_forward_of_the_whole_image(name: str, tmp_path: Path)
     ],
 )
 def test_where_it_does_not_fit_it_is_one_sentence_and_nothing_is_written(name: str, cause: str, tmp_path: Path) -> None:
-    side = int((2**29 / BYTES_PER_PIXEL) ** 0.5) + 40
+    side = int((2**29 / bytes_per_pixel(CONFIGS[name])) ** 0.5) + 40
     image = np.zeros((side, side, 3), np.uint8)
     with pytest.raises(InputError) as caught:
         result_of(segment(source_of(image), lively(CONFIGS[name]), output=tmp_path / "o", memory=0.5, **PLAIN))
