@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from napari_isdnet_training.benchmark.ablation import ablation
+from napari_isdnet_training.benchmark.ablation import VARIANTS, ablation
 from napari_isdnet_training.benchmark.loop import LoopOptions, Scene, loop
 from napari_isdnet_training.benchmark.output import read_csv
 from napari_isdnet_training.benchmark.table import MAJORITY, majority, table
-from napari_isdnet_training.config import Recipe, recipe_from
+from napari_isdnet_training.cli import main
+from napari_isdnet_training.config import Recipe, load_recipe, recipe_from
 from napari_isdnet_training.datasets import open_dataset
+from napari_isdnet_training.fakes import make_fake
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
@@ -73,6 +76,54 @@ def test_the_ablation_appends_skips_and_trains_equal_networks_once(recipe: Recip
     assert len(list(output.with_suffix(".runs").iterdir())) == 10
     with pytest.raises(InputError, match="allowed are 5, 6, 7"):
         drain(ablation(recipe, output, [4], 1, 1, None, []))
+
+
+@pytest.mark.slow
+def test_one_command_makes_tables_5_to_7_and_goes_on_inside_of_a_run(tmp_path: Path) -> None:
+    make_fake("deepglobe", tmp_path / "fake", side=64)
+    file = tmp_path / "tiny.toml"
+    file.write_text(
+        'extends = "deepglobe"\nname = "fake"\n[crop]\nsize = [64, 64]\n[model]\nname = "isdnet-lite0"\n'
+        'pretrained = false\noptions = { channels = 16, distillation = "sampled", distillation_points = 16 }\n'
+        '[run]\nbatch = 2\nworkers = 0\naccelerator = "cpu"\n'
+    )
+    output, root = tmp_path / "ablation.csv", f"data.root={tmp_path / 'fake'}"
+    steps = ablation(load_recipe(str(file), [root]), output, [5, 6, 7], 2, 1, None, [])
+    while len(read_csv(output)) < 1:
+        next(steps)
+    while "train" not in next(steps).stage:  # one step of the second run is done, one is left
+        pass
+    steps.close()
+    first, folders = output.read_text().splitlines(), {p.name for p in output.with_suffix(".runs").iterdir()}
+    assert len(folders) == 2
+    command = [
+        "benchmark",
+        "ablation",
+        str(file),
+        "--output",
+        str(output),
+        "--steps",
+        "2",
+        "--seeds",
+        "1",
+        "--set",
+        root,
+    ]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 0
+    rows = read_csv(output)
+    assert [(int(r["table"]), r["variant"]) for r in rows] == [(t, v) for t in VARIANTS for v in VARIANTS[t]]
+    lines = [line for line in output.read_text().splitlines() if not line.startswith("#")]
+    assert lines[: len(first)] == [line for line in first if not line.startswith("#")]
+    assert all(0 <= float(r["miou"]) <= 1 and r["recipe"] == "fake" for r in rows)
+    kinds = {json.dumps(options, sort_keys=True) for table in VARIANTS.values() for options in table.values()}
+    assert folders < {p.name for p in output.with_suffix(".runs").iterdir()}
+    assert len(list(output.with_suffix(".runs").iterdir())) == len(kinds)
+    before = output.read_bytes()
+    with pytest.raises(SystemExit):
+        main(command)
+    assert output.read_bytes() == before
 
 
 def test_the_majority_class_is_that_of_training(recipe: Recipe) -> None:
