@@ -18,6 +18,9 @@ NETWORKS = {
     "reference": small(),
     "paper": small("paper"),
     "lite": small(deep="tf_efficientnet_lite0", deep_filter="lowpass", channels=16),
+    "lite twice": small(
+        deep="tf_efficientnet_lite0", shallow="tf_efficientnet_lite0", residual_levels=3, deep_filter="lowpass"
+    ),
     "pspnet": small(deep_head="pspnet", fusion="cat_ca", classes=3),
     "cheap": small(fusion="add", context_first=True, deep_stride=16, shallow_kernel=1, shallow_input="rgb", classes=3),
     "single": small(fusion="raf_single", residual_levels=3, downscale=2, channels=16),

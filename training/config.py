@@ -189,10 +189,11 @@ class RunConfig(_Part):
 
 
 class Recipe(_Part):
-    """One training run."""
+    """One training run; ``description`` and ``licence`` go into the header of its model."""
 
     name: str
     description: str = ""
+    licence: str = "not stated"
     seed: int = Field(default=0, ge=0)
     data: DataConfig = DataConfig()
     crop: CropConfig = CropConfig()

@@ -234,7 +234,8 @@ class Run:
         lineage["recipe"]["data"].pop("root", None)  # where the data lies is no fact about the model
         header = ModelHeader(
             config=net.config, classes=self.dataset.classes, name=self.recipe.name, mean=data.mean, std=data.std,
-            description=self.recipe.description, pixel_size=data.pixel_size, window=max(self.recipe.crop.size),
+            description=self.recipe.description, licence=self.recipe.licence, pixel_size=data.pixel_size,
+            window=max(self.recipe.crop.size),
             lineage=lineage, figures={"validation": self.last_figures} if self.last_figures else {},
         )  # fmt: skip
         save_model(net, self.output / name, header, half=False)
@@ -332,7 +333,7 @@ def _up_to_date(recipe: dict[str, Any]) -> dict[str, Any]:
 def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:
     run = {k: v for k, v in recipe["run"].items() if k not in FREE_TO_CHANGE}
     data = {k: v for k, v in recipe["data"].items() if k != "root"}
-    return {**recipe, "run": run, "data": data, "description": ""}
+    return {**recipe, "run": run, "data": data, "description": "", "licence": ""}
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
