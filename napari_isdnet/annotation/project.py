@@ -150,6 +150,7 @@ class Project:
         *,
         name: str = "",
         parent: str | None = None,
+        root: bool = False,
         figures: Mapping[str, Any] | None = None,
         position: int | None = None,
         make_current: bool = True,
@@ -157,7 +158,8 @@ class Project:
         """Take a model into the history; returns its entry.
 
         ``model`` is a file (copied) or a function that writes one to the path it is given. ``parent`` is the id it was
-        trained from (default: the current one), ``position`` the journal position it was trained on (default: now).
+        trained from (default: the current one; with ``root`` none of this history), ``position`` the journal position
+        it was trained on (default: now).
         """
         ids = [int(entry["id"][1:]) for entry in self._content["models"]]
         identifier = f"m{max(ids, default=0) + 1:03d}"
@@ -182,7 +184,7 @@ class Project:
             id=identifier,
             name=name or identifier,
             file=f"{MODELS}/{file.name}",
-            parent=parent if parent is not None else self.current,
+            parent=None if root else parent if parent is not None else self.current,
             position=at,
             annotation=str(self.store.journal.entry(at)["id"]),
             time=round(time.time(), 3),

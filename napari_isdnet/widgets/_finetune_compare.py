@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -97,12 +98,14 @@ class Comparison(QObject):
         self._forget_ended(this)
         this.jobs.append(job)
         job.returned.connect(lambda found: self._loaded(side, model, found))
-        job.failed.connect(lambda error: self._not_loaded(side, model, error))
+        job.failed.connect(lambda error: self._not_loaded(side, model, fresh, error))
         job.start()
 
-    def _not_loaded(self, side: str, model: str, error: BaseException) -> None:
-        if self.sides[side].model == model:  # a file that was replaced meanwhile is of no interest
-            self.sides[side].model = None
+    def _not_loaded(self, side: str, model: str, fresh: bool, error: BaseException) -> None:
+        if self.sides[side].model != model:  # another one was asked for meanwhile
+            return
+        self.sides[side].model = None
+        if not fresh or Path(model).exists():  # weights of a run that is over have moved to the history: they follow
             notify_error(error)
 
     def _loaded(self, side: str, model: str, found: Loaded) -> None:

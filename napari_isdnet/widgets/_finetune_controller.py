@@ -20,6 +20,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_words as words
+from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._finetune_job import TuneSettings
 from napari_isdnet.widgets._finetune_process import TrainingProcess
 from napari_isdnet.widgets._projects import close_project, open_project
@@ -121,6 +122,7 @@ class TuneController:
 
     def forecast(self, settings: TuneSettings, held_regions: int) -> Any:
         """How long a run takes (see :mod:`napari_isdnet_training.estimate`); loads torch, so on a worker thread."""
+        keep_triton_out()
         from napari_isdnet_training import estimate
 
         from napari_isdnet.engine.device import choose
@@ -220,6 +222,7 @@ class TuneController:
 
     def export(self, identifier: str, path: Path) -> Path:
         """Write a model of the history as one file with its card; may be slow (reads and writes all weights)."""
+        keep_triton_out()
         from napari_isdnet.model.card import export_model
 
         return export_model(self.opened().model_path(identifier), path)

@@ -31,7 +31,7 @@ class CurvesWidget(QWidget):
             "IoU on held-out places", "Bold: the mean over the classes; thin: each class, in its colour"
         )
         self.iou.setYRange(0, 1, padding=0.02)
-        self.iou.setLabel("bottom", "step")
+        self.iou.getAxis("left").setTicks([[(k / 4, f"{k / 4:g}") for k in range(5)]])
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
@@ -88,11 +88,10 @@ class CurvesWidget(QWidget):
                 axis = plot.getAxis(side)
                 axis.setPen(text)
                 axis.setTextPen(text)
-                axis.labelStyle = {"color": text.name()}
-                axis.setLabel()
             plot.getAxis("left").setWidth(38)
             label = plot.getPlotItem().titleLabel
             label.setText(label.text, color=text.name())
+        self.iou.setLabel("bottom", "Step", color=text.name())
         self._draw()
 
     def changeEvent(self, event: Any) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from napari_isdnet_training.presets import HELD_OUT, PRESETS
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -27,9 +27,26 @@ from napari_isdnet.widgets._tables import reading_table
 W = TypeVar("W", bound=QWidget)
 FLIP_KEY = "Control-B"
 _PRESETS = {
-    "quick": f"Quick ({PRESETS['quick'].steps} steps: heads and fusions)",
-    "thorough": f"Thorough ({PRESETS['thorough'].steps} steps: everything)",
+    "quick": "Quick: heads and fusions",
+    "thorough": "Thorough: everything",
 }
+
+
+class PageArea(QScrollArea):
+    """Scrolls up and down only: never narrower than its page, whatever the page shows."""
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as the page needs, scroll bar included."""
+        hint, page, bar = super().minimumSizeHint(), self.widget(), self.verticalScrollBar()
+        if page is None or bar is None:
+            return hint
+        return QSize(page.minimumSizeHint().width() + bar.sizeHint().width(), hint.height())
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:
+        """The page has changed: so may its width."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
 
 
 class FineTuneForm(QWidget):
@@ -109,7 +126,7 @@ class FineTuneForm(QWidget):
         self.seed = self._spin("seed", "The same annotation, seed and device give the same model", 0, 999_999, 0)
         self.device = self._combo("device", "Where the network is trained", ("Automatic", "auto"))
         self.allow_worse = self._dress(
-            QCheckBox("Take the new weights even if they got worse", self), "allow_worse",
+            QCheckBox("Keep new weights even if worse", self), "allow_worse",
             "Off: weights that are worse on the held-out places than the model before are thrown away",
         )  # fmt: skip
         self.guards = self._label("guards", "What keeps the model from getting worse")
@@ -148,7 +165,7 @@ class FineTuneForm(QWidget):
         self.changes = reading_table(
             self, "finetune_changes",
             "What changed: area of each class in what you see, and IoU on the held-out strokes, before and after",
-            ("Class", "Area before", "after", "IoU before", "after"), stretch=0,
+            ("Class", "Area in view", "IoU"), stretch=0,
         )  # fmt: skip
         self.changes.hide()
         self.history = reading_table(
@@ -200,7 +217,7 @@ class FineTuneForm(QWidget):
         column.addWidget(self.history)
         column.addLayout(_row(self.use_button, self.export_button))
         column.addStretch(1)
-        area = QScrollArea(self)
+        area = PageArea(self)
         area.setObjectName("finetune_scroll")
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
@@ -209,4 +226,3 @@ class FineTuneForm(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(area)
-        area.setMinimumWidth(inside.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())

@@ -19,6 +19,7 @@ from napari_isdnet_training.presets import BACKBONE, HELD_OUT, PRESETS
 from napari_isdnet_training.snapshot import take_snapshot
 from napari_isdnet_training.unfinished import Unfinished, unfinished
 
+from napari_isdnet.annotation.lock import FolderLock
 from napari_isdnet.annotation.project import MODELS, ModelEntry, Project
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import remove, write_atomic
@@ -91,7 +92,9 @@ def begin(project: Project, settings: TuneSettings, image: Mapping[str, str], pi
             " needs two classes and strokes: paint some in the Annotate dock."
         )
     folder = folder_of(project)
-    remove(folder)
+    if folder.is_dir():
+        FolderLock(folder).release()  # refused while a process is still at work there
+        remove(folder)
     folder.mkdir(parents=True)
     project.store.flush()
     snapshot = take_snapshot(project.store, settings.held_out)
@@ -152,8 +155,9 @@ def take_in(project: Project, result: Mapping[str, Any] | None = None, keep: boo
         figures |= {"start": Path(job["model"]).stem, "start_model": job["model"]}
         figures |= {"preset": job["options"]["preset"], "seed": job["options"]["seed"], "pixels": job["pixels"]}
         entry = project.add_model(
-            output, name=_name(project, job), parent=job["parent"], figures=figures, position=int(job["position"])
-        )
+            output, name=_name(project, job), parent=job["parent"], root=job["parent"] is None, figures=figures,
+            position=int(job["position"]),
+        )  # fmt: skip
     if not keep:
         remove(folder)
     return entry

@@ -45,29 +45,27 @@ def _count(number: int, word: str) -> str:
 
 
 def show_changes(table: QTableWidget, rows: Sequence[Change], size: PixelSize | None) -> None:
-    """Fill the table of what changed."""
+    """Fill the table of what changed: shares of what is seen, and scores, before and after; areas in the tooltip."""
+    totals = [sum(getattr(row, side) or 0.0 for row in rows) for side in ("area_before", "area_after")]
     table.setRowCount(len(rows))
     for row, change in enumerate(rows):
         tip = _change_tip(change, size)
+        shares = [
+            None if area is None or not total else area / total
+            for area, total in zip((change.area_before, change.area_after), totals, strict=True)
+        ]
         table.setItem(row, 0, cell(change.info.name, tip, color=change.info.hex))
-        texts = (
-            _area(change.area_before, size), _area(change.area_after, size),
-            _score(change.iou_before), _score(change.iou_after),
-        )  # fmt: skip
-        for column, text in enumerate(texts, start=1):
-            table.setItem(row, column, cell(text, tip, right=True))
+        table.setItem(row, 1, cell(_arrow([None if s is None else f"{s:.1%}" for s in shares]), tip, right=True))
+        scores = (change.iou_before, change.iou_after)
+        table.setItem(row, 2, cell(_arrow([None if s is None else f"{s:.2f}" for s in scores]), tip, right=True))
     _fit(table)
     table.setVisible(bool(rows))
 
 
-def _area(pixels: float | None, size: PixelSize | None) -> str:
-    if pixels is None:
+def _arrow(texts: Sequence[str | None]) -> str:
+    if not any(texts):
         return ""
-    return area_text(pixels, size) if pixels else "–"
-
-
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    return " → ".join("–" if text is None else text for text in texts)
 
 
 def _change_tip(change: Change, size: PixelSize | None) -> str:
@@ -75,7 +73,8 @@ def _change_tip(change: Change, size: PixelSize | None) -> str:
         return f"{change.info.name}: only one of the two models knows this class"
     grown = change.area_after - change.area_before
     word = "more" if grown >= 0 else "less"
-    return f"{change.info.name}: {area_text(abs(grown), size)} {word} than before in what you see"
+    both = " → ".join(area_text(area, size) for area in (change.area_before, change.area_after))
+    return f"{change.info.name}: {both} of what you see, {area_text(abs(grown), size)} {word} than before"
 
 
 def show_history(table: QTableWidget, entries: Sequence[ModelEntry], current: str | None) -> None:

@@ -37,6 +37,7 @@ class FineTuneWidget(Starting):
         super().__init__(real_viewer(napari_viewer), engine)
         self.compare = Comparison(self.viewer, self.engine, self)
         self.outcome: Outcome | None = None
+        self._running_on: Any = None
         self.small: dict[str, Any] = {}
         """Other values of settings that have no control (``window``, ``batch``)."""
         self._copied = QTimer(self)
@@ -164,7 +165,7 @@ class FineTuneWidget(Starting):
         self.compare.show(BEFORE, model, self.parents.get(model) or Path(model).stem)
 
     def _run(self, work: Callable[[], Generator[Any, Any, Outcome]], steps: int) -> None:
-        self._steps = steps
+        self._steps, self._running_on = steps, self.image.currentData()
         self.outcome = None
         self.lock(True)
         self.left_over.hide()
@@ -212,19 +213,21 @@ class FineTuneWidget(Starting):
     def _idle(self) -> None:
         self.lock(False)
         self.project_opened()
+        if self.image.currentData() is not self._running_on:  # it was closed in the middle
+            self._choose_image()
 
     def _finished(self, outcome: Outcome) -> None:
         self.outcome = outcome
+        notify_info(outcome.text)
         self._idle()
         self.say(outcome.text)
-        self.fill_models()
+        self.fill_models(select=None if outcome.entry is None else self._in_use())
         self.refresh_later()
         project = self.controller.project
         if outcome.entry is not None and project is not None:
             figures = outcome.entry.figures
             self.compare.scores = (figures.get("before") or {}, figures.get("after") or {})
             self.compare.settle(str(project.model_path(outcome.entry.id)), outcome.entry.id)
-        notify_info(outcome.text)
 
     def _show_left_over(self) -> None:
         state = None if self.bar.running else self.controller.unfinished()
@@ -281,7 +284,8 @@ class FineTuneWidget(Starting):
         project = self.controller.opened()
         if identifier:
             return str(project.model_path(identifier)), dict(project.model(identifier).figures.get("after") or {})
-        first = project.history()[0].figures
+        history = project.history()
+        first = history[0].figures if history else {}
         return str(first.get("start_model", jobs.BACKBONE)), dict(first.get("before") or {})
 
     def _choose_export(self) -> None:
