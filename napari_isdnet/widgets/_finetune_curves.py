@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyqtgraph as pg
 from qtpy.QtCore import QEvent
 from qtpy.QtGui import QColor, QPalette
 from qtpy.QtWidgets import QVBoxLayout, QWidget
+from scipy.signal import lfilter
 
 from napari_isdnet.classes import ClassInfo
 
@@ -102,10 +104,8 @@ class CurvesWidget(QWidget):
         super().changeEvent(event)
 
 
-def running_mean(values: Any) -> Any:
+def running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Exponential running mean without the pull to zero at the start (Kingma and Ba, ICLR 2015, section 3)."""
-    mean, result = 0.0, np.empty(len(values))
-    for index, value in enumerate(values):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
-        result[index] = mean / (1 - SMOOTHING ** (index + 1))
-    return result
+    weight = 1 - SMOOTHING ** np.arange(1, len(values) + 1)
+    smooth: npt.NDArray[np.float64] = lfilter([1 - SMOOTHING], [1, -SMOOTHING], values) / weight
+    return smooth

@@ -164,7 +164,7 @@ def take_in(project: Project, result: Mapping[str, Any] | None = None, keep: boo
 
 
 def _name(project: Project, job: Mapping[str, Any]) -> str:
-    return f"{project.store.name} {job['options']['preset']} {len(project.history()) + 1}"
+    return f"{Path(project.store.name).stem} {job['options']['preset']} {len(project.history()) + 1}"
 
 
 def discard(project: Project) -> None:

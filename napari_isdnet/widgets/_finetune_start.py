@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet_training.presets import BACKBONE, PRESETS
+from napari_isdnet_training.presets import PRESETS
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.annotation.layout import JOURNAL
 from napari_isdnet.exceptions import InputError
@@ -18,12 +17,9 @@ from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets import _finetune_words as words
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
-from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
-from napari_isdnet.widgets._finetune_controller import Annotated, TuneController
-from napari_isdnet.widgets._finetune_form import FineTuneForm
+from napari_isdnet.widgets._finetune_controller import Annotated
 from napari_isdnet.widgets._finetune_job import TuneSettings
-from napari_isdnet.widgets._job import JobBar
-from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._finetune_models import ChoosingModel
 from napari_isdnet.widgets._projects import folder_of
 from napari_isdnet.widgets._segment_controller import Engine
 
@@ -31,25 +27,14 @@ LOOK_MS, SOON_MS = 1000, 300
 NOTHING = "Nothing is annotated yet: choose the image in the Annotate dock and paint a few strokes of two classes."
 
 
-class Starting(FineTuneForm):
+class Starting(ChoosingModel):
     """Keeps what can be chosen up to date, without holding the main thread."""
 
     def __init__(self, viewer: Any, engine: Engine | None) -> None:
-        super().__init__()
+        super().__init__(engine)
         self.viewer = viewer
-        self.engine: Engine = engine or LocalEngine()
-        self.controller = TuneController()
-        self.parents: dict[str, str] = {}
-        """Ids of the history by model file."""
-        self.annotated: Annotated | None = None
-        self._names: list[str] = []
-        self._others: list[str] = []
         self._folder: Path | None = None
-        self._about: ModelAbout | None = None
-        self._steps = self.steps.value()
-        self._steps_are_ours = True
-        self._look, self._find, self._count, self._header = (self._hidden(n) for n in ("look", "find", "count", "head"))
-        self.export_bar = self._hidden("export")
+        self._look, self._find, self._count = (self.hidden(name) for name in ("look", "find", "count"))
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(SOON_MS)
@@ -57,12 +42,6 @@ class Starting(FineTuneForm):
         self._often = QTimer(self)
         self._often.setInterval(LOOK_MS)
         self._often.timeout.connect(self._watch_project)
-
-    def _hidden(self, name: str) -> JobBar:
-        """Runs what is too slow for the main thread and too short for a bar."""
-        bar = JobBar(self, f"finetune_{name}")
-        bar.setMaximumHeight(0)
-        return bar
 
     def settings(self) -> TuneSettings:
         """What is chosen now."""
@@ -164,99 +143,11 @@ class Starting(FineTuneForm):
                 self._folder = None  # said once; choosing the image again tries again
                 self.say(str(error))
                 return
-            self.fill_models(select=self._in_use())
+            self.fill_models(select=self.in_use())
             self.project_opened()
             self.refresh_later()
         elif project is not None and (self.annotated is None or self.annotated.position != project.store.position):
             self._refresh()
-
-    def _in_use(self) -> str | None:
-        project = self.controller.project
-        current = None if project is None else project.current
-        return None if project is None or current is None else str(project.model_path(current))
-
-    # -- models --------------------------------------------------------------------------------------------------
-    def fill_models(self, select: str | None = None) -> None:
-        """List the models of the project, the named ones, other files and the backbone; keep what is chosen."""
-        project, chosen = self.controller.project, select or str(self.model.currentData() or "") or self._in_use()
-        self.parents = {}
-        self.model.blockSignals(True)
-        self.model.clear()
-        for entry in self.controller.history():
-            assert project is not None
-            path = str(project.model_path(entry.id))
-            self.parents[path] = entry.id
-            mark = " (in use)" if entry.id == project.current else ""
-            self.model.addItem(f"{entry.id} · {entry.name}{mark}", path)
-        for name in self._names:
-            self.model.addItem(name, name)
-        for path in self._others:
-            self.model.addItem(Path(path).name, path)
-        self.model.addItem("Pretrained backbone, new classes", BACKBONE)
-        if chosen and self.model.findData(chosen) < 0 and chosen not in self._names and Path(chosen).is_file():
-            self._others.append(chosen)
-            self.model.addItem(Path(chosen).name, chosen)
-        index = self.model.findData(chosen) if chosen else -1
-        if select is None and chosen == BACKBONE and not self._chosen_by_hand:
-            index = 0
-        self.model.setCurrentIndex(max(0, index))
-        self.model.blockSignals(False)
-        self._read_header()
-
-    _chosen_by_hand = False
-
-    def choose_model(self, model: str) -> None:
-        """Start from a model by name or path, or from ``backbone``."""
-        self._chosen_by_hand = True
-        self.fill_models(select=model)
-        self.refresh_later()
-
-    def _model_chosen(self) -> None:
-        self._chosen_by_hand = True
-        self._read_header()
-        self.refresh_later()
-
-    def _choose_model_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")
-        if path:
-            self.choose_model(path)
-
-    def _read_header(self) -> None:
-        model, engine = str(self.model.currentData() or ""), self.engine
-        self._about = None
-        self._show_facts()
-        if not model or model == BACKBONE:
-            return
-
-        def look() -> Generator[Progress, None, ModelAbout]:
-            yield Progress(0, 1, "Reading the model")
-            return engine.about(model)
-
-        def show(about: ModelAbout) -> None:
-            if self.model.currentData() == model:
-                self._about = about
-                self._show_facts()
-
-        self._header.run(look, on_result=show, on_error=notify_error)
-
-    def _show_facts(self) -> None:
-        painted = [] if self.annotated is None else [info.name for info in self.annotated.classes]
-        if self.model.currentData() == BACKBONE:
-            text = "ImageNet weights in the backbone, all else new: give it more strokes and steps."
-        elif self._about is None:
-            text = ""
-        else:
-            known = {info.name for info in self._about.classes}
-            fresh, gone = [n for n in painted if n not in known], [n for n in known if n not in painted]
-            text = self._about.summary
-            if painted and fresh:
-                text += f" · new: {', '.join(fresh)}"
-            if painted and gone:
-                text += f" · not in the annotation, so dropped: {', '.join(sorted(gone))}"
-        self.model_facts.setText(text)
-        self.model_facts.setToolTip("What the chosen model was trained for" if self._about is None else "")
-        if self._about is not None:
-            self.model_facts.setToolTip(self._about.details)
 
     # -- what is painted, and how long it takes ------------------------------------------------------------------
     def _preset_changed(self) -> None:
@@ -296,7 +187,7 @@ class Starting(FineTuneForm):
         painted = self.annotated is not None and any(self.annotated.painted)
         text = tables.show_counts(self.counts, self.annotated)
         self.places.setText(text if painted else NOTHING if self.image.currentData() is not None else "")
-        self._show_facts()
+        self.show_facts()
         if forecast is None or not painted:
             self.estimate.setText("")
         else:

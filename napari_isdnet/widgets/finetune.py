@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication, QFileDialog
+from qtpy.QtWidgets import QApplication
 
-from napari_isdnet.annotation.project import ENDING
 from napari_isdnet.engine.viewqueue import spare_core_threads
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
-from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets import _finetune_words as words
 from napari_isdnet.widgets import _segment_layers as layers
-from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, Comparison, ender
+from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, ender
 from napari_isdnet.widgets._finetune_controller import Outcome
 from napari_isdnet.widgets._finetune_form import FLIP_KEY
+from napari_isdnet.widgets._finetune_history import Keeping
 from napari_isdnet.widgets._finetune_job import TuneSettings
-from napari_isdnet.widgets._finetune_start import Starting
 from napari_isdnet.widgets._job import stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
@@ -30,12 +28,11 @@ from napari_isdnet.widgets._projects import hand_over
 from napari_isdnet.widgets._segment_controller import Engine
 
 
-class FineTuneWidget(Starting):
+class FineTuneWidget(Keeping):
     """Start, run, compare, history. Training runs in a process of its own, loading and computing in threads."""
 
     def __init__(self, napari_viewer: Any, engine: Engine | None = None) -> None:  # napari passes the viewer like this
         super().__init__(real_viewer(napari_viewer), engine)
-        self.compare = Comparison(self.viewer, self.engine, self)
         self.outcome: Outcome | None = None
         self._running_on: Any = None
         self.small: dict[str, Any] = {}
@@ -58,9 +55,7 @@ class FineTuneWidget(Starting):
         self.bar.cancel_button.clicked.connect(self.stop)
         self.bar.pause_button.toggled.connect(self._pause)
         self.flip_button.clicked.connect(lambda: self.compare.flip())
-        self.use_button.clicked.connect(lambda: self.use())
-        self.export_button.clicked.connect(self._choose_export)
-        self.history.itemSelectionChanged.connect(self._selected)
+        self._connect_history()
         self.compare.told.connect(self._show_changes)
         self.compare.flipped.connect(self._show_changes)
         viewer, controller, end = self.viewer, self.controller, ender(self.compare)
@@ -124,7 +119,7 @@ class FineTuneWidget(Starting):
             path = layers.path_of(layer)
             if path is None:
                 raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
-            output = project.folder.with_name(f"{project.folder.name.removesuffix(ENDING)}_tuned.safetensors")
+            output = project.folder.with_name(f"{layers.stem_of(layer)}_tuned.safetensors")
             text = jobs.command(path, project.folder, output, settings)
         except InputError as error:
             notify_error(error)
@@ -221,7 +216,7 @@ class FineTuneWidget(Starting):
         notify_info(outcome.text)
         self._idle()
         self.say(outcome.text)
-        self.fill_models(select=None if outcome.entry is None else self._in_use())
+        self.fill_models(select=None if outcome.entry is None else self.in_use())
         self.refresh_later()
         project = self.controller.project
         if outcome.entry is not None and project is not None:
@@ -244,67 +239,6 @@ class FineTuneWidget(Starting):
         text = self.compare.words()
         self.compared.setText(text)
         self.compared.setVisible(bool(text))
-
-    # -- the history ---------------------------------------------------------------------------------------------
-    def _show_history(self) -> None:
-        project = self.controller.project
-        tables.show_history(self.history, self.controller.history(), None if project is None else project.current)
-        for button in (self.use_button, self.export_button):
-            button.setVisible(self.history.rowCount() > 0)
-        self._selected()
-
-    def _selected(self) -> None:
-        chosen = tables.selected_id(self.history)
-        self.use_button.setEnabled(chosen is not None)
-        self.export_button.setEnabled(bool(chosen))
-
-    def use(self, identifier: str | None = None) -> None:
-        """Go (back) to a model of the history ('' for the one before all; default: the selected row)."""
-        chosen = tables.selected_id(self.history) if identifier is None else identifier
-        if chosen is None:
-            return
-        try:
-            before, before_scores = self._model_and_scores(self.controller.opened().current or "")
-            self.controller.use(chosen or None)
-            after, after_scores = self._model_and_scores(chosen)
-        except InputError as error:
-            notify_error(error)
-            return
-        self.fill_models(select=after)
-        self._show_history()
-        self.compare.device = str(self.device.currentData() or "auto")
-        self.compare.scores = (before_scores, after_scores)
-        for side, model in ((BEFORE, before), (AFTER, after)):
-            if not jobs.is_backbone(model):
-                self.compare.show(side, model, self.parents.get(model) or Path(model).stem)
-        self.say(f"{chosen or Path(after).stem} is the model in use now.")
-
-    def _model_and_scores(self, identifier: str) -> tuple[str, dict[str, float]]:
-        """File (or name) of a model of the history, and its IoU on the strokes that were held out then."""
-        project = self.controller.opened()
-        if identifier:
-            return str(project.model_path(identifier)), dict(project.model(identifier).figures.get("after") or {})
-        history = project.history()
-        first = history[0].figures if history else {}
-        return str(first.get("start_model", jobs.BACKBONE)), dict(first.get("before") or {})
-
-    def _choose_export(self) -> None:
-        chosen = tables.selected_id(self.history)
-        if chosen:
-            project = self.controller.opened()
-            start = project.folder.with_name(f"{project.folder.name.removesuffix(ENDING)}_{chosen}.safetensors")
-            path, _ = QFileDialog.getSaveFileName(self, "Export the model", str(start), "Models (*.safetensors)")
-            if path:
-                self.export(chosen, Path(path if path.endswith(".safetensors") else f"{path}.safetensors"))
-
-    def export(self, identifier: str, path: Path) -> None:
-        """Write a model of the history to one file, with its card inside."""
-
-        def work() -> Generator[Progress, None, Path]:
-            yield Progress(0, 1, "Writing the model")
-            return self.controller.export(identifier, path)
-
-        self.export_bar.run(work, on_result=lambda found: notify_info(f"Written: {found}"), title="Exporting")
 
 
 def _intensities(layer: Any) -> tuple[str, tuple[int, ...] | None]:

@@ -100,7 +100,7 @@ def test_the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbo
     assert [row[0] for row in rows] == ["red", "green", "blue"]
     assert rows[2][1:] == ["–", "–"]
     assert int(rows[0][1].replace(",", "")) > int(rows[0][2].replace(",", "")) > 0
-    assert dock.places.text().startswith("9 places painted, ")
+    assert dock.places.text().startswith("6 places painted, ")
     qtbot.waitUntil(lambda: "Every 4 steps" in dock.guards.text(), timeout=LONG)
     assert "taken only if these places got no worse" in dock.guards.text()
     dock.allow_worse.setChecked(True)
@@ -120,7 +120,7 @@ def test_the_copied_command_says_everything(qtbot: Any, opened: Any, picture: Pa
     dock.copy_button.click()
     line = QApplication.clipboard().text()
     assert line == jobs.command(
-        str(picture), picture.with_name("scene.png.isdnet"), picture.with_name("scene.png_tuned.safetensors"),
+        str(picture), picture.with_name("scene.png.isdnet"), picture.with_name("scene_tuned.safetensors"),
         dock.settings(),
     )  # fmt: skip
     words = shlex.split(line)

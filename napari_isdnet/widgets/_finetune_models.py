@@ -1,0 +1,131 @@
+"""The part of the Fine-tune dock that chooses what the network starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+from napari_isdnet_training.presets import BACKBONE
+from qtpy.QtWidgets import QFileDialog
+
+from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
+from napari_isdnet.widgets._finetune_controller import Annotated, TuneController
+from napari_isdnet.widgets._finetune_form import FineTuneForm
+from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._segment_controller import Engine
+
+
+class ChoosingModel(FineTuneForm):
+    """Lists the models of the project, the named ones, files and the backbone; reads headers in the background."""
+
+    def __init__(self, engine: Engine | None) -> None:
+        super().__init__()
+        self.engine: Engine = engine or LocalEngine()
+        self.controller = TuneController()
+        self.parents: dict[str, str] = {}
+        """Ids of the history by model file."""
+        self.annotated: Annotated | None = None
+        self._names: list[str] = []
+        self._others: list[str] = []
+        self._about: ModelAbout | None = None
+        self._chosen_by_hand = False
+        self._header = self.hidden("header")
+
+    def refresh_later(self) -> None:
+        """Count and estimate soon."""
+        raise NotImplementedError
+
+    def hidden(self, name: str) -> JobBar:
+        """Runs what is too slow for the main thread and too short for a bar."""
+        bar = JobBar(self, f"finetune_{name}")
+        bar.setMaximumHeight(0)
+        return bar
+
+    def in_use(self) -> str | None:
+        """File of the project's current model."""
+        project = self.controller.project
+        current = None if project is None else project.current
+        return None if project is None or current is None else str(project.model_path(current))
+
+    def fill_models(self, select: str | None = None) -> None:
+        """List the models of the project, the named ones, other files and the backbone; keep what is chosen."""
+        project, chosen = self.controller.project, select or str(self.model.currentData() or "") or self.in_use()
+        self.parents = {}
+        self.model.blockSignals(True)
+        self.model.clear()
+        for entry in self.controller.history():
+            assert project is not None
+            path = str(project.model_path(entry.id))
+            self.parents[path] = entry.id
+            mark = " (in use)" if entry.id == project.current else ""
+            self.model.addItem(f"{entry.id} · {entry.name}{mark}", path)
+        for name in self._names:
+            self.model.addItem(name, name)
+        for path in self._others:
+            self.model.addItem(Path(path).name, path)
+        self.model.addItem("Pretrained backbone, new classes", BACKBONE)
+        if chosen and self.model.findData(chosen) < 0 and chosen not in self._names and Path(chosen).is_file():
+            self._others.append(chosen)
+            self.model.addItem(Path(chosen).name, chosen)
+        index = self.model.findData(chosen) if chosen else -1
+        if select is None and chosen == BACKBONE and not self._chosen_by_hand:
+            index = self.model.findData(self._names[0]) if self._names else 0
+        self.model.setCurrentIndex(max(0, index))
+        self.model.blockSignals(False)
+        self._read_header()
+
+    def choose_model(self, model: str) -> None:
+        """Start from a model by name or path, or from ``backbone``."""
+        self._chosen_by_hand = True
+        self.fill_models(select=model)
+        self.refresh_later()
+
+    def _model_chosen(self) -> None:
+        self._chosen_by_hand = True
+        self._read_header()
+        self.refresh_later()
+
+    def _choose_model_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")
+        if path:
+            self.choose_model(path)
+
+    def _read_header(self) -> None:
+        model, engine = str(self.model.currentData() or ""), self.engine
+        self._about = None
+        self.show_facts()
+        if not model or model == BACKBONE:
+            return
+
+        def look() -> Generator[Progress, None, ModelAbout]:
+            yield Progress(0, 1, "Reading the model")
+            return engine.about(model)
+
+        def show(about: ModelAbout) -> None:
+            if self.model.currentData() == model:
+                self._about = about
+                self.show_facts()
+
+        self._header.run(look, on_result=show, on_error=notify_error)
+
+    def show_facts(self) -> None:
+        """Say what the chosen model is, and how its classes and the painted ones differ."""
+        painted = [] if self.annotated is None else [info.name for info in self.annotated.classes]
+        if self.model.currentData() == BACKBONE:
+            text = "ImageNet weights in the backbone, all else new: give it more strokes and steps."
+        elif self._about is None:
+            text = ""
+        else:
+            known = {info.name for info in self._about.classes}
+            fresh, gone = [n for n in painted if n not in known], [n for n in known if n not in painted]
+            text = self._about.summary
+            if painted and fresh:
+                text += f" · new: {', '.join(fresh)}"
+            if painted and gone:
+                text += f" · not in the annotation, so dropped: {', '.join(sorted(gone))}"
+        self.model_facts.setText(text)
+        self.model_facts.setToolTip("What the chosen model was trained for" if self._about is None else "")
+        if self._about is not None:
+            self.model_facts.setToolTip(self._about.details)
