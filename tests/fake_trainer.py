@@ -15,6 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from napari_isdnet_training.unfinished import KEY, STATE, checkpoint_folder, unfinished
+from safetensors.numpy import save_file
+
 
 def say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
@@ -28,6 +32,19 @@ def line_of_input() -> bytes:
             return b""
         line += more
     return line
+
+
+def leave(output: Path, step: int, steps: int, figures: dict[str, Any]) -> None:
+    """A checkpoint without weights."""
+    facts = {"step": step, "best_step": min(step, 2), "recipe": {"steps": steps, "figures": figures}}
+    path = checkpoint_folder(output) / STATE
+    path.parent.mkdir(exist_ok=True)
+    save_file({"none": np.zeros(1)}, path, metadata={KEY: json.dumps(facts)})
+
+
+def begun(output: Path) -> int:
+    state = unfinished(output)
+    return 0 if state is None else state.step
 
 
 def main() -> None:
@@ -45,7 +62,8 @@ def main() -> None:
     say(kind="started", pid=os.getpid(), device="cpu", precision="float32", threads=1)
     before, after = {"miou": 0.3, "iou_red": 0.3}, {"miou": 0.6, "iou_red": 0.6}
     say(kind="progress", done=0, total=steps, stage="validate", seconds_left=None, figures=before)
-    for step in range(1, steps + 1):
+    first = begun(output) if job.get("resume") else 0
+    for step in range(first + 1, steps + 1):
         time.sleep(pace)
         say(kind="progress", done=step, total=steps, stage="train", seconds_left=1.0, figures={"loss": 1 / step})
         if step == 2:
@@ -58,6 +76,7 @@ def main() -> None:
     result = {"model": str(output) if output.is_file() else None, "steps": step, "best_step": 2}
     result |= {"held_out_before": before, "held_out_after": after}
     if orders["stop"]:
+        leave(output, step, steps, {"before": before, "after": after})
         say(kind="stopped", result={**result, "of": steps})
     else:
         say(kind="finished", result={**result, "new_classes": [], "reason": ""})

@@ -159,7 +159,11 @@ class TuneController:
         found = jobs.unfinished_job(project)
         if found is None:
             raise InputError("There is no run to go on with; press Fine-tune.")
-        return (yield from self._drive(project, found[0], True))
+        job, state = found
+        if state is not None and not self.curves.scores:  # of another session
+            known = ((0, state.before), (state.best_step, state.after))
+            self.curves = Curves(scores=[(float(step), dict(figures)) for step, figures in known if figures])
+        return (yield from self._drive(project, job, True))
 
     def _drive(self, project: Project, job: dict[str, Any], resume: bool) -> Generator[Item, None, Outcome]:
         yield Progress(0, 1, "Starting the training process")

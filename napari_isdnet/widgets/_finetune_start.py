@@ -33,6 +33,8 @@ class Starting(ChoosingModel):
     def __init__(self, viewer: Any, engine: Engine | None) -> None:
         super().__init__(engine)
         self.viewer = viewer
+        self.busy = False
+        """True while a run goes on."""
         self._folder: Path | None = None
         self._look, self._find, self._count = (self.hidden(name) for name in ("look", "find", "count"))
         self._soon = QTimer(self)
@@ -110,7 +112,7 @@ class Starting(ChoosingModel):
     def _choose_image(self) -> None:
         """Find where the project of the image lies; a hash of an array's pixels may take a moment."""
         self._folder = None
-        if not self.bar.running:
+        if not self.busy:
             self.controller.close()
         self.annotated = None
         layer = self.image.currentData()
@@ -193,7 +195,7 @@ class Starting(ChoosingModel):
         else:
             how = "as measured in the last run" if forecast.measured else "a first guess for this machine"
             self.estimate.setText(f"{words.duration(forecast.seconds).capitalize()}, {how}.")
-        self.train_button.setEnabled(painted and not self.bar.running)
+        self.train_button.setEnabled(painted and not self.busy)
         self.copy_button.setEnabled(painted)
 
     def say(self, text: str) -> None:
@@ -203,6 +205,7 @@ class Starting(ChoosingModel):
 
     def lock(self, on: bool) -> None:
         """While a run goes on, what it began with stays."""
+        self.busy = on
         for control in (self.image, self.model, self.model_button, self.preset, self.steps, self.held_out, self.seed,
                         self.device, self.allow_worse, self.train_button, self.resume_button):  # fmt: skip
             control.setEnabled(not on)

@@ -145,9 +145,12 @@ class FineTuneWidget(Keeping):
 
     def resume(self) -> None:
         """Go on with the run that was cut off."""
-        state = self.controller.unfinished()
-        if state is not None:
-            self._run(self.controller.resume, state.steps)
+        project = self.controller.project
+        found = None if project is None else jobs.unfinished_job(project)
+        if found is not None:
+            job, state = found
+            self._show_before(job["model"])
+            self._run(self.controller.resume, job["options"]["steps"] if state is None else state.steps)
 
     def _show_before(self, model: str) -> None:
         project = self.controller.opened()
@@ -225,7 +228,7 @@ class FineTuneWidget(Keeping):
             self.compare.settle(str(project.model_path(outcome.entry.id)), outcome.entry.id)
 
     def _show_left_over(self) -> None:
-        state = None if self.bar.running else self.controller.unfinished()
+        state = None if self.busy else self.controller.unfinished()
         self.resume_button.setVisible(state is not None)
         self.left_over.setVisible(state is not None)
         if state is not None:

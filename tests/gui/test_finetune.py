@@ -190,7 +190,17 @@ def test_stop_keeps_the_best_and_another_start_resumes(viewer: Any, qtbot: Any, 
     assert dock.status.text().startswith("Stopped at step")
     assert "kept as m001" in dock.status.text()
     assert dock.train_button.isEnabled()
-    assert jobs.unfinished_job(dock.controller.project) is not None
+    done = dock.controller.unfinished().step
+    assert dock.resume_button.isVisibleTo(dock)
+    assert f"cut off after {done} of 5000 steps" in dock.left_over.text()
+    dock.resume_button.click()
+    qtbot.waitUntil(lambda: dock.controller.curves.losses[-1][0] > done + 1, timeout=LONG)
+    steps = [step for step, _ in dock.controller.curves.losses]
+    assert steps == list(range(1, len(steps) + 1))  # it went on where it had stopped
+    assert not dock.left_over.isVisibleTo(dock)
+    dock.stop()
+    qtbot.waitUntil(lambda: not dock.busy, timeout=LONG)
+    at_rest(qtbot, dock)
 
 
 @pytest.mark.parametrize("what", ["window", "dock", "image", "layer"])
