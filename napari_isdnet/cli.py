@@ -178,6 +178,9 @@ def features(
         list[str] | None,
         options.option("shallow8, shallow16, deep, fused16, fused8, ...; may be repeated (default all).", "--layer"),
     ] = None,
+    context: Annotated[
+        options.Context, options.option("Maps as the whole image makes them, or each window alone.", "--context")
+    ] = options.Context.whole,
     device: options.DeviceOption = "auto",
     contrast: options.ContrastOption = "auto",
     channels: options.ChannelsOption = None,
@@ -186,7 +189,7 @@ def features(
     """Write what the network's branches see: feature maps, attention vectors and relation matrices."""
     from napari_isdnet.cli_commands import run_features
 
-    settings = {"device": device, "contrast": contrast, "channels": channels}
+    settings = {"context": context.value, "device": device, "contrast": contrast, "channels": channels}
     _show(run_features(image, output, model, roi, tuple(layer or ()), settings), json)
 
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from napari_isdnet.engine.tiles import TileCache, TilePyramid, nearest
+from napari_isdnet.engine.tiles import RecentTiles, TilePyramid, nearest
 from napari_isdnet.engine.viewqueue import ViewQueue
 from napari_isdnet.window import Window, pyramid_shapes
 
@@ -77,7 +77,7 @@ def test_stale_requests_are_dropped() -> None:
 
 
 def test_memory_is_bounded_and_errors_are_told_once() -> None:
-    cache = TileCache(limit=1000)
+    cache = RecentTiles(limit=1000)
     for index in range(20):
         cache.put((0, index), np.zeros(300, np.uint8))
     assert cache.size <= 1000

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.engine.tiles import TileCache
+from napari_isdnet.engine.tiles import RecentTiles
 from napari_isdnet.engine.viewqueue import ViewQueue
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
@@ -57,7 +57,7 @@ class RenderPyramid:
         sizes = [rows * columns for rows, columns in self.shapes]
         self._dense_from = next(i for i, size in enumerate(sizes) if size <= DENSE_CELLS)
         self._dense = [np.zeros((*shape, 4), np.uint8) for shape in self.shapes[self._dense_from :]]
-        self._fine = TileCache(memory)
+        self._fine = RecentTiles(memory)
         self._done = np.zeros(len(self.grid), bool)
         self._failed = False
         self._lock = threading.Lock()

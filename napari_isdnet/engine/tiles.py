@@ -46,7 +46,7 @@ class LivePyramid(Protocol):
         """Stop and join every thread."""
 
 
-class TileCache:
+class RecentTiles:
     """Arrays by key, the least recently used ones dropped beyond ``limit`` bytes. Thread-safe."""
 
     def __init__(self, limit: int = MEMORY) -> None:
@@ -117,7 +117,7 @@ class TilePyramid:
         self.on_change: Callable[[], None] | None = None
         self.on_error = on_error
         self._reader = read
-        self._cache = TileCache(memory)
+        self._cache = RecentTiles(memory)
         self._grids = tuple(Grid(shape, (chunk, chunk)) for shape in self.shapes)
         self._overview = self._blank(self.shapes[-1])
         self._overview_done: set[int] = set()

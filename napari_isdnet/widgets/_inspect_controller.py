@@ -160,6 +160,8 @@ def opinion_rows(opinions: dict[str, Any], classes: tuple[ClassInfo, ...]) -> li
 def command(image: str, settings: InspectSettings, layer: str, roi: Window | None, contrast: str = "auto") -> str:
     """The ``napari-isdnet features`` line that writes the same map from a shell."""
     parts = ["napari-isdnet", "features", image, "--output", "features", "--model", settings.model, "--layer", layer]
+    if settings.context != "whole":
+        parts += ["--context", settings.context]
     if roi is not None:
         parts += ["--roi", f"{roi.row},{roi.column},{roi.height},{roi.width}"]
     if settings.device != "auto":

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_isdnet.widgets._inspect_charts import AttentionCharts
 from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._tables import leave_alone
 
 
 class InspectForm(QWidget):
@@ -90,16 +91,11 @@ class InspectForm(QWidget):
 
     def _tidy_table(self) -> None:
         self.table.setHorizontalHeaderLabels(["Class", "Network", "Shallow", "Deep"])
-        self.table.setShowGrid(False)
-        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
-        self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        across, down = self.table.horizontalHeader(), self.table.verticalHeader()
+        leave_alone(self.table)
+        across = self.table.horizontalHeader()
         assert across is not None
-        assert down is not None
         across.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         across.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        down.hide()
         self.table.setMinimumHeight(150)
         self.table.hide()
 

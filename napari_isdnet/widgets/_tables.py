@@ -31,6 +31,17 @@ def reading_table(
     return table
 
 
+def leave_alone(table: QTableWidget) -> None:
+    """A table that is only looked at: no grid, no numbers of rows, nothing to edit, select or focus."""
+    table.setShowGrid(False)
+    table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+    table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
+    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    down = table.verticalHeader()
+    assert down is not None
+    down.hide()
+
+
 def cell(text: str, tip: str = "", right: bool = False, color: str = "") -> QTableWidgetItem:
     """A cell; ``color`` puts a swatch before the text, which is then legible in every theme."""
     item = QTableWidgetItem(text)

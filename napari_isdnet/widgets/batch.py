@@ -6,8 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication, QFileDialog
+from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.engine.batch import DONE, QUEUED, SKIPPED, BatchProgress, BatchQueue, command, find_images
 from napari_isdnet.exceptions import InputError
@@ -16,6 +15,7 @@ from napari_isdnet.widgets import _batch_controller as work
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._batch_form import BatchForm
+from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._lazy import real_viewer, watch
@@ -33,10 +33,6 @@ class BatchWidget(BatchForm):
         self._viewer = viewer
         self.queue = BatchQueue(Path())
         watch(viewer)
-        self._copied = QTimer(self)
-        self._copied.setSingleShot(True)
-        self._copied.setInterval(1500)
-        self._copied.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
         self.files_button.clicked.connect(lambda: self._choose_files())
         self.folder_button.clicked.connect(lambda: self._choose_folder())
         self.pattern.returnPressed.connect(lambda: self.add([self.pattern.text().strip()]))
@@ -242,11 +238,7 @@ class BatchWidget(BatchForm):
         if not self.bar.running:
             self.read_queue()
             self.take_settings()
-        clipboard = QApplication.clipboard()
-        assert clipboard is not None
-        clipboard.setText(command(self.queue))
-        self.copy_button.setText("Copied")
-        self._copied.start()
+        copy_text(self.copy_button, command(self.queue))
 
     # -- results -------------------------------------------------------------------------------------------------
     def open_results(self) -> None:

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtGui import QBrush, QColor
-from qtpy.QtWidgets import QApplication, QFileDialog, QTableWidgetItem
+from qtpy.QtWidgets import QFileDialog, QTableWidgetItem
 
 from napari_isdnet.engine.rendering import KINDS, Basis, Rendering, kinds_for
 from napari_isdnet.exceptions import InputError
@@ -17,6 +17,7 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _inspect_controller as control
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
+from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._inspect_form import InspectForm
 from napari_isdnet.widgets._job import Job, stop_with
@@ -48,10 +49,6 @@ class InspectWidget(InspectForm):
         self.picked: control.Picked | None = None
         self._jobs: list[Job] = []
         self._latest: Job | None = None
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(1500)
-        self._timer.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
         keep_triton_out()
         watch(viewer)
         self._connect()
@@ -379,11 +376,7 @@ class InspectWidget(InspectForm):
         except InputError as error:
             notify_error(error)
             return
-        clipboard = QApplication.clipboard()
-        assert clipboard is not None
-        clipboard.setText(text)
-        self.copy_button.setText("Copied")
-        self._timer.start()
+        copy_text(self.copy_button, text)
 
 
 def _swatch(color: tuple[int, int, int]) -> Any:

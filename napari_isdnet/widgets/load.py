@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -34,6 +34,7 @@ from napari_isdnet.widgets._job import JobBar, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._settings import pyramid_folder
+from napari_isdnet.widgets._tables import leave_alone
 
 FILTER = (
     "Images (*.tif *.tiff *.btf *.svs *.ndpi *.scn *.mrxs *.png *.jpg *.jpeg *.jp2 *.npy *.zarr *.vrt);;All files (*)"
@@ -110,16 +111,12 @@ class LoadWidget(QWidget):
         return button
 
     def _tidy_table(self) -> None:
-        self.table.setShowGrid(False)
+        leave_alone(self.table)
         self.table.setWordWrap(True)
-        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
-        self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         across, down = self.table.horizontalHeader(), self.table.verticalHeader()
         assert across is not None
         assert down is not None
         across.hide()
-        down.hide()
         across.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         across.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
         down.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)

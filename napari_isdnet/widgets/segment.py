@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication, QFileDialog, QMenu
+from qtpy.QtWidgets import QFileDialog, QMenu
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.sink import SUFFIXES, export, result_path
@@ -17,6 +16,7 @@ from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
+from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout, resumable
 from napari_isdnet.widgets._job import JobBar, stop_with
 from napari_isdnet.widgets._lazy import real_viewer
@@ -52,10 +52,6 @@ class SegmentWidget(SegmentForm):
         self.result_layer: Any = None
         self.finished: Finished | None = None
         self._output_is_ours = True
-        self._copied = QTimer(self)
-        self._copied.setSingleShot(True)
-        self._copied.setInterval(1500)
-        self._copied.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
         self._connect()
         self._list_images()
         self._first_look()
@@ -312,11 +308,7 @@ class SegmentWidget(SegmentForm):
         except InputError as error:
             notify_error(error)
             return
-        clipboard = QApplication.clipboard()
-        assert clipboard is not None
-        clipboard.setText(text)
-        self.copy_button.setText("Copied")
-        self._copied.start()
+        copy_text(self.copy_button, text)
 
     def _choose_export(self, kind: str) -> None:
         if self.finished is None:

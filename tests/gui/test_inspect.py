@@ -133,6 +133,8 @@ def test_command_and_opinions_without_a_window() -> None:
         "napari-isdnet features a.tif --output features --model 'my model.safetensors' --layer deep"
         " --roi 1,2,3,4 --device cpu"
     )
+    windows = control.InspectSettings("m", "window")
+    assert control.command("a.tif", windows, "deep", None).endswith("--layer deep --context window")
     rows = control.opinion_rows({"both": np.array([0.2, 0.8]), "deep": np.array([0.9, 0.1])}, classes_from(["a", "b"]))
     assert [info.name for info, _ in rows] == ["b", "a"]
     assert rows[0][1] == {"both": 0.8, "deep": 0.1}

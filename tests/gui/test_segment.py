@@ -15,6 +15,7 @@ import tifffile
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
+from napari_isdnet import cli
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._engine import LocalEngine
@@ -135,10 +136,7 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
     assert dock.finished.labels.shape == (300, 300)
     assert dock.finished.labels.origin == (100, 200)
     np.testing.assert_allclose(dock.result_layer.data_to_world((0, 0)), image.data_to_world((100, 200)))
-    again = subprocess.run(
-        [sys.executable, "-m", "napari_isdnet.cli", *words[1:]], capture_output=True, text=True, timeout=120
-    )
-    assert again.returncode == 0, again.stderr  # the same job: it is found done
+    assert cli.run(cli.app, words[1:], words[0]) == 0  # the same job: it is found done
     for kind, name in (("png", "a.png"), ("ome-tiff", "a.ome.tif"), ("geotiff", "a.tif"), ("geojson", "a.geojson")):
         dock.export(tmp_path / name, kind)
         qtbot.waitUntil(lambda: not dock.bar.running, timeout=20_000)
@@ -226,6 +224,20 @@ def test_preferences_reach_the_dock(monkeypatch) -> None:
     monkeypatch.setattr(page, "cache_folder", "/somewhere/else")
     assert (_settings.device(), _settings.memory_gib()) == ("cpu", 1.5)
     assert _settings.cache_folder() == Path("/somewhere/else")
+
+
+def test_preferences_that_cannot_be_read_are_said_once(monkeypatch) -> None:
+    from napari_isdnet.widgets import _settings
+
+    said: list[str] = []
+
+    def damaged(plugin: str) -> None:
+        raise ValueError("bad\nfile")
+
+    monkeypatch.setattr("napari.settings.get_plugin_settings", damaged)
+    monkeypatch.setattr(_settings, "notify_error", lambda error: said.append(str(error)))
+    assert (_settings.device(), _settings.memory_gib()) == ("auto", None)
+    assert said == ["The preferences of napari-isdnet cannot be read (ValueError: bad file); using the defaults."]
 
 
 SCRIPT = """
