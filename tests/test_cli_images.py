@@ -150,6 +150,17 @@ def test_is_refused_in_one_sentence(
         assert name.startswith("cut")
 
 
+def test_a_library_that_is_missing_is_said_before_anything_is_computed(
+    segment: Callable[..., tuple[int, str, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_isdnet.io.polygons.find_spec", lambda _: None)
+    READ["rgb.jpg"][0](tmp_path / "rgb.jpg")
+    code, _, err = segment(tmp_path / "rgb.jpg", "--polygons")
+    assert code == 1
+    assert err == ["Error: Making polygons needs rasterio, which is not installed: pip install 'napari-isdnet[geo]'."]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_file_is_segmented_around_its_damage_when_asked(
     segment: Callable[..., tuple[int, str, list[str]]], tmp_path: Path
 ) -> None:

@@ -180,11 +180,16 @@ def test_the_wheel_installs_and_its_command_and_manifest_are_found(archives: tup
         "from npe2 import PluginManifest\n"
         "print(napari_isdnet.__file__); print(napari_isdnet_training.__file__)\n"
         "print(PluginManifest.from_distribution('napari-isdnet').name)\n"
+        "from napari_isdnet import cli\n"
+        "from napari_isdnet.model.checkpoint import default_model, find_model, load_model\n"
+        "load_model(default_model()); print(find_model(default_model()))\n"
+        "assert all(cli.run(cli.app, words, 'napari-isdnet') == 0 for words in (['--version'], ['models', '--json']))\n"
     )
     libraries = "|".join(path for path in sys.path if path.endswith("site-packages"))
     done = subprocess.run([python, "-c", code, libraries], capture_output=True, text=True, cwd=tmp_path)
     lines = done.stdout.split()
-    assert len(lines) == 3, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert lines[3].startswith(str(site))  # the model that ships
     assert lines[0].startswith(str(site))
     assert lines[1].startswith(str(site))
     assert lines[2] == "napari-isdnet"

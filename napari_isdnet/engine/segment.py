@@ -28,6 +28,7 @@ from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.polygons import check_available
 from napari_isdnet.io.sink import check_format, export, result_path
 from napari_isdnet.io.source import ImageSource, TileError
 from napari_isdnet.model.isdnet import MIN_SIDE
@@ -148,6 +149,8 @@ class _Job:
         self.region = options.region(source.shape)
         for name in options.formats:
             check_format(name, self.region.shape)
+        if options.polygons:
+            check_available()
         self.paths = self._paths()
         self.policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
         self.placement = self.place()

@@ -34,6 +34,12 @@ class Joined:
     polygons: list[Polygon]
 
 
+def check_available() -> None:
+    """:class:`MissingExtra` where polygons cannot be made, so that a long job can say so before it starts."""
+    if find_spec("rasterio") is None:
+        raise MissingExtra("Making polygons", "rasterio", "geo")
+
+
 def polygonise(
     source: ImageSource, *, roi: Window | None = None, simplify: float = 0.0, core: int = CORE
 ) -> Iterator[Joined]:
@@ -45,8 +51,7 @@ def polygonise(
     """
     if simplify < 0:
         raise InputError(f"The tolerance of the simplification cannot be negative, got {simplify}.")
-    if find_spec("rasterio") is None:
-        raise MissingExtra("Making polygons", "rasterio", "geo")
+    check_available()
     area = Window.whole(source.shape) if roi is None else roi
     grid = Grid(area.shape, (core, core))
     joiner = _Joiner(grid)
