@@ -30,7 +30,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of the batches of all processes together, in float32, on any device.
+    """Batch norm whose statistics are those of the batches of all processes together; float32 at least, any device.
 
     torch's own needs an accelerator, and its conversion drops the activation inside of timm's norms. With one value per
     channel over all processes the running statistics are used, as in :class:`PooledBatchNorm2d`.
@@ -40,14 +40,13 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W) to the same shape."""
         if not self.training:
             return super().forward(x)
-        values = x.float()
-        sums = torch.cat([values.sum((0, 2, 3)), values.new_tensor([x.numel() / x.shape[1]])])
-        sums = _SumOverProcesses.apply(sums)
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = values - mean.view(1, -1, 1, 1)
-        if float(count) <= 1:
+        # Every process has crops of one size and equally many of them.
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        if count == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        values = x if x.dtype == torch.float64 else x.float()
+        mean = _SumOverProcesses.apply(values.sum((0, 2, 3))) / count
+        centred = values - mean.view(1, -1, 1, 1)
         # In two passes: the variance of large means would drown in the rounding of a sum of squares.
         variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
