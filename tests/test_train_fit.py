@@ -209,3 +209,16 @@ def test_recipe_errors_are_one_sentence(setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load_recipe("landcover-lite", [setting])
     assert "\n" not in str(caught.value)
+
+
+def test_a_gradient_that_is_not_finite_is_one_sentence(tmp_path: Path) -> None:
+    table = tiny(make_data(tmp_path / "data")).to_dict()
+    table["optimizer"] |= {"clip_norm": 5.0}
+    recipe = recipe_from(table)
+    network = build(recipe.model.name, 2, False, recipe.model.options)
+    # The loss stays finite, as with a faulty kernel of the backward pass.
+    network.net.classifier.out.bias.register_hook(lambda grad: grad * float("inf"))
+    before = {k: v.clone() for k, v in network.named_parameters()}
+    with pytest.raises(InputError, match=r"gradient is not finite at step 0.*float32"):
+        drain(fit(recipe, tmp_path / "run", network=network))
+    assert all(torch.equal(before[k], v) for k, v in network.named_parameters())

@@ -185,7 +185,7 @@ class Run:
         if not math.isfinite(sums["total"]):
             raise InputError(f"The loss is {sums['total']} at step {step}: training diverged, lower optimizer.lr.")
         if recipe.optimizer.clip_norm:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=recipe.optimizer.clip_norm)
+            self._clip(recipe.optimizer.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network)
@@ -195,6 +195,15 @@ class Run:
     def _share(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The samples that this process evaluates."""
         return samples[self.fabric.global_rank :: self.fabric.world_size]
+
+    def _clip(self, limit: float) -> None:
+        norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        # A finite loss can have such a gradient: seen with bfloat16 dilated depthwise convolutions in channels-last.
+        if norm is not None and not bool(torch.isfinite(norm)):
+            raise InputError(
+                f"The gradient is not finite at step {self.state.step}: lower optimizer.lr, or try"
+                " run.precision=float32 or run.channels_last=false; the last checkpoint is kept."
+            )
 
     def _validate(self) -> dict[str, float]:
         samples = self.dataset.samples.get("validation", ())
