@@ -6,9 +6,6 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
-
 from napari_isdnet.engine.viewqueue import spare_core_threads
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -16,6 +13,7 @@ from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets import _finetune_words as words
 from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, ender
 from napari_isdnet.widgets._finetune_controller import Outcome
 from napari_isdnet.widgets._finetune_form import FLIP_KEY
@@ -37,10 +35,6 @@ class FineTuneWidget(Keeping):
         self._running_on: Any = None
         self.small: dict[str, Any] = {}
         """Other values of settings that have no control (``window``, ``batch``)."""
-        self._copied = QTimer(self)
-        self._copied.setSingleShot(True)
-        self._copied.setInterval(1500)
-        self._copied.timeout.connect(lambda: self.copy_button.setText("Copy as command"))
         watch(self.viewer)
         self._connect()
         self._begin()
@@ -124,11 +118,7 @@ class FineTuneWidget(Keeping):
         except InputError as error:
             notify_error(error)
             return
-        clipboard = QApplication.clipboard()
-        assert clipboard is not None
-        clipboard.setText(text)
-        self.copy_button.setText("Copied")
-        self._copied.start()
+        copy_text(self.copy_button, text)
 
     # -- a run ---------------------------------------------------------------------------------------------------
     def train(self) -> None:
