@@ -15,9 +15,10 @@ from napari_isdnet_training.census import check_dataset, problems
 from napari_isdnet_training.config import Recipe, load_recipe, recipe_names
 from napari_isdnet_training.datasets import LAYOUTS, open_dataset
 from napari_isdnet_training.fakes import MAKERS, make_fake
-from napari_isdnet_training.fit import fit, make_network
+from napari_isdnet_training.fit import fit
 from napari_isdnet_training.layouts.lists import DEEPGLOBE, INRIA
 from napari_isdnet_training.registry import REGISTRY
+from napari_isdnet_training.setup import make_network
 from napari_isdnet_training.sources import decode_mask, open_mask
 from PIL import Image
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from napari_isdnet_training.config import Recipe, recipe_from
 from napari_isdnet_training.evaluate import parts_of
 from napari_isdnet_training.fakes import make_fake
-from napari_isdnet_training.fit import FitResult, _up_to_date, fit
+from napari_isdnet_training.fit import FitResult, fit
 from napari_isdnet_training.history import read_history
+from napari_isdnet_training.identity import up_to_date
 from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.state import Average
@@ -123,8 +124,8 @@ def test_a_checkpoint_older_than_a_setting_is_of_the_same_recipe(data: Path) -> 
     now = recipe_from(recipe).to_dict()
     old = recipe_from(recipe).to_dict()
     del old["data"]["split"], old["augment"]["fill"]
-    assert _up_to_date(old) == now
-    assert _up_to_date({**old, "run": {"steps": -1}})["run"] == {"steps": -1}  # compared as it is, and refused
+    assert up_to_date(old) == now
+    assert up_to_date({**old, "run": {"steps": -1}})["run"] == {"steps": -1}  # compared as it is, and refused
 
 
 def test_workers_change_no_number(data: Path, tmp_path: Path) -> None:

@@ -14,37 +14,28 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from napari_isdnet_training.census import check_dataset
-from napari_isdnet_training.config import OptimizerConfig, Recipe
+from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.evaluate import drain, evaluate_samples, figures
 from napari_isdnet_training.history import History
+from napari_isdnet_training.identity import first_difference, fixed, up_to_date
 from napari_isdnet_training.norms import prepare_norms
-from napari_isdnet_training.registry import Network, build
+from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
+from napari_isdnet_training.setup import class_weights, make_network, make_optimizer
 from napari_isdnet_training.state import Average, RunState, load_state, save_state
-from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import DataLoader
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.model.checkpoint import load_model, save_model
+from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
-# What may change between two parts of one run without changing its numbers.
-FREE_TO_CHANGE = (
-    "log_every",
-    "checkpoint_every",
-    "validate_every",
-    "workers",
-    "max_seconds",
-    "tensorboard",
-    "early_stop",
-)
 
 
 @dataclass(frozen=True)
@@ -116,11 +107,11 @@ class Run:
 
     def _resume(self) -> None:
         state = load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
-        state.recipe = _up_to_date(state.recipe)
-        if _fixed(state.recipe) != _fixed(self.recipe.to_dict()):
+        state.recipe = up_to_date(state.recipe)
+        if fixed(state.recipe) != fixed(self.recipe.to_dict()):
             raise InputError(
                 f"{self.output} holds a run of another recipe"
-                f" ({_first_difference(state.recipe, self.recipe.to_dict())});"
+                f" ({first_difference(state.recipe, self.recipe.to_dict())});"
                 " give another --output, or --no-resume to start over."
             )
         self.state, self.saved_step = state, state.step
@@ -283,75 +274,3 @@ class _averaged:
     def __exit__(self, *details: object) -> None:
         if self.average is not None:
             self.network.load_state_dict(self.own)
-
-
-def make_network(recipe: Recipe, classes: int) -> Network:
-    """The recipe's network, from its ``init`` file, from ImageNet weights or from scratch."""
-    network = build(recipe.model.name, classes, recipe.model.pretrained and not recipe.model.init, recipe.model.options)
-    if recipe.model.init:
-        parent = load_model(recipe.model.init, training=True)
-        own = network.net.state_dict()
-        fitting = {k: v for k, v in parent.state_dict().items() if k in own and own[k].shape == v.shape}
-        if not fitting:
-            raise InputError(f"Nothing of {recipe.model.init} fits network '{recipe.model.name}'; choose its network.")
-        network.net.load_state_dict({**own, **fitting})
-        network.pretrained = f"model {parent.header.name if parent.header else recipe.model.init}"
-    return network
-
-
-def make_optimizer(network: Network, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over groups: backbone or not, decayed or not (``scale`` multiplies the scheduled rate)."""
-    backbone = network.backbone_parameters()
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            decayed = config.decay_norms or parameter.ndim > 1
-            groups.setdefault((id(parameter) in backbone, decayed), []).append(parameter)
-    listed = [
-        {
-            "params": parameters,
-            "scale": config.backbone_lr if in_backbone else 1.0,
-            "weight_decay": config.weight_decay if decayed else 0.0,
-        }
-        for (in_backbone, decayed), parameters in groups.items()
-    ]
-    if config.name == "adamw":
-        return torch.optim.AdamW(listed, lr=config.lr)
-    return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum)
-
-
-def class_weights(recipe: Recipe, sampler: CropSampler, device: torch.device) -> torch.Tensor | None:
-    """(K,) weights of the segmentation losses, or None."""
-    choice = recipe.loss.class_weights
-    if choice == "none":
-        return None
-    if choice == "inverse-sqrt":
-        values = 1 / np.sqrt(np.maximum(sampler.frequency, 1e-4))
-        return torch.tensor(values / values.mean(), dtype=torch.float32, device=device)
-    return torch.tensor(choice, dtype=torch.float32, device=device)
-
-
-def _up_to_date(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's recipe with the settings that it did not know yet at their defaults, which change nothing."""
-    try:
-        return Recipe.model_validate(recipe).to_dict()
-    except ValidationError:
-        return recipe
-
-
-def _fixed(recipe: dict[str, Any]) -> dict[str, Any]:
-    run = {k: v for k, v in recipe["run"].items() if k not in FREE_TO_CHANGE}
-    data = {k: v for k, v in recipe["data"].items() if k != "root"}
-    return {**recipe, "run": run, "data": data, "description": "", "licence": ""}
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    before, now = _fixed(old), _fixed(new)
-    for key in now:
-        if isinstance(now[key], dict):
-            for name in now[key]:
-                if before.get(key, {}).get(name) != now[key][name]:
-                    return f"{key}.{name} was {before.get(key, {}).get(name)}, now {now[key][name]}"
-        elif before.get(key) != now[key]:
-            return f"{key} was {before.get(key)}, now {now[key]}"
-    return "an older form of the recipe"
