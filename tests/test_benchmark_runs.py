@@ -57,7 +57,7 @@ def recipe(tmp_path: Path) -> Recipe:
     data = {"layout": "scenes", "root": str(root), "train": ["a"], "validation": ["b"], "classes": CLASSES}
     options = {"channels": 16, "distillation": "sampled", "distillation_points": 16}
     model = {"name": "isdnet-lite0", "pretrained": False, "options": options}
-    run = {"steps": 9, "batch": 2, "accelerator": "cpu"}
+    run = {"steps": 3, "batch": 2, "accelerator": "cpu"}
     return recipe_from({"name": "tiny", "data": data, "crop": {"size": [64, 64]}, "model": model, "run": run})
 
 

@@ -117,6 +117,7 @@ def test_limits_and_failures_have_words(text: str, seconds: float, memory: int, 
     assert run_worker({}, seconds, memory, script(text)).status == status
 
 
+@pytest.mark.slow
 def test_a_real_worker_measures_a_small_network() -> None:
     job = {"entry": "registry:isdnet-lite0", "mode": "whole", "size": [64, 96], "device": "cpu", "classes": 3}
     job |= {"precision": "float32", "prepared": True, "repeats": 2, "tile": 64, "overlap": 0, "count": True}

@@ -59,9 +59,15 @@ def model() -> ISDNet:
     return network.eval()
 
 
+@pytest.fixture(scope="module")
+def written(model: ISDNet, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return save_model(model, tmp_path_factory.mktemp("model") / "model.safetensors").read_bytes()
+
+
 @pytest.fixture
-def saved(model: ISDNet, tmp_path: Path) -> Path:
-    return save_model(model, tmp_path / "model.safetensors")
+def saved(written: bytes, tmp_path: Path) -> Path:
+    (tmp_path / "model.safetensors").write_bytes(written)
+    return tmp_path / "model.safetensors"
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ def finished(steps: Generator[Progress, None, dict[str, Any]]) -> dict[str, Any]
 def test_whole_context_equals_one_forward(name: str) -> None:
     model, image = lively(NETWORKS[name]), picture((331, 485))
     expected = one_shot(model, image)
-    view = view_of(model, image, window=128)
+    view = view_of(model, image, window=192)
     assert set(view.names) == {n for n, v in expected.items() if v.ndim == 3 and not n.startswith("full_")}
     for layer in view.names:
         whole = expected[layer]

@@ -19,6 +19,8 @@ from napari_isdnet.window import Window
 MAX_PROBE = 4096
 ALIGN = 32
 STRIP = 8
+GAIN = 2.0**100
+"""Of the probe's gradient: at the rim it falls by a factor of the kernel's size with every layer, far below float32."""
 
 
 class NotLocalError(InputError):
@@ -33,8 +35,8 @@ class NotLocalError(InputError):
 
 
 def _transparent(module: nn.Module) -> nn.Module:
-    """A float64 copy through which gradients show the receptive field (see the module's text)."""
-    module = copy.deepcopy(module).double().eval()
+    """A copy through which gradients show the receptive field (see the module's text)."""
+    module = copy.deepcopy(module).float().eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     for parent in list(module.modules()):
@@ -60,12 +62,12 @@ def _extent(run: Callable[[Tensor], Tensor], channels: int, length: int, axis: i
     shape = [1, channels, STRIP, STRIP]
     shape[2 + axis] = length
     # Small values: sums over residual connections must not reach the flat part of a ReLU6.
-    x = torch.full(shape, 1e-3, dtype=torch.float64, requires_grad=True)
+    x = torch.full(shape, 1e-3, requires_grad=True)
     with torch.enable_grad():
         y = run(x)
         stride = round(length / y.shape[2 + axis])
         middle = y.shape[2 + axis] // 2
-        y.select(2 + axis, middle).sum().backward()
+        y.select(2 + axis, middle).sum().mul(GAIN).backward()
     assert x.grad is not None
     line = x.grad.abs().sum(dim=(0, 1, 3 - axis))
     touched = torch.nonzero(line > 0).flatten()

@@ -54,7 +54,8 @@ class LocalNetwork:
         self.head8_halo = 3
 
     def _halos(self) -> _Halos:
-        key = replace(self.config.inference(), num_classes=1, dropout=0.0)
+        # How far a convolution looks depends on neither its width nor on what its output is used for.
+        key = replace(self.config.inference(), num_classes=1, channels=16, fusion="add", dropout=0.0)
         if key not in _probed:
             try:
                 what = f"The backbone '{self.config.deep}'"

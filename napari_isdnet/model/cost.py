@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,6 +24,7 @@ class Cost:
     size: tuple[int, int]
 
 
+@lru_cache(maxsize=64)
 def count_cost(config: ISDNetConfig, size: tuple[int, int] = PAPER_SIZE) -> Cost:
     """Count one forward pass of the inference network on an image of ``size`` (rows, columns).
 
