@@ -98,7 +98,7 @@ def test_the_options_other_programs_are_written_against_exist() -> None:
         "segment": "output model context roi window format polygons probabilities uncertainty device precision memory"
         " contrast channels scale skip_bad_tiles resume overwrite dask json",
         "evaluate": "classes ignore output json",
-        "features": "output roi layer",
+        "features": "output roi layer context",
         "convert": "output",
     }
     assert set(group.commands) == COMMANDS
