@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
+
 from napari_isdnet.engine.viewqueue import spare_core_threads
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -55,17 +57,20 @@ class FineTuneWidget(Keeping):
         viewer, controller, end = self.viewer, self.controller, ender(self.compare)
         events, camera = viewer.layers.events, viewer.camera.events
         removed, listed, moved = self._layer_removed, self._list_images, self._moved
+        # Later, since another image takes the maps of this one away: napari would still draw what is removed while it
+        # is told of a removal.
+        self._listing = QTimer(self)
+        self._listing.setSingleShot(True)
+        self._listing.timeout.connect(self._list_images)
         events.removed.connect(removed)
-        for event in (events.inserted, events.removed):
-            event.connect(listed)
+        events.inserted.connect(listed)
         for event in (camera.zoom, camera.center):
             event.connect(moved)
         viewer.bind_key(FLIP_KEY, lambda _: self.compare.flip(), overwrite=True)
 
         def gone() -> None:
             events.removed.disconnect(removed)
-            for event in (events.inserted, events.removed):
-                event.disconnect(listed)
+            events.inserted.disconnect(listed)
             for event in (camera.zoom, camera.center):
                 event.disconnect(moved)
             viewer.bind_key(FLIP_KEY, None, overwrite=True)
@@ -76,6 +81,7 @@ class FineTuneWidget(Keeping):
 
     def _layer_removed(self, event: Any) -> None:
         self.compare.layer_removed(event.value)
+        self._listing.start(0)
 
     def _moved(self, _: Any = None) -> None:
         self.compare.moved()
