@@ -217,6 +217,10 @@ class Comparison(QObject):
         if layer is self.image:
             self.image = self.source = None
             self.stop()
+            for side in self.sides.values():
+                if side.layer is not None:
+                    # napari 0.9.2 crashes drawing a hidden Labels layer from under which an image was removed.
+                    side.layer.visible = True
         self.told.emit()
 
     def _remove(self, side: str) -> None:

@@ -203,7 +203,7 @@ def test_stop_keeps_the_best_and_another_start_resumes(viewer: Any, qtbot: Any, 
     at_rest(qtbot, dock)
 
 
-@pytest.mark.parametrize("what", ["window", "dock", "layer"])
+@pytest.mark.parametrize("what", ["window", "dock", "image", "layer"])
 def test_what_is_closed_in_the_middle_leaves_nothing(viewer: Any, qtbot: Any, opened: Any, what: str) -> None:
     dock = opened(steps=5000)
     dock.train_button.click()
@@ -216,6 +216,9 @@ def test_what_is_closed_in_the_middle_leaves_nothing(viewer: Any, qtbot: Any, op
         viewer.layers.remove(dock.compare.sides[AFTER].layer)
         assert not dock.flip_button.isEnabled()
         assert process.alive  # it is only looked at no more
+    elif what == "image":
+        viewer.layers.remove(viewer.layers["scene"])
+        qtbot.wait(100)
     if what == "dock":
         viewer.window.remove_dock_widget(dock)
         dock.close()
