@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from scipy.signal import lfilter
 
 from napari_isdnet.classes import ClassInfo
+from napari_isdnet.widgets._plots import small_plot
 
 Losses = Sequence[tuple[float, float]]
 Scores = Sequence[tuple[float, Mapping[str, float]]]
@@ -44,13 +45,7 @@ class CurvesWidget(QWidget):
         self._follow_theme()
 
     def _plot(self, title: str, tip: str) -> Any:
-        plot = pg.PlotWidget(self)
-        plot.setObjectName(f"finetune_plot_{title.split()[0].lower()}")
-        plot.setTitle(title, size="9pt")
-        plot.setToolTip(tip)
-        plot.setMouseEnabled(x=False, y=False)
-        plot.setMenuEnabled(False)
-        plot.hideButtons()
+        plot = small_plot(self, f"finetune_plot_{title.split()[0].lower()}", title, tip)
         plot.showGrid(x=False, y=True, alpha=0.2)
         return plot
 

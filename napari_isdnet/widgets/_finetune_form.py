@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from napari_isdnet_training.presets import HELD_OUT, PRESETS
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFrame,
     QLabel,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_isdnet.widgets._controls import Controls
 from napari_isdnet.widgets._finetune_curves import CurvesWidget
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._segment_form import _form, _line, _row
 from napari_isdnet.widgets._tables import reading_table
 
-W = TypeVar("W", bound=QWidget)
 FLIP_KEY = "Control-B"
 _PRESETS = {
     "quick": "Quick: heads and fusions",
@@ -49,8 +47,10 @@ class PageArea(QScrollArea):
         return super().eventFilter(watched, event)
 
 
-class FineTuneForm(QWidget):
+class FineTuneForm(Controls):
     """Every control of the dock as an attribute; no behaviour."""
+
+    PREFIX = "finetune"
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,20 +60,6 @@ class FineTuneForm(QWidget):
         self._make_actions()
         self._make_outcome()
         self._lay_out()
-
-    def _dress(self, widget: W, name: str, tip: str) -> W:
-        widget.setObjectName(f"finetune_{name}")
-        widget.setToolTip(tip)
-        return widget
-
-    def _combo(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
-        box = self._dress(QComboBox(self), name, tip)
-        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(8)
-        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        for text, key in items:
-            box.addItem(text, key)
-        return box
 
     def _label(self, name: str, tip: str) -> QLabel:
         label = self._dress(QLabel(self), name, tip)

@@ -17,6 +17,7 @@ from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets import _finetune_words as words
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
+from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._finetune_controller import Annotated
 from napari_isdnet.widgets._finetune_job import TuneSettings
 from napari_isdnet.widgets._finetune_models import ChoosingModel
@@ -93,20 +94,7 @@ class Starting(ChoosingModel):
 
     # -- image and project ---------------------------------------------------------------------------------------
     def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
-        from napari.layers import Image
-
-        chosen = self.image.currentData()
-        images = [
-            layer for layer in self.viewer.layers
-            if isinstance(layer, Image) and not layer.metadata.get(layers.RESULT)
-        ]  # fmt: skip
-        self.image.blockSignals(True)
-        self.image.clear()
-        for layer in images:
-            self.image.addItem(layer.name, layer)
-        self.image.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
-        self.image.blockSignals(False)
-        if self.image.currentData() is not chosen:
+        if list_images(self.image, self.viewer):
             self._choose_image()
 
     def _choose_image(self) -> None:

@@ -11,6 +11,7 @@ from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_isdnet.engine.rendering import colormap
+from napari_isdnet.widgets._plots import small_plot
 
 SHALLOW, DEEP = "#3b9ddd", "#e8833a"
 
@@ -44,14 +45,7 @@ class AttentionCharts(QWidget):
         self._follow_theme()
 
     def _plot(self, title: str, tip: str) -> Any:
-        plot = pg.PlotWidget(self)
-        plot.setObjectName(f"inspect_plot_{title.split()[0]}")
-        plot.setTitle(title, size="9pt")
-        plot.setToolTip(tip)
-        plot.setMouseEnabled(x=False, y=False)
-        plot.setMenuEnabled(False)
-        plot.hideButtons()
-        return plot
+        return small_plot(self, f"inspect_plot_{title.split()[0]}", title, tip)
 
     def show_attention(self, attention: dict[str, Any], stride: int) -> None:
         """Show the vectors (C,) and the matrix (G, G) of the fusion at ``stride``; what is missing stays empty."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -15,7 +12,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QSlider,
     QToolButton,
     QVBoxLayout,
@@ -24,14 +20,16 @@ from qtpy.QtWidgets import (
 
 from napari_isdnet.io.sink import FORMATS
 from napari_isdnet.widgets._class_table import ClassTable
+from napari_isdnet.widgets._controls import Controls
 from napari_isdnet.widgets._job import JobBar
 
-W = TypeVar("W", bound=QWidget)
 TITLES = {"ome-zarr": "OME-Zarr", "ome-tiff": "OME-TIFF", "geotiff": "GeoTIFF", "png": "PNG"}
 
 
-class SegmentForm(QWidget):
+class SegmentForm(Controls):
     """Every control of the dock as an attribute; no behaviour."""
+
+    PREFIX = "segment"
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,20 +38,6 @@ class SegmentForm(QWidget):
         self._make_actions()
         self._make_output()
         self._lay_out()
-
-    def _dress(self, widget: W, name: str, tip: str) -> W:
-        widget.setObjectName(f"segment_{name}")
-        widget.setToolTip(tip)
-        return widget
-
-    def _combo(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
-        box = self._dress(QComboBox(self), name, tip)
-        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(8)
-        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        for text, key in items:
-            box.addItem(text, key)
-        return box
 
     def _make_choices(self) -> None:
         self.image = self._combo("image", "The image layer to segment")

@@ -17,6 +17,7 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._clipboard import copy_text
+from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout, resumable
 from napari_isdnet.widgets._job import JobBar, stop_with
 from napari_isdnet.widgets._lazy import real_viewer
@@ -119,18 +120,7 @@ class SegmentWidget(SegmentForm):
 
     # -- image and model -----------------------------------------------------------------------------------------
     def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
-        from napari.layers import Image
-
-        chosen = self.image.currentData()
-        own = (layer for layer in self.viewer.layers if isinstance(layer, Image))
-        images = [layer for layer in own if not layer.metadata.get(layers.RESULT)]
-        self.image.blockSignals(True)
-        self.image.clear()
-        for layer in images:
-            self.image.addItem(layer.name, layer)
-        self.image.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
-        self.image.blockSignals(False)
-        if self.image.currentData() is not chosen:
+        if list_images(self.image, self.viewer):
             self._image_changed()
 
     def _image_changed(self) -> None:

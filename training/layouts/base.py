@@ -93,6 +93,18 @@ def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: str) -> 
     return tuple(Sample(name, images[name], masks[name]) for name in sorted(images, key=natural))
 
 
+def sorted_by_authors(images: Path, masks: Path, config: DataConfig, root: Path) -> dict[Split, tuple[Sample, ...]]:
+    """Samples as the ISDNet authors sort them: ``NAME_sat`` and ``NAME_mask`` under ``train``, ``val`` and ``test``."""
+    found: dict[Split, tuple[Sample, ...]] = {}
+    for split in SPLITS:
+        folder = "val" if split == "validation" else split
+        where = f"in {masks.name}/{folder}"
+        found[split] = pairs(by_stem(images / folder, "_sat"), by_stem(masks / folder, "_mask"), where)
+    if selects(config):
+        return select([s for samples in found.values() for s in samples], config, root)
+    return found
+
+
 def selects(config: DataConfig) -> bool:
     """True where the recipe itself names samples of a split."""
     return any(getattr(config, split) for split in SPLITS)

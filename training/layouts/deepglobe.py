@@ -6,7 +6,6 @@ from pathlib import Path
 
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.layouts.base import (
-    SPLITS,
     Dataset,
     by_stem,
     known_classes,
@@ -15,6 +14,7 @@ from napari_isdnet_training.layouts.base import (
     published,
     select,
     selects,
+    sorted_by_authors,
     value_code,
 )
 from napari_isdnet_training.layouts.lists import DEEPGLOBE
@@ -34,7 +34,6 @@ CLASSES = (
     ClassInfo("barren", (255, 255, 255)),
 )
 FOLDERS = (".", "land-train", "train", "land_train")
-PREPARED = {"train": "train", "validation": "val", "test": "test"}
 
 
 def deepglobe(root: Path, config: DataConfig) -> Dataset:
@@ -63,15 +62,6 @@ def deepglobe(root: Path, config: DataConfig) -> Dataset:
 
 
 def _prepared(root: Path, config: DataConfig, classes: tuple[ClassInfo, ...]) -> Dataset:
-    found = {
-        split: pairs(
-            by_stem(root / "img_dir" / PREPARED[split], "_sat"),
-            by_stem(root / "rgb2id" / PREPARED[split], "_mask"),
-            f"in rgb2id/{PREPARED[split]}",
-        )
-        for split in SPLITS
-    }
-    if selects(config):
-        found = select([s for samples in found.values() for s in samples], config, root)
+    found = sorted_by_authors(root / "img_dir", root / "rgb2id", config, root)
     code = value_code({**{index: c.name for index, c in enumerate(CLASSES)}, IGNORE_INDEX: ""}, classes)
     return make_dataset(root, config, found, classes, code)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.layouts.base import (
-    SPLITS,
     Dataset,
     Sample,
     Split,
@@ -19,6 +18,7 @@ from napari_isdnet_training.layouts.base import (
     published,
     select,
     selects,
+    sorted_by_authors,
     value_code,
 )
 from napari_isdnet_training.layouts.lists import INRIA
@@ -27,7 +27,6 @@ from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 
 CLASSES = (ClassInfo("background", (0, 0, 0)), ClassInfo("building", (255, 255, 255)))
-PREPARED = {"train": "train", "validation": "val", "test": "test"}
 SUGGESTED = 5
 
 
@@ -69,14 +68,5 @@ def _first_of_each_city(samples: Sequence[Sample]) -> dict[Split, tuple[Sample, 
 
 
 def _prepared(root: Path, config: DataConfig, classes: tuple[ClassInfo, ...]) -> Dataset:
-    found = {
-        split: pairs(
-            by_stem(root / "imgs" / PREPARED[split], "_sat"),
-            by_stem(root / "labels" / PREPARED[split], "_mask"),
-            f"in labels/{PREPARED[split]}",
-        )
-        for split in SPLITS
-    }
-    if selects(config):
-        found = select([s for samples in found.values() for s in samples], config, root)
+    found = sorted_by_authors(root / "imgs", root / "labels", config, root)
     return make_dataset(root, config, found, classes, value_code({0: "background", 1: "building"}, classes))

@@ -1,0 +1,47 @@
+"""Controls that the docks share: named and explained widgets, and the list of the viewer's images."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+from qtpy.QtWidgets import QComboBox, QSizePolicy, QWidget
+
+from napari_isdnet.widgets import _segment_layers as layers
+
+W = TypeVar("W", bound=QWidget)
+
+
+class Controls(QWidget):
+    """Makes widgets named ``PREFIX_name``, each with a tooltip."""
+
+    PREFIX: ClassVar[str]
+
+    def _dress(self, widget: W, name: str, tip: str) -> W:
+        widget.setObjectName(f"{self.PREFIX}_{name}")
+        widget.setToolTip(tip)
+        return widget
+
+    def _combo(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
+        box = self._dress(QComboBox(self), name, tip)
+        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        box.setMinimumContentsLength(8)
+        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        for text, key in items:
+            box.addItem(text, key)
+        return box
+
+
+def list_images(box: QComboBox, viewer: Any) -> bool:
+    """Fill ``box`` with the viewer's images but our results, keeping what is chosen; True when that is another now."""
+    from napari.layers import Image
+
+    chosen = box.currentData()
+    own = (layer for layer in viewer.layers if isinstance(layer, Image))
+    images = [layer for layer in own if not layer.metadata.get(layers.RESULT)]
+    box.blockSignals(True)
+    box.clear()
+    for layer in images:
+        box.addItem(layer.name, layer)
+    box.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
+    box.blockSignals(False)
+    return box.currentData() is not chosen
