@@ -283,8 +283,8 @@ class Tuning:
         reason = "" if self.judged else "all annotation lies in one region, so none could be held out to judge by"
         if not written:
             reason = (
-                f"the held-out regions got no better than {self.state.baseline:.3f} mIoU in {self.state.step} steps, so"
-                " the model stays as it was: annotate more places, or allow a worse model"
+                f"the held-out regions got no better than {self.state.baseline:.3f} mIoU in {self.state.step} steps:"
+                " annotate more places, or allow a worse model"
             )
         return {
             "model": self.output if written else None,

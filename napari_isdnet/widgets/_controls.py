@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
 
-from qtpy.QtWidgets import QComboBox, QSizePolicy, QWidget
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtWidgets import QComboBox, QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_isdnet.widgets import _segment_layers as layers
 
@@ -45,3 +46,33 @@ def list_images(box: QComboBox, viewer: Any) -> bool:
     box.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
     box.blockSignals(False)
     return box.currentData() is not chosen
+
+
+class PageArea(QScrollArea):
+    """Scrolls up and down only: never narrower than its page, whatever the page shows."""
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as the page needs, scroll bar included."""
+        hint, page, bar = super().minimumSizeHint(), self.widget(), self.verticalScrollBar()
+        if page is None or bar is None:
+            return hint
+        return QSize(page.minimumSizeHint().width() + bar.sizeHint().width(), hint.height())
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:
+        """The page has changed: so may its width."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+
+def scrolled(dock: QWidget, page: QWidget, name: str) -> None:
+    """Lay out ``page`` as all that ``dock`` holds, in a :class:`PageArea`."""
+    area = PageArea(dock)
+    area.setObjectName(name)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(page)
+    outer = QVBoxLayout(dock)
+    outer.setContentsMargins(0, 0, 0, 0)
+    outer.addWidget(area)

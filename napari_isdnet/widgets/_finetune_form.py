@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from napari_isdnet_training.presets import HELD_OUT, PRESETS
-from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
-    QFrame,
     QLabel,
     QPushButton,
-    QScrollArea,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_isdnet.widgets._controls import Controls
+from napari_isdnet.widgets._controls import Controls, scrolled
 from napari_isdnet.widgets._finetune_curves import CurvesWidget
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._segment_form import _form, _line, _row
@@ -28,23 +23,6 @@ _PRESETS = {
     "quick": "Quick: heads and fusions",
     "thorough": "Thorough: everything",
 }
-
-
-class PageArea(QScrollArea):
-    """Scrolls up and down only: never narrower than its page, whatever the page shows."""
-
-    def minimumSizeHint(self) -> QSize:
-        """As wide as the page needs, scroll bar included."""
-        hint, page, bar = super().minimumSizeHint(), self.widget(), self.verticalScrollBar()
-        if page is None or bar is None:
-            return hint
-        return QSize(page.minimumSizeHint().width() + bar.sizeHint().width(), hint.height())
-
-    def eventFilter(self, watched: Any, event: Any) -> bool:
-        """The page has changed: so may its width."""
-        if event.type() == QEvent.Type.LayoutRequest:
-            self.updateGeometry()
-        return super().eventFilter(watched, event)
 
 
 class FineTuneForm(Controls):
@@ -203,12 +181,4 @@ class FineTuneForm(Controls):
         column.addWidget(self.history)
         column.addLayout(_row(self.use_button, self.export_button))
         column.addStretch(1)
-        area = PageArea(self)
-        area.setObjectName("finetune_scroll")
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(inside)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
+        scrolled(self, inside, "finetune_scroll")

@@ -12,13 +12,13 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QPushButton,
-    QScrollArea,
     QSlider,
     QTableWidget,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_isdnet.widgets._controls import scrolled
 from napari_isdnet.widgets._inspect_charts import AttentionCharts
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import leave_alone
@@ -133,13 +133,7 @@ class InspectForm(QWidget):
         column.addWidget(self.shown)
         column.addStretch(1)
         self.shown.hide()
-        area = QScrollArea(self)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QScrollArea.Shape.NoFrame)
-        area.setWidget(inside)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
+        scrolled(self, inside, "inspect_scroll")
         self.setMinimumWidth(340)
 
 

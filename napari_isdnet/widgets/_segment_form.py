@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
-    QScrollArea,
     QSlider,
     QToolButton,
     QVBoxLayout,
@@ -20,7 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_isdnet.io.sink import FORMATS
 from napari_isdnet.widgets._class_table import ClassTable
-from napari_isdnet.widgets._controls import Controls
+from napari_isdnet.widgets._controls import Controls, scrolled
 from napari_isdnet.widgets._job import JobBar
 
 TITLES = {"ome-zarr": "OME-Zarr", "ome-tiff": "OME-TIFF", "geotiff": "GeoTIFF", "png": "PNG"}
@@ -146,17 +145,7 @@ class SegmentForm(Controls):
         column.addWidget(self.bar)
         column.addLayout(_row(self.copy_button, self.export_button))
         column.addStretch(1)
-        area = QScrollArea(self)
-        area.setObjectName("segment_scroll")
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(inside)
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
-        # No sideways scrolling: the page is never narrower than its controls.
-        area.setMinimumWidth(inside.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())
+        scrolled(self, inside, "segment_scroll")
 
 
 def _form() -> QFormLayout:

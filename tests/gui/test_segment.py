@@ -131,8 +131,15 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
     words = shlex.split(QApplication.clipboard().text())
     assert words[:3] == ["napari-isdnet", "segment", str(picture)]
     assert words[words.index("--roi") + 1] == "100,200,300,300"
+    dock.live_button.click()
+    qtbot.waitUntil(lambda: dock.controller.live is not None and not dock.controller.live.pending, timeout=120_000)
     dock.segment_button.click()
     qtbot.waitUntil(lambda: dock.finished is not None, timeout=120_000)
+    qtbot.wait(400)  # longer than the live view takes to tell again
+    counts = dock.finished.result.class_pixels
+    assert sum(counts.values()) == 300 * 300
+    shown = [dock.classes.item(row, 1).text() for row in range(3)]
+    assert shown == [f"{counts[name]:,} px" if counts[name] else "–" for name in ("soil", "crop", "water")]
     assert dock.finished.labels.shape == (300, 300)
     assert dock.finished.labels.origin == (100, 200)
     np.testing.assert_allclose(dock.result_layer.data_to_world((0, 0)), image.data_to_world((100, 200)))
