@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.model._triton import load_triton
 from napari_isdnet.model.config import ISDNetConfig
+
+load_triton()  # before timm and segmentation_models_pytorch, which would load it in the usual way
 
 
 class BasicBlock(nn.Module):
