@@ -53,3 +53,12 @@ class Clock:
         elapsed = time.monotonic() - self._start
         left = (self.total - self.done) * elapsed / worked if worked > 0 and elapsed > 0.2 else None
         return Progress(self.done, self.total, stage, window, None if left is None else max(0.0, left), figures or {})
+
+    def reach(
+        self, done: float, stage: str, figures: Mapping[str, float] | None = None, resumed: bool = False
+    ) -> Progress:
+        """Report that ``done`` of the work is done in all; ``resumed``: an earlier call did it, which is no speed."""
+        report = self.step(max(0.0, done - self.done), stage, figures=figures)
+        if resumed:
+            self.resume()
+        return report

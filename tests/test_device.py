@@ -12,8 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from napari_isdnet.engine import device
-from napari_isdnet.engine.device import Placement, budget_bytes, choose, fold_batch_norm, machine_memory, prepare
+from napari_isdnet.engine import device, job
+from napari_isdnet.engine.device import (
+    RUNTIME,
+    Placement,
+    budget_bytes,
+    choose,
+    fold_batch_norm,
+    machine_memory,
+    prepare,
+    working_bytes,
+)
+from napari_isdnet.engine.job import KEEPS_MEMORY, core_for
 from napari_isdnet.engine.local import LocalNetwork
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.streaming import SMALLEST_CORE, StreamOptions, WholeImage
@@ -69,8 +79,30 @@ def test_memory_is_that_of_the_control_group_where_it_has_less(monkeypatch: pyte
     assert machine_memory() == 2**28
     assert budget_bytes(None) == 2**26
     assert budget_bytes(1.5) == 3 * 2**29
-    with pytest.raises(InputError, match=r"at least 0.5 GiB, got 0.25"):
-        budget_bytes(0.25)
+    with pytest.raises(InputError, match=r"at least 1 GiB, of which Python, torch and a network take 0.8; got 0.5"):
+        budget_bytes(0.5)
+
+
+@pytest.mark.parametrize(
+    ("memory", "core"), [(1, 512), (1.25, 768), (1.5, 1024), (2, 1536), (4, 1536), (6, 2048), (24, 4096)]
+)
+def test_windows_are_as_large_as_the_budget_of_the_process_allows(memory: float, core: int) -> None:
+    work = working_bytes(memory)
+    assert work == memory * 2**30 - RUNTIME
+    assert core_for(work, (10**5, 10**5)) == core
+    patch = (core + 2 * 224) ** 2
+    assert core == 512 or patch * 200 * (4 if work >= KEEPS_MEMORY else 1) + 96 * 2**20 <= work
+    assert core_for(work, (300, 200)) == 320
+    assert core_for(work, (10**5, 10**5), 1000) == 992
+
+
+@pytest.mark.parametrize(("memory", "called"), [(1, "return"), (2.5, "return"), (3, "keep")])
+def test_a_small_budget_hands_back_what_is_freed(memory: float, called: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(job, "keep_freed_memory", lambda: calls.append("keep"))
+    monkeypatch.setattr(job, "return_freed_memory", lambda: calls.append("return"))
+    job.keep_memory_within(memory)
+    assert calls == [called]
 
 
 # ------------------------------------------------------------------------------------------------- folding
@@ -188,3 +220,68 @@ def test_a_device_that_takes_no_core_at_all_is_said(monkeypatch: pytest.MonkeyPa
     limited_to(0, [], monkeypatch)
     with pytest.raises(InputError, match=f"even for windows of {SMALLEST_CORE} pixels; .* --device cpu"):
         streamed(model, picture((300, 300)), 256)
+
+
+def test_freed_memory_is_kept_where_glibc_can() -> None:
+    """In a process of its own, since it is for good: blocks that are freed and asked for again fault no page anew."""
+    import subprocess
+    import sys
+
+    code = """
+import resource, sys
+from napari_isdnet.engine.device import keep_freed_memory
+import torch
+kept = keep_freed_memory() if sys.argv[1] == "keep" else None
+def once():
+    torch.ones(64, 2**20).sum()
+for _ in range(12):  # the heap grows until the block has found its place, which took up to five
+    once()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    once()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {}
+    for how in ("keep", "return"):
+        run = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+        kept, count = run.stdout.split()
+        faults[how] = int(count)
+        if how == "keep" and kept == "False":
+            pytest.skip("the allocator of this platform has no such switch")
+    assert faults["keep"] * 4 < faults["return"], faults
+
+
+def test_freed_memory_is_handed_back_where_glibc_can() -> None:
+    """In a process of its own: of blocks that are freed beneath one that is in use, nothing stays resident."""
+    import subprocess
+    import sys
+
+    code = """
+import ctypes, psutil, sys
+from napari_isdnet.engine.device import return_freed_memory
+returned = return_freed_memory() if sys.argv[1] == "return" else None
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def blocks(count, mib):
+    made = [libc.malloc(mib * 2**20) for _ in range(count)]
+    for block in made:
+        ctypes.memset(block, 1, mib * 2**20)
+    return made
+for block in blocks(1, 30):  # glibc takes smaller ones from the heap from now on
+    libc.free(block)
+made = blocks(12, 16)
+on_top = blocks(1, 1)
+before = psutil.Process().memory_info().rss
+for block in made:
+    libc.free(block)
+print(returned, (before - psutil.Process().memory_info().rss) >> 20)
+"""
+    gone = {}
+    for how in ("return", "default"):
+        run = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+        returned, mib = run.stdout.split()
+        gone[how] = int(mib)
+        if how == "return" and returned == "False":
+            pytest.skip("the allocator of this platform has no such switch")
+    assert gone["return"] > 180, gone
+    assert gone["default"] < 20, gone

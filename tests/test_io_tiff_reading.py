@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.cache import TileCache, shared_cache
+from napari_isdnet.io.base import POOL_FROM_TILES, run
+from napari_isdnet.io.cache import TileCache, cache_within, shared_cache
 from napari_isdnet.io.files import PositionalFile
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import TileError
@@ -44,6 +45,30 @@ def test_many_threads_read_what_one_reads(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for window, crop in zip(jobs, pool.map(source.read, jobs)):
             np.testing.assert_array_equal(crop, image[window.slices])
+
+
+def test_a_reader_gets_help_unless_as_many_read_already():
+    def threads_of(jobs: int) -> set[str]:
+        seen: set[str] = set()
+        run(lambda _: seen.add(threading.current_thread().name), range(jobs), 2)
+        return seen
+
+    mine = {threading.current_thread().name}
+    assert threads_of(POOL_FROM_TILES - 1) == mine
+    assert all(name.startswith("isdnet-tiles") for name in threads_of(POOL_FROM_TILES))
+    inside, leave = threading.Event(), threading.Event()
+
+    def other(job: int) -> None:
+        inside.set()
+        leave.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(run, other, [0], 2)
+        inside.wait(10)
+        assert threads_of(POOL_FROM_TILES) == mine
+        leave.set()
+        busy.result()
+    assert all(name.startswith("isdnet-tiles") for name in threads_of(POOL_FROM_TILES))
 
 
 def test_reads_are_the_callers_own(tmp_path):
@@ -129,3 +154,21 @@ def test_cache_decodes_once_and_stays_within_its_bytes():
     cache.drop("s")
     assert (len(cache), cache.nbytes) == (0, 0)
     assert shared_cache() is shared_cache()
+
+
+def test_a_small_memory_budget_bounds_the_tiles_that_are_kept_for_its_time() -> None:
+    cache = shared_cache()
+    before = cache.max_bytes
+    with cache_within(1 << 30):
+        assert cache.max_bytes == 64 << 20
+        for number in range(12):
+            cache.get(("budget", number), lambda: np.zeros(10 << 20, np.uint8))
+        assert cache.nbytes <= 64 << 20
+        with cache_within(1 << 20):
+            assert cache.max_bytes == 32 << 20
+    with cache_within(1 << 40):
+        assert cache.max_bytes == before
+    with pytest.raises(ValueError, match="mine"), cache_within(1 << 30):
+        raise ValueError("mine")
+    assert cache.max_bytes == before
+    cache.drop("budget")

@@ -184,3 +184,37 @@ def test_another_function_replaces_the_answers_in_place_and_a_stale_one_is_never
     for level, rows_columns in enumerate(pyramid.shapes):
         assert (pyramid.answer(level, Window.whole(rows_columns)) == 2).all()
     pyramid.close()
+
+
+def test_errors_follow_what_is_segmented_and_segment_nothing_of_their_own() -> None:
+    from napari_isdnet.engine.errors import NOT_EVALUATED, WRONG, ErrorSource
+    from napari_isdnet.engine.live_errors import LiveErrors
+    from napari_isdnet.io.array import ArraySource
+
+    truth = np.zeros((2048, 2048), np.uint8)
+    windows: list[Window] = []
+
+    def compute(window: Window) -> np.ndarray:
+        windows.append(window)
+        return np.full(window.shape, window.row // 512 % 2, np.uint8)
+
+    live = PredictionPyramid(truth.shape, (512, 512), compute)
+
+    class Known(ArraySource):
+        levels = live.shapes
+
+        def read(self, window: Window, level: int = 0) -> np.ndarray:
+            return live.known(level, window)[..., None]
+
+    errors = LiveErrors(ErrorSource(Known([truth], "p", "yx"), ArraySource([truth], "t", "yx"), None, None), {live: 0})
+    part = Window(0, 0, 1024, 512)
+    assert (errors.answer(0, part) == NOT_EVALUATED).all()
+    assert live.wait(10)
+    errors.answer(0, part)  # as napari paints again
+    assert errors.wait(10)
+    codes = errors.answer(0, part)
+    assert (codes[:512] == 0).all()
+    assert (codes[512:] == WRONG).all()
+    assert sorted(windows) == [Window(0, 0, 512, 512), Window(512, 0, 512, 512)]
+    errors.close()
+    live.close()

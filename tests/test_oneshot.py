@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from napari_isdnet.engine import job
-from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.device import Placement, working_bytes
 from napari_isdnet.engine.oneshot import OneShot, bytes_per_pixel
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.segment import SegmentResult, segment
@@ -71,14 +71,14 @@ def test_the_result_is_the_forward_of_the_whole_image(name: str, tmp_path: Path)
     ],
 )
 def test_where_it_does_not_fit_it_is_one_sentence_and_nothing_is_written(name: str, cause: str, tmp_path: Path) -> None:
-    side = int((2**29 / bytes_per_pixel(CONFIGS[name])) ** 0.5) + 40
+    side = int((working_bytes(1) / bytes_per_pixel(CONFIGS[name])) ** 0.5) + 40
     image = np.zeros((side, side, 3), np.uint8)
     with pytest.raises(InputError) as caught:
-        result_of(segment(source_of(image), lively(CONFIGS[name]), output=tmp_path / "o", memory=0.5, **PLAIN))
+        result_of(segment(source_of(image), lively(CONFIGS[name]), output=tmp_path / "o", memory=1, **PLAIN))
     message = str(caught.value)
     assert cause in message
     assert f"{side} x {side}" in message
-    assert "0.5 GiB are allowed; use --context window or a larger --memory." in message
+    assert "where --memory leaves 0.22 GiB beside the network; use --context window or a larger --memory." in message
     assert "\n" not in message
     assert not list((tmp_path / "o").glob("picture.ome*"))
 

@@ -105,7 +105,7 @@ for line in sys.stdin:  # one process for each output folder, without importing 
     child = os.fork()
     if child == 0:
         command = ["segment", folder / "scene.tif", "-o", line.strip(), "-m", folder / "m.safetensors", "--window", 128]
-        command += ["--memory", 0.5, "--device", "cpu", "--precision", "float32"]
+        command += ["--memory", 1, "--device", "cpu", "--precision", "float32"]
         code = cli.run(cli.app, [str(word) for word in command], "napari-isdnet")
         sys.stderr.flush()
         os._exit(code)

@@ -51,6 +51,15 @@ def one_shot(model: ISDNet, image: np.ndarray) -> torch.Tensor:
     return model(torch.from_numpy(x).permute(2, 0, 1)[None]).logits
 
 
+def assert_is_the_forward(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Logits to 1e-3 of their deviation, and every class that they leave no doubt about."""
+    scale = expected.std()
+    assert (got - expected).abs().max() < 1e-3 * scale
+    best = expected.topk(2, dim=1).values
+    sure = (best[:, 0] - best[:, 1]) > 2e-3 * scale
+    assert (got.argmax(1) == expected.argmax(1))[sure].all()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("shape", "core"), [((543, 690), 384), ((512, 800), 256)]
@@ -59,11 +68,35 @@ def test_equals_one_forward(name: str, shape: tuple[int, int], core: int) -> Non
     model, image = lively(NETWORKS[name]), picture(shape)
     expected = one_shot(model, image)
     got = all_logits(streamed(model, image, core=core, exact=True))
-    scale = expected.std()
-    assert (got - expected).abs().max() < 1e-3 * scale
-    best = expected.topk(2, dim=1).values
-    sure = (best[:, 0] - best[:, 1]) > 2e-3 * scale
-    assert (got.argmax(1) == expected.argmax(1))[sure].all()
+    assert_is_the_forward(got, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", [512, 1024, 2048])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equals_one_forward_at_the_cores_that_are_used(name: str, core: int, tmp_path: Path) -> None:
+    """In RAM and spilled, which must give the same bits; the image is larger than a core in both directions."""
+    model, image = lively(NETWORKS[name]), picture((2113, 2331))
+    expected = one_shot(model, image)
+    in_ram = all_logits(streamed(model, image, core=core, exact=True), 700)
+    spilled = all_logits(streamed(model, image, core=core, exact=True, folder=tmp_path / "maps"), 700)
+    assert (tmp_path / "maps" / "fused.map").is_file()
+    assert torch.equal(in_ram, spilled)
+    assert_is_the_forward(in_ram, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", [512, 1024])
+def test_half_precision_maps_of_the_shipped_model_change_two_pixels_in_ten_thousand_at_most(core: int) -> None:
+    from napari_isdnet.io.world import ProceduralWorld
+    from napari_isdnet.model.checkpoint import load_model
+
+    model = load_model("landcover-lite")
+    image = ProceduralWorld((2113, 2331), seed=3).read(Window.whole((2113, 2331)))
+    expected = one_shot(model, image).argmax(1)
+    assert len(expected.unique()) == 5  # all classes, with borders between them
+    got = all_logits(streamed(model, image, core=core), 700).argmax(1)
+    assert (got != expected).float().mean() <= 2e-4
 
 
 @pytest.mark.parametrize("name", ["cheap", "lite"])

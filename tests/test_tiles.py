@@ -133,3 +133,32 @@ def test_queue_pauses_resumes_and_ends_idle_threads() -> None:
     queue.close()
     with pytest.raises(IndexError):
         done[4]
+
+
+def test_what_is_renewed_is_shown_until_it_has_been_read_again() -> None:
+    value = [1]
+    reads: list[tuple[int, Window]] = []
+
+    def read(level: int, window: Window) -> np.ndarray:
+        reads.append((level, window))
+        return np.full(window.shape, value[0], np.uint8)
+
+    pyramid = TilePyramid(pyramid_shapes((2000, 3000)), read, threads=1, fill=9)
+    view = Window(0, 0, 1024, 1024)
+    pyramid.answer(0, view)
+    assert pyramid.wait(10)
+    value[0], told = 2, []
+    pyramid.on_change = lambda: told.append(True)
+    pyramid.renew(Window(600, 10, 20, 20))
+    assert told
+    before = len(reads)
+    assert (pyramid.answer(0, view) == 1).all()
+    assert pyramid.wait(10)
+    after = pyramid.answer(0, view)
+    assert (after[512:, :512] == 2).all()
+    assert (after[:512] == 1).all()
+    assert (pyramid.overview() == 2).all()
+    fresh = reads[before:]
+    assert [w for level, w in fresh if level == 0] == [Window(512, 0, 512, 512)]
+    assert len(fresh) <= len(pyramid.shapes)
+    pyramid.close()

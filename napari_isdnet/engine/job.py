@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet import __version__
-from napari_isdnet.engine.device import Placement, budget_bytes, prepare
+from napari_isdnet.engine.device import Placement, keep_freed_memory, prepare, return_freed_memory, working_bytes
 from napari_isdnet.engine.halo import NotLocalError
 from napari_isdnet.engine.ledger import Ledger
 from napari_isdnet.engine.means import Means
@@ -32,6 +32,19 @@ if TYPE_CHECKING:
 Context = Literal["whole", "window"]
 RAM_MAPS = 2**30
 """Maps of at most this many bytes stay in RAM; after a kill they are computed again."""
+KEEPS_MEMORY = 2 * 2**30
+"""From this many bytes to work with on, a command keeps freed memory (``device.keep_freed_memory``) for speed."""
+
+
+def keep_memory_within(memory: float | None) -> None:
+    """Keep freed memory for speed where a budget of ``memory`` GiB allows it, else hand it back at once.
+
+    For a command that segments and ends.
+    """
+    if working_bytes(memory) >= KEEPS_MEMORY:
+        keep_freed_memory()
+    else:
+        return_freed_memory()
 
 
 class Predictor(Protocol):
@@ -75,15 +88,17 @@ class LedgerLog:
 
 
 def core_for(budget: int, shape: tuple[int, int], asked: int | None = None) -> int:
-    """Side of the shallow pass's cores: as large as ``budget`` bytes allow, since halos cost time.
+    """Side of the shallow pass's cores: as large as ``budget`` bytes to work with allow, since halos cost time.
 
-    A patch may cost 200 bytes a pixel, of which half the budget may be used. Measured for the shallow pass on patches
-    of 1024 x 1024, as the growth of the process: 100 in bfloat16 and 166 in float32 with STDC-1, 105 in bfloat16 with
-    STDC-2; the rest is for the window that is read ahead meanwhile and for what the allocator keeps.
+    A patch may cost 200 bytes a pixel beside 96 MiB for tiles and results. Measured in bfloat16, as the growth of the
+    process that hands back what it frees: 50 MiB and 190 bytes a pixel of the patch, the window that is read ahead and
+    the bands that are written included. From ``KEEPS_MEMORY`` on a patch may cost 400 of half the budget: a process
+    that keeps freed memory is twice as fast on large windows, but takes twice as much.
     """
     if asked is not None:
         return max(32, asked // 32 * 32)
-    side = int((budget / 2 / 200) ** 0.5) - 2 * 224
+    pixels = budget / 2 / 400 if budget >= KEEPS_MEMORY else max(0, budget - 96 * 2**20) / 200
+    side = int(pixels**0.5) - 2 * 224
     core = next((c for c in (4096, 3072, 2048, 1536, 1024, 768) if c <= side), 512)
     # No larger than the image: maps are allocated by the core.
     return min(core, -(-max(shape) // 32) * 32)
@@ -115,7 +130,7 @@ def make_predictor(
     ready = prepare(model, placement)
     if context == "window":
         return WindowPredictor(ready, reader, placement, window)
-    budget = budget_bytes(memory)
+    budget = working_bytes(memory)
     core = core_for(budget, source.shape, window)
     bytes_per_pixel = map_bytes_per_pixel(ready) * (2 if exact else 1)
     in_ram = folder is None or bytes_per_pixel * source.shape[0] * source.shape[1] < min(budget // 4, RAM_MAPS)

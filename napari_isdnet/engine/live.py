@@ -72,6 +72,7 @@ class PredictionPyramid:
         self.everything = everything
         self.within = within or Window.whole(shape)
         self.on_change: Callable[[], None] | None = None
+        self._followers: list[Callable[[Window], None]] = []
         self._compute, self._on_window, self._on_error = compute, on_window, on_error
         self._memory = memory
         self._dense_from = self._first_dense(core)
@@ -126,6 +127,8 @@ class PredictionPyramid:
             return
         if self._on_window is not None:
             self._on_window(window, labels)
+        for follower in tuple(self._followers):
+            follower(window)
         if self.on_change is not None:
             self.on_change()
 
@@ -161,9 +164,15 @@ class PredictionPyramid:
         """What is known of ``window`` at ``level`` now (255 elsewhere); what is missing there is computed next."""
         if window.area > 1:  # a single pixel is a question about a value, not a new view
             self.look_at(self._at_level_0(level, window))
-        return self._known(level, window)
+        return self.known(level, window)
 
-    def _known(self, level: int, window: Window) -> Labels:
+    def follow(self, follower: Callable[[Window], None]) -> Callable[[], None]:
+        """Call ``follower(window)`` from the worker thread after every finished window; returns what ends that."""
+        self._followers.append(follower)
+        return lambda: self._followers.remove(follower) if follower in self._followers else None
+
+    def known(self, level: int, window: Window) -> Labels:
+        """What is known of ``window`` at ``level`` now, 255 elsewhere; nothing is computed for it."""
         if level < self._dense_from:
             return self._gather(level, window)
         with self._lock:
@@ -233,7 +242,7 @@ class PredictionPyramid:
         for index in self.grid.touching(self._at_level_0(level, window)):
             if not self._done[index]:
                 self._work(index)
-        return self._known(level, window)
+        return self.known(level, window)
 
     @property
     def progress(self) -> tuple[int, int]:

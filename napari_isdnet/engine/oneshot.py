@@ -31,7 +31,7 @@ def bytes_per_pixel(config: ISDNetConfig) -> int:
 
 
 class OneShot:
-    """The same interface as :class:`~napari_isdnet.engine.streaming.WholeImage`, for images that fit in ``budget``."""
+    """The same interface as :class:`~napari_isdnet.engine.streaming.WholeImage`, for what fits in ``budget`` bytes."""
 
     def __init__(self, model: ISDNet, reader: PatchReader, placement: Placement, budget: int, cause: str) -> None:
         check_size(reader.shape, MIN_SIDE)
@@ -39,8 +39,8 @@ class OneShot:
         if need > budget:
             raise InputError(
                 f"{cause}, so this image of {reader.shape[0]} x {reader.shape[1]} pixels has to be inferred at once,"
-                f" which takes about {need / 2**30:.2g} GiB where {budget / 2**30:.2g} GiB are allowed;"
-                " use --context window or a larger --memory."
+                f" which takes about {need / 2**30:.2g} GiB where --memory leaves {budget / 2**30:.2g} GiB beside the"
+                " network; use --context window or a larger --memory."
             )
         self.model, self.reader, self.placement = model, reader, placement
         self._coarse: Tensor | None = None

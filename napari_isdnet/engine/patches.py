@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+NORMALISED_AT_ONCE = 1 << 18  # bytes
 
 
 class Policy(Protocol):
@@ -58,11 +59,19 @@ class PatchReader:
         return self._normalise(rgb, valid), valid
 
     def _normalise(self, rgb: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
-        patch = rgb - self.mean
-        patch /= self.std
+        """``rgb`` (h, w, 3), which the policy made for us, normalised in place."""
+        # Whole rows at a time, which numpy does in one vector loop, and few of them, so that they stay in the cache.
+        rgb = np.ascontiguousarray(rgb)
+        rows = rgb.reshape(rgb.shape[0], rgb.shape[1] * 3)
+        mean, std = (np.tile(v, rgb.shape[1]) for v in (self.mean, self.std))
+        step = max(1, NORMALISED_AT_ONCE // max(1, mean.nbytes))
+        for top in range(0, len(rows), step):
+            part = rows[top : top + step]
+            part -= mean
+            part /= std
         if valid is not None:
-            patch[~valid] = 0
-        return patch
+            rgb[~valid] = 0
+        return rgb
 
     def _salvage(self, window: Window, smallest: int = 64) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Read what can be read around bad tiles, halving the window down to ``smallest`` pixels."""

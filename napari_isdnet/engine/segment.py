@@ -10,7 +10,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_isdnet.engine.device import Placement, budget_bytes, choose, peak_rss_bytes
+from napari_isdnet.engine.device import Placement, choose, peak_rss_bytes, working_bytes
 from napari_isdnet.engine.job import (
     Context,
     LedgerLog,
@@ -27,6 +27,7 @@ from napari_isdnet.engine.patches import check_size
 from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.cache import cache_within
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.polygons import check_available
 from napari_isdnet.io.sink import check_format, export, result_path
@@ -181,7 +182,7 @@ class _Job:
     def _core(self) -> int:
         """Side of the streaming cores: as asked, else what the memory allows, or less where the job was begun so."""
         o = self.options
-        fits = core_for(budget_bytes(o.memory), self.source.shape, o.window)
+        fits = core_for(working_bytes(o.memory), self.source.shape, o.window)
         if o.window is None and o.resume and o.context == "whole":
             begun = (read_header(self.job_folder) or {}).get("core")
             if isinstance(begun, int) and 0 < begun < fits:
@@ -229,6 +230,7 @@ class _Job:
         if existing and fresh and not o.overwrite:
             raise InputError(f"{existing[0]} exists; use --overwrite to replace it, or choose another --output folder.")
         with Ledger.open(self.job_folder, self.identity, o.resume, o.overwrite) as ledger, ExitStack() as stack:
+            stack.enter_context(cache_within(working_bytes(o.memory)))
             stores = stack.enter_context(
                 ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
             )

@@ -34,6 +34,7 @@ from napari_isdnet.engine.means import Means, MeanSums
 from napari_isdnet.engine.patches import PatchReader, as_array, as_tensor, check_size
 from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
 from napari_isdnet.engine.prefetch import ahead
+from napari_isdnet.engine.upload import Sent, Upload
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.fusion import Attention
 from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
@@ -85,6 +86,7 @@ class WholeImage:
         check_size(reader.shape, MIN_SIDE)
         self.model, self.reader, self.placement, self.options = model, reader, placement, options
         self.local = LocalNetwork(model)
+        self._upload = Upload(placement.device)
         shape = reader.shape
         deep_input = model.deep_size(*shape)
         stride = self.local.deep_stride
@@ -128,7 +130,8 @@ class WholeImage:
         local, sizes, core = self.local, self.sizes, self.options.core
         c = self.model.config.channels
         scale = self.model.config.downscale
-        deep_core = max(256, min(1024, core // 2)) // 32 * 32
+        # Patches of the deep input as large as those of the image: a dilated backbone looks far, and halos cost time.
+        deep_core = max(256, core + 2 * (local.shallow_halo - local.backbone_halo)) // 32 * 32
         self.quarter = self._map("quarter", sizes.deep_input, 3, core // scale, self._compute_quarter)
         self.shallow16 = self._map("shallow16", sizes.s16, c, core // 16, self._compute_shallow)
         self.shallow8 = self._map("shallow8", sizes.s8, c, core // 8, self._compute_shallow)
@@ -188,34 +191,33 @@ class WholeImage:
     def _core(self, unit: int) -> Window:
         return Grid(self.sizes.image, (self.options.core, self.options.core))[unit]
 
-    def _read_shallow(self, core: Window) -> tuple[Window, Array]:
+    def _read_shallow(self, core: Window) -> tuple[Window, Sent]:
         patch = padded_window(core, self.local.shallow_halo, self.sizes.image)
-        return patch, self.reader.read(patch)[0]
+        return patch, self._upload.send(self.reader.read(patch)[0])
+
+    def _shallow_of(self, core: Window, read: tuple[Window, Sent]) -> dict[str, tuple[Window, Array]]:
+        if max(core.shape) <= self._largest:
+            try:
+                return self._shallow_at_once(core, *read)
+            except torch.OutOfMemoryError:  # in a function of its own, so that none of it is held by what follows
+                torch.cuda.empty_cache()
+            self._largest = max(core.shape) // 2 // 32 * 32
+        read[1].drop()
+        return self._shallow_in_parts(core)
 
     @torch.inference_mode()
-    def _shallow_of(self, core: Window, read: tuple[Window, Array]) -> dict[str, tuple[Window, Array]]:
-        patch, values = read
-        if max(core.shape) > self._largest:
-            return self._shallow_in_parts(core)
-        try:
-            x = as_tensor(values, self.placement.device)
-            result: dict[str, tuple[Window, Array]] = {}
-            quarter = self.local.quarter_window(core, self.sizes.image, self.sizes.deep_input)
-            if not quarter.empty:
-                result["quarter"] = (quarter, as_array(self._quarter_of(x, patch, quarter), self.dtype))
-            p8, p16 = self.local.shallow(x, Place(patch, self.sizes.image))
-            for name, tensor, stride, full in (
-                ("shallow8", p8, 8, self.sizes.s8),
-                ("shallow16", p16, 16, self.sizes.s16),
-            ):
-                window = core.divided(stride).clipped(full)
-                rows, columns = window.shifted(-patch.row // stride, -patch.column // stride).slices
-                result[name] = (window, as_array(tensor[:, :, rows, columns], self.dtype))
-            return result
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        self._largest = max(core.shape) // 2 // 32 * 32
-        return self._shallow_in_parts(core)
+    def _shallow_at_once(self, core: Window, patch: Window, sent: Sent) -> dict[str, tuple[Window, Array]]:
+        x = sent.arrived()
+        result: dict[str, tuple[Window, Array]] = {}
+        quarter = self.local.quarter_window(core, self.sizes.image, self.sizes.deep_input)
+        if not quarter.empty:
+            result["quarter"] = (quarter, as_array(self._quarter_of(x, patch, quarter), self.dtype))
+        p8, p16 = self.local.shallow(x, Place(patch, self.sizes.image))
+        for name, tensor, stride, full in (("shallow8", p8, 8, self.sizes.s8), ("shallow16", p16, 16, self.sizes.s16)):
+            window = core.divided(stride).clipped(full)
+            rows, columns = window.shifted(-patch.row // stride, -patch.column // stride).slices
+            result[name] = (window, as_array(tensor[:, :, rows, columns], self.dtype))
+        return result
 
     def _shallow_in_parts(self, core: Window) -> dict[str, tuple[Window, Array]]:
         """The same from four smaller cores, each with its own halo, where the device's memory was too small."""

@@ -122,6 +122,7 @@ class TilePyramid:
         self._overview = self._blank(self.shapes[-1])
         self._overview_done: set[int] = set()
         self._failed: set[TileKey] = set()
+        self._stale: set[TileKey] = set()  # shown as they are until they have been read again
         self._queue: ViewQueue[TileKey] = ViewQueue(self._load, threads, self._report, name="isdnet-view-tiles")
 
     def _blank(self, shape: tuple[int, int]) -> Array:
@@ -130,8 +131,9 @@ class TilePyramid:
     # -- worker threads ------------------------------------------------------------------------------------------
     def _load(self, key: TileKey) -> None:
         level, index = key
-        if self._tile(key) is not None:  # arrived between the look at the cache and the wish
+        if self._known(key):  # arrived between the look at the cache and the wish
             return
+        self._stale.discard(key)  # before reading: what changes meanwhile makes it stale again
         window = self._grids[level][index]
         tile = np.asarray(self._reader(level, window), dtype=self.dtype)
         if level == len(self.shapes) - 1:
@@ -162,6 +164,8 @@ class TilePyramid:
             target = out[part.relative_to(window).slices]
             if tile is not None:
                 target[...] = tile[part.relative_to(tile_window).slices]
+                if (level, index) in self._stale:
+                    missing.append((level, index))
             else:
                 missing.append((level, index))
                 self._enlarge(level, part, target)
@@ -174,6 +178,9 @@ class TilePyramid:
         if level == len(self.shapes) - 1:
             return self._overview[self._grids[level][index].slices] if index in self._overview_done else None
         return self._cache.get(key)
+
+    def _known(self, key: TileKey) -> bool:
+        return key not in self._stale and self._tile(key) is not None
 
     def _enlarge(self, level: int, part: Window, target: Array) -> None:
         """Fill ``target`` (the pixels ``part`` of ``level``) from the finest coarser level that knows all of it."""
@@ -211,7 +218,7 @@ class TilePyramid:
                 int(window.right * scale),
             )
             keys = ((level + 1, index) for index in self._grids[level + 1].touching(outer))
-            yield from (key for key in keys if key not in self._failed and self._cache.get(key) is None)
+            yield from (key for key in keys if key not in self._failed and not self._known(key))
 
     def overview(self) -> Array:
         """The coarsest level, filled in place as it is read; asking for it starts reading it."""
@@ -221,7 +228,7 @@ class TilePyramid:
 
     def _overview_missing(self) -> list[TileKey]:
         last = len(self.shapes) - 1
-        keys = [(last, index) for index in range(len(self._grids[last])) if index not in self._overview_done]
+        keys = [key for key in ((last, index) for index in range(len(self._grids[last]))) if not self._known(key)]
         return [key for key in keys if key not in self._failed]
 
     def read(self, level: int, window: Window) -> Array:
@@ -233,6 +240,20 @@ class TilePyramid:
         self._cache.drop()
         self._failed.clear()
         self._overview_done.clear()
+        self._tell()
+
+    def renew(self, window: Window) -> None:
+        """What was read of a level-0 window is no longer true: it is shown until it has been read again."""
+        whole = self.shapes[0]
+        for level, shape in enumerate(self.shapes):
+            (top, bottom), (left, right) = (
+                (first * size // full, -(-last * size // full))
+                for first, last, size, full in zip(
+                    (window.row, window.column), (window.bottom, window.right), shape, whole, strict=True
+                )
+            )
+            area = Window.from_bounds(top, left, bottom, right).clipped(shape)
+            self._stale.update([(level, index) for index in self._grids[level].touching(area)])
         self._tell()
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -230,13 +231,38 @@ class TiledSource(SourceBase):
 
 
 def run(function: Callable[[Any], None], jobs: Sequence[Any], threads: int) -> None:
-    """Call ``function`` for every job, on the shared pool where there are many."""
-    if threads < 2 or len(jobs) < POOL_FROM_TILES:
-        for job in jobs:
-            function(job)
-        return
-    for _ in _pool(threads).map(function, jobs):
-        pass
+    """Call ``function`` for every job, on the shared pool where there are many and cores to spare.
+
+    Where as many threads read already as the pool has, each does its own: measured on two cores, handing over cost
+    two readers a fifth of their speed.
+    """
+    with _callers as reading:
+        if threads < 2 or len(jobs) < POOL_FROM_TILES or reading >= threads:
+            for job in jobs:
+                function(job)
+            return
+        for _ in _pool(threads).map(function, jobs):
+            pass
+
+
+class _Callers:
+    """Counts the threads that are inside, the one that enters included."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> int:
+        with self._lock:
+            self._inside += 1
+            return self._inside
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+
+
+_callers = _Callers()
 
 
 @lru_cache(maxsize=4)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -131,6 +132,17 @@ def _default_bytes() -> int:
 
 
 _shared = TileCache(_default_bytes())
+
+
+@contextmanager
+def cache_within(budget: int) -> Iterator[None]:
+    """Meanwhile the shared cache keeps at most a sixteenth of a memory budget in bytes (but 32 MiB)."""
+    before = _shared.max_bytes
+    _shared.max_bytes = min(before, max(32 << 20, budget // 16))
+    try:
+        yield
+    finally:
+        _shared.max_bytes = before
 
 
 def shared_cache() -> TileCache:
