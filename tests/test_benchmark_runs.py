@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import tifffile
 import torch
 from napari_isdnet_training.benchmark.ablation import VARIANTS, ablation
 from napari_isdnet_training.benchmark.loop import LoopOptions, Scene, loop
 from napari_isdnet_training.benchmark.output import read_csv
 from napari_isdnet_training.benchmark.table import MAJORITY, majority, table
 from napari_isdnet_training.cli import main
-from napari_isdnet_training.config import Recipe, load_recipe, recipe_from
+from napari_isdnet_training.config import Recipe, load_recipe
 from napari_isdnet_training.datasets import open_dataset
 from napari_isdnet_training.fakes import make_fake
 
@@ -26,39 +22,13 @@ from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
-
-CLASSES = ["dark", "light"]
-
-
-def drain(steps: Generator[Any, None, Any]) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
-
-
-def scene(folder: Path, name: str, shape: tuple[int, int], share: int) -> tuple[Path, Path]:
-    truth = np.zeros(shape, np.uint8)
-    truth[: shape[0] // share] = 1
-    noise = np.random.default_rng(0).integers(0, 40, (*shape, 3))
-    image = np.where(truth[..., None] > 0, 180, 40) + noise
-    tifffile.imwrite(folder / f"{name}.tif", image.astype(np.uint8), photometric="rgb")
-    tifffile.imwrite(folder / f"{name}_classes.tif", truth)
-    return folder / f"{name}.tif", folder / f"{name}_classes.tif"
+from napari_isdnet.progress import Progress
+from tests.benchmark_tools import CLASSES, drain, scene, tiny_recipe
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    root = tmp_path / "data"
-    root.mkdir()
-    scene(root, "a", (96, 96), 4)
-    scene(root, "b", (96, 64), 2)
-    data = {"layout": "scenes", "root": str(root), "train": ["a"], "validation": ["b"], "classes": CLASSES}
-    options = {"channels": 16, "distillation": "sampled", "distillation_points": 16}
-    model = {"name": "isdnet-lite0", "pretrained": False, "options": options}
-    run = {"steps": 3, "batch": 2, "accelerator": "cpu"}
-    return recipe_from({"name": "tiny", "data": data, "crop": {"size": [64, 64]}, "model": model, "run": run})
+    return tiny_recipe(tmp_path)
 
 
 def test_the_ablation_appends_skips_and_trains_equal_networks_once(recipe: Recipe, tmp_path: Path) -> None:
@@ -134,13 +104,18 @@ def test_the_majority_class_is_that_of_training(recipe: Recipe) -> None:
 
 def test_the_table_has_a_row_a_network_and_the_majority(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "table.csv"
-    rows = drain(table(recipe, output, ["isdnet-lite0"], 1, 1, None, []))
+    shown: list[Progress] = []
+    rows = drain(table(recipe, output, ["isdnet-lite0"], 2, 1, None, []), shown)
+    seen = [step.done for step in shown]
+    assert seen == sorted(seen)
+    assert any(1 < done < 2 for done in seen)  # a run counts by its steps
+    assert seen[-1] == 2
     assert [r["network"] for r in rows] == [MAJORITY, "isdnet-lite0"]
     assert float(rows[0]["iou_dark"]) == pytest.approx(0.5)
     assert rows[1]["backbone"] == "scratch"
     assert float(rows[1]["p50_ms"]) > 0
     assert float(rows[1]["gmacs"]) > 0
-    again = drain(table(recipe, output, ["isdnet-lite0"], 1, 1, None, []))
+    again = drain(table(recipe, output, ["isdnet-lite0"], 2, 1, None, []))
     assert again == rows
     with pytest.raises(InputError, match="no network 'glnet'"):
         drain(table(recipe, output, ["glnet"], 1, 1, None, []))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from napari_isdnet_training.benchmark.cli import app as benchmark_app
+from napari_isdnet_training.benchmark.cli_whole import read_command, whole_command
 from napari_isdnet_training.presets import HELD_OUT, PresetName
 
 from napari_isdnet.cli import run
@@ -25,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+benchmark_app.command("whole")(whole_command)
+benchmark_app.command("read")(read_command)
 app.add_typer(benchmark_app, name="benchmark")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe that ships, or a .toml file.")]
@@ -45,6 +48,9 @@ def fit(
     from napari_isdnet_training.config import load_recipe
     from napari_isdnet_training.fit import fit as fit_recipe
 
+    from napari_isdnet.engine.device import keep_freed_memory
+
+    keep_freed_memory()
     loaded = load_recipe(recipe, settings or ())
     steps = fit_recipe(loaded, output, resume=resume)
     if not speaks():
@@ -74,7 +80,7 @@ def finetune(
     classes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Classes of a label image without names.")
     ] = None,
-    preset: Annotated[PresetName, typer.Option(help="quick: heads and fusions; thorough: everything.")] = "quick",
+    preset: Annotated[PresetName, typer.Option(help="quick: last layers only; thorough: everything.")] = "quick",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps, instead of the preset's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Windows of a step, instead of the preset's.")] = None,
     window: Annotated[int | None, typer.Option(min=64, help="Side of a training window in pixels.")] = None,
@@ -100,9 +106,10 @@ def finetune(
     from napari_isdnet_training.finetune import finetune as run_finetune
 
     from napari_isdnet.engine.classlist import read_classes
-    from napari_isdnet.engine.device import set_threads
+    from napari_isdnet.engine.device import keep_freed_memory, set_threads
 
     set_threads(threads)
+    keep_freed_memory()
     steps_of = run_finetune(
         image, annotations, model, output=output, preset=preset, steps=steps, seed=seed, device=device, values=values,
         precision=precision, classes=() if classes is None else read_classes(classes), batch=batch, window=window,

@@ -31,7 +31,8 @@ class DataConfig(_Part):
 
     ``train``, ``validation`` and ``test`` select samples by name, shell pattern or ``@FILE`` with one name a line. What
     an empty selection means is said by each layout in :mod:`napari_isdnet_training.layouts`: for the public data sets
-    it is ``split``: the lists that the paper uses, or for Inria the one that its authors suggest.
+    it is ``split``: the lists that the paper uses, or for Inria the one that its authors suggest. ``worlds`` generated
+    landscapes of ``world_size`` pixels a side join the training samples.
     """
 
     layout: Literal["folder", "scenes", "deepglobe", "inria", "cityscapes"] = "folder"
@@ -50,6 +51,8 @@ class DataConfig(_Part):
     channels: tuple[int, ...] | None = None
     pixel_size: float | None = Field(default=None, gt=0)
     allow_empty_classes: bool = False
+    worlds: int = Field(default=0, ge=0, le=1000)
+    world_size: int = Field(default=2048, ge=256, le=16384)
 
     @field_validator("classes")
     @classmethod

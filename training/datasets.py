@@ -11,6 +11,7 @@ from napari_isdnet_training.layouts.cityscapes import cityscapes
 from napari_isdnet_training.layouts.deepglobe import deepglobe
 from napari_isdnet_training.layouts.folder import folder, scenes
 from napari_isdnet_training.layouts.inria import inria
+from napari_isdnet_training.layouts.world import with_worlds
 
 from napari_isdnet.exceptions import InputError
 
@@ -26,7 +27,7 @@ LAYOUTS: dict[str, Callable[[Path, DataConfig], Dataset]] = {
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """Find the samples of a recipe's data. Nothing is read but folder listings."""
+    """Find the samples of a recipe's data. Nothing is read but folder listings; ``worlds`` are made."""
     root = config.root.expanduser()
     if config.root == Path():
         raise InputError("The recipe does not say where the data is; add --set data.root=FOLDER.")
@@ -34,4 +35,4 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise InputError(f"data.root '{root}' is no folder; give the folder that holds the data set.")
     if config.split == "suggested" and config.layout != "inria":
         raise InputError(f"data.split=suggested is of layout 'inria' alone, got layout '{config.layout}'.")
-    return LAYOUTS[config.layout](root, config)
+    return with_worlds(LAYOUTS[config.layout](root, config), config)

@@ -19,8 +19,9 @@ from napari_isdnet.paths import cache_folder
 
 START_SECONDS = 6.0
 """Loading libraries and weights."""
-_BACKWARD = {"quick": 2.0, "thorough": 3.0}
-"""A step costs so many forward passes: the backward pass is two, and ``quick`` leaves the branches out of it."""
+_BACKWARD = {"quick": 2.5, "thorough": 4.0}
+"""A step costs so many forward passes: one of the model before, and two for a whole backward pass, of which ``quick``
+leaves the branches out."""
 _PROBE_SHARE = 0.3
 """A whole network's share of the speed of one large convolution: 0.28 to 0.44, measured on one CPU core."""
 

@@ -67,6 +67,7 @@ class FineTuneOptions:
     steps: int
     batch: int
     lr: float
+    adapt_lr: float
     validate_every: int
     patience: int
     seed: int
@@ -108,7 +109,8 @@ def finetune(
         model: name or file; ``"backbone"`` starts from ImageNet weights with the annotation's classes; default: the
             shipped model.
         output: model file (``.safetensors``) to write; ``<output without suffix>.ckpt`` holds an unfinished run.
-        preset: ``quick`` trains heads and fusions only, ``thorough`` everything, for longer.
+        preset: ``quick`` trains the last fusion and the classifier (context head and fusions too where the annotation
+            has classes that the model has not), ``thorough`` everything, for longer.
         steps, batch, window: other than the preset's; ``window`` is the side of a training window in pixels.
         values: what pixels of a label image mean: ``annotation`` (0 = unlabelled) or ``mask`` (255 = ignored).
         classes: of a label image that does not name them (default: the model's).
@@ -159,8 +161,9 @@ def _options(
         raise InputError(f"A training window must have at least 64 pixels a side, got {window}.")
     return FineTuneOptions(
         model=default_model() if model is None else str(model), preset=preset, steps=steps, batch=batch, lr=base.lr,
-        validate_every=min(base.validate_every, max(1, steps)), patience=base.patience, seed=seed, device=device,
-        precision=precision, window=window, contrast=contrast, channels=channels, allow_worse=allow_worse,
+        adapt_lr=base.adapt_lr, validate_every=min(base.validate_every, max(1, steps)), patience=base.patience,
+        seed=seed, device=device, precision=precision, window=window, contrast=contrast, channels=channels,
+        allow_worse=allow_worse,
     )  # fmt: skip
 
 

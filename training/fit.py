@@ -17,6 +17,7 @@ from napari_isdnet_training.census import check_dataset
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
+from napari_isdnet_training.depthwise import faster_on_cpu
 from napari_isdnet_training.evaluate import drain, evaluate_samples, figures
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import first_difference, fixed, up_to_date
@@ -89,6 +90,8 @@ class Run:
         self.crops = CropDataset(samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code)
         torch.manual_seed(recipe.seed)
         self.network = network or make_network(recipe, len(self.dataset.classes))
+        if self.fabric.device.type == "cpu":
+            faster_on_cpu(self.network)
         if options.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         prepare_norms(self.network, self.fabric.world_size, options.sync_batch_norm)

@@ -5,14 +5,16 @@ Every entry gives a :class:`Network`: ``logits(x)`` at the size of ``x``, and ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from napari_isdnet_training.mmseg import MMSEG, MMSeg, build_mmseg, missing, require
 from torch import Tensor, nn
 
+from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.model.auxiliary import segmentation_loss
 from napari_isdnet.model.config import ISDNetConfig
@@ -47,6 +49,11 @@ class Network(nn.Module):
         """Every training loss by name and ``total``, their sum; ``target`` (B, H, W) with 255 ignored."""
         if isinstance(self.net, ISDNet):
             return self.net.losses(x, target, weight)
+        if isinstance(self.net, MMSeg):
+            down, right = (-side % self.multiple for side in x.shape[-2:])
+            if down or right:
+                x, target = F.pad(x, (0, right, 0, down)), F.pad(target, (0, right, 0, down), value=IGNORE_INDEX)
+            return self.net.losses(x, target, weight)
         seg = segmentation_loss(self.logits(x), target, weight, over_all=True)
         return {"seg": seg, "total": seg}
 
@@ -80,6 +87,8 @@ class Entry:
     make: Callable[[int, Mapping[str, Any]], nn.Module]
     takes_weights: bool
     multiple: int = 1
+    inference: Mapping[str, Any] = field(default_factory=dict)
+    """Options that leave out what only training needs."""
 
 
 def build(name: str, num_classes: int, pretrained: bool = True, options: Mapping[str, Any] | None = None) -> Network:
@@ -124,11 +133,12 @@ def _pretrain_isdnet(net: ISDNet) -> str | None:
     return "; ".join(dict.fromkeys(origins)) or None
 
 
-def _isdnet(base: Callable[[int], ISDNetConfig]) -> Callable[[int, Mapping[str, Any]], nn.Module]:
+def _isdnet(description: str, base: Callable[[int], ISDNetConfig], takes_weights: bool = False) -> Entry:
     def make(num_classes: int, options: Mapping[str, Any]) -> nn.Module:
         return ISDNet(replace(base(num_classes), **dict(options)))
 
-    return make
+    training_only = {"auxiliary": False, "super_resolution": False, "distillation": None}
+    return Entry(description, make, takes_weights, inference=training_only)
 
 
 def _smp(class_name: str, **defaults: Any) -> Callable[[int, Mapping[str, Any]], nn.Module]:
@@ -143,20 +153,42 @@ def _smp(class_name: str, **defaults: Any) -> Callable[[int, Mapping[str, Any]],
     return make
 
 
+def _mmseg(name: str) -> Entry:
+    def make(num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+        return build_mmseg(name, num_classes, **{"auxiliary": True, **dict(options)})
+
+    model = MMSEG[name]
+    return Entry(f"{model.description}, from scratch", make, False, model.multiple, {"auxiliary": False})
+
+
+def check_available(names: Iterable[str]) -> None:
+    """Raise :class:`InputError` for the first name that is unknown or whose library is not installed."""
+    for name in names:
+        if name not in REGISTRY:
+            raise InputError(f"There is no network '{name}'; known are {', '.join(REGISTRY)}.")
+        if name in MMSEG:
+            require(name)
+
+
+def available() -> list[str]:
+    """Names of the networks whose libraries are installed."""
+    return [name for name in REGISTRY if name not in MMSEG or missing() is None]
+
+
 REGISTRY: dict[str, Entry] = {
-    "isdnet-lite0": Entry("ISDNet, EfficientNet-Lite0 and narrow shallow branch", _isdnet(ISDNetConfig.lite), True),
-    "isdnet-resnet18": Entry(
-        "ISDNet as published, ResNet18-v1c", _isdnet(lambda k: ISDNetConfig.of("reference", k)), False
+    "isdnet-lite0": _isdnet("ISDNet, EfficientNet-Lite0 and narrow shallow branch", ISDNetConfig.lite, True),
+    "isdnet-resnet18": _isdnet("ISDNet as published, ResNet18-v1c", lambda k: ISDNetConfig.of("reference", k)),
+    "isdnet-resnet50": _isdnet(
+        "ISDNet as published, ResNet50-v1c", lambda k: ISDNetConfig.of("reference", k, deep="resnet50")
     ),
-    "isdnet-resnet50": Entry(
-        "ISDNet as published, ResNet50-v1c", _isdnet(lambda k: ISDNetConfig.of("reference", k, deep="resnet50")), False
-    ),
-    "isdnet-paper-resnet18": Entry(
-        "ISDNet as written in the paper, ResNet18-v1c", _isdnet(lambda k: ISDNetConfig.of("paper", k)), False
+    "isdnet-paper-resnet18": _isdnet(
+        "ISDNet as written in the paper, ResNet18-v1c", lambda k: ISDNetConfig.of("paper", k)
     ),
     "unet": Entry("UNet, EfficientNet-Lite0", _smp("Unet", encoder_name=LITE0), True, 32),
     "deeplabv3plus": Entry("DeepLabv3+, EfficientNet-Lite0", _smp("DeepLabV3Plus", encoder_name=LITE0), True, 32),
     "pspnet": Entry("PSPNet, EfficientNet-Lite0", _smp("PSPNet", encoder_name=LITE0, encoder_depth=5), True, 32),
     "segformer-b0": Entry("SegFormer-B0, from scratch", _smp("Segformer", encoder_name="mit_b0"), False, 32),
+    "stdc1": _mmseg("stdc1"),
+    "bisenetv2": _mmseg("bisenetv2"),
 }
-"""By name. ImageNet weights of ResNet18-v1c and MiT-B0 are on no package registry: those start from scratch."""
+"""By name. ImageNet weights of ResNet18-v1c, MiT-B0 and STDC are on no package registry: those start from scratch."""

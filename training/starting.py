@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from napari_isdnet_training.presets import BACKBONE
+from napari_isdnet_training.presets import BACKBONE, BRANCH_SCALE
 from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 
@@ -29,6 +29,11 @@ class Start:
     parent: ModelHeader | None
     hash: str
     new_classes: tuple[str, ...]
+
+    @property
+    def knows_all(self) -> bool:
+        """True when the model that it starts from has every class."""
+        return self.parent is not None and not self.new_classes
 
 
 def model_classes(model: str) -> tuple[ClassInfo, ...]:
@@ -84,20 +89,41 @@ def class_rows(config: ISDNetConfig) -> set[str]:
     return {key for key, value in one.items() if value.shape != other[key].shape}
 
 
-def freeze(network: Network, preset: str, from_backbone: bool) -> list[nn.Module]:
+def freeze(network: Network, preset: str, start: Start) -> list[nn.Module]:
     """Say what trains; returns the modules whose batch-norm statistics stay as they are.
 
-    ``quick``: context head, fusions and classifiers train, both branches' features stay, and so do all statistics.
-    From a bare backbone only the backbone stays, since the rest has learnt nothing yet. ``thorough``: all trains.
+    ``quick``: of a model that knows all classes the last fusion and the classifier train; where there are new classes
+    context head, fusions and classifiers; from a bare backbone everything but the backbone, since the rest has learnt
+    nothing yet. ``thorough``: all trains. Statistics stay where all classes are known, and where branches do.
     """
     net: Any = network.net
     if preset == "thorough":
-        return []
+        return [net] if start.knows_all else []
+    if start.knows_all and net.config.fuses:
+        net.requires_grad_(False)
+        for part in (net.fuse8, net.classifier):
+            part.requires_grad_(True)
+        return [net]
+    from_backbone = start.parent is None
     names = ("backbone",) if from_backbone else ("backbone", "shallow")
     kept = [getattr(net, name) for name in names if hasattr(net, name)]
     for module in kept:
         module.requires_grad_(False)
     return kept if from_backbone else [net]
+
+
+def parameter_groups(network: Network, start: Start) -> list[dict[str, Any]]:
+    """What trains, for the optimiser; ``scale`` multiplies the rate, less in the branches of a model that knows all."""
+    net: Any = network.net
+    branches = {
+        id(p) for name in ("backbone", "shallow") if hasattr(net, name) for p in getattr(net, name).parameters()
+    }
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            scale = BRANCH_SCALE if start.knows_all and id(parameter) in branches else 1.0
+            groups.setdefault(scale, []).append(parameter)
+    return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 
 
 def set_mode(network: Network, still: Sequence[nn.Module]) -> None:

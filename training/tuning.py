@@ -10,13 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from napari_isdnet_training.config import ScheduleConfig
-from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW
+from napari_isdnet_training.depthwise import faster_on_cpu
+from napari_isdnet_training.keeping import Keeping
+from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
-from napari_isdnet_training.starting import freeze, set_mode, start_from
+from napari_isdnet_training.starting import freeze, parameter_groups, set_mode, start_from
 from napari_isdnet_training.state import RunState, load_state, save_state
 from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
 from napari_isdnet_training.unfinished import STATE, checkpoint_folder
@@ -29,9 +30,10 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import link_or_copy
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.phases import by_phases
 from napari_isdnet.progress import Clock, Progress
 
 if TYPE_CHECKING:
@@ -62,11 +64,19 @@ class Tuning:
         self.network = self.start.network
         assert isinstance(self.network.net, ISDNet)
         self.net: ISDNet = self.network.net
-        self.still = freeze(self.network, options.preset, options.model == BACKBONE)
+        self.still = freeze(self.network, options.preset, self.start)
+        if self.placement.device.type == "cpu":
+            faster_on_cpu(self.network)
         self.network.to(self.placement.device)
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=WEIGHT_DECAY)
+        self.lr = options.adapt_lr if self.start.knows_all else options.lr
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.network, self.start), lr=self.lr, weight_decay=WEIGHT_DECAY
+        )
         parent = self.start.parent
+        self.keeping: Keeping | None = None
+        if parent is not None:
+            old, new = ([c.name for c in classes] for classes in (parent.classes, snapshot.classes))
+            self.keeping = Keeping(self.net if old == new else self._before(), self.net, old, new)
         header = parent or ModelHeader.default(self.net.config, classes=snapshot.classes, window=DEFAULT_WINDOW)
         self.mean, self.std = header.mean, header.std
         self.window = options.window or min(header.window, DEFAULT_WINDOW)
@@ -86,6 +96,13 @@ class Tuning:
         facts |= {"device": self.placement.device.type, "precision": self.placement.precision}
         facts |= {"channels": list(self.options.channels or ()), "contrast": str(self.options.contrast)}
         return facts | {"image": list(self.source.shape)}
+
+    def _before(self) -> ISDNet:
+        """The model that the run starts from, with its own classes."""
+        before = load_model(self.options.model)
+        if self.placement.device.type == "cpu":
+            by_phases(before, least=3)
+        return before.to(self.placement.device)
 
     def _open_folder(self, resume: bool) -> None:
         path = self.folder / STATE
@@ -146,9 +163,9 @@ class Tuning:
     def _step(self) -> dict[str, float]:
         step, options, device = self.state.step, self.options, self.placement.device
         schedule = ScheduleConfig(warmup_steps=min(5, options.steps // 4))
-        rate = learning_rate(step, options.steps, options.lr, schedule)
+        rate = learning_rate(step, options.steps, self.lr, schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         torch.manual_seed(options.seed * 1_000_003 + step * 1009)  # dropout is the same after a resume
         image, target = (t.to(device) for t in self.crops.batch(step, options.batch))
         set_mode(self.network, self.still)
@@ -156,6 +173,8 @@ class Tuning:
         mixed = self.placement.dtype != torch.float32
         with torch.autocast(device.type, self.placement.dtype, enabled=mixed):
             losses = self._weighed(self.net.losses(image, target), target)
+            if self.keeping is not None and self.keeping.active:
+                losses["keep"] = self.keeping.loss(image, target) * KEEP_WEIGHT
         total = torch.stack(list(losses.values())).sum()
         if not bool(torch.isfinite(total)):
             raise InputError(
@@ -184,9 +203,12 @@ class Tuning:
         for _, (image, target) in held_out(self.snapshot, self.pixels, self.window):
             labels = self.net(image.to(self.placement.device)).logits.argmax(1).to(torch.uint8).cpu().numpy()
             matrix.update(labels, target.numpy())
-        figures = {"miou": float(np.nan_to_num(matrix.mean_iou))}
-        for info, value in zip(self.snapshot.classes, matrix.iou, strict=True):
-            if not np.isnan(value):
+        # Only classes that were held out: one more in the mean for every stray pixel of another would make judgements
+        # of different steps means of different classes. Stray pixels count where they are missed.
+        there = matrix.counts.sum(axis=1) > 0
+        figures = {"miou": float(matrix.iou[there].mean()) if there.any() else 0.0}
+        for info, value, judged in zip(self.snapshot.classes, matrix.iou, there, strict=True):
+            if judged:
                 figures[f"iou_{info.name}"] = float(value)
         return figures
 

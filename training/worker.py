@@ -97,12 +97,13 @@ def train(job: Mapping[str, Any], orders: Orders, emit: Emit) -> None:
     from napari_isdnet_training.snapshot import Snapshot
 
     from napari_isdnet.annotation.lock import FolderLock
-    from napari_isdnet.engine.device import choose, set_threads
+    from napari_isdnet.engine.device import choose, keep_freed_memory, set_threads
     from napari_isdnet.engine.viewqueue import spare_core_threads
 
     options, output = dict(job["options"]), Path(job["output"])
     threads = job.get("threads") or spare_core_threads(most=1024)
     set_threads(int(threads))
+    keep_freed_memory()
     placement = choose(options.get("device", "auto"), options.get("precision", "auto"))
     for key in ("contrast", "channels"):
         if isinstance(options.get(key), list):

@@ -66,8 +66,10 @@ def ablation(
     todo = [(seed, table, name) for seed in range(seeds) for table in wanted for name in VARIANTS[table]]
     clock = Clock(len(todo))
     for seed, table, name in todo:
+        before = clock.done
         key = {"table": table, "variant": name, "seed": seed, "steps": steps, "recipe": recipe.name}
-        if not log.done(**key):
+        known = log.done(**key)
+        if not known:
             options = {**recipe.model.options, **VARIANTS[table][name]}
             text = json.dumps(options, sort_keys=True)
             same = {"seed": seed, "steps": steps, "recipe": recipe.name, "options": text}
@@ -80,7 +82,7 @@ def ablation(
                 figures = {"miou": trained.figures.get("miou"), "accuracy": trained.figures.get("accuracy")}
                 figures["seconds"] = round(trained.seconds, 1)
             log.add({**key, "options": text, **figures})
-        yield clock.step(1, f"table {table}, {name}, seed {seed}")
+        yield clock.reach(before + 1, f"table {table}, {name}, seed {seed}", resumed=known)
     return [r for r in log.rows if r["recipe"] == recipe.name and r["steps"] == str(steps)]
 
 

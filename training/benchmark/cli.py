@@ -56,14 +56,17 @@ def speed_command(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     seconds: Annotated[float, typer.Option(help="More than this an image did not fit.")] = 60.0,
     memory: Annotated[float, typer.Option(help="More than this many GiB did not fit.")] = 20.0,
-    output: Annotated[Path | None, typer.Option(help="CSV file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="CSV file; beside it, NAME.rounds.csv keeps every round to go on from.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
     """Images a second, latency, peak memory, parameters and multiply-adds of ISDNet and its baselines."""
     from napari_isdnet_training.benchmark.entries import MODES, choose_entries
+    from napari_isdnet_training.benchmark.listed import LISTED, SCALE_NOTE, listed_rows
     from napari_isdnet_training.benchmark.output import plot_speed, write_csv
-    from napari_isdnet_training.benchmark.speed import COLUMNS, SIZES, SpeedOptions, not_run, parse_size, speed
+    from napari_isdnet_training.benchmark.speed import COLUMNS, SIZES, SpeedOptions, parse_size, speed
 
     for mode in modes or ():
         if mode not in MODES:
@@ -73,17 +76,22 @@ def speed_command(
         prepared=not eager, rounds=rounds, repeats=repeats, tile=tile, overlap=overlap, threads=threads,
         seconds=seconds, memory=memory,
     )  # fmt: skip
-    steps = speed(choose_entries(networks), options, modes or ())
-    rows = drive(steps, "speed", "Stopped; nothing was written.")
+    log = None if output is None else output.with_suffix(".rounds.csv")
+    again = "nothing was written, since there is no --output" if log is None else f"finished rounds are in {log}"
+    steps = speed(choose_entries(networks), options, modes or (), log, _notes())
+    rows = drive(steps, "speed", f"Stopped; {again}{', run the same command to go on' if log else ''}.")
+    listed = listed_rows(COLUMNS)
     if output is not None:
-        notes = [*_notes(), *(f"{name}: {why}" for name, why in not_run())]
-        write_csv(output, COLUMNS, rows, notes)
+        write_csv(output, COLUMNS, [*rows, *listed], [*_notes(), SCALE_NOTE])
     if plot is not None:
         plot_speed(rows, plot)
-    _show("Speed, batch 1", COLUMNS, rows, as_json)
-    if not as_json:
-        for name, why in not_run():
-            typer.echo(f"{name}: {why}")
+    if as_json:
+        print_json({"rows": [*rows, *listed], "note": SCALE_NOTE})
+        return
+    _show("Speed, batch 1", tuple(c for c in COLUMNS if not c.startswith("published")), rows, False)
+    for one in LISTED:
+        typer.echo(one.line())
+    typer.echo(SCALE_NOTE)
 
 
 @app.command("path")
@@ -130,6 +138,12 @@ def _picture(path: Path, net: Any, size: tuple[int, int]) -> Any:
     return read_normalised(path, net.header, size)
 
 
+def _keep_memory() -> None:
+    from napari_isdnet.engine.device import keep_freed_memory
+
+    keep_freed_memory()
+
+
 @app.command("ablation")
 def ablation_command(
     recipe: RecipeName,
@@ -147,6 +161,7 @@ def ablation_command(
 
     loaded = load_recipe(recipe, settings or ())
     generator = ablation(loaded, output, tables or (5, 6, 7), steps, seeds, runs, _notes())
+    _keep_memory()
     rows = summary(drive(generator, "ablation", AGAIN))
     _show(f"Ablation, {steps} steps", tuple(rows[0]) if rows else ABLATION_COLUMNS, rows, as_json)
 
@@ -155,7 +170,9 @@ def ablation_command(
 def table_command(
     recipe: RecipeName,
     output: Annotated[Path, typer.Option(help="CSV file; finished runs in it are skipped.")],
-    networks: Annotated[list[str] | None, typer.Option("--network", help="Registry network, repeatable.")] = None,
+    networks: Annotated[
+        list[str] | None, typer.Option("--network", help="Registry network, repeatable; all installed by default.")
+    ] = None,
     steps: Steps = 400,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
     settings: Settings = None,
@@ -165,10 +182,13 @@ def table_command(
     """Registry networks trained with one budget on the same data: IoU per class, mIoU, speed, parameters."""
     from napari_isdnet_training.benchmark.table import table, table_columns
     from napari_isdnet_training.config import load_recipe
-    from napari_isdnet_training.registry import REGISTRY
+    from napari_isdnet_training.registry import REGISTRY, available
 
     loaded = load_recipe(recipe, settings or ())
-    generator = table(loaded, output, networks or list(REGISTRY), steps, seeds, runs, _notes())
+    for name in REGISTRY.keys() - available() if not networks else ():
+        typer.echo(f"{name} is left out: the extra 'baselines' is not installed.", err=True)
+    generator = table(loaded, output, networks or available(), steps, seeds, runs, _notes())
+    _keep_memory()
     rows = drive(generator, "table", AGAIN)
     _show(f"{steps} steps", table_columns(loaded), rows, as_json)
 
@@ -185,11 +205,16 @@ def loop_command(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 3,
     runs: Annotated[Path | None, typer.Option(help="Folder for annotations and models.")] = None,
     device: Device = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Picture of the curves (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
     """Strokes drawn in the left half as a person would, at suggested or random places; the right half is measured."""
+    from napari_isdnet_training.benchmark.curves import plot_loop
     from napari_isdnet_training.benchmark.loop import LOOP_COLUMNS, LoopOptions, loop
 
     options = LoopOptions(rounds=rounds, share=share / 100, steps=steps, seeds=seeds, device=device)
+    _keep_memory()
     rows = drive(loop(image, mask, output, model, options, runs, _notes()), "loop", AGAIN)
+    if plot is not None:
+        plot_loop(rows, plot)
     _show("mIoU of the right half", LOOP_COLUMNS, rows, as_json)

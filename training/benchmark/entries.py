@@ -1,4 +1,4 @@
-"""What the speed benchmark runs: this network in its forms, baselines of well-kept libraries, and what is not run."""
+"""What the speed benchmark runs: this network in its forms, baselines of well-kept libraries, and refinements."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from napari_isdnet_training.benchmark.mmseg import MMSEG, mmseg_network
-from napari_isdnet_training.registry import Network, build
+from napari_isdnet_training.benchmark.refine import REFINEMENTS
+from napari_isdnet_training.mmseg import MMSEG, build_mmseg, missing
+from napari_isdnet_training.registry import REGISTRY, Network, build
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
@@ -20,18 +21,20 @@ MODES = ("whole", "half", "quarter", "local", "global")
 GENERIC = ("whole", "local", "global")
 SCALED = ("whole", "half", "quarter", "local", "global")
 
-NOT_RUN = ("GLNet", "FCtL", "MagNet", "PPN", "SegFix", "DenseCRF", "guided filter", "CascadePSP")
-NOT_RUN_REASON = "research code or a separate refinement, no maintained package in the extras: not run"
-
 
 @dataclass(frozen=True)
 class SpeedEntry:
-    """One network of the speed benchmark and the modes that make sense for it."""
+    """One network of the speed benchmark, the modes that make sense for it, and what refines its prediction.
+
+    ``absent`` says why it cannot be measured here.
+    """
 
     name: str
     description: str
     modes: tuple[str, ...]
     make: Callable[[int], Network]
+    refinement: str | None = None
+    absent: Callable[[], str | None] = lambda: None
 
 
 def _ours(name: str, description: str, config: Callable[[int], ISDNetConfig]) -> SpeedEntry:
@@ -44,7 +47,18 @@ def _registry(name: str, description: str, modes: tuple[str, ...]) -> SpeedEntry
 
 def _mmseg(name: str) -> SpeedEntry:
     modes = SCALED if name.startswith("pspnet") else GENERIC
-    return SpeedEntry(name, MMSEG[name].description, modes, lambda k: mmseg_network(name, k))
+    model = MMSEG[name]
+    return SpeedEntry(
+        name, model.description, modes, lambda k: Network(name, build_mmseg(name, k), None, model.multiple),
+        absent=missing,
+    )  # fmt: skip
+
+
+def _refined(base: SpeedEntry, refinement: str) -> SpeedEntry:
+    """A coarse prediction from the shrunk image, refined at full size."""
+    found = REFINEMENTS[refinement]
+    name, text = f"{base.name}+{refinement}", f"{base.description}, refined by {found.description}"
+    return SpeedEntry(name, text, ("global",), base.make, refinement, found.absent)
 
 
 def _entries() -> dict[str, SpeedEntry]:
@@ -69,7 +83,9 @@ def _entries() -> dict[str, SpeedEntry]:
         _registry("pspnet", "PSPNet, EfficientNet-Lite0", SCALED),
         _registry("segformer-b0", "SegFormer-B0", SCALED),
     ]
-    return {e.name: e for e in [*ours, *shared, *(_mmseg(name) for name in MMSEG)]}
+    coarse = next(e for e in shared if e.name == "pspnet")
+    refined = [_refined(coarse, name) for name in REFINEMENTS]
+    return {e.name: e for e in [*ours, *shared, *(_mmseg(name) for name in MMSEG), *refined]}
 
 
 ENTRIES = _entries()
@@ -90,7 +106,7 @@ def find_entry(name: str, options: Mapping[str, Any] | None = None) -> SpeedEntr
     plain = name.removeprefix("registry:")
 
     def make(num_classes: int) -> Network:
-        extra = {"auxiliary": False, "super_resolution": False, "distillation": None}
-        return build(plain, num_classes, False, {**(options or {}), **(extra if plain.startswith("isdnet") else {})})
+        extra = REGISTRY[plain].inference if plain in REGISTRY else {}
+        return build(plain, num_classes, False, {**(options or {}), **extra})
 
     return SpeedEntry(plain, plain, GENERIC, make)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from napari_isdnet_training.benchmark.refine import Refine
 from napari_isdnet_training.registry import Network
 from torch import Tensor
 
@@ -56,8 +57,14 @@ def place(network: Network, placement: Placement, prepared: bool) -> Network:
     return network
 
 
-def labelling(network: Network, placement: Placement, mode: str, prepared: bool, tile: int, overlap: int) -> Labelling:
-    """``image (1, 3, H, W) float32 -> labels (H, W) uint8`` for a placed network in a mode."""
+def labelling(
+    network: Network, placement: Placement, mode: str, prepared: bool, tile: int, overlap: int,
+    refine: Refine | None = None,
+) -> Labelling:  # fmt: skip
+    """``image (1, 3, H, W) float32 -> labels (H, W) uint8`` for a placed network in a mode.
+
+    ``refine`` makes the labels from the image and the enlarged probabilities, of baselines in any mode but tiles.
+    """
     if isinstance(network.net, ISDNet):
         net = network.net
 
@@ -76,19 +83,23 @@ def labelling(network: Network, placement: Placement, mode: str, prepared: bool,
     if mode == "local":
         return lambda x: _local(logits, x, tile, overlap)
     if mode == "global":
-        return lambda x: _scaled(logits, x, min(1.0, tile / max(x.shape[2:])))
+        return lambda x: _scaled(logits, x, min(1.0, tile / max(x.shape[2:])), refine)
     if mode not in SCALES:
         raise InputError(f"There is no mode '{mode}'; allowed are {', '.join(SCALES)}, local and global.")
-    return lambda x: _scaled(logits, x, SCALES[mode])
+    return lambda x: _scaled(logits, x, SCALES[mode], refine)
 
 
-def _scaled(logits: Callable[[Tensor], Tensor], x: Tensor, scale: float) -> Tensor:
+def _scaled(logits: Callable[[Tensor], Tensor], x: Tensor, scale: float, refine: Refine | None) -> Tensor:
     size = (x.shape[2], x.shape[3])
     if scale == 1.0:
-        return logits(x)[0].argmax(0).to(torch.uint8)
-    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    values = logits(F.interpolate(x, size=small, mode="bilinear", antialias=not x.is_cuda, align_corners=False))
-    return F.interpolate(values, size=size, mode="bilinear", align_corners=False)[0].argmax(0).to(torch.uint8)
+        values = logits(x)
+    else:
+        small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        values = logits(F.interpolate(x, size=small, mode="bilinear", antialias=not x.is_cuda, align_corners=False))
+        values = F.interpolate(values, size=size, mode="bilinear", align_corners=False)
+    if refine is not None:
+        return refine(x, values[0].float().softmax(0))
+    return values[0].argmax(0).to(torch.uint8)
 
 
 def tiles(shape: tuple[int, int], tile: int, overlap: int) -> list[tuple[int, int]]:

@@ -66,8 +66,12 @@ class RunLog:
 
     def done(self, **key: Any) -> bool:
         """True when a run with this key is in the file."""
+        return self.find(**key) is not None
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        """The first run with this key, every value as text, or None."""
         wanted = {k: _text(v) for k, v in key.items()}
-        return any(all(row[k] == v for k, v in wanted.items()) for row in self.rows)
+        return next((row for row in self.rows if all(row[k] == v for k, v in wanted.items())), None)
 
     def add(self, row: Row) -> None:
         """Append a finished run; the file is whole at any moment."""

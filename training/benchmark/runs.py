@@ -38,10 +38,10 @@ def run_folder(runs: Path, recipe: Recipe) -> Path:
 
 
 def train(recipe: Recipe, runs: Path, clock: Clock, title: str) -> Generator[Progress, None, Trained]:
-    """Train in a folder of ``runs``, resuming what was cut off; ``clock`` counts runs."""
+    """Train in a folder of ``runs``, resuming what was cut off; ``clock`` counts runs, this one by its steps."""
     from napari_isdnet_training.fit import fit
 
-    began = time.monotonic()
+    began, before, resumed = time.monotonic(), clock.done, True
     steps = fit(recipe, run_folder(runs, recipe))
     try:
         while True:
@@ -49,6 +49,8 @@ def train(recipe: Recipe, runs: Path, clock: Clock, title: str) -> Generator[Pro
                 step = next(steps)
             except StopIteration as stop:
                 return Trained(stop.value.figures, time.monotonic() - began)
-            yield clock.step(0, f"{title}: {step.stage} {step.fraction:.0%}", figures=step.figures)
+            stage = f"{title}: {step.stage} {step.fraction:.0%}"
+            yield clock.reach(before + step.fraction, stage, step.figures, resumed=resumed)
+            resumed = False
     finally:
         steps.close()

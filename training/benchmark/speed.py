@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari_isdnet_training.benchmark.entries import NOT_RUN, NOT_RUN_REASON, SpeedEntry
-from napari_isdnet_training.benchmark.mmseg import MMSEG, missing
+from napari_isdnet_training.benchmark.entries import SpeedEntry
 from napari_isdnet_training.benchmark.process import Outcome, run_worker
+from napari_isdnet_training.benchmark.rounds import RoundLog, Series, seconds_left
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.progress import Progress
 
 SIZES = ((1024, 2048), (2448, 2448), (5000, 5000))
 COLUMNS = (
     "network", "mode", "height", "width", "status", "fps", "p50_ms", "p90_ms", "p99_ms", "ratio", "peak_mib",
-    "parameters_m", "gmacs", "images", "device", "precision", "prepared",
+    "parameters_m", "gmacs", "images", "device", "precision", "prepared", "published_fps", "published_miou",
 )  # fmt: skip
 
 
@@ -56,42 +58,40 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-@dataclass
-class _Series:
-    entry: SpeedEntry
-    mode: str
-    size: tuple[int, int]
-    rounds: list[Outcome] = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        return any(r.status != "ok" for r in self.rounds)
-
-
 def speed(
-    entries: Sequence[SpeedEntry], options: SpeedOptions, modes: Sequence[str] = ()
-) -> Generator[Progress, None, list[dict[str, Any]]]:
+    entries: Sequence[SpeedEntry], options: SpeedOptions, modes: Sequence[str] = (), log: Path | None = None,
+    notes: Sequence[str] = (),
+) -> Generator[Progress, None, list[dict[str, Any]]]:  # fmt: skip
     """Measure; yields after every process and returns one row (keys :data:`COLUMNS`) per network, mode and size.
 
     Rounds are interleaved: all of them once, then all again, so that a slow minute of the machine hits everyone. What
-    failed or did not fit once is not tried again.
+    failed or did not fit once is not tried again. Every measurement is appended to the CSV ``log``; those that are in
+    it are not taken again, so a run that was stopped goes on (its ratios then compare different hours).
     """
     series = [
-        _Series(entry, mode, size)
+        Series(entry, mode, size)
         for size in options.sizes
         for entry in entries
         for mode in entry.modes
         if not modes or mode in modes
     ]
-    clock = Clock(len(series) * options.rounds)
-    absent = missing()
+    if not series:
+        raise InputError(
+            f"None of these networks is measured in mode {' or '.join(modes)}; leave out --mode to see all."
+        )
+    kept = RoundLog(log, _setting(options), notes) if log is not None else None
+    done, total = 0.0, sum(one.work(options.tile) for one in series) * options.rounds
+    longest = options.seconds * (2 + options.repeats)
     for number in range(options.rounds):
         for one in series:
-            if absent is not None and one.entry.name in MMSEG:
+            absent = one.entry.absent()
+            if absent is not None:
                 one.rounds = [Outcome(f"not available here: {absent}")]
             elif not one.failed:
-                one.rounds.append(_measure(one, options, number == 0))
-            yield clock.step(1, f"{one.entry.name} {one.mode}")
+                _measure(one, options, number, kept)
+            done += one.work(options.tile)
+            left = seconds_left(series, options.rounds, options.tile, longest)
+            yield Progress(done, total, f"round {number + 1}, {one.entry.name} {one.mode}", seconds_left=left)
     rows = []
     for size in options.sizes:
         here = [s for s in series if s.size == size]
@@ -99,17 +99,33 @@ def speed(
     return rows
 
 
-def _measure(one: _Series, options: SpeedOptions, count: bool) -> Outcome:
-    job = {
-        "entry": one.entry.name, "mode": one.mode, "size": one.size, "device": options.device,
-        "precision": options.precision, "prepared": options.prepared, "repeats": options.repeats,
-        "tile": options.tile, "overlap": options.overlap, "classes": options.classes, "threads": options.threads,
-        "count": count,
-    }  # fmt: skip
-    return run_worker(job, options.seconds, int(options.memory * 2**30))
+def _setting(options: SpeedOptions) -> dict[str, Any]:
+    """What a measurement depends on, beside its network, mode and size."""
+    facts = asdict(options)
+    for name in ("sizes", "rounds"):
+        facts.pop(name)
+    return facts
 
 
-def _row(one: _Series, base: _Series, options: SpeedOptions) -> dict[str, Any]:
+def _measure(one: Series, options: SpeedOptions, number: int, log: RoundLog | None) -> None:
+    found = log.find(one, number) if log is not None else None
+    if found is None:
+        job = {
+            "entry": one.entry.name, "mode": one.mode, "size": one.size, "device": options.device,
+            "precision": options.precision, "prepared": options.prepared, "repeats": options.repeats,
+            "tile": options.tile, "overlap": options.overlap, "classes": options.classes, "threads": options.threads,
+            "count": number == 0,
+        }  # fmt: skip
+        began = time.monotonic()
+        outcome = run_worker(job, options.seconds, int(options.memory * 2**30))
+        found = outcome, time.monotonic() - began
+        if log is not None and not outcome.status.startswith("not available"):
+            log.add(one, number, *found)
+    one.rounds.append(found[0])
+    one.walls.append(found[1])
+
+
+def _row(one: Series, base: Series, options: SpeedOptions) -> dict[str, Any]:
     from napari_isdnet.engine.device import choose
 
     bad = [r for r in one.rounds if r.status != "ok"]
@@ -131,8 +147,3 @@ def _row(one: _Series, base: _Series, options: SpeedOptions) -> dict[str, Any]:
         pairs = [np.median(b.seconds) / np.median(r.seconds) for b, r in zip(base.rounds, one.rounds)]
         row["ratio"] = round(float(np.median(pairs)), 3)
     return row
-
-
-def not_run() -> list[tuple[str, str]]:
-    """Systems that are named in the paper and are not measured, with the reason."""
-    return [(name, NOT_RUN_REASON) for name in NOT_RUN]

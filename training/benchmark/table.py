@@ -13,12 +13,11 @@ from napari_isdnet_training.benchmark.runs import train, variant
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.datasets import Dataset, open_dataset
 from napari_isdnet_training.evaluate import figures
-from napari_isdnet_training.registry import REGISTRY
+from napari_isdnet_training.registry import REGISTRY, check_available
 from napari_isdnet_training.sources import decode_mask, open_mask
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix
-from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid
 
@@ -44,9 +43,7 @@ def table(
     The recipe's options are ISDNet's and go to the recipe's own network only. Speed, memory and multiply-adds are those
     of one image of :data:`SPEED_SIZE` in a process of its own.
     """
-    for name in networks:
-        if name not in REGISTRY:
-            raise InputError(f"There is no network '{name}'; known are {', '.join(REGISTRY)}.")
+    check_available(networks)
     dataset = open_dataset(recipe.data)
     log = RunLog(output, table_columns(recipe, dataset), ("network", "seed", "steps", "recipe"), notes)
     folder = runs or output.with_suffix(".runs")
@@ -56,15 +53,17 @@ def table(
     yield clock.step(1, MAJORITY)
     for seed in range(seeds):
         for name in networks:
+            before = clock.done
             key = {"network": name, "seed": seed, "steps": steps, "recipe": recipe.name}
-            if not log.done(**key):
+            known = log.done(**key)
+            if not known:
                 options = recipe.model.options if name.startswith("isdnet") else {}
                 one = variant(recipe, steps, seed, name, options)
                 trained = yield from train(one, folder, clock, f"{name}, seed {seed}")
                 row: dict[str, Any] = {**key, **_scores(trained.figures), "seconds": round(trained.seconds, 1)}
                 row["backbone"] = "ImageNet" if recipe.model.pretrained and REGISTRY[name].takes_weights else "scratch"
                 log.add({**row, **_speed(name, dict(options), len(dataset.classes))})
-            yield clock.step(1, f"{name}, seed {seed}")
+            yield clock.reach(before + 1, f"{name}, seed {seed}", resumed=known)
     return [r for r in log.rows if r["recipe"] == recipe.name and r["steps"] in ("", str(steps))]
 
 

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from napari_isdnet_training.benchmark.entries import find_entry
 from napari_isdnet_training.benchmark.inference import labelling, multiply_adds, place
+from napari_isdnet_training.benchmark.refine import find_refinement, normalised
 
 from napari_isdnet.engine.device import choose, peak_rss_bytes, set_threads
+from napari_isdnet.io.world import ProceduralWorld
+from napari_isdnet.window import Window
 
 
 def _say(line: dict[str, Any]) -> None:
@@ -33,15 +36,16 @@ def measure(job: dict[str, Any]) -> None:
     network = entry.make(job["classes"])
     parameters = sum(p.numel() for p in network.parameters())
     macs = None
-    if job.get("count"):
+    if job.get("count") and entry.refinement is None:  # a filter's work is not that of convolutions
         try:
             macs = multiply_adds(entry.make(job["classes"]), size, mode, job["tile"], job["overlap"])
         except (NotImplementedError, RuntimeError, ValueError):
             macs = None  # an operator that cannot be counted: the table says nothing rather than a guess
     run = labelling(
-        place(network, placement, job["prepared"]), placement, mode, job["prepared"], job["tile"], job["overlap"]
-    )
-    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1)).to(placement.device)
+        place(network, placement, job["prepared"]), placement, mode, job["prepared"], job["tile"], job["overlap"],
+        find_refinement(entry.refinement) if entry.refinement else None,
+    )  # fmt: skip
+    x = _image(size, entry.refinement is not None).to(placement.device)
     cuda = placement.device.type == "cuda"
     _say({"state": "ready", "parameters": parameters, "macs": macs, "device": _device(placement.device)})
     for number in range(1 + job["repeats"]):
@@ -54,6 +58,13 @@ def measure(job: dict[str, Any]) -> None:
         _say({"warm": number > 0, "seconds": time.perf_counter() - began})
     peak = torch.cuda.max_memory_allocated() if cuda else peak_rss_bytes()
     _say({"state": "done", "peak_bytes": peak})
+
+
+def _image(size: tuple[int, int], real: bool) -> torch.Tensor:
+    """Noise, whose values a network does not care about; for refinements, whose work they decide, a landscape."""
+    if not real:
+        return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    return normalised(torch.from_numpy(ProceduralWorld(size).read(Window(0, 0, *size))))
 
 
 def _device(device: torch.device) -> str:

@@ -1,17 +1,20 @@
-"""Baselines of OpenMMLab's segmentation library (extra ``baselines``), where it is installed."""
+"""Baselines of OpenMMLab's segmentation library (extra ``baselines``), where it is installed: to train and to time."""
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet_training.registry import Network
+import torch
 from torch import Tensor, nn
 
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.exceptions import InputError, MissingExtra
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ MMSEG: dict[str, MMSegModel] = {
     "pointrend-r50": MMSegModel("PointRend, ResNet50", "_base_/models/pointrend_r50.py"),
 }
 
+_EDGES = "STDCHead"
+
 
 def missing() -> str | None:
     """Why these networks are not available here; None where they are."""
@@ -46,25 +51,72 @@ def missing() -> str | None:
     return None
 
 
-class _Whole(nn.Module):
-    """(B, 3, H, W) to logits (B, K, H, W) of one of the library's segmentors; auxiliary heads are dropped."""
+def require(name: str) -> None:
+    """Raise :class:`MissingExtra` where the library, and with it network ``name``, is not installed."""
+    if missing() is not None:
+        raise MissingExtra(f"Network '{name}'", "onedl-mmsegmentation", "baselines")
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Without the library's remark that sizes of 8 n + 1 would suit its interpolation better."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When align_corners=True")
+        yield
+
+
+class MMSeg(nn.Module):
+    """One of the library's segmentors: (B, 3, H, W) to logits (B, K, H, W), and its training losses."""
 
     def __init__(self, segmentor: nn.Module) -> None:
         super().__init__()
         self.segmentor = segmentor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of the main head."""
         shape = tuple(x.shape[-2:])
         meta = [{"img_shape": shape, "ori_shape": shape, "pad_shape": shape, "padding_size": [0, 0, 0, 0]}]
-        logits: Tensor = self.segmentor.encode_decode(x, meta * len(x))  # type: ignore[operator]
+        with _no_advice():
+            logits: Tensor = self.segmentor.encode_decode(x, meta * len(x))  # type: ignore[operator]
         return logits
 
+    def losses(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """The library's losses of every head by name, and ``total``; ``target`` (B, H, W) with 255 ignored.
 
-def mmseg_network(name: str, num_classes: int) -> Network:
-    """Build a network of the library from scratch, for inference; InputError says why it cannot be had."""
-    reason = missing()
-    if reason is not None:
-        raise InputError(f"Network '{name}' is not available here: {reason}.")
+        ``seg`` is that of the main head. Class weights (K,) go to the heads that tell these classes apart: STDC's
+        detail head sees edges of the mask instead, and takes that of an ignored region for one of them.
+        """
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        samples = [SegDataSample(gt_sem_seg=PixelData(data=t[None])) for t in target]
+        features = self.segmentor.extract_feat(x)  # type: ignore[operator]
+        found: dict[str, Tensor] = {}
+        for name, head in self._heads():
+            _weigh(head, weight)
+            with _no_advice():
+                values = head.loss(features, samples, None)
+            found[name] = torch.stack([v for k, v in values.items() if k.startswith("loss")]).sum()
+        return {**found, "total": torch.stack(list(found.values())).sum()}
+
+    def _heads(self) -> list[tuple[str, Any]]:
+        extra = getattr(self.segmentor, "auxiliary_head", None)
+        heads = list(extra) if isinstance(extra, nn.ModuleList) else [extra] if extra is not None else []
+        named = [("detail" if type(h).__name__ == _EDGES else f"auxiliary_{n}", h) for n, h in enumerate(heads, 1)]
+        return [("seg", self.segmentor.decode_head), *named]
+
+
+def _weigh(head: Any, weight: Tensor | None) -> None:
+    if type(head).__name__ != _EDGES:
+        head.loss_decode.class_weight = None if weight is None else weight.tolist()
+
+
+def build_mmseg(name: str, num_classes: int, auxiliary: bool = False) -> MMSeg:
+    """Build a network of the library from scratch; without its training-only heads unless ``auxiliary``.
+
+    Raises :class:`InputError` where it cannot be had, saying why.
+    """
+    require(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mmseg
@@ -78,13 +130,13 @@ def mmseg_network(name: str, num_classes: int) -> Network:
             raise InputError(f"Network '{name}' is not available here: this version of mmseg has no {entry.config}.")
         model = Config.fromfile(path).model
         _adapt(model, num_classes)
-        model.pop("auxiliary_head", None)
+        if not auxiliary:
+            model.pop("auxiliary_head", None)
         model.pop("pretrained", None)
         model.data_preprocessor = None
         model.test_cfg = {**(model.get("test_cfg") or {}), "mode": "whole"}
         _point_sampling()
-        segmentor = MODELS.build(model)
-    return Network(name, _Whole(segmentor), None, entry.multiple)
+        return MMSeg(MODELS.build(model))
 
 
 def _point_sampling() -> None:
@@ -109,7 +161,10 @@ def _adapt(part: Any, num_classes: int) -> None:
             if key in ("init_cfg", "pretrained"):
                 part[key] = None
             elif key == "num_classes":
-                part[key] = num_classes
+                # The detail head of STDC tells edges from the rest, whatever the classes.
+                part[key] = part[key] if part.get("type") == _EDGES else num_classes
+            elif key == "ignore_index":
+                part[key] = IGNORE_INDEX
             elif key == "type" and part[key] == "SyncBN":
                 part[key] = "BN"
             else:

@@ -1,0 +1,60 @@
+"""``isdnet-train benchmark whole`` and ``read``: whole-image inference end to end, and reading by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from napari_isdnet_training.benchmark.cli import Device, Json, _notes, _show
+
+from napari_isdnet.cli_output import drive
+
+
+def whole_command(
+    image: Annotated[Path, typer.Argument(help="Image; the network alone keeps its maps, 7 bytes a pixel, in RAM.")],
+    model: Annotated[str | None, typer.Option(help="Model; the default model if not given.")] = None,
+    window: Annotated[int | None, typer.Option(min=32, help="Streaming core; by default what --memory allows.")] = None,
+    memory: Annotated[float | None, typer.Option(metavar="GIB", help="Memory budget of the job.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 1,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="CSV file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A whole image from file to label pyramid, beside the network alone on the same windows and one forward."""
+    from napari_isdnet_training.benchmark.output import write_csv
+    from napari_isdnet_training.benchmark.whole import WHOLE_COLUMNS, measure_whole
+
+    from napari_isdnet.engine.job import keep_memory_within
+    from napari_isdnet.model.checkpoint import default_model
+
+    keep_memory_within(memory)  # as the command line of the job does
+    steps = measure_whole(
+        image, model or default_model(), window=window, memory=memory, rounds=rounds, device=device,
+        precision=precision,
+    )  # fmt: skip
+    rows = drive(steps, "whole", "Stopped; nothing was written.")
+    if output is not None:
+        write_csv(output, WHOLE_COLUMNS, rows, _notes())
+    _show("Whole image", WHOLE_COLUMNS, rows, as_json)
+
+
+def read_command(
+    image: Annotated[Path, typer.Argument(help="Tiled TIFF.")],
+    window: Annotated[int, typer.Option(min=1, help="Side of the windows, in pixels.")] = 1024,
+    windows: Annotated[int, typer.Option(min=1, help="Windows a thread and round.")] = 60,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads, repeatable; 1 and 2 by default.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds, after one that warms up.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="CSV file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Random windows of a tiled TIFF, beside decoding the same tiles with nothing around it."""
+    from napari_isdnet_training.benchmark.output import write_csv
+    from napari_isdnet_training.benchmark.read import READ_COLUMNS, measure_reads
+
+    steps = measure_reads(image, window=window, windows=windows, threads=threads or (1, 2), rounds=rounds)
+    rows = drive(steps, "read", "Stopped; nothing was written.")
+    if output is not None:
+        write_csv(output, READ_COLUMNS, rows, _notes())
+    _show("Reading", READ_COLUMNS, rows, as_json)

@@ -1,0 +1,50 @@
+"""Where nobody has painted, a fine-tuned model goes on saying what the model before said.
+
+Learning without forgetting (Li and Hoiem 2017) on the image itself: a few thousand painted pixels decide about
+themselves, and pull everything else along only as far as they must.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.model.isdnet import ISDNet
+
+
+class Keeping:
+    """The model as it was, and the loss between its classes and those of the model that learns.
+
+    Only classes that both have are compared, among themselves, so that a new class is free to appear.
+    """
+
+    def __init__(self, before: ISDNet, learns: ISDNet, old: Sequence[str], new: Sequence[str]) -> None:
+        shared = [name for name in new if name in old]
+        self.active = len(shared) > 1
+        self._old, self._new = [old.index(n) for n in shared], [list(new).index(n) for n in shared]
+        self.before = copy.deepcopy(before).eval().requires_grad_(False)
+        self._logits: Tensor | None = None
+        learns.classifier.register_forward_hook(self._take)
+
+    def _take(self, module: Any, inputs: Any, output: Tensor) -> None:  # noqa: ARG002 (torch's signature)
+        self._logits = output
+
+    def loss(self, image: Tensor, target: Tensor) -> Tensor:
+        """Mean KL divergence over the unlabelled cells at the logits' stride, after a forward of the learning model.
+
+        ``image`` (B, 3, H, W) is what that forward saw, ``target`` (B, H, W) has 255 where nothing is painted.
+        """
+        logits, self._logits = self._logits, None
+        assert logits is not None
+        with torch.no_grad():
+            wanted = self.before.coarse_logits(image)[:, self._old].float().softmax(1)
+            free = F.interpolate((target != IGNORE_INDEX)[:, None].float(), size=logits.shape[2:], mode="area") == 0
+        own = logits[:, self._new].float().log_softmax(1)
+        divergence = F.kl_div(own, wanted, reduction="none").sum(1, keepdim=True)
+        return (divergence * free).sum() / free.sum().clamp(min=1)
