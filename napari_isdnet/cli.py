@@ -96,7 +96,7 @@ def segment(
         options.Precision, options.option("Arithmetic of the network.", "--precision")
     ] = options.Precision.auto,
     memory: Annotated[
-        Any, options.option("Memory budget.", "--memory", parser=options.parse_positive, metavar="GIB")
+        Any, options.option("Memory of the whole process.", "--memory", parser=options.parse_positive, metavar="GIB")
     ] = None,
     contrast: options.ContrastOption = "auto",
     channels: options.ChannelsOption = None,

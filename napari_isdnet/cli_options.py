@@ -43,7 +43,7 @@ class Precision(StrEnum):
 def parse_roi(text: str) -> Window:
     """``ROW,COL,HEIGHT,WIDTH`` in level-0 pixels."""
     parts = text.split(",")
-    if len(parts) != 4 or not all(re.fullmatch(r"\s*\d+\s*", part) for part in parts):
+    if len(parts) != 4 or not all(re.fullmatch(r" *\d+ *", part) for part in parts):
         raise typer.BadParameter(f"'{text}' must be ROW,COL,HEIGHT,WIDTH in whole pixels, such as 0,0,2048,2048.")
     row, column, height, width = (int(part) for part in parts)
     if height < 1 or width < 1:
@@ -54,7 +54,7 @@ def parse_roi(text: str) -> Window:
 def parse_channels(text: str) -> tuple[int, ...]:
     """``0,1,2`` (red, green, blue) or one channel for a grey picture."""
     parts = text.split(",")
-    if len(parts) not in (1, 3) or not all(re.fullmatch(r"\s*\d+\s*", part) for part in parts):
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r" *\d+ *", part) for part in parts):
         raise typer.BadParameter(f"'{text}' must be three channel numbers from 0, such as 0,1,2, or a single one.")
     return tuple(int(part) for part in parts)
 

@@ -20,8 +20,10 @@ def segment_all(
     from napari_isdnet.io.open import stem_of
 
     _check_stems({path: stem_of(Path(path.name or path.resolve().name)) for path in images}, images)
+    from napari_isdnet.engine.job import keep_memory_within
     from napari_isdnet.model.checkpoint import default_model, load_model
 
+    keep_memory_within(settings.get("memory"))
     network = load_model(model if model is not None else default_model())
     done: list[dict[str, Any]] = []
     failed: dict[str, str] = {}

@@ -86,8 +86,13 @@ def open_window(model: str, sample: str) -> None:
     """Open napari with the demo in it and wait until it is closed."""
     import napari
     from npe2 import PluginManager
+    from qtpy.QtGui import QGuiApplication
 
     viewer = napari.Viewer(title="napari-isdnet demo")
+    screen = QGuiApplication.primaryScreen()
+    if screen is not None:  # image, docks and guide side by side
+        room = screen.availableGeometry()
+        viewer.window.resize(min(1500, room.width()), min(950, room.height()))
     manager = PluginManager.instance()
     manager.discover()
     manager.commands.execute(COMMAND, kwargs={"viewer": viewer, "model": model, "sample": sample})

@@ -11,7 +11,6 @@ from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
-    QComboBox,
     QFormLayout,
     QGridLayout,
     QHBoxLayout,
@@ -24,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
+from napari_isdnet.widgets._controls import Controls
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, reading_table
 
@@ -33,8 +33,10 @@ MARKS = {QUEUED: "○", RUNNING: "●", DONE: "✓", FAILED: "✗", SKIPPED: "�
 FORMATS = (("OME-Zarr", "ome-zarr"), ("OME-TIFF", "ome-tiff"), ("GeoTIFF", "geotiff"), ("PNG", "png"))
 
 
-class BatchForm(QWidget):
+class BatchForm(Controls):
     """Table of images, one model and one set of settings, and where to compute."""
+
+    PREFIX = "batch"
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,27 +58,21 @@ class BatchForm(QWidget):
         self.again_button = self._button("again", "Queue again", "Segment the selected images again or after a failure")
         self.skip_button = self._button("skip", "Skip", "Leave the selected images out")
         self.remove_button = self._button("remove", "Remove", "Take the selected images off the list; results stay")
-        self.model = QComboBox(self)
-        self._dress(self.model, "model", "The model that segments all images")
+        self.model = self._combo("model", "The model that segments all images")
         self.model_button = self._button("model_file", "File…", "Use a model from a .safetensors file")
-        self.context = QComboBox(self)
-        self._dress(self.context, "context", "Whole: the network sees the whole image; window: each window alone")
-        self.context.addItem("Whole image", "whole")
-        self.context.addItem("Window by window", "window")
-        self.format = QComboBox(self)
-        self._dress(self.format, "format", "File format of the class maps")
-        for text, key in FORMATS:
-            self.format.addItem(text, key)
+        self.context = self._combo(
+            "context", "Whole: the network sees the whole image; window: each window alone",
+            ("Whole image", "whole"), ("Window by window", "window"),
+        )  # fmt: skip
+        self.format = self._combo("format", "File format of the class maps", *FORMATS)
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
         self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
         self.overwrite = self._check("overwrite", "Overwrite", "Replace results that are there already")
-        self.where = QComboBox(self)
+        self.where = self._combo(
+            "where", "This program, processes on this machine, or the address of a Dask scheduler (tcp://…)",
+            ("This program", ""), ("local", "local"),
+        )  # fmt: skip
         self.where.setEditable(True)
-        self._dress(
-            self.where, "where", "This program, processes on this machine, or the address of a Dask scheduler (tcp://…)"
-        )
-        self.where.addItem("This program", "")
-        self.where.addItem("local", "local")
         self.output = QLineEdit(self)
         self._dress(self.output, "output", "Folder for the results and the queue; press Enter to read a queue there")
         self.output.setPlaceholderText("Choose a folder")
@@ -92,13 +88,6 @@ class BatchForm(QWidget):
         for bar in (self.looking, self.thumbnails):
             bar.setMaximumHeight(0)
         self._lay_out()
-
-    def _dress(self, widget: QWidget, name: str, tip: str) -> None:
-        widget.setObjectName(f"batch_{name}")
-        widget.setToolTip(tip)
-        if isinstance(widget, QComboBox):
-            widget.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            widget.setMinimumContentsLength(10)
 
     def _button(self, name: str, text: str, tip: str) -> QPushButton:
         button = QPushButton(text, self)
@@ -147,7 +136,6 @@ class BatchForm(QWidget):
                 picture.setIcon(icons[item.path])
             table.setItem(row, 0, picture)
             table.setItem(row, 1, cell(item.stem, tip=item.path))
-            table.setRowHeight(row, THUMBNAIL + 6)
             table.removeCellWidget(row, 2)
             self.show_item(row, item)
 
@@ -158,6 +146,8 @@ class BatchForm(QWidget):
         if name is None:
             return
         name.setText(f"{item.stem}\n{item.error}" if item.error else item.stem)
+        table.resizeRowToContents(row)  # all of an error is legible
+        table.setRowHeight(row, max(THUMBNAIL + 6, table.rowHeight(row)))
         name.setToolTip(item.path)
         bar: Any = table.cellWidget(row, 2)
         if item.state == RUNNING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 from qtpy.QtCore import QEvent, QSize, Qt
@@ -34,16 +35,24 @@ class Controls(QWidget):
 
 def list_images(box: QComboBox, viewer: Any) -> bool:
     """Fill ``box`` with the viewer's images but our results, keeping what is chosen; True when that is another now."""
+    return fill_with(box, images_of(viewer))
+
+
+def images_of(viewer: Any) -> list[Any]:
+    """The viewer's image layers but our results."""
     from napari.layers import Image
 
+    return [x for x in viewer.layers if isinstance(x, Image) and not x.metadata.get(layers.RESULT)]
+
+
+def fill_with(box: QComboBox, items: Sequence[Any]) -> bool:
+    """Fill ``box`` with layers, keeping what is chosen or else taking the last; True when that is another now."""
     chosen = box.currentData()
-    own = (layer for layer in viewer.layers if isinstance(layer, Image))
-    images = [layer for layer in own if not layer.metadata.get(layers.RESULT)]
     box.blockSignals(True)
     box.clear()
-    for layer in images:
+    for layer in items:
         box.addItem(layer.name, layer)
-    box.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
+    box.setCurrentIndex(items.index(chosen) if chosen in items else len(items) - 1)
     box.blockSignals(False)
     return box.currentData() is not chosen
 

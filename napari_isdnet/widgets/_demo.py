@@ -76,18 +76,14 @@ def _add_truth(viewer: Any, image: Any, truth: ImageSource) -> Any:
 
 
 def _open_docks(viewer: Any) -> tuple[dict[str, Any], list[str]]:
-    """The docks by name as tabs, the first on top; and a sentence for each that cannot be opened."""
+    """The docks by name as tabs; and a sentence for each that cannot be opened."""
     found: dict[str, Any] = {}
     missing: list[str] = []
-    frames: list[Any] = []
     for name in DOCKS:
         try:
-            frame, found[name] = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=bool(frames))
-            frames.append(frame)
+            _, found[name] = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=bool(found))
         except Exception as error:  # whatever is wrong with one dock, the others are of use
             missing.append(f"The {name} dock cannot be opened: {error}")
-    if frames:
-        frames[0].raise_()
     return found, missing
 
 
@@ -129,6 +125,10 @@ class DemoGuide(QWidget):
         self.state = state
         self.step.setText(text)
 
+    def _show_dock(self, name: str) -> None:
+        """Bring its tab to the front: at each step, since tabs cannot be ordered before the window is there."""
+        self.docks[name].parentWidget().raise_()
+
     def _go_on(self) -> None:
         """One look at how far things are; each step is taken once, and the user may do anything meanwhile."""
         try:
@@ -147,6 +147,7 @@ class DemoGuide(QWidget):
             index = next((i for i in range(segment.image.count()) if segment.image.itemData(i) is self._image), -1)
             segment.image.setCurrentIndex(index)
             segment.choose_model(self._model)
+            self._show_dock("Segment")
             self._say("choosing", "Loading the model…")
 
     def _start(self) -> None:
@@ -170,6 +171,7 @@ class DemoGuide(QWidget):
             for box, layer in ((errors.prediction, segment.live.layer), (errors.truth, self._truth)):
                 box.setCurrentIndex(next((i for i in range(box.count()) if box.itemData(i) is layer), -1))
             errors.compare()
+            self._show_dock("Errors")
             self._say("comparing", "Comparing with the truth; errors show in colour.")
 
     def _finish(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QObject, QTimer
 
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_layer import annotation_colors
 from napari_isdnet.widgets._segment_layers import placement
@@ -19,6 +20,8 @@ SAVE_MS = 400
 def window_to_edit(visible: Window, shape: tuple[int, int]) -> Window:
     """What is visible, at most 4096 x 4096 pixels around its middle, inside an image of ``shape``."""
     visible = visible.clipped(shape)
+    if visible.empty:
+        raise InputError("The view lies outside the image; move it to the place that is to be edited.")
     height, width = min(SIDE, visible.height), min(SIDE, visible.width)
     row, column = visible.row + (visible.height - height) // 2, visible.column + (visible.width - width) // 2
     return Window(row, column, height, width)

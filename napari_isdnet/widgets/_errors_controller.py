@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import ClassInfo
+from napari_isdnet.engine.boundary import boundary_halo
 from napari_isdnet.engine.errors import ERROR_COLORS, ERROR_NAMES, NOT_EVALUATED, ErrorSource
 from napari_isdnet.engine.evaluate import evaluate
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.engine.labels import open_labels
+from napari_isdnet.engine.live import PredictionPyramid
+from napari_isdnet.engine.live_errors import LiveErrors
 from napari_isdnet.engine.report import write_report
 from napari_isdnet.engine.report_html import percent
 from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
@@ -48,12 +51,30 @@ class PyramidLabels:
         """``(height, width, 1)`` class indices."""
         return self._pyramid.read(level, window)[..., None]
 
+    @property
+    def live(self) -> PredictionPyramid | None:
+        """The pyramid, where it is one that is being segmented."""
+        return self._pyramid if isinstance(self._pyramid, PredictionPyramid) else None
+
+    def known(self) -> PyramidLabels:
+        """The same map without what is still to be segmented (255 there)."""
+        return KnownLabels(self._pyramid, self.name, self.pixel_size) if self.live is not None else self
+
     def identity(self) -> Mapping[str, Any]:
         """Name and shape: a layer has no better one."""
         return {"layer": self.name, "shape": list(self.shape)}
 
     def close(self) -> None:
         """The layer's pyramid belongs to the layer."""
+
+
+class KnownLabels(PyramidLabels):
+    """A live map as far as it is known; reading it computes nothing."""
+
+    def read(self, window: Window, level: int = 0) -> npt.NDArray[Any]:
+        """``(height, width, 1)`` class indices, 255 where there is none yet."""
+        assert self.live is not None
+        return self.live.known(level, window)[..., None]
 
 
 @dataclass(frozen=True)
@@ -98,12 +119,25 @@ class Question:
 
 
 def error_pyramid(prediction: LabelMap, truth: LabelMap, question: Question) -> TilePyramid:
-    """The lazy error map: red missed, blue false alarm, paler at boundaries of the truth."""
-    source = ErrorSource(
-        prediction.source, truth.source, question.class_index, question.tolerance if question.tolerance > 0 else None
-    )
+    """The lazy error map: red missed, blue false alarm, paler at boundaries of the truth.
+
+    A map that is being segmented is compared as far as it is known, and the errors follow it.
+    """
+    tolerance = question.tolerance if question.tolerance > 0 else None
+    live: dict[PredictionPyramid, int] = {}
+    sources: list[ImageSource] = []
+    for item, reach in ((prediction, 0), (truth, boundary_halo(question.tolerance))):
+        source = item.source
+        if isinstance(source, PyramidLabels):
+            if source.live is not None:
+                live[source.live] = max(reach, live.get(source.live, 0))
+            source = source.known()
+        sources.append(source)
+    errors = ErrorSource(sources[0], sources[1], question.class_index, tolerance)
+    if live:
+        return LiveErrors(errors, live)
     return TilePyramid(
-        levels_to_show(source.levels), lambda level, window: source.read(window, level)[..., 0], fill=NOT_EVALUATED
+        levels_to_show(errors.levels), lambda level, window: errors.read(window, level)[..., 0], fill=NOT_EVALUATED
     )
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
-    QComboBox,
     QDoubleSpinBox,
     QFormLayout,
     QHBoxLayout,
@@ -17,18 +16,20 @@ from qtpy.QtWidgets import (
     QTableWidget,
     QTabWidget,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_isdnet.engine.errors import ERROR_COLORS, FALSE_ALARM, MISSED, MISSED_AT_BOUNDARY, WRONG
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.widgets import _errors_controller as facts
+from napari_isdnet.widgets._controls import Controls
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, reading_table
 
 
-class ErrorsForm(QWidget):
+class ErrorsForm(Controls):
     """Two maps, a class, a region; figures in three tabs."""
+
+    PREFIX = "errors"
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,14 +76,6 @@ class ErrorsForm(QWidget):
         self._lay_out()
         self.show_legend(one_class=False)
 
-    def _combo(self, name: str, tip: str) -> QComboBox:
-        box = QComboBox(self)
-        box.setObjectName(f"errors_{name}")
-        box.setToolTip(tip)
-        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(12)
-        return box
-
     def _button(self, name: str, text: str, tip: str) -> QPushButton:
         button = QPushButton(text, self)
         button.setObjectName(f"errors_{name}")
@@ -111,6 +104,10 @@ class ErrorsForm(QWidget):
         column.addWidget(self.summary)
         column.addWidget(self.tabs, 1)
         column.addWidget(self.report_button)
+
+    def sizeHint(self) -> QSize:
+        """Wide enough for all columns of the figures; the dock may be made narrower."""
+        return QSize(450, super().sizeHint().height())
 
     # -- showing -------------------------------------------------------------------------------------------------
     def show_legend(self, one_class: bool) -> None:

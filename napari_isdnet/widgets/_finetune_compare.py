@@ -187,7 +187,7 @@ class Comparison(QObject):
         after = self.sides[AFTER].controller
         if after.live is None or self.image is None or self.image not in self.viewer.layers:
             return []
-        view = layers.visible_window(self.image)
+        view = layers.visible_window(self.viewer, self.image)
         found = []
         for key in (BEFORE, AFTER):
             controller = self.sides[key].controller

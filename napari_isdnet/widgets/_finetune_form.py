@@ -20,7 +20,7 @@ from napari_isdnet.widgets._tables import reading_table
 
 FLIP_KEY = "Control-B"
 _PRESETS = {
-    "quick": "Quick: heads and fusions",
+    "quick": "Quick: the last layers",
     "thorough": "Thorough: everything",
 }
 
@@ -75,7 +75,7 @@ class FineTuneForm(Controls):
     def _make_choices(self) -> None:
         self.preset = self._combo(
             "preset",
-            "Quick trains heads and fusions, for a first look after a few strokes; Thorough trains everything, for"
+            "Quick trains the last layers, for a first look after a few strokes; Thorough trains everything, for"
             " longer",
             *((text, key) for key, text in _PRESETS.items()),
         )

@@ -17,10 +17,12 @@ Figures = Mapping[str, float]
 def guards(settings: TuneSettings) -> str:
     """What keeps a run from making things worse."""
     preset = PRESETS[settings.preset]
-    trained = "heads and fusions" if settings.preset == "quick" else "the whole network"
+    trained = "the last layers" if settings.preset == "quick" else "the whole network"
     if settings.model == BACKBONE and settings.preset == "quick":
         trained = "everything but the backbone"
     parts = [f"Trains {trained}; half of the windows replay strokes of any age, so that early ones are not forgotten."]
+    if settings.model != BACKBONE:
+        parts[0] += " What is not painted is asked to stay as it is."
     if settings.held_out <= 0:
         return f"{parts[0]} Nothing is held out, so nothing can tell whether the model got worse."
     every = min(preset.validate_every, settings.steps)

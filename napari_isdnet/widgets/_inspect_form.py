@@ -6,7 +6,6 @@ from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QComboBox,
     QFormLayout,
     QHBoxLayout,
     QHeaderView,
@@ -18,37 +17,39 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_isdnet.widgets._controls import scrolled
+from napari_isdnet.widgets._controls import Controls, scrolled
 from napari_isdnet.widgets._inspect_charts import AttentionCharts
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import leave_alone
 
 
-class InspectForm(QWidget):
+class InspectForm(Controls):
     """Image, network, map and rendering; attention; what the branches say."""
+
+    PREFIX = "inspect"
 
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("isdnet_inspect")
-        self.image = self._box("image", "The image to look at through the network")
-        self.model = self._box("model", "The network to look into")
+        self.image = self._combo("image", "The image to look at through the network")
+        self.model = self._combo("model", "The network to look into")
         self.model.setPlaceholderText("Choose a model file…")
         self.model_button = self._button("model_file", "File…", "Choose a model file (.safetensors)")
-        self.context = self._box(
+        self.context = self._combo(
             "context", "Whole: maps as the whole image makes them. Window: as each window alone makes them (quick)"
         )
         for text, key in (("Whole image", "whole"), ("Each window alone", "window")):
             self.context.addItem(text, key)
         self.open_button = self._button("open", "Look inside", "Run the network and offer its maps")
         self.bar = JobBar(self, "inspect_job")
-        self.map = self._box("map", "Which map of the network is shown")
-        self.rendering = self._box("rendering", "How the channels of the map become a picture")
+        self.map = self._combo("map", "Which map of the network is shown")
+        self.rendering = self._combo("rendering", "How the channels of the map become a picture")
         self.channel = QSlider(Qt.Orientation.Horizontal, self)
         self._dress(self.channel, "channel", "Which channel is shown: the one that varies most is on the left")
         self.channel.setTracking(False)
         self.channel_text = QLabel("", self)
         self._dress(self.channel_text, "channel_text", "Rank by variance, and the channel's own number")
-        self.region = self._box("region", "Which part of the image the map covers; it is computed where you look")
+        self.region = self._combo("region", "Which part of the image the map covers; it is computed where you look")
         for text, key in (("Visible", "visible"), ("Drawn", "drawn"), ("Whole image", "whole")):
             self.region.addItem(text, key)
         self.draw_button = self._button("draw", "Draw", "Draw a rectangle on the image and use it as the region")
@@ -66,23 +67,12 @@ class InspectForm(QWidget):
         self.status.setWordWrap(True)
         self.table = QTableWidget(0, 4, self)
         self._dress(self.table, "opinions", "Probability of each class: by the whole network, and by one branch alone")
-        self.fusion = self._box("fusion", "Which of the two fusions the charts show")
+        self.fusion = self._combo("fusion", "Which of the two fusions the charts show")
         for stride in (16, 8):
             self.fusion.addItem(f"Fusion at 1/{stride}", stride)
         self.charts = AttentionCharts(self)
         self._tidy_table()
         self._lay_out()
-
-    def _dress(self, widget: QWidget, name: str, tip: str) -> None:
-        widget.setObjectName(f"inspect_{name}")
-        widget.setToolTip(tip)
-
-    def _box(self, name: str, tip: str) -> QComboBox:
-        box = QComboBox(self)
-        self._dress(box, name, tip)
-        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(12)
-        return box
 
     def _button(self, name: str, text: str, tip: str) -> QPushButton:
         button = QPushButton(text, self)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QMainWindow, QWidget
 
 from napari_isdnet.engine.tiles import LivePyramid
 from napari_isdnet.engine.viewqueue import close_later
@@ -181,12 +182,18 @@ class Watch(QObject):
         self._viewer = weakref.ref(viewer)
         self._painters: dict[int, Painter] = {}
         viewer.layers.events.inserted.connect(self._inserted)
+        viewer.layers.events.removing.connect(self._removing)
         viewer.layers.events.removed.connect(self._removed)
         for layer in viewer.layers:
             self.add(layer)
 
     def _inserted(self, event: Any) -> None:
         self.add(event.value)
+
+    def _removing(self, _event: Any) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            make_canvas_current(viewer)
 
     def _removed(self, event: Any) -> None:
         painter = self._painters.pop(id(event.value), None)
@@ -242,10 +249,27 @@ def real_viewer(viewer: Any) -> Any:
 
 def main_window(viewer: Any) -> Any:
     """The Qt main window of a napari viewer, or None for a model without one."""
-    from qtpy.QtWidgets import QApplication, QMainWindow
-
     window = getattr(getattr(viewer, "window", None), "_qt_window", None)
     if window is not None:
         return window
     windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
     return windows[0] if windows else None
+
+
+def canvases(window: QWidget) -> list[Any]:
+    """The OpenGL widgets of a main window."""
+    return [w for w in window.findChildren(QWidget) if w.inherits("QOpenGLWidget")]
+
+
+def make_canvas_current(viewer: Any) -> None:
+    """Make the OpenGL context of the viewer's canvas current.
+
+    napari 0.9 deletes the shader programs of a removed layer at once, whichever context is current: mostly the one
+    with which Qt puts the window together. It shares the programs but not the state, so that the canvas may go on to
+    draw with a shader that is gone; Mesa's software OpenGL then reads through a null pointer and takes the process
+    with it.
+    """
+    window = main_window(viewer)
+    for canvas in canvases(window) if window is not None else ():
+        if canvas.isValid():
+            canvas.makeCurrent()

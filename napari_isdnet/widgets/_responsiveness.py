@@ -8,6 +8,7 @@ lazy layer took to answer *during* painting, which is ours.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ class Heartbeat(QObject):
 
     def start(self) -> Heartbeat:
         """Begin to record."""
-        self._canvases = _opengl_widgets(self._window) if self._window is not None else []
+        self._canvases = _lazy.canvases(self._window) if self._window is not None else []
         for canvas in self._canvases:
             canvas.installEventFilter(self)
         self._last = self._began = time.perf_counter()
@@ -111,10 +112,6 @@ class Heartbeat(QObject):
         return True
 
 
-def _opengl_widgets(window: QWidget) -> list[Any]:
-    return [w for w in window.findChildren(QWidget) if w.inherits("QOpenGLWidget")]
-
-
 def _live_for(milliseconds: int) -> None:
     """Let the window work for a while."""
     loop = QEventLoop()
@@ -145,44 +142,120 @@ def pan_and_zoom(viewer: Any, image: Any, seconds: float) -> Report:
     )
 
 
-def measure(path: str, model: str | None, seconds: float) -> Report:
-    """Open ``path`` in a window, with live segmentation by ``model`` where one is given, and move over it."""
-    import napari
+def _wait(until: Callable[[], bool]) -> None:
+    while not until():
+        _live_for(50)
 
-    from napari_isdnet.widgets._reader import read
+
+def _segment(viewer: Any, model: str) -> None:
+    """Live segmentation of what is visible, by the dock."""
     from napari_isdnet.widgets.segment import SegmentWidget
 
-    viewer = napari.Viewer(show=True)
-    data, keywords, _ = read(path)[0]
-    image = viewer.add_image(data, **keywords)
-    if model is not None:
-        dock = SegmentWidget(viewer)
-        viewer.window.add_dock_widget(dock, name="Segment")
-        while not dock.device.count():
-            _live_for(50)
-        dock.choose_model(model)
-        while dock.controller.about is None:
-            _live_for(50)
-        dock.context.setCurrentIndex(dock.context.findData("window"))
-        dock.live_button.click()
-        while dock.controller.live is None:
-            _live_for(50)
-    _live_for(1000)
-    report = pan_and_zoom(viewer, image, seconds)
-    viewer.close()
-    return report
+    dock = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Segment")
+    _wait(lambda: bool(dock.device.count()))
+    dock.choose_model(model)
+    _wait(lambda: dock.controller.about is not None)
+    dock.context.setCurrentIndex(dock.context.findData("window"))
+    dock.live_button.click()
+    _wait(lambda: dock.controller.live is not None)
+
+
+def _inspect(viewer: Any, model: str) -> None:
+    """A feature map over the whole image, computed where one looks."""
+    from napari_isdnet.widgets.inspect import InspectWidget
+
+    dock = InspectWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Inspect")
+    dock.choose_model(model)
+    dock.context.setCurrentIndex(dock.context.findData("window"))
+    dock.region.setCurrentIndex(dock.region.findData("whole"))
+    dock.look_inside()
+    _wait(lambda: dock.layer is not None)
+
+
+def _finetune(viewer: Any, model: str, path: str) -> None:
+    """Training on a hundred strokes, which say nothing: only the window is measured."""
+    from napari_isdnet.annotation.strokes import Brush
+    from napari_isdnet.io.open import open_source
+    from napari_isdnet.model.checkpoint import read_header
+    from napari_isdnet.widgets._projects import close_project, folder_of, open_project
+    from napari_isdnet.widgets.finetune import FineTuneWidget
+
+    source = open_source(path)
+    classes = read_header(model).classes
+    project = open_project(source, classes, folder_of(source))
+    rng = np.random.default_rng(0)
+    for index in range(100):
+        row, column = (float(rng.integers(100, n - 100)) for n in source.shape)
+        project.store.paint(Brush([(row, column), (row + 30, column + 30)], 9), index % len(classes))
+    dock = FineTuneWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Fine-tune")
+    _wait(lambda: dock.controller.project is not None and dock.device.count() > 1)
+    dock.choose_model(model)
+    dock.steps.setValue(dock.steps.maximum())
+    _wait(dock.train_button.isEnabled)
+    dock.train_button.click()
+    _wait(lambda: bool(dock.controller.curves.losses))
+    close_project(project)  # the dock has its share of it
+    source.close()
+
+
+DOING = ("nothing", "segment", "inspect", "finetune")
+
+
+def measure(viewer: Any, path: str, doing: str, model: str, seconds: float, settle: float = 1) -> dict[str, Report]:
+    """Open ``path`` in the viewer and move over it while the plugin is ``doing`` something with ``model``.
+
+    Returns what was measured under the name of what went on: ``load``, with twice ``settle`` seconds after it, then
+    ``doing``.
+    """
+    from napari_isdnet.widgets._lazy import main_window
+    from napari_isdnet.widgets.load import LoadWidget
+
+    dock = LoadWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Load")
+    _live_for(round(1000 * settle))
+    heartbeat = Heartbeat(main_window(viewer)).start()
+    dock.open(path)
+    _wait(dock.load_button.isEnabled)
+    dock.load()
+    _wait(lambda: bool(viewer.layers))
+    _live_for(round(2000 * settle))  # what is drawn first
+    reports = {"load": heartbeat.stop()}
+    image = viewer.layers[0]
+    if doing == "segment":
+        _segment(viewer, model)
+    elif doing == "inspect":
+        _inspect(viewer, model)
+    elif doing == "finetune":
+        _finetune(viewer, model, path)
+    _live_for(round(1000 * settle))
+    reports[doing] = pan_and_zoom(viewer, image, seconds)
+    return reports
 
 
 def main() -> None:
-    """``python -m napari_isdnet.widgets._responsiveness IMAGE [--model FILE]``."""
+    """``python -m napari_isdnet.widgets._responsiveness IMAGE [--doing segment] [--model FILE]``."""
     import argparse
+    import os
+    import tempfile
 
-    parser = argparse.ArgumentParser(description="Gaps of the main thread while someone pans and zooms.")
+    import napari
+
+    parser = argparse.ArgumentParser(description="Gaps of the main thread while an image loads and is moved over.")
     parser.add_argument("image", help="an image with a pyramid, the larger the better")
-    parser.add_argument("--model", help="segment live with this model file meanwhile")
+    parser.add_argument("--doing", choices=DOING, default="segment", help="what the plugin does meanwhile")
+    parser.add_argument("--model", default="landcover-lite", help="the network of it, a name or a file")
     parser.add_argument("--seconds", type=float, default=30)
     arguments = parser.parse_args()
-    print(measure(arguments.image, arguments.model, arguments.seconds))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["NAPARI_ISDNET_CACHE"] = folder  # the strokes of `finetune` go there
+        viewer = napari.Viewer(show=True)
+        reports = measure(viewer, arguments.image, arguments.doing, arguments.model, arguments.seconds)
+        viewer.close()
+    for name, report in reports.items():
+        print(f"{name}: {report}")
 
 
 if __name__ == "__main__":

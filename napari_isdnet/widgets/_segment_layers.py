@@ -23,6 +23,8 @@ from napari_isdnet.window import Window
 CLASSES = "napari-isdnet-classes"
 #: Key in the metadata of every layer that this dock adds: it is no image to segment.
 RESULT = "napari-isdnet-result"
+#: Key in the metadata of a layer that shows a finished result: where that lies.
+STORE = "napari-isdnet-store"
 Colors = Mapping[int | None, tuple[float, float, float, float]]
 
 
@@ -66,8 +68,29 @@ def stem_of(layer: Any) -> str:
     return source.name if source is not None else str(layer.name)
 
 
-def visible_window(layer: Any) -> Window:
-    """What of an image layer is on the screen, in level-0 pixels."""
+def visible_window(viewer: Any, layer: Any) -> Window:
+    """What of an image layer is on the screen, in level-0 pixels; empty where the view is off the image.
+
+    From camera and canvas: a multiscale layer's own ``corner_pixels`` are rounded to napari's tiles and stay as they
+    are while one zooms within a level, many times what is seen.
+    """
+    canvas, camera = viewer.canvas, viewer.scene.camera
+    half = np.array(canvas.size, float) / 2 / camera.zoom
+    if canvas.grid.enabled or viewer.dims.ndisplay != 2:
+        return _sliced_window(layer)
+    middle, displayed = np.array(camera.center[-2:]), list(viewer.dims.displayed)
+    corners = []
+    for rows, columns in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        point = np.array(viewer.dims.point, float)
+        point[displayed] = middle + half * (rows, columns)
+        corners.append(layer.world_to_data(point)[-2:])
+    top, left = np.floor(np.min(corners, axis=0) + 0.5).astype(int)
+    bottom, right = np.ceil(np.max(corners, axis=0) + 0.5).astype(int)
+    return Window.from_bounds(int(top), int(left), int(bottom), int(right)).clipped(shape_of(layer))
+
+
+def _sliced_window(layer: Any) -> Window:
+    """What napari reads of a layer, which covers what is seen."""
     factor = layer.downsample_factors[layer.data_level][:2] if layer.multiscale else np.ones(2)
     corners = layer.corner_pixels[:, :2] * factor
     top, left = np.floor(corners[0]).astype(int)
@@ -130,10 +153,11 @@ def class_features(classes: Sequence[ClassInfo]) -> Any:
 def add_labels(
     viewer: Any, image: Any, pyramid: LivePyramid, classes: Sequence[ClassInfo], colors: Colors, name: str, **more: Any
 ) -> Any:
-    """A lazy class map over ``image``; ``more``: ``origin`` in pixels, ``opacity``."""
+    """A lazy class map over ``image``; ``more``: ``origin`` in pixels, ``opacity``, ``store`` of a finished result."""
     watch(viewer)
     data, multiscale = layer_data(pyramid)
-    origin = more.pop("origin", (0, 0))
+    origin, store = more.pop("origin", (0, 0)), more.pop("store", None)
+    saved = {} if store is None else {STORE: str(store.path)}
     active = viewer.layers.selection.active
     layer = viewer.add_labels(
         data,
@@ -141,7 +165,7 @@ def add_labels(
         name=name,
         colormap=colormap(colors),
         features=class_features(classes),
-        metadata={CLASSES: tuple(classes), RESULT: True},
+        metadata={CLASSES: tuple(classes), RESULT: True, **saved},
         **placement(image, origin),
         **more,
     )

@@ -16,6 +16,7 @@ from napari_isdnet.widgets import _projects
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_files import Exchanging
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
+from napari_isdnet.widgets._controls import fill_with, images_of
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
 from napari_isdnet.widgets._job import stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
@@ -81,21 +82,15 @@ class AnnotateWidget(Exchanging):
         self._connect_files()
 
     def _list_layers(self, event: Any = None) -> None:  # noqa: ARG002
-        from napari.layers import Image, Labels
+        from napari.layers import Labels
 
         ours = None if self.canvas is None else self.canvas.layer
         edited = None if self.editing is None else self.editing.layer
-        images = [x for x in self.viewer.layers if isinstance(x, Image) and "uncertain" not in x.name.lower()]
+        # An uncertainty map that was opened from a file is known by its name only.
+        fill_with(self.image, [x for x in images_of(self.viewer) if "uncertain" not in x.name.lower()])
         labels = [x for x in self.viewer.layers if isinstance(x, Labels) and x not in (ours, edited)]
-        for box, layers in ((self.image, images), (self.prediction, labels)):
-            chosen = box.currentData()
-            box.blockSignals(True)
-            box.clear()
-            for layer in layers:
-                box.addItem(layer.name, layer)
-            box.setCurrentIndex(layers.index(chosen) if chosen in layers else len(layers) - 1)
-            box.blockSignals(False)
-        self.start_button.setEnabled(bool(images))
+        fill_with(self.prediction, labels)
+        self.start_button.setEnabled(self.image.count() > 0)
 
     def _layer_removed(self, event: Any) -> None:
         if self.editing is not None and event.value is self.editing.layer:
@@ -302,7 +297,12 @@ class AnnotateWidget(Exchanging):
         if self.canvas is None:
             return
         self.controller.wait(5)
-        window = window_to_edit(visible_window(self.image_layer), self.controller.store.shape)
+        try:
+            window = window_to_edit(visible_window(self.viewer, self.image_layer), self.controller.store.shape)
+        except InputError as error:
+            notify_error(error)
+            self.edit_button.setChecked(False)
+            return
         self.editing = EditWindow(self.viewer, self.controller, window, self.canvas.layer)
         self.canvas.layer.visible = False
         self.edit_button.setText("Done editing")

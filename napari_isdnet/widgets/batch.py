@@ -257,5 +257,5 @@ class BatchWidget(BatchForm):
                 labels = item.labels
                 layers.add_labels(
                     self._viewer, image, layers.store_pyramid(labels), labels.classes, color_table(labels.classes),
-                    f"{item.source.name} classes", origin=labels.origin, opacity=0.6,
+                    f"{item.source.name} classes", origin=labels.origin, opacity=0.6, store=labels,
                 )  # fmt: skip

@@ -120,7 +120,7 @@ class ErrorsWidget(ErrorsForm):
             return None
         shape = layers.shape_of(layer)
         drawn = layers.drawn_window(self._viewer, layer) if kind == "drawn" else None
-        return region_window(kind, shape, layers.visible_window(layer), drawn)
+        return region_window(kind, shape, layers.visible_window(self._viewer, layer), drawn)
 
     def _question(self, region: Window | None = None) -> Question:
         return Question(self.classes.currentData(), self.tolerance.value(), region)

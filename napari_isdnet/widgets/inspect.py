@@ -18,6 +18,7 @@ from napari_isdnet.widgets import _inspect_controller as control
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._clipboard import copy_text
+from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._inspect_form import InspectForm
 from napari_isdnet.widgets._job import Job, stop_with
@@ -100,14 +101,7 @@ class InspectWidget(InspectForm):
         job.start()
 
     def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
-        from napari.layers import Image
-
-        chosen = self.image.currentData()
-        images = [layer for layer in self.viewer.layers if isinstance(layer, Image) and OWN not in layer.metadata]
-        self.image.clear()
-        for layer in images:
-            self.image.addItem(layer.name, layer)
-        self.image.setCurrentIndex(images.index(chosen) if chosen in images else len(images) - 1)
+        list_images(self.image, self.viewer)
 
     def _removed(self, event: Any) -> None:
         if event.value is self.layer:
@@ -246,7 +240,7 @@ class InspectWidget(InspectForm):
     def roi(self) -> Window:
         """The chosen region in level-0 pixels."""
         layer = self.looked_at
-        view, drawn = layers.visible_window(layer), layers.drawn_window(self.viewer, layer)
+        view, drawn = layers.visible_window(self.viewer, layer), layers.drawn_window(self.viewer, layer)
         return region_window(str(self.region.currentData()), layers.shape_of(layer), view, drawn)
 
     def _show(self, shared: control.SharedView, name: str, found: tuple[Basis, Any]) -> None:
@@ -291,7 +285,8 @@ class InspectWidget(InspectForm):
             self.viewer.layers.remove(old)
         self.layer = self.viewer.add_image(
             data, multiscale=multiscale, rgb=True, name=f"{image.name} · {title} · {KINDS[rendering.kind]}",
-            interpolation2d="nearest", metadata={OWN: {"map": name, "kind": rendering.kind}}, **place, **looks,
+            interpolation2d="nearest", **place, **looks,
+            metadata={OWN: {"map": name, "kind": rendering.kind}, layers.RESULT: True},
         )  # fmt: skip
 
     def _keep(self) -> None:

@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_isdnet.exceptions import InputError
@@ -29,6 +28,7 @@ from napari_isdnet.io.samples import open_sample, samples
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _facts
+from napari_isdnet.widgets._controls import Controls
 from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._job import JobBar, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
@@ -41,9 +41,10 @@ FILTER = (
 )
 
 
-class LoadWidget(QWidget):
+class LoadWidget(Controls):
     """File, folder, drop or sample -> facts -> lazy image layer. Opening and building run in a worker thread."""
 
+    PREFIX = "load"
     loaded = Signal(object)
 
     def __init__(
@@ -99,10 +100,6 @@ class LoadWidget(QWidget):
         self.bar = JobBar(self, "load_job")
         self._tidy_table()
         self._lay_out()
-
-    def _dress(self, widget: QWidget, name: str, tip: str) -> None:
-        widget.setObjectName(f"load_{name}")
-        widget.setToolTip(tip)
 
     def _button(self, name: str, text: str, tip: str, action: Callable[[], None]) -> QPushButton:
         button = QPushButton(text, self)

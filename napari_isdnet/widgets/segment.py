@@ -11,7 +11,7 @@ from typing import Any
 from qtpy.QtWidgets import QFileDialog, QMenu
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.sink import SUFFIXES, export, result_path
+from napari_isdnet.io.sink import SUFFIXES, result_path
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
@@ -20,7 +20,7 @@ from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout, resumable
 from napari_isdnet.widgets._job import JobBar, stop_with
-from napari_isdnet.widgets._lazy import real_viewer
+from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import (
     Engine,
@@ -32,6 +32,7 @@ from napari_isdnet.widgets._segment_controller import (
 )
 from napari_isdnet.widgets._segment_form import TITLES, SegmentForm
 from napari_isdnet.widgets._segment_live import LiveView
+from napari_isdnet.widgets._writer import write_result
 from napari_isdnet.window import Window
 
 SHORTCUT = "Control-Shift-L"
@@ -46,6 +47,7 @@ class SegmentWidget(SegmentForm):
         super().__init__()
         viewer = real_viewer(napari_viewer)
         self.viewer = viewer
+        watch(viewer)
         self.controller = SegmentController(engine or LocalEngine())
         self.live = LiveView(self)
         self._look = JobBar(self, "segment_look")  # reads headers and devices; never shown for so short a time
@@ -190,8 +192,8 @@ class SegmentWidget(SegmentForm):
     def roi(self, kind: str) -> Window | None:
         """The chosen region in level-0 pixels, None for the whole image."""
         layer = self.image.currentData()
-        shape = layers.shape_of(layer)
-        window = region_window(kind, shape, layers.visible_window(layer), layers.drawn_window(self.viewer, layer))
+        shape, view = layers.shape_of(layer), layers.visible_window(self.viewer, layer)
+        window = region_window(kind, shape, view, layers.drawn_window(self.viewer, layer))
         return None if window == Window.whole(shape) else window
 
     def _draw(self) -> None:
@@ -280,7 +282,7 @@ class SegmentWidget(SegmentForm):
         self.result_layer = layers.add_labels(
             self.viewer, image, layers.store_pyramid(finished.labels), self.controller.classes,
             self.controller.colors(), f"{source.name} segmentation",
-            origin=finished.labels.origin, opacity=self.opacity.value() / 100,
+            origin=finished.labels.origin, opacity=self.opacity.value() / 100, store=finished.labels,
         )  # fmt: skip
         if finished.uncertainty is not None:
             layers.add_uncertainty(self.viewer, image, finished.uncertainty, f"{source.name} uncertainty")
@@ -314,14 +316,5 @@ class SegmentWidget(SegmentForm):
     def export(self, path: Path, kind: str) -> None:
         """Write the last result to ``path`` in one of the engine's formats, or 'geojson'."""
         assert self.finished is not None
-        store = self.finished.labels
-
-        def work() -> Generator[Progress, None, Path]:
-            if kind == "geojson":
-                from napari_isdnet.io.vector import export_polygons
-
-                yield from export_polygons(store, path, overwrite=True)
-                return path
-            return (yield from export(store, path, kind, overwrite=True))
-
+        work = write_result(self.finished.labels, path, kind)
         self.bar.run(work, on_result=lambda written: notify_info(f"Written: {written}"), title="Exporting")

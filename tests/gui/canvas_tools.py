@@ -10,15 +10,14 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
-from napari_isdnet.widgets._lazy import main_window
-from napari_isdnet.widgets._responsiveness import _opengl_widgets
+from napari_isdnet.widgets._lazy import canvases, main_window
 
 Place = tuple[float, float]
 
 
 def canvas_of(viewer: Any) -> QWidget:
     window = main_window(viewer)
-    return _opengl_widgets(window)[0]
+    return canvases(window)[0]
 
 
 def on_screen(viewer: Any, layer: Any, place: Place) -> QPoint:

@@ -40,6 +40,7 @@ def test_the_demo_goes_from_the_image_to_its_errors(viewer: Any, model: Path, qt
     assert any(name.startswith("desert-4k live") for name in names)
     assert "errors: any class" in names
     errors = guide.docks["Errors"]
+    qtbot.waitUntil(lambda: not errors.visibleRegion().isEmpty())  # its tab is in front
     assert errors.result.region.shape == (600, 600)
     assert [c.name for c in errors.result.classes] == [c.name for c in LANDCOVER_CLASSES]
     assert not viewer.layers["truth"].visible

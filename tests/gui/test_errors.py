@@ -16,6 +16,7 @@ from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.errors import ErrorsWidget
 from napari_isdnet.window import Window
+from tests.gui.large_world import TRUTH, LargeWorld, large, run_limited
 
 CLASSES = classes_from([("field", "#30a030"), ("house", "#d04020"), ("water", "#2060d0")])
 
@@ -172,3 +173,67 @@ def test_the_matrix_is_of_the_classes_that_occur() -> None:
     assert present == [0, 1, 2]
     assert shares[1, 0] == 0.5
     assert counts.sum() == 900 * 1200
+
+
+def errors_of_a_live_map(world: LargeWorld) -> None:
+    """A map that is segmented where one looks, against the world's truth: nothing else is segmented or read."""
+    from napari_isdnet.engine.errors import error_map
+    from napari_isdnet.engine.live import PredictionPyramid
+    from napari_isdnet.landcover import LANDCOVER_CLASSES
+    from napari_isdnet.widgets import _segment_layers as layers
+    from napari_isdnet.widgets._demo import _add_truth
+    from napari_isdnet.widgets._image import source_of
+    from napari_isdnet.widgets._segment_controller import color_table
+
+    image = world.open()
+    truth: Any = source_of(image).truth  # type: ignore[union-attr]
+    segmented: list[Window] = []
+
+    def wrong(window: Window) -> np.ndarray:
+        values = truth.read(window)[..., 0]
+        return np.where(window.row // 512 % 2 == 0, values, (values + 1) % len(LANDCOVER_CLASSES)).astype(np.uint8)
+
+    def segment(window: Window) -> np.ndarray:
+        segmented.append(window)
+        return wrong(window)
+
+    view = world.look_at(61_000, 42_000)
+    live = PredictionPyramid(truth.shape, (512, 512), segment)
+    colors = color_table(LANDCOVER_CLASSES)
+    layer = layers.add_labels(world.viewer, image, live, LANDCOVER_CLASSES, colors, "live")
+    _add_truth(world.viewer, image, truth)
+    dock = world.dock(ErrorsWidget(world.viewer))
+    assert (dock.prediction.currentText(), dock.truth.currentText()) == ("live", "truth")
+    dock.region.setCurrentIndex(dock.region.findData("visible"))
+    dock.compare_button.click()
+    world.wait(lambda: dock.result is not None)
+    assert view.expanded(2).contains(dock.result.region)
+    grid = live.grid
+
+    def expected(part: Window) -> np.ndarray:
+        outer = part.expanded(8)
+        guess = np.empty(outer.shape, np.uint8)
+        for index in grid.touching(outer):
+            shared = grid[index].intersect(outer)
+            guess[shared.relative_to(outer).slices] = wrong(grid[index])[shared.relative_to(grid[index]).slices]
+        return error_map(guess, truth.read(outer)[..., 0], None, 3.0)[part.relative_to(outer).slices]
+
+    errors = pyramid_of(dock.error_layer)
+    assert errors is not None
+    for place in ((61_000, 42_000), (33_000, 70_000)):
+        view = world.look_at(*place)
+        before, read = len(segmented), len(world.fine(TRUTH))
+        part = view.expanded(-100)
+        world.wait(lambda p=part: not (errors.answer(0, p) == 255).any() and errors.wait(0) and not live.pending)  # type: ignore[misc]
+        np.testing.assert_array_equal(errors.answer(0, part), expected(part))
+        near = view.expanded(1024)
+        assert all(near.contains(w) for w in segmented[before:]), (view, segmented[before:])
+        assert all(view.expanded(2048).contains(w) for w in world.fine(TRUTH)[read:])
+        assert len(segmented) < 60, len(segmented)
+        layer.visible = False  # the errors go on without the map
+    assert len(segmented) > 4
+
+
+@large
+def test_errors_of_a_live_map_of_the_100k_world_within_3_gib_are_where_one_looks() -> None:
+    run_limited(errors_of_a_live_map)

@@ -18,6 +18,7 @@ from napari_isdnet.widgets import _inspect_controller as control
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.inspect import InspectWidget
 from napari_isdnet.window import Window
+from tests.gui.large_world import LargeWorld, large, run_limited
 from tests.network_tools import lively, picture, small
 
 SHAPE = (200, 280)
@@ -148,3 +149,41 @@ def test_a_view_is_closed_by_its_last_holder() -> None:
     assert not closed
     shared.release()
     assert closed == [True]
+
+
+def inspect_the_world(world: LargeWorld, model: str, folder: str) -> None:
+    """The map of what is visible; full resolution is read around it, and at the nine places that give the colours."""
+    image = world.open()
+    dock = world.dock(InspectWidget(world.viewer, folder=lambda: Path(folder)))
+    view = world.look_at(61_000, 42_000)
+    world.pause()
+    before = len(world.fine())
+    dock.choose_model(model)
+    dock.context.setCurrentIndex(dock.context.findData("window"))
+    dock.region.setCurrentIndex(dock.region.findData("visible"))
+    dock.open_button.click()
+    world.wait(lambda: dock.layer is not None)
+    pyramid = pyramid_of(dock.layer)
+    assert pyramid is not None
+    world.wait(lambda: pyramid.progress[0] == pyramid.progress[1])  # type: ignore[attr-defined]
+    dock.ask(61_000, 42_000)
+    world.wait(lambda: dock.table.rowCount() == 3)
+    new = world.fine()[before:]
+    spots = [Window(100_000 * r // 4 - 512, 100_000 * c // 4 - 512, 1024, 1024) for r in (1, 2, 3) for c in (1, 2, 3)]
+    near = view.expanded(512)
+    assert all(any(place.contains(w) for place in (near, *spots)) for w in new), (view, new)
+    assert any(near.contains(w) for w in new)
+    assert all(any(spot.contains(w) for w in new) for spot in spots)
+    assert sum(w.area for w in new) < 16e6, sum(w.area for w in new)
+    edges = np.array(
+        [dock.layer.data_to_world((-0.5, -0.5)), dock.layer.data_to_world(np.array(pyramid.shapes[0]) - 0.5)]
+    )
+    (top, left), (bottom, right) = (image.world_to_data(edge) + 0.5 for edge in edges)
+    covered = Window.from_bounds(round(top), round(left), round(bottom), round(right))
+    assert covered.contains(view)
+    assert view.expanded(8).contains(covered)
+
+
+@large
+def test_the_100k_world_is_looked_into_within_3_gib_where_it_is_visible(model: Path, tmp_path: Path) -> None:
+    run_limited(inspect_the_world, str(model), str(tmp_path / "maps"))

@@ -10,7 +10,7 @@ import pytest
 from napari_isdnet.engine.live import PredictionPyramid
 from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.widgets._lazy import LazyLevel, layer_data, lazy_levels, pyramid_of, watch
+from napari_isdnet.widgets._lazy import LazyLevel, canvases, layer_data, lazy_levels, main_window, pyramid_of, watch
 from napari_isdnet.window import Window, pyramid_shapes
 
 
@@ -103,3 +103,25 @@ def test_single_level_image_is_no_multiscale(viewer, qtbot) -> None:
     assert not multiscale
     layer = viewer.add_image(data, rgb=True)
     qtbot.waitUntil(lambda: bool((layer._slice.image.raw == read(0, Window(0, 0, 200, 100))).all()), timeout=5000)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_removed_layer_is_deleted_in_the_context_of_the_canvas(viewer, qtbot, monkeypatch, others) -> None:
+    """Deleted in another one, Mesa draws the layers that stay with a shader that is gone, and the process ends."""
+    from qtpy.QtGui import QOpenGLContext
+    from vispy.gloo.glir import GlirProgram
+
+    watch(viewer)
+    (canvas,) = canvases(main_window(viewer))
+    if others:
+        viewer.add_labels(np.ones((64, 64), np.uint8))
+    image = viewer.add_image(np.zeros((64, 64), np.uint8))
+    qtbot.wait(200)
+    contexts = []
+    delete = GlirProgram.delete
+    monkeypatch.setattr(
+        GlirProgram, "delete", lambda program: (contexts.append(QOpenGLContext.currentContext()), delete(program))
+    )
+    viewer.layers.remove(image)
+    assert contexts
+    assert all(context is not None and context == canvas.context() for context in contexts)

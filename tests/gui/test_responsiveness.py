@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.widgets._lazy import layer_data, watch
-from napari_isdnet.widgets._responsiveness import Heartbeat, pan_and_zoom
+from napari_isdnet.widgets._responsiveness import DOING, Heartbeat, measure, pan_and_zoom
 from napari_isdnet.window import pyramid_shapes
+from tests import finetune_tools as tools
 
 
 def test_a_held_main_thread_is_seen(qtbot) -> None:
@@ -38,3 +41,17 @@ def test_the_scripted_path_goes_from_the_whole_to_full_resolution(viewer, qtbot)
     assert report.without_drawing["max"] <= report.with_drawing["max"]
     assert 0 in levels
     assert max(levels) >= 2
+
+
+@pytest.mark.parametrize(
+    "doing", [pytest.param(name, marks=[pytest.mark.slow] if name == "finetune" else []) for name in DOING]
+)
+def test_loading_and_what_the_plugin_does_are_measured_apart(viewer, qtbot, tmp_path: Path, monkeypatch, doing) -> None:
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    picture, model = tools.scene(tmp_path / "scene.png"), tools.network(tmp_path / "model.safetensors")
+    reports = measure(viewer, str(picture), doing, str(model), 0.5, settle=0.1)
+    assert list(reports) == ["load", doing]
+    assert all(report.ticks > 0 for report in reports.values())
+    names = [layer.name for layer in viewer.layers]
+    assert names[0] == "scene"
+    assert (len(names) > 1) == (doing != "nothing"), names

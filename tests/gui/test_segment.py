@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_isdnet import cli
 from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._engine import LocalEngine
 from napari_isdnet.widgets._lazy import pyramid_of
@@ -200,14 +201,28 @@ def test_without_an_image_or_with_a_sample_it_says_what_to_do(viewer, qtbot, doc
     assert "has no file that a command could read" in notification_manager.records[-1].message
 
 
-def test_the_visible_window_is_in_pixels_of_the_image(viewer, qtbot, dock) -> None:
+def test_the_visible_window_is_what_the_canvas_shows(viewer, qtbot, dock) -> None:
+    """At every zoom within one level, where napari keeps what it has read."""
     image = dock.image.currentData()
     viewer.camera.center = image.data_to_world((300, 400))
+    for zoom in (4, 8, 16):
+        viewer.camera.zoom = zoom / image.scale[0]
+        qtbot.wait(50)
+        height, width = viewer.canvas.size
+        view = visible_window(viewer, image)
+        assert abs(view.height - height / zoom) <= 2
+        assert abs(view.width - width / zoom) <= 2
+        assert abs(view.center[0] - 300) <= 1
+        assert abs(view.center[1] - 400) <= 1
+
+
+def test_a_view_beside_the_image_is_empty_and_said_so(viewer, qtbot, dock) -> None:
+    image = dock.image.currentData()
     viewer.camera.zoom = 4 / image.scale[0]
-    qtbot.waitUntil(lambda: visible_window(image).height < 600, timeout=5000)
-    row, column = visible_window(image).center
-    assert abs(row - 300) < 3
-    assert abs(column - 400) < 3
+    viewer.camera.center = image.data_to_world((-50_000, 0))
+    assert visible_window(viewer, image).empty
+    with pytest.raises(InputError, match="outside the image; move the view"):
+        dock.roi("visible")
 
 
 def test_every_control_says_what_it_does(dock) -> None:
@@ -282,10 +297,10 @@ wait(lambda: dock.controller.about)
 dock.context.setCurrentIndex(dock.context.findData("window"))
 viewer.camera.center = image.data_to_world((61_000, 42_000))
 viewer.camera.zoom = 2 / image.scale[0]
-wait(lambda: image.data_level == 0 and visible_window(image).area < 10**6)
+wait(lambda: image.data_level == 0 and visible_window(viewer, image).area < 10**6)
 dock.live_button.click()
 wait(lambda: dock.controller.live and dock.controller.live.progress[0] and not dock.controller.live.pending)
-view = visible_window(image)
+view = visible_window(viewer, image)
 near = view.expanded(512 + 256)
 level_0 = [w for level, w in reads if level == 0]
 assert level_0 and all(near.expanded(512).contains(w) for w in level_0), (view, level_0)
