@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 import typer
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from napari_isdnet import cli, cli_options
@@ -168,6 +168,7 @@ def test_roi_round_trip(numbers: tuple[int, int, int, int]) -> None:
 
 
 @given(st.text(max_size=12))
+@example("0\x1f")  # a separator to a pattern's \\s, none to int()
 def test_parsers_read_or_refuse_any_text(text: str) -> None:
     for parse in (
         cli_options.parse_roi,

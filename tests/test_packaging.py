@@ -76,7 +76,7 @@ def test_every_import_of_a_library_is_a_declared_dependency() -> None:
     ]
     names = {_normal(item) for item in declared}
     modules = {"skimage": "scikit-image", "PIL": "pillow", "openslide": "openslide-python"}
-    modules |= {"mmseg": "onedl-mmsegmentation", "mmengine": "onedl-mmengine"}
+    modules |= {"mmseg": "onedl-mmsegmentation", "mmengine": "onedl-mmengine", "pydensecrf": "pydensecrf2"}
     found = {module.split(".")[0] for path in files("napari_isdnet", "training") for module, _ in imports(path)}
     found -= sys.stdlib_module_names | {"napari_isdnet", "napari_isdnet_training"}
     missing = {name for name in found if _normal(modules.get(name, name)) not in names}

@@ -1,0 +1,10 @@
+"""What every test process needs before torch is imported."""
+
+from __future__ import annotations
+
+import os
+
+# Each of pytest-xdist's workers has a core to itself: two workers whose torch takes both cores wait for one another at
+# every barrier, and the suite takes as long as it does alone. Processes that the tests start inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
