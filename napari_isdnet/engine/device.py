@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from napari_isdnet.engine.rounding import round_weights
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.phases import by_phases
@@ -141,7 +142,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 def prepare(model: ISDNet, placement: Placement, fold: bool = True) -> ISDNet:
     """A copy of ``model`` for inference: batch norm folded, channels last, on the device, in its arithmetic.
 
-    The fusion's gates, which are computed from means over the whole image, stay in float32.
+    The fusion's gates, which are computed from means over the whole image, stay in float32. In bfloat16 the weights are
+    rounded together (:mod:`napari_isdnet.engine.rounding`).
     """
     ready = copy.deepcopy(model).eval().float()
     if fold:
@@ -150,18 +152,25 @@ def prepare(model: ISDNet, placement: Placement, fold: bool = True) -> ISDNet:
         before, after = ready(x).logits, folded(x).logits
         if (before - after).abs().max() <= 1e-3 * before.std() + 1e-5:
             ready = folded  # type: ignore[assignment]
+    exact = [
+        module
+        for name, module in ready.named_modules()
+        if name.endswith(("_gate", "_mlp")) or type(module).__name__ == "PooledConv"
+    ]
+    if placement.dtype == torch.bfloat16:
+        round_weights(ready, {layer for module in exact for layer in module.modules()})
     if placement.device.type == "cpu":
         by_phases(ready, least=3)
     ready = ready.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if placement.dtype != torch.float32:
+        before_rounding = {name: value.clone() for name, value in ready.named_parameters()}
         ready = ready.to(placement.dtype)
-        for name, module in ready.named_modules():
-            if name.endswith(("_gate", "_mlp")) or type(module).__name__ == "PooledConv":
-                module.float()
+        for module in (*exact, ready.pyramid):
+            module.float()
+        names = {id(parameter) for module in exact for parameter in module.parameters()}
         for name, parameter in ready.named_parameters():
-            if "alpha" in name:
-                parameter.data = parameter.data.float()
-        ready.pyramid.float()
+            if id(parameter) in names or "alpha" in name:
+                parameter.data = before_rounding[name]
     for parameter in ready.parameters():
         parameter.requires_grad_(False)
     ready.header = model.header
