@@ -59,6 +59,27 @@ def demo(
 
 
 @app.command()
+def sample(
+    name: Annotated[
+        str | None, typer.Argument(help="Which sample; without it, they are listed.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, options.option("Folder to put it in (default: the cache folder).", "--output", "-o", metavar="DIR")
+    ] = None,
+    yes: Annotated[bool, options.option("Do not ask before large ones.", "--yes", "-y")] = False,
+    overwrite: Annotated[bool, options.option("Get it again where it is there.", "--overwrite")] = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Write or download a picture to try things with: generated landscapes with truth, a photograph, a real slide."""
+    from napari_isdnet.cli_commands import list_samples, run_sample
+
+    if name is None:
+        list_samples(output, json)
+    else:
+        _show(run_sample(name, output, yes, overwrite), json)
+
+
+@app.command()
 def info(image: options.ImageArgument, json: options.JsonOption = False) -> None:
     """Say what an image file holds: size, levels, channels, pixel size, position."""
     from napari_isdnet.io.describe import describe

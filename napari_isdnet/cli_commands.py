@@ -84,3 +84,44 @@ def show_evaluation(result: Any) -> None:
     print(f"accuracy {percent(facts['accuracy'])} of {facts['pixels']['evaluated']} pixels")
     for note in facts["notes"]:
         print(note)
+
+
+def list_samples(folder: Path | None, json: bool) -> None:
+    """Every sample, what getting it takes, and where it is if it was got before."""
+    from napari_isdnet.io.sample_files import sample_files
+
+    found = sample_files()
+    if json:
+        print_json({"samples": [_sample_facts(sample, folder) for sample in found]})
+        return
+    rows = [(s.name, s.title, s.about, s.cost(0 if s.ready(folder) else s.size)) for s in found]
+    print_table("Samples; 'napari-isdnet sample NAME' gets one", ("name", "title", "what", "takes"), rows)
+
+
+def run_sample(name: str, folder: Path | None, yes: bool, overwrite: bool) -> dict[str, Any]:
+    """Get one sample, after asking where it is large; returns where it is."""
+    import sys
+
+    import typer
+
+    from napari_isdnet.io.sample_files import ASK_FROM, find_sample_file
+
+    sample = find_sample_file(name)
+    if sample.ready(folder) and not overwrite:
+        return _sample_facts(sample, folder)
+    size = sample.bytes_to_come(folder, overwrite)
+    if size >= ASK_FROM and not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"Sample '{name}' takes {sample.cost(size)}; add --yes to get it.")
+        if not typer.confirm(f"{sample.title}: {sample.cost(size)}. Get it?", err=True):
+            raise InputError("Nothing was fetched or written.")
+    drive(sample.obtain(folder, overwrite), name, "Interrupted; nothing half-written was kept.")
+    return _sample_facts(sample, folder)
+
+
+def _sample_facts(sample: Any, folder: Path | None) -> dict[str, Any]:
+    there = [str(path) for path in sample.paths(folder) if path.exists()]
+    return {
+        "name": sample.name, "title": sample.title, "about": sample.about, "bytes": sample.size,
+        "url": None if sample.item is None else sample.item.url, "files": there,
+    }  # fmt: skip

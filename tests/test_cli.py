@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,32 +23,14 @@ from napari_isdnet.cli_output import drive, duration
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
+from tests.cli_tools import Ran, Runner, runner
 
-COMMANDS = {"demo", "info", "segment", "evaluate", "features", "models", "convert"}
-
-
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out.strip().splitlines()[-1])
-
-
-Runner = Callable[..., Ran]
+COMMANDS = {"demo", "sample", "info", "segment", "evaluate", "features", "models", "convert"}
 
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Runner:
-    def call(*arguments: object) -> Ran:
-        capfd.readouterr()
-        code = cli.run(cli.app, [str(a) for a in arguments], "napari-isdnet")
-        return Ran(code, *capfd.readouterr())
-
-    return call
+    return runner(capfd)
 
 
 @pytest.fixture
@@ -95,6 +76,7 @@ def test_the_options_other_programs_are_written_against_exist() -> None:
     group: Any = typer.main.get_command(cli.app)
     wanted = {
         "demo": "headless output",
+        "sample": "output yes",
         "segment": "output model context roi window format polygons probabilities uncertainty device precision memory"
         " contrast channels scale skip_bad_tiles resume overwrite dask json",
         "evaluate": "classes ignore output json",

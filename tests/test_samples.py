@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -12,49 +10,22 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.samples import (
     Download,
     download,
-    gigapixel_path,
     open_sample,
     sample_names,
     samples,
-    write_gigapixel_sample,
 )
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
+from tests.web_tools import serving
 
 BODY = bytes(range(256)) * 4000
 SHA = hashlib.sha256(BODY).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        self._head()
-
-    def _head(self) -> bool:
-        if "missing" in self.path:
-            self.send_error(404)
-            return False
-        self.send_response(200)
-        if "unsaid" not in self.path:
-            self.send_header("Content-Length", str(len(BODY)))
-        self.end_headers()
-        return True
-
-    def do_GET(self) -> None:
-        if self._head():
-            self.wfile.write(BODY[: 1000 if "short" in self.path else None])
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_address[1]}"
-        http.shutdown()
-        thread.join()
+    with serving(BODY) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)
@@ -93,34 +64,6 @@ def test_the_small_aerial_samples_show_every_class(name: str) -> None:
 def test_an_unknown_sample_is_refused_with_the_choice() -> None:
     with pytest.raises(InputError, match=sample_names()[0]):
         open_sample("moon")
-
-
-def test_the_pyramid_is_written_to_the_cache_once() -> None:
-    from napari_isdnet.io.open import open_source
-
-    path = gigapixel_path(side=700)
-    steps = list(write_gigapixel_sample(side=700))
-    assert steps[-1].fraction == 1
-    written = path.stat().st_mtime_ns
-    again = list(write_gigapixel_sample(side=700))
-    assert [s.fraction for s in again] == [1]
-    assert path.stat().st_mtime_ns == written
-    source = open_source(path)
-    assert source.shape == (700, 700)
-    assert len(source.levels) == 3
-    assert source.pixel_size is not None
-    assert source.pixel_size.metres == pytest.approx(0.3, rel=1e-3)
-    source.close()
-
-
-def test_a_path_of_ones_own_is_never_overwritten_unasked(tmp_path) -> None:
-    path = tmp_path / "mine.tif"
-    path.write_bytes(b"mine")
-    with pytest.raises(InputError, match="exists"):
-        list(write_gigapixel_sample(path, side=300))
-    assert path.read_bytes() == b"mine"
-    list(write_gigapixel_sample(path, side=300, overwrite=True))
-    assert path.stat().st_size > 1000
 
 
 @pytest.mark.parametrize("page", ["a.bin", "unsaid.bin"])

@@ -45,16 +45,20 @@ def _aerial(name: str, side: int, seed: int) -> ImageSource:
     return world
 
 
-def _photograph() -> ImageSource:
+def photograph_path() -> Path:
     """A cup of coffee on a table, 400 x 600 (Rachel Michetti, CC0), a file inside scikit-image's wheel."""
     import skimage
-
-    from napari_isdnet.io.open import open_source
 
     path = Path(skimage.__file__).parent / "data" / "coffee.png"
     if not path.exists():
         raise InputError(f"This scikit-image does not carry {path.name}; install scikit-image from a wheel.")
-    return open_source(path)
+    return path
+
+
+def _photograph() -> ImageSource:
+    from napari_isdnet.io.open import open_source
+
+    return open_source(photograph_path())
 
 
 _SAMPLES = (
@@ -84,31 +88,6 @@ def open_sample(name: str) -> ImageSource:
         if sample.name == name:
             return sample.open()
     raise InputError(f"There is no sample '{name}'; choose one of {', '.join(sample_names())}.")
-
-
-def gigapixel_path(side: int = GIGAPIXEL_SIDE, seed: int = 0) -> Path:
-    """Where :func:`write_gigapixel_sample` writes unless told; it exists only when the file is whole."""
-    from napari_isdnet.io.world import WORLD_VERSION
-
-    return cache_folder() / f"aerial-{side}-seed{seed}-v{WORLD_VERSION}.tif"
-
-
-def write_gigapixel_sample(
-    path: str | os.PathLike[str] | None = None, *, side: int = GIGAPIXEL_SIDE, seed: int = 0, overwrite: bool = False
-) -> Iterator[Progress]:
-    """Write a pyramid of ``side`` x ``side`` pixels (JPEG, BigTIFF) and yield progress; close the generator to cancel.
-
-    With ``path`` None it goes to :func:`gigapixel_path`, and one that is there already is kept: a single finished
-    progress is yielded. A path that exists is refused with :class:`InputError` unless ``overwrite``.
-    """
-    from napari_isdnet.io.world import ProceduralWorld
-    from napari_isdnet.io.world_file import write_world_tiff
-
-    target = Path(path) if path is not None else gigapixel_path(side, seed)
-    if path is None and target.exists() and not overwrite:
-        yield Progress(1, 1, "in the cache already")
-        return
-    yield from write_world_tiff(ProceduralWorld((side, side), seed=seed), target, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -145,7 +124,9 @@ def _open(request: Request):  # type: ignore[no-untyped-def]  # urlopen's type d
         return urlopen(request, timeout=_TIMEOUT)
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
-        raise InputError(f"{request.full_url} cannot be reached ({reason}); check the address.") from error
+        raise InputError(
+            f"{request.full_url} cannot be reached ({reason}); check the address and the connection."
+        ) from error
 
 
 def download(item: Download, path: str | os.PathLike[str] | None = None, overwrite: bool = False) -> Iterator[Progress]:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QComboBox, QFrame, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_isdnet.widgets import _segment_layers as layers
 
@@ -31,6 +41,42 @@ class Controls(QWidget):
         for text, key in items:
             box.addItem(text, key)
         return box
+
+
+class Question(QWidget):
+    """A question in the dock itself, with what to answer; hidden while there is none."""
+
+    def __init__(self, parent: QWidget, prefix: str) -> None:
+        super().__init__(parent)
+        self.setObjectName(f"{prefix}_question")
+        self.setToolTip("Answer with one of the buttons")
+        self.label = QLabel(self)
+        self.label.setWordWrap(True)
+        self.yes, self.no = QPushButton(self), QPushButton("No", self)
+        self.no.setToolTip("Do nothing")
+        self._then: Callable[[], None] = lambda: None
+        self.yes.clicked.connect(self._answer)
+        self.no.clicked.connect(self.hide)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.yes)
+        buttons.addWidget(self.no)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.label)
+        column.addLayout(buttons)
+        self.hide()
+
+    def ask(self, text: str, yes: str, tip: str, then: Callable[[], None]) -> None:
+        """Show ``text``; ``then`` is called when the button ``yes`` is pressed."""
+        self.label.setText(text)
+        self.yes.setText(yes)
+        self.yes.setToolTip(tip)
+        self._then = then
+        self.show()
+
+    def _answer(self) -> None:
+        self.hide()
+        self._then()
 
 
 def list_images(box: QComboBox, viewer: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Signal
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -24,11 +24,12 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy, parse_contrast
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.overviews import build_overviews, needs_overviews, overview_path, with_overviews
+from napari_isdnet.io.sample_files import SampleFile, sample_files
 from napari_isdnet.io.samples import open_sample, samples
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _facts
-from napari_isdnet.widgets._controls import Controls
+from napari_isdnet.widgets._controls import Controls, Question
 from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._job import JobBar, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
@@ -39,6 +40,10 @@ from napari_isdnet.widgets._tables import leave_alone
 FILTER = (
     "Images (*.tif *.tiff *.btf *.svs *.ndpi *.scn *.mrxs *.png *.jpg *.jpeg *.jp2 *.npy *.zarr *.vrt);;All files (*)"
 )
+
+
+ON_REQUEST = ("gigapixel", "slide-region", "slide")
+"""Samples that are files: the others are opened without one."""
 
 
 class LoadWidget(Controls):
@@ -72,10 +77,19 @@ class LoadWidget(Controls):
         self.file_button = self._button("file", "File…", "Choose an image file", self._choose_file)
         self.folder_button = self._button("folder", "Folder…", "Choose an OME-Zarr folder", self._choose_folder)
         self.sample = QComboBox(self)
-        self._dress(self.sample, "sample", "Pictures that come with the plugin; nothing is downloaded")
+        self._dress(
+            self.sample, "sample",
+            "Pictures to try things with. The last ones are written or downloaded to the cache, after you were asked",
+        )  # fmt: skip
         self.sample.addItem("Samples…", None)
         for sample in samples():
             self.sample.addItem(sample.title, sample.name)
+        self._files = {sample.name: sample for sample in sample_files() if sample.name in ON_REQUEST}
+        for file in self._files.values():
+            how = "a file in the cache" if file.item is None else "download"
+            self.sample.addItem(f"{file.title} ({how})", file.name)
+            self.sample.setItemData(self.sample.count() - 1, file.about, Qt.ItemDataRole.ToolTipRole)
+        self.question = Question(self, "load")
         self.sample.activated.connect(self._open_sample)
         self.table = QTableWidget(0, 2, self)
         self._dress(self.table, "facts", "What the image is, read from its header")
@@ -136,6 +150,7 @@ class LoadWidget(Controls):
         column = QVBoxLayout(self)
         column.addWidget(self.path)
         column.addLayout(choose)
+        column.addWidget(self.question)
         column.addWidget(self.hint)
         column.addWidget(self.table, 1)
         column.addLayout(contrast)
@@ -160,8 +175,32 @@ class LoadWidget(Controls):
 
     def _open_sample(self, index: int) -> None:
         name = self.sample.itemData(index)
-        if name is not None:
+        if name in self._files:
+            self._ask_for(self._files[name])
+        elif name is not None:
             self.open(sample=name)
+
+    def _ask_for(self, sample: SampleFile) -> None:
+        """Say what a sample takes and get it if that is wanted; open it at once where it is there."""
+        if sample.ready():
+            self.open(str(sample.paths()[0]))
+            return
+
+        def look() -> Generator[Progress, None, int]:
+            yield Progress(0, 1, "Asking for its size")
+            return sample.bytes_to_come()
+
+        def ask(size: int) -> None:
+            text = f"{sample.title}: {sample.cost(size)}, to {sample.paths()[0].parent}"
+            verb = "Write it" if sample.item is None else "Download"
+            tip = f"{sample.about}\nIn a shell: napari-isdnet sample {sample.name}"
+            self.question.ask(text, verb, tip, lambda: self._obtain(sample))
+
+        self.bar.run(look, on_result=ask, title=sample.title)
+
+    def _obtain(self, sample: SampleFile) -> None:
+        path = str(sample.paths()[0])
+        self.bar.run(sample.obtain, on_result=lambda _: self.open(path), title=sample.title)
 
     def dragEnterEvent(self, event: Any) -> None:
         """Accept local files and folders."""
@@ -203,6 +242,7 @@ class LoadWidget(Controls):
     def open(self, path: str | None = None, sample: str | None = None) -> None:
         """Look at an image: read its header in the background and show what it is."""
         self._forget()
+        self.question.hide()
         self.path.setText(path or "")
         self.sample.setCurrentIndex(max(0, self.sample.findData(sample)))
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import tifffile
@@ -13,11 +15,14 @@ from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QWidget
 
 from napari_isdnet.io.overviews import OverviewSource
+from napari_isdnet.io.sample_files import SampleFile
+from napari_isdnet.io.samples import Download, download
 from napari_isdnet.widgets._image import source_of
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.load import LoadWidget
 from napari_isdnet.window import Window
 from tests.gui.large_world import LargeWorld, large, run_limited
+from tests.web_tools import serving
 
 
 @pytest.fixture
@@ -189,3 +194,59 @@ def test_reader_takes_pyramids_and_leaves_the_rest(viewer, qtbot, picture, tmp_p
     assert pyramid_of(layer) is not None
     (sample,) = viewer.open_sample("napari-isdnet", "aerial-4k")
     qtbot.waitUntil(lambda: bool(sample._slice.image.raw.any()), timeout=20_000)
+
+
+PNG = imageio.imwrite("<bytes>", np.zeros((40, 30, 3), np.uint8), extension=".png")
+
+
+def choose(load: LoadWidget, name: str) -> None:
+    """As if the entry were clicked."""
+    index = load.sample.findData(name)
+    load.sample.setCurrentIndex(index)
+    load.sample.activated.emit(index)
+
+
+def replace(load: LoadWidget, name: str, address: str) -> Path:
+    """Let the entry ``name`` fetch a small picture from ``address``; returns where it will be."""
+    file = load._files[name]
+    item = Download(f"{address}/{name}.png", hashlib.sha256(PNG).hexdigest(), len(PNG))
+    fetch = (lambda path, overwrite: download(item, path, overwrite),)
+    load._files[name] = SampleFile(name, file.title, file.about, (f"{name}.png",), len(PNG), fetch, item)
+    return load._files[name].paths()[0]
+
+
+def test_a_sample_from_the_web_is_asked_about_then_fetched_once(qtbot, load, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    with serving(PNG) as address:
+        path = replace(load, "slide", address)
+        choose(load, "slide")
+        qtbot.waitUntil(load.question.isVisible, timeout=10_000)
+        assert "Whole slide" in load.question.label.text()
+        assert "from 127.0.0.1, to" in load.question.label.text()
+        assert "napari-isdnet sample slide" in load.question.yes.toolTip()
+        qtbot.mouseClick(load.question.no, Qt.MouseButton.LeftButton)
+        assert not load.question.isVisible()
+        assert not path.exists()
+        choose(load, "slide")
+        qtbot.waitUntil(load.question.isVisible, timeout=10_000)
+        qtbot.mouseClick(load.question.yes, Qt.MouseButton.LeftButton)
+        ready(qtbot, load)
+    assert shown(load)["Size"].startswith("40 rows × 30 columns")
+    assert path.read_bytes() == PNG
+    choose(load, "slide")  # the server is gone, the file is there
+    ready(qtbot, load)
+    assert not load.question.isVisible()
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(qtbot, load, monkeypatch, tmp_path) -> None:
+    from napari.utils.notifications import notification_manager
+
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    with serving(PNG) as address:
+        replace(load, "slide-region", f"{address}/missing")
+        before = len(notification_manager.records)
+        choose(load, "slide-region")
+        qtbot.waitUntil(lambda: len(notification_manager.records) > before, timeout=10_000)
+    assert "cannot be reached" in notification_manager.records[-1].message
+    assert not load.question.isVisible()
+    qtbot.waitUntil(lambda: not load.bar.running, timeout=5000)
