@@ -98,8 +98,7 @@ class AugmentConfig(_Part):
 
     ``quarter_turns`` rotates by 90, 180 or 270 degrees (lossless); ``rotate_degrees`` by any angle of that range
     (bilinear, outside becomes ``fill``, the mean colour or black, and is ignored), each with its own probability. The
-    photometric part changes brightness, contrast, saturation and hue, each with probability one half. ``mix_context``
-    mixes what the network pools over a crop with the batch's mean (:mod:`napari_isdnet_training.context`).
+    photometric part changes brightness, contrast, saturation and hue, each with probability one half.
     """
 
     flip_horizontal: float = Field(default=0.5, ge=0, le=1)
@@ -113,7 +112,6 @@ class AugmentConfig(_Part):
     contrast: tuple[float, float] = (0.5, 1.5)
     saturation: tuple[float, float] = (0.5, 1.5)
     hue: float = Field(default=36.0, ge=0, le=180)
-    mix_context: bool = False
 
 
 class ModelConfig(_Part):

@@ -15,7 +15,6 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from napari_isdnet_training.census import check_dataset
 from napari_isdnet_training.config import Recipe
-from napari_isdnet_training.context import mix_context
 from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
@@ -95,11 +94,6 @@ class Run:
             faster_on_cpu(self.network)
         if options.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.augment.mix_context and not mix_context(self.network):
-            raise InputError(
-                f"augment.mix_context is for networks that pool over the image, and {recipe.model.name} does not;"
-                " leave it out."
-            )
         prepare_norms(self.network, self.fabric.world_size, options.sync_batch_norm)
         self.weight = class_weights(recipe, self.sampler, self.fabric.device)
         optimizer = make_optimizer(self.network, recipe.optimizer)
