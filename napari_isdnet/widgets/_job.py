@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QToolButton, QVBoxLayout, QWidget
 
 from napari_isdnet.progress import Progress
@@ -165,9 +166,68 @@ def _stop_all(jobs: list[Job]) -> None:
         job.stop()
 
 
+_stops: set[Callable[..., None]] = set()
+"""What is still to be called. Held here, since the collector would clear a function that only Qt's connection holds
+before Qt calls it, which ends the process."""
+
+
 def stop_with(owner: QObject, stop: Callable[[], Any]) -> None:
     """Call ``stop`` when ``owner`` is destroyed. ``stop`` must not be a method of ``owner`` (it is gone by then)."""
-    owner.destroyed.connect(lambda *_: stop())
+
+    def gone(*_: Any) -> None:
+        _stops.discard(gone)
+        stop()
+
+    _stops.add(gone)
+    owner.destroyed.connect(gone)
+
+
+def end_with_dock(widget: QWidget, first: Callable[[], Any] = lambda: None) -> None:
+    """End ``widget`` when its dock is closed by its cross: call ``first``, stop its jobs, then destroy it.
+
+    napari only takes the widget out of the dock then; it would go on unseen, out of reach, until Python collects it.
+    """
+    widget.installEventFilter(_Undocked(widget, first))
+
+
+class _Undocked(QObject):
+    """Notices that a widget has lost its parent for good."""
+
+    def __init__(self, widget: QWidget, first: Callable[[], Any]) -> None:
+        super().__init__(widget)
+        self._first = first
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Look again once whoever moves the widget is done: it may get another parent at once."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            widget = self.parent()
+            if isinstance(widget, QWidget) and widget is watched and widget.parent() is None:
+                _ending.add(widget)
+                QTimer.singleShot(0, lambda: _end(widget, self._first))
+        return False
+
+
+_ending: set[QWidget] = set()
+
+
+def _end(widget: QWidget, first: Callable[[], Any]) -> None:
+    """Destroy a widget without a parent as soon as its jobs have ended, which is after the steps at hand."""
+    try:
+        if widget.parent() is not None:
+            _ending.discard(widget)
+            return
+        widget.hide()
+        first()
+        bars = widget.findChildren(JobBar)
+        for bar in bars:
+            bar.abandon()
+        if any(bar.working for bar in bars):
+            QTimer.singleShot(100, lambda: _end(widget, lambda: None))
+            return
+        widget.destroyed.connect(partial(_ending.discard, widget))
+        widget.deleteLater()
+    except RuntimeError:  # destroyed already, with its window
+        _ending.discard(widget)
 
 
 def describe_time(seconds: float | None) -> str:
@@ -237,6 +297,11 @@ class JobBar(QWidget):
     def running(self) -> bool:
         """True while a job runs."""
         return self.job is not None
+
+    @property
+    def working(self) -> bool:
+        """True while the thread of any job runs, also of one that was abandoned."""
+        return any(job.alive for job in self._current)
 
     def run(
         self,
