@@ -142,6 +142,42 @@ def test_old_qupath_colour_numbers_and_nameless_shapes(store, tmp_path):
     assert store.class_counts()[1] > 0
 
 
+def square_at(x, y, name):
+    ring = [[x, y], [x + 20, y], [x + 20, y + 20], [x, y + 20], [x, y]]
+    return feature("Polygon", [ring], classification=qupath(name))
+
+
+def test_shapes_beside_the_image_are_counted_and_add_no_class(store, tmp_path):
+    path, said = tmp_path / "some.geojson", []
+    far = feature("Point", [-9, 50], classification=qupath("far"), width=10)
+    edge = feature("Point", [-4, 50], classification=qupath("edge"), width=10)
+    path.write_text(collection(square_at(9000, 5, "far"), square_at(1495, 1195, "roof"), far, edge))
+    import_geojson(store, path, note=said.append)
+    assert said == ["2 of 4 shapes lie on the image; the others are left out."]
+    assert [c.name for c in store.classes] == ["water", "roof", "edge"]
+    assert store.class_counts()[:2] == (0, 25)
+    assert store.class_counts()[2] > 0
+    import_geojson(store, path)  # nobody has to listen
+    path.write_text(collection(square_at(5, 5, "roof")))
+    import_geojson(store, path, note=said.append)
+    assert len(said) == 1
+    path.write_text(collection())
+    import_geojson(store, path, note=said.append)
+    assert said[1:] == ["some.geojson holds no shape."]
+
+
+def test_a_file_with_no_shape_on_the_image_is_refused(store, tmp_path):
+    path = tmp_path / "map.geojson"
+    path.write_text(collection(square_at(330_000, 2_770_000, "q"), square_at(331_000, 2_770_000, "q")))
+    with pytest.raises(InputError, match=r"^0 of 2 shapes lie on the image; map.geojson must count .*image.$"):
+        import_geojson(store, path)
+    reference = GeoReference("EPSG:32640", (0.5, 0.0, 400_000.0, 0.0, -0.5, 2_800_000.0))
+    with pytest.raises(InputError, match=r"or name the system of its map coordinates"):
+        import_geojson(store, path, georeference=reference)
+    assert store.position == 0
+    assert len(store.classes) == 2
+
+
 @pytest.mark.parametrize("kind", ["annotation", "mask"])
 def test_label_tiff_there_and_back(painted, tmp_path, kind):
     path = finish(export_labels(painted, tmp_path / "labels.tif", values=kind))

@@ -138,7 +138,7 @@ def write(path: Path, labels: npt.NDArray[np.uint8], **more: Any) -> Path:
 
 def test_geojson_as_qupath_has_it(tmp_path: Path) -> None:
     labels = blobs((50, 70), 1)
-    path = write(tmp_path / "a.geojson", labels, core=32)
+    path = write(tmp_path / "a.geojson", labels, core=32, map_coordinates=False)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["type"] == "FeatureCollection"
     assert "crs" not in content
@@ -159,10 +159,38 @@ def test_geojson_as_qupath_has_it(tmp_path: Path) -> None:
 def test_regions_keep_image_coordinates(tmp_path: Path) -> None:
     labels = blobs((50, 70), 2)
     roi = Window(11, 13, 30, 41)
-    features = read_geojson(write(tmp_path / "a.geojson", labels, roi=roi, core=16))
+    features = read_geojson(write(tmp_path / "a.geojson", labels, roi=roi, core=16, map_coordinates=False))
     expected = np.full_like(labels, 255)
     expected[roi.slices] = labels[roi.slices]
     np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), expected)
+
+
+def test_a_placed_map_has_map_coordinates_unless_told_and_they_come_back(tmp_path: Path) -> None:
+    labels = blobs((50, 70), 4)
+    path = write(tmp_path / "a.geojson", labels)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    features = read_geojson(path, UTM)
+    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
+    # pixels stay pixels, also for an image that is placed
+    plain = write(tmp_path / "b.geojson", labels, map_coordinates=False)
+    features = read_geojson(plain, UTM)
+    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
+
+
+def test_another_reference_system_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.geojson", blobs((50, 70), 4))
+    other = GeoReference("EPSG:32639", UTM.transform)
+    with pytest.raises(InputError, match=r"is in the reference system .*32633, the image in EPSG:32639; save it in"):
+        read_geojson(path, other)
+
+
+def test_polygons_of_a_resampled_map_count_the_files_pixels(tmp_path: Path) -> None:
+    labels = blobs((50, 70), 5)
+    path = write(tmp_path / "a.geojson", labels, map_coordinates=False, pixels=(2.0, 3.0))
+    large = np.kron(labels, np.ones((2, 3), np.uint8))
+    features = read_geojson(path)
+    np.testing.assert_array_equal(rasterise(features, Window.whole(large.shape), CLASSES), large)
 
 
 def test_map_coordinates_agree_with_gdal(tmp_path: Path) -> None:

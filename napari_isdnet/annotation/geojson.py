@@ -7,7 +7,7 @@ keep their holes; lines and points, which a class map cannot hold, become brush 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,21 +43,31 @@ def import_geojson(
     default_class: str | None = None,
     line_width: float = 3.0,
     georeference: GeoReference | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Window]:
     """Paint everything in a GeoJSON file, later features on top, as one step to undo; returns what changed.
 
     A class is found by name and added (with its colour) when it is missing; features without one get
     ``default_class``, and are refused when that is not given. Lines are ``properties.width`` pixels wide, or
-    ``line_width``; points are discs of that diameter. With ``georeference`` coordinates are map coordinates. A file
-    with anything that cannot be used is refused as a whole, before a pixel is painted.
+    ``line_width``; points are discs of that diameter. ``georeference`` is the image's, for files in
+    map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file
+    with anything that cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape
+    that lies on the image; ``note`` is told in a sentence when some of them do not.
     """
     drawn = list(read_drawn(path, line_width, georeference))
     nameless = next((i for i, item in enumerate(drawn) if item.name is None), None)
     if nameless is not None and default_class is None:
         raise InputError(f"{path}, shape {nameless} has no class; set its classification, or give a default class.")
+    inside = [item for item in drawn if _lies_on(item.stroke, store.shape)]
+    counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
+    if drawn and not inside:
+        other = ", or name the system of its map coordinates (crs)" if georeference is not None else ""
+        raise InputError(f"{counts}; {Path(path).name} must count the pixels of this image{other}.")
+    if note is not None and (len(inside) < len(drawn) or not drawn):
+        note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
     dirty: dict[Window, None] = {}
     with store.group():
-        for item in drawn:
+        for item in inside:
             name = item.name or default_class or ""
             known = {c.name: k for k, c in enumerate(store.classes)}
             index = known[name] if name in known else store.add_class(name, item.color)
@@ -65,13 +75,24 @@ def import_geojson(
     return list(dirty)
 
 
+def _lies_on(stroke: Stroke, shape: tuple[int, int]) -> bool:
+    """True where the box around a stroke meets the image; pixels are not looked at, which would paint twice."""
+    assert isinstance(stroke, Brush | Polygon)
+    reach = stroke.radius if isinstance(stroke, Brush) else 0.0
+    groups = [stroke.points] if isinstance(stroke, Brush) else stroke.rings
+    points = np.concatenate([np.asarray(group, float) for group in groups])
+    low, high = points.min(axis=0) - reach, points.max(axis=0) + reach
+    return bool((high > -0.5).all() and (low < np.array(shape) - 0.5).all())
+
+
 def read_drawn(
     path: str | os.PathLike[str], line_width: float = 3.0, georeference: GeoReference | None = None
 ) -> Iterator[Drawn]:
     """The shapes of a FeatureCollection, a list of features (QuPath), one feature or one geometry."""
-    for where, item in read_items(path):
+    items, reference = read_items(path, georeference)
+    for where, item in items:
         try:
-            yield from _feature(item, line_width, georeference)
+            yield from _feature(item, line_width, reference)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(f"{where} cannot be used: {error}") from None
 

@@ -118,13 +118,21 @@ def read_geojson(path: str | os.PathLike[str], georeference: GeoReference | None
     """Polygons of a file: a FeatureCollection, a bare list of features (QuPath), one feature or one geometry.
 
     The class is ``properties.classification.name``; else ``properties.class`` or ``properties.name`` where that is
-    text. With ``georeference`` coordinates are map coordinates of that image. Points and lines are refused.
+    text. ``georeference``: see :func:`read_items`. Points and lines are refused.
     """
-    return [_feature(item, where, georeference) for where, item in read_items(path)]
+    items, reference = read_items(path, georeference)
+    return [_feature(item, where, reference) for where, item in items]
 
 
-def read_items(path: str | os.PathLike[str]) -> list[tuple[str, Any]]:
-    """(where it stands, the JSON) of every feature of a FeatureCollection, a bare list, one feature or one geometry."""
+def read_items(
+    path: str | os.PathLike[str], georeference: GeoReference | None = None
+) -> tuple[list[tuple[str, Any]], GeoReference | None]:
+    """(where it stands, the JSON) of every feature of a FeatureCollection, a bare list, one feature or one geometry.
+
+    The second value is ``georeference``, that of the image, where the file is in map coordinates, which it says by
+    naming their system (``crs``, as GDAL, QGIS and this package write it); None where it counts pixels. Raises
+    :class:`InputError` where it names another system than the image's.
+    """
     file = Path(path)
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -136,10 +144,24 @@ def read_items(path: str | os.PathLike[str]) -> list[tuple[str, Any]]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file} is no JSON ({error}); give a GeoJSON file.") from None
+    reference = _reference_of(content, georeference, file)
     items = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise InputError(f"{file} is no GeoJSON: 'features' must be a list of features.")
-    return [(f"{file}, feature {number}", item) for number, item in enumerate(items)]
+    return [(f"{file}, feature {number}", item) for number, item in enumerate(items)], reference
+
+
+def _reference_of(content: Any, georeference: GeoReference | None, file: Path) -> GeoReference | None:
+    found = content.get("crs") if isinstance(content, dict) else None
+    named = found.get("properties", {}).get("name") if isinstance(found, dict) else None
+    if not isinstance(named, str) or georeference is None or not georeference.crs:
+        return None
+    if named.replace("::", ":").split(":")[-2:] != _crs_name(georeference.crs).replace("::", ":").split(":")[-2:]:
+        raise InputError(
+            f"{file} is in the reference system {named}, the image in {georeference.crs};"
+            " save it in that of the image first (in QGIS: Export > Save Features As)."
+        )
+    return georeference
 
 
 def _feature(item: Any, where: str, reference: GeoReference | None) -> Feature:

@@ -53,7 +53,10 @@ def taps(start: int, count: int, length: int, total: int) -> Taps:
 
 
 class ScaledSource(SourceBase):
-    """See :func:`resampled`. Its levels are the source's, as far as they go, each resampled from the next finer one."""
+    """See :func:`resampled`. Its levels are the source's, as far as they go, each resampled from the next finer one.
+
+    ``pixels``: how many rows and columns of the source one of its own stands for.
+    """
 
     def __init__(self, source: ImageSource, factor: float) -> None:
         self.source = source
@@ -62,7 +65,7 @@ class ScaledSource(SourceBase):
         levels = [(shape[0], shape[1])]
         while max(levels[-1]) > max(256, *(2 * n for n in source.levels[-1])) and min(levels[-1]) > 1:
             levels.append((-(-levels[-1][0] // 2), -(-levels[-1][1] // 2)))
-        row, column = source.shape[0] / shape[0], source.shape[1] / shape[1]
+        row, column = self.pixels = source.shape[0] / shape[0], source.shape[1] / shape[1]
         size, place = source.pixel_size, source.georeference
         super().__init__(
             SourceInfo(

@@ -29,20 +29,24 @@ def export_polygons(
     path: str | os.PathLike[str],
     classes: Sequence[Any] | None = None,
     *,
-    map_coordinates: bool = False,
+    map_coordinates: bool | None = None,
     simplify: float = 0.0,
     roi: Window | None = None,
+    pixels: tuple[float, float] = (1.0, 1.0),
     overwrite: bool = False,
     core: int = CORE,
 ) -> Generator[Progress, None, Path]:
     """Write the areas of a class map (class indices, 255 = nodata) as a GeoJSON FeatureCollection; returns the path.
 
-    Coordinates are pixel corners of the image, x = column and y = row (also for a ``roi``, and for a store of a
-    region, which knows its origin), or with ``map_coordinates`` those of the source's reference system. Every feature
-    has QuPath's ``classification`` (name, color) and a ``class_index``; :func:`polygonise` explains ``simplify``.
+    Coordinates are those of the source's reference system where it has one (or as ``map_coordinates`` says), so that a
+    map lies under them; elsewhere pixel corners of the image, x = column and y = row (also for a ``roi``, and for a
+    store of a region, which knows its origin), each multiplied by ``pixels`` (rows, columns): how many pixels of the
+    image one of a resampled map is. Every feature has QuPath's ``classification`` (name, color) and a ``class_index``;
+    :func:`polygonise` explains ``simplify``.
     """
     infos = classes_from(classes if classes is not None else getattr(source, "classes", ()) or ())
-    reference = source.georeference if map_coordinates else None
+    placed = source.georeference if map_coordinates is not False else None
+    reference = placed if placed is not None and (map_coordinates or placed.crs) else None
     if map_coordinates and reference is None:
         raise InputError(f"{source.name} has no position on the earth; leave map coordinates out to get pixels.")
     area = Window.whole(source.shape) if roi is None else roi
@@ -57,17 +61,19 @@ def export_polygons(
                         f"{source.name} holds the value {index};"
                         f" class indices 0 to {len(infos) - 1} and 255 are allowed."
                     )
-                writer.add(index, _shift(polygon, column, row), polygon)
+                writer.add(index, _in_image(polygon, (column, row), pixels[::-1]), polygon)
             yield clock.step(joined.window.area, "polygons", joined.window)
         writer.close()
     return path
 
 
-def _shift(polygon: Any, columns: int, rows: int) -> Any:
+def _in_image(polygon: Any, origin: tuple[int, int], factor: tuple[float, float]) -> Any:
     import numpy as np
     import shapely
 
-    return shapely.transform(polygon, lambda p: np.add(p, (columns, rows))) if rows or columns else polygon
+    if origin == (0, 0) and factor == (1.0, 1.0):
+        return polygon
+    return shapely.transform(polygon, lambda points: np.add(points, origin) * factor)
 
 
 def rasterise(
