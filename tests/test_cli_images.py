@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[Write, str]] = {
     "small.npy": (array(RGB[:31]), "31 x 130 pixels; the network needs at least 32 on each side"),
     "objects.npy": (array(np.array([{}], dtype=object)), "save it again with numpy.save"),
     "complex.tif": (tiff(RGB[..., 0].astype(np.complex64)), "complex64 samples; integers and real numbers"),
-    "empty.png": (lambda path: path.write_bytes(b""), "no image format that is known; allowed are TIFF"),
+    "empty.png": (lambda path: path.write_bytes(b""), "the file is empty (0 bytes)"),
     "text.jpg": (lambda path: path.write_text("hello"), "no image format that is known"),
     "folder.tif": (lambda path: path.mkdir(), "a folder without Zarr metadata"),
     "missing.tif": (lambda path: None, "does not exist; check the path"),

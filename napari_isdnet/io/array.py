@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase, SourceInfo, TileError, one_line
-from napari_isdnet.io.source import PixelSize
+from napari_isdnet.io.source import GeoReference, PixelSize
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def _with_notes(
 
 
 class ArraySource(SourceBase):
-    """Slices of arrays that stay where they are; nothing is copied but the window that is read."""
+    """Slices of arrays that stay where they are; nothing is copied but the window that is read.
+
+    ``rgb=True`` says that the last axis is red, green, blue and, where there is a fourth, alpha, as napari's ``rgb``.
+    """
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class ArraySource(SourceBase):
         axes: str | None = None,
         rgb: bool | None = None,
         pixel_size: PixelSize | None = None,
+        georeference: GeoReference | None = None,
     ) -> None:
         if not levels:
             raise InputError("A list of pyramid levels needs at least one array, got none.")
@@ -120,6 +124,9 @@ class ArraySource(SourceBase):
             dtype=dtype.newbyteorder("=") if dtype.kind in "buif" else dtype,
             format=f"{type(first).__module__.split('.')[0]} array",
             pixel_size=pixel_size,
+            georeference=georeference,
+            # Four channels alone tell nothing (they may be infrared); that they are shown as colours does.
+            alpha=3 if rgb and channels == 4 else None,
             notes=found.notes,
         )
         super().__init__(info)

@@ -17,6 +17,7 @@ def describe(
     Reads a coarse level (at most about 4 million pixels) where percentiles are needed.
     """
     size, place, nodata = source.pixel_size, source.georeference, source.nodata
+    policy = IntensityPolicy.from_source(source, contrast, channels)
     return {
         "name": source.name,
         "format": getattr(source, "format", type(source).__name__),
@@ -31,7 +32,19 @@ def describe(
         "crs": place.crs if place else None,
         "transform": list(place.transform) if place else None,
         "nodata": nodata if nodata is None or math.isfinite(nodata) else str(nodata),
-        "intensity": IntensityPolicy.from_source(source, contrast, channels).to_dict(),
+        "intensity": policy.to_dict(),
         "decoded_bytes": source.shape[0] * source.shape[1] * source.channels * source.dtype.itemsize,
-        "notes": list(getattr(source, "notes", ())),
+        "notes": [*getattr(source, "notes", ()), *([] if channels else _left_out(source, policy))],
     }
+
+
+def _left_out(source: ImageSource, policy: IntensityPolicy) -> list[str]:
+    """A note where a file has more channels than the network sees and nobody has said which to take."""
+    count = source.channels - (source.alpha is not None)
+    if count <= len(policy.channels):
+        return []
+    chosen = policy.channels
+    which = f"only channel {chosen[0]} is used, as grey"
+    if len(chosen) == 3:
+        which = f"numbers {chosen[0]}, {chosen[1]} and {chosen[2]} are used as red, green and blue"
+    return [f"of {count} channels {which}; choose others with --channels"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -132,6 +134,17 @@ def read_own(attrs: Mapping[str, Any], path: Path) -> dict[str, Any]:
             " give an .ome.zarr that was written by 'napari-isdnet segment'."
         ) from None
     return result
+
+
+def georeference_in(path: Path) -> GeoReference | None:
+    """Position on the earth of a folder that this package wrote, None where it has none or another wrote it."""
+    try:
+        place = read_own(json.loads((path / "zarr.json").read_bytes())["attributes"], path)["georeference"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+        return None
+    if place is None or not isinstance(place.crs, str | None) or not all(map(math.isfinite, place.transform)):
+        return None
+    return GeoReference(place.crs, place.transform)
 
 
 def export_ome_zarr(store: LabelStore, path: Path, overwrite: bool) -> Generator[Progress, None, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,15 @@ def _open_path(path: Path, name: str | None, threads: int | None, memory: int | 
     name = name or stem_of(path)
     if path.is_dir():
         if is_zarr(path):
-            return open_zarr(path, name, threads)
+            return _open_zarr(path, name, threads)
         raise InputError(f"{path} is a folder without Zarr metadata; give an image file or an OME-Zarr folder.")
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    if not head:
+        raise InputError(f"{path.name} cannot be read: the file is empty (0 bytes); copy or export it again.")
     if head[:4] in _TIFF:
         return _open_tiff(path, name, threads)
     suffix = path.suffix.lower()
@@ -145,6 +148,15 @@ def _open_path(path: Path, name: str | None, threads: int | None, memory: int | 
 
         return open_raster(path, name)
     raise InputError(f"{path.name} is no image format that is known; allowed are {ALLOWED}.")
+
+
+def _open_zarr(path: Path, name: str, threads: int | None) -> ImageSource:
+    from napari_isdnet.io.ome_zarr import georeference_in
+
+    source = open_zarr(path, name, threads)
+    # OME-Zarr itself has no place for coordinates on the earth: results of this package carry them in their own part.
+    source.info = replace(source.info, georeference=georeference_in(path))
+    return source
 
 
 def _open_tiff(path: Path, name: str, threads: int | None) -> ImageSource:

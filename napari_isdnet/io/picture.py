@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase, SourceInfo, file_identity, one_line
+from napari_isdnet.io.tiff_color import cmyk_to_rgb
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _JPEG_NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """What ends the coded data of a scan: neither a stuffed byte nor a restart marker."""
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 4, 4: 2, 6: 4}
 """Samples per pixel by PNG colour type; a palette may become RGBA."""
+_EXIF, _ORIENTATION = b"Exif\0\0", 0x112
+_ROWS_AT_ONCE = 256
 
 
 def kind_of(head: bytes) -> str | None:
@@ -65,6 +68,69 @@ def _jpeg_size(data: bytes) -> tuple[int, int, int]:
             at += 2
         else:
             at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+
+
+def orientation(data: bytes, kind: str) -> int:
+    """EXIF orientation of a PNG or JPEG, 1 (as stored) where it states none that is known."""
+    try:
+        found = _ifd_orientation(_jpeg_exif(data) if kind == "JPEG" else _png_exif(data) if kind == "PNG" else b"")
+    except (struct.error, IndexError):
+        return 1
+    return found if 1 <= found <= 8 else 1
+
+
+def _jpeg_exif(data: bytes) -> bytes:
+    at = 2
+    while data[at] == 0xFF and data[at + 1] != 0xDA:
+        marker = data[at + 1]
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:
+            at += 1 if marker == 0xFF else 2
+            continue
+        size = struct.unpack(">H", data[at + 2 : at + 4])[0]
+        if marker == 0xE1 and data.startswith(_EXIF, at + 4):
+            return data[at + 4 + len(_EXIF) : at + 2 + size]
+        at += 2 + size
+    return b""
+
+
+def _png_exif(data: bytes) -> bytes:
+    at = len(PNG)
+    while at + 8 <= len(data):
+        size, name = struct.unpack(">I4s", data[at : at + 8])
+        if name == b"eXIf":
+            return data[at + 8 : at + 8 + size]
+        at += 12 + size
+    return b""
+
+
+def _ifd_orientation(exif: bytes) -> int:
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    at = struct.unpack_from(f"{order}I", exif, 4)[0]
+    for i in range(struct.unpack_from(f"{order}H", exif, at)[0]):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * i)
+        if tag == _ORIENTATION:
+            return int(value) if kind == 3 else 1
+    return 1
+
+
+def turned(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """A view of ``image (h, w, c)`` as viewers show it (EXIF 2.3, tag 274)."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
+
+
+def _rgb_of_cmyk(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """RGB of the inverted inks that CMYK JPEGs hold (Adobe's convention, which all readers assume)."""
+    result = np.empty((*image.shape[:2], 3), image.dtype)
+    for top in range(0, len(image), _ROWS_AT_ONCE):  # the sums are four times as wide as the samples
+        rows = slice(top, top + _ROWS_AT_ONCE)
+        result[rows] = cmyk_to_rgb(np.iinfo(image.dtype).max - image[rows])
+    return result
 
 
 def _check_jpeg_ends(data: bytes) -> None:
@@ -116,9 +182,10 @@ class PictureSource(SourceBase):
 
 
 def open_picture(path: Path, name: str, memory: int | None = None) -> PictureSource:
-    """Open a PNG, JPEG or JPEG 2000 that decodes to at most ``memory`` bytes (4 GiB unless told)."""
-    import imagecodecs
+    """Open a PNG, JPEG or JPEG 2000 that decodes to at most ``memory`` bytes (4 GiB unless told).
 
+    A photograph is turned as its EXIF orientation says, so that it lies as every viewer shows it.
+    """
     bound = MEMORY_BOUND if memory is None else memory
     if path.stat().st_size > bound:
         raise InputError(
@@ -126,15 +193,34 @@ def open_picture(path: Path, name: str, memory: int | None = None) -> PictureSou
         )
     data = path.read_bytes()
     kind = kind_of(data[:16]) or "picture"
+    image = _decoded(data, kind, path.name, bound)
+    notes = []
+    if kind == "JPEG" and image.shape[2] == 4:
+        image = _rgb_of_cmyk(image)
+        notes.append("CMYK was converted to RGB without its colour profile")
+    turn = orientation(data, kind)
+    if turn != 1:
+        image = turned(image, turn)
+        notes.append(f"it was turned upright as its EXIF orientation {turn} says")
+    channels = image.shape[2]
+    alpha = channels - 1 if (kind == "PNG" and channels in (2, 4)) or (kind == "JPEG 2000" and channels == 4) else None
+    info = SourceInfo(name, (image.shape[:2],), channels, image.dtype, kind, alpha=alpha, notes=tuple(notes))
+    return PictureSource(path, image, info)
+
+
+def _decoded(data: bytes, kind: str, name: str, bound: int) -> npt.NDArray[Any]:
+    """The pixels as (rows, columns, channels), once the header has said that they fit ``bound`` bytes."""
+    import imagecodecs
+
     try:
         rows, columns, pixel = header_size(data, kind)
         if rows < 1 or columns < 1:
             raise ValueError(f"its header states {rows} x {columns} pixels")
     except ValueError as error:
-        raise InputError(f"{path.name} is a damaged {kind} ({one_line(error)}); copy or export it again.") from error
+        raise InputError(f"{name} is a damaged {kind} ({one_line(error)}); copy or export it again.") from error
     if rows * columns * pixel > bound:
         raise InputError(
-            f"{path.name} is a {kind} of {rows} x {columns} pixels, which must be decoded whole and would take "
+            f"{name} is a {kind} of {rows} x {columns} pixels, which must be decoded whole and would take "
             f"{rows * columns * pixel / 2**30:.1f} GiB where {bound / 2**30:.1f} are allowed; save it as a tiled TIFF."
         )
     decode = {"PNG": imagecodecs.png_decode, "JPEG": imagecodecs.jpeg_decode}.get(kind, imagecodecs.jpeg2k_decode)
@@ -145,9 +231,5 @@ def open_picture(path: Path, name: str, memory: int | None = None) -> PictureSou
         if image.shape[:2] != (rows, columns) or image.ndim not in (2, 3):
             raise ValueError(f"decoded to {image.shape}, the header states {rows} x {columns}")
     except Exception as error:  # codecs raise types of their own
-        raise InputError(f"{path.name} is a damaged {kind} ({one_line(error)}); copy or export it again.") from error
-    image = image.reshape(rows, columns, -1)
-    channels = image.shape[2]
-    alpha = channels - 1 if (kind == "PNG" and channels in (2, 4)) or (kind == "JPEG 2000" and channels == 4) else None
-    info = SourceInfo(name, ((rows, columns),), channels, image.dtype, kind, alpha=alpha)
-    return PictureSource(path, image, info)
+        raise InputError(f"{name} is a damaged {kind} ({one_line(error)}); copy or export it again.") from error
+    return image.reshape(rows, columns, -1)

@@ -13,6 +13,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceInfo, TiledSource, file_identity, one_line
 from napari_isdnet.io.files import PositionalFile
 from napari_isdnet.io.tiff_check import check_tiff
+from napari_isdnet.io.tiff_color import JPEG, inverted_value, inverts
 from napari_isdnet.io.tiff_layout import Layout, Part, layout_of, quiet_tifffile
 from napari_isdnet.io.tiff_meta import georeference_of, nodata_of, pixel_size_of
 from napari_isdnet.window import Window
@@ -42,18 +43,30 @@ class TiffSource(TiledSource):
         self._identity = file_identity(path)
 
     def indices(self) -> TiffSource:
-        """The same file read as one channel of palette indices, for label maps; itself where it has no palette.
+        """The same file read as it is stored, for label maps: no palette, no inversion; itself where it has neither.
 
         The file handle is shared: closing either closes both.
         """
-        if self._parts[0][0].palette is None:
+        first = self._parts[0][0]
+        key = first.page.keyframe
+        turned = inverts(key, first.color)
+        if first.palette is None and not turned:
             return self
         parts = tuple(
-            tuple(replace(part, palette=None, tiling=replace(part.tiling, count=1)) for part in level)
+            tuple(
+                replace(part, color=None)
+                if part.palette is None
+                else replace(part, palette=None, color=None, tiling=replace(part.tiling, count=1))
+                for part in level
+            )
             for level in self._parts
         )
-        info = replace(self.info, channels=1, alpha=None, dtype=np.dtype(parts[0][0].page.keyframe.dtype), notes=())
-        layout = Layout(self.levels, parts, info.dtype, 1, None, parts[0][0].page, ())
+        if turned:
+            nodata = None if self.nodata is None else inverted_value(self.nodata, key)
+            info = replace(self.info, nodata=nodata, notes=())
+        else:
+            info = replace(self.info, channels=1, alpha=None, dtype=np.dtype(key.dtype), notes=())
+        layout = Layout(self.levels, parts, info.dtype, info.channels, info.alpha, first.page, ())
         return TiffSource(self.path, layout, info, self._file, self.threads)
 
     def _load(self, level: int, part: int, index: int, window: Window) -> npt.NDArray[Any]:
@@ -69,6 +82,8 @@ class TiffSource(TiledSource):
 
     def _sparse(self, stored: Part, window: Window) -> npt.NDArray[Any]:
         """Tiles that a sparse file does not store: nodata where that is declared, else 0 (GDAL's rule)."""
+        if stored.color is not None and self.nodata is None:
+            return stored.color(np.zeros((*window.shape, stored.samples), self.dtype))
         value = self.nodata if self.nodata is not None and stored.palette is None else 0
         if self.alpha is not None and stored.tiling.first == self.alpha:
             value = 0
@@ -113,6 +128,7 @@ def _parse(path: Path, name: str, pages: int) -> tuple[Layout, SourceInfo]:
         page = layout.page.keyframe
         georeference, size, note = georeference_of(page, str(path))
         ome = tif.ome_metadata if tif.is_ome else None
+        nodata, said = _nodata(layout)
         kind = "OME-TIFF" if tif.is_ome else "SVS" if tif.is_svs else "NDPI" if tif.is_ndpi else "TIFF"
         info = SourceInfo(
             name=name,
@@ -122,9 +138,9 @@ def _parse(path: Path, name: str, pages: int) -> tuple[Layout, SourceInfo]:
             format="GeoTIFF" if georeference is not None and kind == "TIFF" else kind,
             pixel_size=size or pixel_size_of(page, ome),
             georeference=georeference,
-            nodata=_usable_nodata(nodata_of(page), layout.dtype),
+            nodata=nodata,
             alpha=layout.alpha,
-            notes=(*layout.notes, *([note] if note else [])),
+            notes=tuple(dict.fromkeys(text for text in (*layout.notes, note, said, _orientation(page)) if text)),
         )
     return layout, info
 
@@ -142,11 +158,32 @@ def _check_decoders(layout: Layout, name: str) -> None:
                 tifffile.TIFF.DECOMPRESSORS[codec]
             except (KeyError, ValueError) as error:
                 raise UnsupportedTiff(f"{name} is compressed with {codec!s}, which cannot be decoded here.") from error
-        if page.is_subsampled and codec not in (6, 7, 34892, 33007):
+        if page.is_subsampled and codec not in JPEG:
             raise UnsupportedTiff(f"{name} has subsampled colours without JPEG; export it as RGB.")
         if codec in (33003, 33005):
             raise UnsupportedTiff(f"{name} is an Aperio JPEG 2000 slide.", slide=True)
         _ = part.page.jpegtables
+
+
+def _nodata(layout: Layout) -> tuple[float | None, str | None]:
+    """Nodata as the samples that are given out know it, and a note where a conversion leaves no such value."""
+    first = layout.parts[0][0]
+    key = layout.page.keyframe
+    value = _usable_nodata(nodata_of(key), layout.dtype)
+    if value is None or first.color is None:
+        return value, None
+    if inverts(key, first.color):
+        # Single bits are read as 0 and 255, and so is their nodata.
+        return inverted_value(value * 255 if key.dtype == bool and value <= 1 else value, key), None
+    return None, f"its nodata value {value:g} is ignored, because it means nothing after the conversion"
+
+
+def _orientation(page: Any) -> str | None:
+    """Rows and columns stay as stored, as geographic and slide software takes them; what viewers turn is said."""
+    value = page.tags.valueof(274)
+    return (
+        f"its orientation tag {value} is ignored: rows and columns are used as stored" if value in range(2, 9) else None
+    )
 
 
 def _usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:

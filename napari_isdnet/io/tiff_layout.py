@@ -14,12 +14,12 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import Tiling
+from napari_isdnet.io.tiff_color import JPEG, Color, alpha_samples, color_of, samples_out
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import tifffile
 
-_JPEG = (6, 7, 34892, 33007)
 _PALETTE = 3
 _MASK = 4
 _BLOCK_BYTES = 1 << 20
@@ -40,11 +40,13 @@ class Part:
     samples: int = 1
     palette: Any = None
     scale: int = 1
+    color: Color | None = None
+    """How stored samples become grey or RGB, where that takes more than decoding them."""
 
     @cached_property
     def _decoder(self) -> Callable[[bytes, int], Any]:
         key = self.page.keyframe
-        if key.compression not in _JPEG:
+        if key.compression not in JPEG:
             return partial(key.decode, _fullsize=False)
         return partial(key.decode, jpegtables=self.page.jpegtables, jpegheader=key.jpegheader, _fullsize=False)
 
@@ -68,7 +70,9 @@ class Part:
             tile = self._decoder(data, self.first_segment + index)[0][0]
         if self.palette is not None:
             return self.palette[tile[..., 0]]
-        return tile.astype(np.uint8) * np.uint8(255) if tile.dtype.kind == "b" else tile
+        if tile.dtype.kind == "b":
+            tile = tile.astype(np.uint8) * np.uint8(255)
+        return tile if self.color is None else self.color(tile)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def layout_of(tif: tifffile.TiffFile, name: str, pages: int) -> Layout:
         levels.append((int(item.keyframe.imagelength), int(item.keyframe.imagewidth)))
         parts.append(found)
     channels, page = _count(parts[0]), parts[0][0].page
-    alpha = _alpha(page.keyframe, channels)
+    alpha = _alpha(page.keyframe, channels, parts[0][0].color)
     if alpha is None and 1 < pages <= 1000 and not tif.is_ome:
         parts, masked = _with_masks(tif, levels, parts, channels)
         levels, parts = levels[: len(parts)], parts
@@ -154,13 +158,13 @@ def _page_parts(page: Any, first: int, name: str, notes: list[str]) -> list[Part
         raise InputError(f"{name} stores volumes of {key.imagedepth} planes in one page; export one plane as an image.")
     shape, samples = (int(key.imagelength), int(key.imagewidth)), int(key.samplesperpixel)
     planar = samples > 1 and key.planarconfig == 2
-    palette = _palette(key, notes)
+    palette, color = _palette(key, notes), color_of(key, name, notes)
     contiguous = 1 if planar else samples
     raw_rows = _raw_rows(page, shape, contiguous)
     tile = (raw_rows, shape[1]) if raw_rows else _segment_shape(key, shape)
     if min(tile) < 1 or min(shape) < 1:
         raise InputError(f"{name} is a damaged TIFF: it claims tiles of {tile[0]} x {tile[1]} pixels.")
-    count = 3 if palette is not None else contiguous
+    count = 3 if palette is not None else 1 if planar else samples_out(key, color)
     per_plane = -(-shape[0] // tile[0]) * -(-shape[1] // tile[1])
     if raw_rows:
         per_plane = shape[0] * shape[1] * key.dtype.itemsize
@@ -170,10 +174,14 @@ def _page_parts(page: Any, first: int, name: str, notes: list[str]) -> list[Part
         raise InputError(
             f"{name} is a damaged TIFF: it lists {len(page.dataoffsets)} tiles or strips, {per_plane} are needed."
         )
+    plain = alpha_samples(key) if planar else []
     return [
-        Part(page, Tiling(tile, first + i * count, count), i * per_plane, raw_rows, contiguous, palette)
+        Part(
+            page, Tiling(tile, first + i * count, count), i * per_plane, raw_rows, contiguous, palette,
+            color=None if i in plain else color,
+        )
         for i in range(samples if planar else 1)
-    ]
+    ]  # fmt: skip
 
 
 def _segment_shape(key: Any, shape: tuple[int, int]) -> tuple[int, int]:
@@ -204,13 +212,12 @@ def _palette(key: Any, notes: list[str]) -> npt.NDArray[np.uint8] | None:
     return (np.asarray(table).T >> 8).astype(np.uint8)
 
 
-def _alpha(key: Any, channels: int) -> int | None:
-    extra = tuple(key.extrasamples or ())
-    samples = int(key.samplesperpixel)
+def _alpha(key: Any, channels: int, color: Color | None) -> int | None:
+    samples = samples_out(key, color)
     if channels != samples:
         return None
-    found = [samples - len(extra) + i for i, kind in enumerate(extra) if kind in (1, 2)]
-    return found[0] if found else None
+    found = alpha_samples(key)
+    return found[0] - int(key.samplesperpixel) + samples if found else None
 
 
 def _with_masks(
