@@ -166,6 +166,18 @@ def test_bad_questions_are_answered_in_one_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(folder: Path) -> None:
+        raise InputError(f"{folder} cannot be written.")
+
+    monkeypatch.setattr("napari_isdnet.engine.feature_files.check_folder", refused)
+    model, image = lively(NETWORKS["reference"]), picture((64, 64))
+    with pytest.raises(InputError, match="cannot be written"):
+        next(write_features(source_of(image), model, output=tmp_path, precision="float32", device="cpu"))
+
+
 def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     model, image = lively(NETWORKS["reference"]), picture((128, 160))
     steps = write_features(

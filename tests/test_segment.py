@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pytest
 import tifffile
 
 from napari_isdnet.engine import job as job_module
+from napari_isdnet.engine.differences import job_differences
+from napari_isdnet.engine.ledger import JobDiffersError
 from napari_isdnet.engine.segment import SegmentResult, segment
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import TileError
@@ -226,14 +229,51 @@ def test_two_at_once_and_other_parameters_are_refused(model: ISDNet, image: np.n
         run(source_of(image), model, tmp_path)
     steps.close()
     for change, words in (
-        ({"window": 160}, "core = 128, now it is 160"),
-        ({"context": "window"}, 'context = "whole", now it is "window"'),
-        ({"contrast": (0, 100)}, "begun with intensity"),
+        ({"window": 160}, r"begun with cores of 128 pixels \(now 160 pixels\): use --overwrite"),
+        ({"context": "window"}, r"begun with the whole image as context \(now window by window\): use"),
+        ({"contrast": (0, 100)}, "begun with another contrast"),
+        (
+            {"uncertainty": True, "roi": Window(0, 8, 32, 64)},
+            "whole image as region .now rows 0 to 31 and columns 8 to 71.; no",
+        ),
     ):
         with pytest.raises(InputError, match=words):
             run(source_of(image), model, tmp_path, **change)
-    with pytest.raises(InputError, match="begun with model = "):
+    with pytest.raises(InputError, match="begun with other weights of the model"):
         run(source_of(image), lively(model.config, seed=5), tmp_path)
+
+
+def test_another_model_or_image_is_told_by_its_name(model: ISDNet, tmp_path: Path) -> None:
+    small_image = picture((128, 160))
+    run(source_of(small_image), model, tmp_path)
+    other = lively(model.config, seed=5)
+    assert other.header is not None
+    other.header = replace(other.header, name="dawn")
+    with pytest.raises(JobDiffersError, match=r"begun with the model 'lively' \(now 'dawn'\): use") as caught:
+        run(source_of(small_image), other, tmp_path)
+    assert caught.value.about == {"model": "lively"}
+    assert caught.value.stored["model"] not in str(caught.value)
+    header = {"image": {"path": "/a.tif"}, "versions": {"x": "1"}, "scale": 1.0}
+    changed = {"image": {"path": "/b.tif"}, "versions": {"x": "2"}, "scale": 0.5}
+    assert job_differences(header, changed, {}) == [
+        "another image (/a.tif, now /b.tif)", "the scale of 1.0 (now 0.5)", "another version (x 1, now x 2)",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(
+    model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for inside in ("", "results"):
+        with pytest.raises(InputError, match="file is a file, not a folder for results; choose another"):
+            run(source_of(picture((128, 160))), model, tmp_path / "file" / inside)
+
+    def refuse(*_: Any, **__: Any) -> None:  # as under /proc
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=r"nope for the results cannot be made \(No such file or directory\); choose"):
+        run(source_of(picture((128, 160))), model, tmp_path / "nope")
 
 
 def test_memory_is_no_part_of_a_job(model: ISDNet, tmp_path: Path) -> None:
@@ -255,7 +295,7 @@ def test_overwrite_and_what_lies_there(model: ISDNet, tmp_path: Path) -> None:
     first = labels(run(source_of(one), model, tmp_path, overwrite=True))
     again = run(source_of(one), model, tmp_path)  # finished: nothing to do, same answer
     np.testing.assert_array_equal(labels(again), first)
-    with pytest.raises(InputError, match="begun with image"):
+    with pytest.raises(InputError, match="begun with the image as it was before it changed"):
         run(source_of(two), model, tmp_path)
     assert (labels(run(source_of(two), model, tmp_path, overwrite=True)) != first).any()
 
@@ -361,10 +401,21 @@ def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(type(source), "read", failing)
     with pytest.raises(InputError, match="--skip-bad-tiles"):
         run(source, model, tmp_path / "stop")
+    advised = run(source, model, tmp_path / "stop", skip_bad_tiles=True)  # the same job goes on as advised
     result = run(source, model, tmp_path / "skip", skip_bad_tiles=True)
     out = labels(result)
+    np.testing.assert_array_equal(labels(advised), out)
     expected = np.zeros(scene.shape[:2], bool)
     expected[hole.slices] = True
     np.testing.assert_array_equal(out == 255, expected)
     assert result.bad_windows == [(64, 128, 64, 64)]
     assert run(source, model, tmp_path / "skip", skip_bad_tiles=True).bad_windows == result.bad_windows
+
+
+def test_maps_that_a_geotiff_cannot_hold_are_written_beside_it(model: ISDNet, tmp_path: Path) -> None:
+    result = run(
+        source_of(picture((96, 128))), model, tmp_path, formats=("geotiff",), probabilities=True, uncertainty=True
+    )
+    assert result.outputs["labels"].endswith(".tif")
+    assert result.outputs["probabilities"].endswith(".ome.zarr")
+    assert result.outputs["uncertainty"].endswith(".ome.zarr")

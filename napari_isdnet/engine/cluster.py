@@ -9,6 +9,7 @@ image must be visible to every worker under the same path.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +41,8 @@ WORKER_MEMORY = 3 * 2**30
 """Memory that a local worker is counted with when the cluster is sized."""
 MOST_SENT = 8 * 2**20
 CONNECT_SECONDS = 20
+CLOSE_SECONDS = 5
+_ADDRESS = re.compile(r"(?:(?:tcp|tls|ws|wss|ucx)://)?(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s:/\[\]@]+):(\d{1,5})/?")
 
 
 def segment_on_cluster(
@@ -51,6 +54,7 @@ def segment_on_cluster(
     tried ``RETRIES`` more times; then the job stops with one sentence, and goes on from there when run again.
     """
     assert options.dask is not None
+    check_address(options.dask)
     yield Progress(0.0, 1.0, "starting workers")
     with connect(options.dask) as client:
         placement = agreed(client, options)
@@ -59,7 +63,11 @@ def segment_on_cluster(
 
 @contextmanager
 def connect(address: str) -> Iterator[Any]:
-    """A client of the scheduler at ``address``, or of processes started here for ``local``; closed at the end."""
+    """A client of the scheduler at ``address``, or of processes started here for ``local``; closed at the end.
+
+    Raises :class:`InputError` for an address of another form, and where no scheduler answers.
+    """
+    check_address(address)
     try:
         import distributed
     except ImportError as error:
@@ -77,9 +85,7 @@ def connect(address: str) -> Iterator[Any]:
             yield client
         return
     try:
-        client = distributed.Client(  # type: ignore[no-untyped-call]
-            address, timeout=CONNECT_SECONDS, set_as_default=False
-        )
+        client = _client(address)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
             f"No Dask scheduler answers at '{address}' ({error or type(error).__name__}); give an address such as"
@@ -88,6 +94,33 @@ def connect(address: str) -> Iterator[Any]:
     with client:
         client.isdnet_threads = None  # type: ignore[attr-defined]
         yield client
+
+
+def check_address(address: str) -> None:
+    """Raise :class:`InputError` unless ``address`` is ``local`` or HOST:PORT, with or without a scheme."""
+    found = _ADDRESS.fullmatch(address)
+    if address != "local" and not (found and 0 < int(found[1]) < 65536):
+        raise InputError(
+            f"'{address}' is no address of a Dask scheduler; give HOST:PORT such as tcp://HOST:8786, or --dask local."
+        )
+
+
+def _client(address: str) -> Any:
+    """A client that is connected; one that cannot connect is closed at once, or it would wait for itself at exit."""
+    import distributed
+
+    class Client(distributed.Client):
+        def __init__(self) -> None:
+            try:
+                super().__init__(  # type: ignore[no-untyped-call]
+                    address, timeout=CONNECT_SECONDS, set_as_default=False
+                )
+            except BaseException:
+                with suppress(Exception):  # what went wrong first is what is said
+                    self.close(timeout=CLOSE_SECONDS)  # type: ignore[no-untyped-call]
+                raise
+
+    return Client()
 
 
 def local_size() -> tuple[int, int]:

@@ -104,6 +104,11 @@ class ErrorSource:
         return self._pair.prediction.shape
 
     @property
+    def offset(self) -> tuple[int, int]:
+        """Pixel (0, 0) of the prediction is this pixel of truth."""
+        return self._pair.offset
+
+    @property
     def channels(self) -> int:
         """One: the error code."""
         return 1

@@ -15,6 +15,7 @@ from napari_isdnet.engine.feature_info import MapInfo, chosen
 from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.job import Context
 from napari_isdnet.engine.rendering import Rendering, kinds_for, paint
+from napari_isdnet.engine.report import check_folder
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing, write_atomic
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -63,9 +64,9 @@ def write_features(
     view = FeatureView(source, model, policy, placement, context, memory=memory, folder=maps)
     try:
         names = chosen(tuple(layers), view.names)
+        check_folder(output)
         for step in view.prepare():
             yield Progress(_PREPARE * step.fraction, 1.0, step.stage, step.window, step.seconds_left)
-        output.mkdir(parents=True, exist_ok=True)
         outputs: dict[str, str] = {}
         clock = Clock(len(names))
         for name in names:

@@ -37,6 +37,16 @@ SYNC_SECONDS = 1.0
 Unit = int | str
 
 
+class JobDiffersError(InputError):
+    """A folder holds a job of other settings: ``stored`` and ``wanted`` headers, ``about`` what was noted with it."""
+
+    def __init__(
+        self, message: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> None:
+        super().__init__(message)
+        self.stored, self.wanted, self.about = stored, wanted, about
+
+
 class Ledger:
     """Records of one job. Open with :meth:`open`; a context manager that gives the lock back.
 
@@ -60,12 +70,14 @@ class Ledger:
         header: Mapping[str, Any],
         resume: bool = True,
         overwrite: bool = False,
+        about: Mapping[str, Any] | None = None,
     ) -> Ledger:
         """A new job in folder ``path``, or the one there is, where its header equals ``header`` (JSON-ready).
 
-        ``resume=False`` starts from zero; ``overwrite=True`` starts from zero where the header differs. Raises
-        :class:`InputError` where the header differs (naming the first difference), where another process works on
-        the job, and where ``path`` is a folder of something else.
+        ``resume=False`` starts from zero; ``overwrite=True`` starts from zero where the header differs. ``about`` is
+        noted with a new job for people to read (:func:`read_about`) and never compared. Raises
+        :class:`JobDiffersError` where the header differs (naming the first difference), :class:`InputError` where
+        another process works on the job, and where ``path`` is a folder of something else.
         """
         directory = Path(path)
         wanted = _canonical(header)
@@ -77,9 +89,10 @@ class Ledger:
         try:
             stored = read_header(directory)
             if stored is not None and stored != wanted and resume and not overwrite:
-                raise InputError(_difference_sentence(directory, stored, wanted))
+                sentence = _difference_sentence(directory, stored, wanted)
+                raise JobDiffersError(sentence, stored, wanted, read_about(directory))
             if stored is None or stored != wanted or not resume:
-                _start_again(directory, wanted)
+                _start_again(directory, wanted, about or {})
             return cls(directory, wanted, lock)
         except BaseException:
             lock.release()
@@ -177,6 +190,14 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         ) from error
 
 
+def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was noted for people with the job in folder ``path``; empty where nothing was."""
+    try:
+        return dict(json.loads((Path(path) / HEADER).read_bytes()).get("about") or {})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def _check_is_job(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise InputError(
@@ -191,7 +212,7 @@ def _check_is_job(directory: Path) -> None:
             )
 
 
-def _start_again(directory: Path, header: Mapping[str, Any]) -> None:
+def _start_again(directory: Path, header: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Empty the folder and write the header, so that a kill at any moment leaves no old data under a new header."""
     nothing = json.dumps({"format": FORMAT, "header": None}).encode()
     if (directory / HEADER).exists():
@@ -199,7 +220,7 @@ def _start_again(directory: Path, header: Mapping[str, Any]) -> None:
     for entry in directory.iterdir():
         if entry.name not in (LOCK, HEADER):
             remove(entry)
-    content = {"format": FORMAT, "header": header}
+    content = {"format": FORMAT, "header": header, "about": dict(about)}
     write_atomic(directory / HEADER, json.dumps(content, indent=1, sort_keys=True).encode())
 
 

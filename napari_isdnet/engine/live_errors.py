@@ -17,26 +17,38 @@ class LiveErrors(TilePyramid):
 
     Looking at errors is looking at the maps: their windows are wished for, nothing is computed in the reading thread.
     ``maps`` gives, for every live map that is compared, how far (pixels) its values reach into the codes around them.
-    ``source`` must read them by :meth:`PredictionPyramid.known`.
+    ``source`` must read them by :meth:`PredictionPyramid.known`. ``offsets`` says which pixel of a live map the codes'
+    pixel (0, 0) is, where that is another one.
     """
 
-    def __init__(self, source: ErrorSource, maps: Mapping[PredictionPyramid, int]) -> None:
+    def __init__(
+        self,
+        source: ErrorSource,
+        maps: Mapping[PredictionPyramid, int],
+        offsets: Mapping[PredictionPyramid, tuple[int, int]] | None = None,
+    ) -> None:
         def read(level: int, window: Window) -> Array:
             return source.read(window, level)[..., 0]
 
         super().__init__(source.levels, read, fill=IGNORE_INDEX)
-        self._maps = tuple(maps)
-        self._ends: list[Callable[[], None]] = [live.follow(partial(self._more, reach)) for live, reach in maps.items()]
+        self._maps = {live: (offsets or {}).get(live, (0, 0)) for live in maps}
+        self._ends: list[Callable[[], None]] = [
+            live.follow(partial(self._more, reach, self._maps[live])) for live, reach in maps.items()
+        ]
 
-    def _more(self, reach: int, window: Window) -> None:
-        self.renew(window.expanded(reach).clipped(self.shapes[0]))
+    def _more(self, reach: int, offset: tuple[int, int], window: Window) -> None:
+        changed = window.shifted(-offset[0], -offset[1]).expanded(reach).clipped(self.shapes[0])
+        if not changed.empty:
+            self.renew(changed)
 
     def answer(self, level: int, window: Window) -> Array:
         """What is known of ``window`` now; what is missing is segmented next."""
         if window.area > 1:
             view = window.multiplied(2**level).clipped(self.shapes[0])
-            for live in self._maps:
-                live.look_at(view)
+            for live, offset in self._maps.items():
+                seen = view.shifted(*offset).clipped(live.shapes[0])
+                if not seen.empty:
+                    live.look_at(seen)
         return super().answer(level, window)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.engine.device import Placement, choose, peak_rss_bytes, working_bytes
+from napari_isdnet.engine.differences import in_words
 from napari_isdnet.engine.job import (
     Context,
     LedgerLog,
@@ -22,9 +23,9 @@ from napari_isdnet.engine.job import (
     means_key,
     save_means,
 )
-from napari_isdnet.engine.ledger import Ledger, read_header
+from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header
 from napari_isdnet.engine.patches import check_size
-from napari_isdnet.engine.results import ResultStores, Wanted
+from napari_isdnet.engine.results import ResultStores, Wanted, make_folder
 from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.cache import cache_within
@@ -169,7 +170,7 @@ class _Job:
                 "scale": float(options.scale),
                 "probabilities": options.probabilities,
                 "uncertainty": options.uncertainty,
-                "skip_bad_tiles": options.skip_bad_tiles,
+                "skip_bad_tiles": options.skip_bad_tiles and not self._begun_without_skipping(),
             },
         )
         self.warnings = self._warnings()
@@ -178,6 +179,11 @@ class _Job:
     def place(self) -> Placement:
         """Where and in which arithmetic the network runs."""
         return choose(self.options.device, self.options.precision)
+
+    def _begun_without_skipping(self) -> bool:
+        """A job that met a bad tile says to use --skip-bad-tiles: what it has done before stays good then."""
+        keep = self.options.resume and not self.options.overwrite
+        return keep and (read_header(self.job_folder) or {}).get("skip_bad_tiles") is False
 
     def _core(self) -> int:
         """Side of the streaming cores: as asked, else what the memory allows, or less where the job was begun so."""
@@ -200,7 +206,7 @@ class _Job:
         o, result = self.options, {}
         kinds = ["labels", *(["probabilities"] if o.probabilities else []), *(["uncertainty"] if o.uncertainty else [])]
         for kind in kinds:
-            formats = o.formats if kind == "labels" else (o.formats[0] if o.formats[0] != "png" else "ome-zarr",)
+            formats = o.formats if kind == "labels" else (_for_maps(o.formats[0]),)
             for name in formats:
                 key = kind if len(formats) == 1 else f"{kind} {name}"
                 result[key] = (kind, name, result_path(o.output, self.source.name, name, kind))
@@ -224,12 +230,12 @@ class _Job:
     def run(self) -> Generator[Progress, None, SegmentResult]:
         """All steps, each going on where an earlier run stopped."""
         o = self.options
-        o.output.mkdir(parents=True, exist_ok=True)
+        make_folder(o.output)
         fresh = not (self.job_folder / "ledger.json").exists()
         existing = [path for _, _, path in self.paths.values() if path.exists()]
         if existing and fresh and not o.overwrite:
             raise InputError(f"{existing[0]} exists; use --overwrite to replace it, or choose another --output folder.")
-        with Ledger.open(self.job_folder, self.identity, o.resume, o.overwrite) as ledger, ExitStack() as stack:
+        with self._ledger() as ledger, ExitStack() as stack:
             stack.enter_context(cache_within(working_bytes(o.memory)))
             stores = stack.enter_context(
                 ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
@@ -243,6 +249,13 @@ class _Job:
             yield from self._finish(stores)
             self._drop_maps()
             return self._result(stores, bad)
+
+    def _ledger(self) -> Ledger:
+        o, name = self.options, self.header.name
+        try:
+            return Ledger.open(self.job_folder, self.identity, o.resume, o.overwrite, {"model": name})
+        except JobDiffersError as error:
+            raise in_words(error, self.job_folder, name) from None
 
     def _predictor(self, ledger: Ledger) -> Predictor:
         o = self.options
@@ -291,7 +304,8 @@ class _Job:
         if kind == "polygons":
             from napari_isdnet.io.vector import export_polygons
 
-            return export_polygons(stores.labels, path, overwrite=True)
+            pixels = getattr(self.source, "pixels", (1.0, 1.0))  # of the file, where it was resampled
+            return export_polygons(stores.labels, path, pixels=pixels, overwrite=True)
         if kind == "overlay":
             return self._overlay(stores, path)
         return export(stores.of(kind), path, name, overwrite=True)
@@ -369,6 +383,10 @@ def _bad_windows(ledger: Ledger) -> list[tuple[int, int, int, int]]:
     for index in ledger.units("bad"):
         found.update((int(r), int(c), int(h), int(w)) for r, c, h, w in ledger.payload("bad", index)["windows"])
     return sorted(found)
+
+
+def _for_maps(name: str) -> str:
+    return "ome-zarr" if name in ("png", "geotiff") else name  # these hold class maps only
 
 
 def _scaled(step: Progress, start: float, share: float) -> Progress:

@@ -1,0 +1,82 @@
+"""What differs between two jobs, in words. Without torch: the docks ask while they open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.engine.ledger import JobDiffersError
+
+
+def job_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """In words, what the ``stored`` header of a job has otherwise than ``wanted``, the weightiest first.
+
+    Only what both say is compared. ``about`` is what was noted with the stored job; ``wanted`` may hold the name of
+    its model as ``model_name``.
+    """
+    name, new = about.get("model"), wanted.get("model_name")
+    other_model = bool(name and new) and name != new and stored.get("model") != wanted.get("model", "")
+    keys = [key for key in _ORDER if key in stored and key in wanted and stored[key] != wanted[key]]
+    if other_model and "model" not in keys:
+        keys.insert(0, "model")
+    if "context" in keys:  # the sizes of windows and cores differ with it
+        keys = [key for key in keys if key not in ("window", "core")]
+    words = [_difference(key, stored.get(key), wanted.get(key)) for key in keys if key != "model"]
+    if "model" in keys:
+        now = "" if new is None else f" (now '{new}')"
+        words.insert(0, f"the model '{name}'{now}" if other_model else f"other weights of the model{now}")
+    return words
+
+
+def in_words(error: JobDiffersError, folder: Path, model_name: str) -> JobDiffersError:
+    """The refusal of a ledger with what differs in words; as it is where only what no one chooses does."""
+    words = job_differences(error.stored, {**error.wanted, "model_name": model_name}, error.about)
+    if not words:
+        return error
+    sentence = (
+        f"The job {folder} was begun with {'; '.join(words)}: use --overwrite or --no-resume to throw its work away and"
+        " start again, or choose another --output folder."
+    )
+    return JobDiffersError(sentence, error.stored, error.wanted, error.about)
+
+
+_ORDER = (
+    "model", "image", "roi", "context", "probabilities", "uncertainty", "intensity", "scale", "window", "core",
+    "skip_bad_tiles", "device", "precision", "versions",
+)  # fmt: skip
+_CONTEXTS = {"whole": "the whole image as context", "window": "window by window"}
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    """One difference as it stands after 'was begun with'."""
+    if key == "image":
+        paths = [item.get("path") if isinstance(item, Mapping) else None for item in (old, new)]
+        other = None not in paths and paths[0] != paths[1]
+        return f"another image ({paths[0]}, now {paths[1]})" if other else "the image as it was before it changed"
+    if key == "roi":
+        return f"{_region(old)} as region (now {_region(new)})"
+    if key == "context":
+        return f"{_CONTEXTS.get(old, old)} (now {_CONTEXTS.get(new, new)})"
+    if key in ("probabilities", "uncertainty"):
+        return f"{'' if old else 'no '}{key} (now {'with' if new else 'without'})"
+    if key == "skip_bad_tiles":
+        return "unreadable tiles skipped (now not)" if old else "unreadable tiles not skipped (now they are)"
+    if key == "intensity":
+        return "another contrast or choice of channels"
+    if key == "versions":
+        return f"another version ({_versions(old)}, now {_versions(new)})"
+    names = {"window": "windows", "core": "cores"}
+    unit = " pixels" if key in names else ""
+    return f"{names.get(key, f'the {key}')} of {old}{unit} (now {new}{unit})"
+
+
+def _region(roi: Any) -> str:
+    if roi is None:
+        return "the whole image"
+    row, column, height, width = roi
+    return f"rows {row:,} to {row + height - 1:,} and columns {column:,} to {column + width - 1:,}"
+
+
+def _versions(versions: Any) -> str:
+    return " and ".join(f"{name} {number}" for name, number in dict(versions).items())
