@@ -103,15 +103,19 @@ def segment(
     roi: options.RoiOption = None,
     window: Annotated[
         int | None,
-        options.option("Side of a window in pixels; in 'whole' it changes speed and memory only.", "--window", min=32),
+        options.option(
+            "Side of a window in pixels; in 'whole' it changes speed and memory, and labels by rounding.",
+            "--window",
+            min=32,
+        ),
     ] = None,
     format: Annotated[
         list[options.Format] | None,
         options.option("File format; may be repeated.", "--format", "-f", show_default="ome-zarr"),
     ] = None,
     polygons: Annotated[bool, options.option("Write class polygons as GeoJSON too.", "--polygons")] = False,
-    probabilities: Annotated[bool, options.option("Write class probabilities too.", "--probabilities")] = False,
-    uncertainty: Annotated[bool, options.option("Write an uncertainty map too.", "--uncertainty")] = False,
+    probabilities: options.ProbabilitiesOption = False,
+    uncertainty: options.UncertaintyOption = False,
     device: options.DeviceOption = "auto",
     precision: Annotated[
         options.Precision, options.option("Arithmetic of the network.", "--precision")
@@ -174,7 +178,7 @@ def evaluate(
     tolerance: Annotated[float, options.option("Distance in pixels of the boundary F1.", "--tolerance", min=0)] = 3.0,
     image: Annotated[Path | None, options.option("Image to show in the report.", "--image", metavar="IMAGE")] = None,
     roi: options.RoiOption = None,
-    output: Annotated[Path | None, options.option("Folder for the report.", "--output", "-o", metavar="DIR")] = None,
+    output: options.ReportOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Compare a class map with the truth: IoU, F1, boundary F1, confusion matrix, worst windows."""

@@ -90,6 +90,17 @@ def parse_positive(text: str) -> float:
     return value
 
 
+def parse_folder(text: str) -> Path:
+    """A folder for results: there or to be made, so neither a file nor below one, and not left empty."""
+    if not text.strip():
+        raise typer.BadParameter("--output is empty; give a folder, or . for the current one.")
+    path = Path(text)
+    there = next((part for part in (path, *path.parents) if part.exists()), None)
+    if there is not None and not there.is_dir():
+        raise typer.BadParameter(f"{there} is a file; --output takes a folder.")
+    return path
+
+
 def option(text: str, *names: str, **settings: Any) -> Any:
     """A typer option with its help text."""
     return typer.Option(*names, help=text, **settings)
@@ -97,13 +108,39 @@ def option(text: str, *names: str, **settings: Any) -> Any:
 
 ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file or OME-Zarr folder, of any size.")]
 ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files or OME-Zarr folders.")]
-OutputOption = Annotated[Path, option("Folder for the results; made if missing.", "--output", "-o", metavar="DIR")]
+OutputOption = Annotated[
+    Path, option("Folder for the results; made if missing.", "--output", "-o", parser=parse_folder, metavar="DIR")
+]
 ModelOption = Annotated[
     str | None, option("Name of a model (see 'models') or a .safetensors file.", "--model", "-m", metavar="NAME|FILE")
 ]
+ReportOption = Annotated[
+    Path | None, option("Folder for the report.", "--output", "-o", parser=parse_folder, metavar="DIR")
+]
+ProbabilitiesOption = Annotated[
+    bool,
+    option(
+        "Write IMAGE_probabilities too, in the first --format (OME-Zarr for png): one channel a class,"
+        " 0 to 254 for 0.0 to 1.0 (254 is sure), 255 where there is no data.",
+        "--probabilities",
+    ),
+]
+UncertaintyOption = Annotated[
+    bool,
+    option(
+        "Write IMAGE_uncertainty too, in the first --format (OME-Zarr for png): entropy of the class probabilities,"
+        " 0 to 254 for 0.0 to 1.0 (0 is sure, 254 all classes alike), 255 where there is no data.",
+        "--uncertainty",
+    ),
+]
 RoiOption = Annotated[
     Window | None,
-    option("Only this rectangle of level-0 pixels.", "--roi", parser=parse_roi, metavar="ROW,COL,HEIGHT,WIDTH"),
+    option(
+        "Only this rectangle of pixels (of the resampled image with --scale).",
+        "--roi",
+        parser=parse_roi,
+        metavar="ROW,COL,HEIGHT,WIDTH",
+    ),
 ]
 DeviceOption = Annotated[str, option("Where to compute.", "--device", parser=parse_device, metavar="auto|cpu|cuda|mps")]
 ContrastOption = Annotated[

@@ -118,17 +118,19 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
-    """``key: value`` lines on stdout, nested mappings indented."""
+    """``key: value`` lines on stdout, nested mappings indented; what is empty has no line."""
     for key, value in facts.items():
+        if value is None or value in ("", (), [], {}):
+            continue
         words = str(key).replace("_", " ")
         if isinstance(value, Mapping):
             print(f"{indent}{words}:")
             print_facts(value, indent + "  ")
-        elif isinstance(value, list | tuple) and value and not isinstance(value[0], int | float):
+        elif isinstance(value, list | tuple) and not isinstance(value[0], int | float):
             print(f"{indent}{words}:")
             for item in value:
                 print(f"{indent}  {item}")
-        elif value is not None and value not in ((), []):
+        else:
             text = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)
             print(f"{indent}{words}: {text}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ def segment_all(
     """Segment every image into ``output``; True when all are done. ``settings`` goes to the engine as it is."""
     from napari_isdnet.io.open import stem_of
 
+    images = _once(images)
     _check_stems({path: stem_of(Path(path.name or path.resolve().name)) for path in images}, images)
     from napari_isdnet.engine.job import keep_memory_within
     from napari_isdnet.model.checkpoint import default_model, load_model
@@ -34,7 +36,9 @@ def segment_all(
             if len(images) == 1:
                 raise
             failed[str(path)] = str(error)
-            print_error(str(error))
+            # Many messages are about "the image": here one must say which.
+            named = str(error).startswith((f"{path} ", f"{path.name} "))
+            print_error(str(error) if named else f"{path}: {error}")
             continue
         done.append({"image": str(path), **result})
         if not json:
@@ -53,10 +57,19 @@ def _segment_one(path: Path, output: Path, network: Any, settings: Mapping[str, 
         result = drive(
             steps,
             source.name,
-            f"Interrupted; what is done is kept in {output / source.name}.job: run the same command again to go on.",
+            f"Interrupted; windows that are finished, and maps on disk, are kept in {output / source.name}.job: run the"
+            " same command again to go on (maps that were in memory are made anew).",
         )
     facts: dict[str, Any] = result.to_dict()
     return facts
+
+
+def _once(images: Sequence[Path]) -> list[Path]:
+    """Every file once, under the first of its spellings: shell patterns that overlap name files twice."""
+    first: dict[str, Path] = {}
+    for path in images:
+        first.setdefault(os.path.abspath(path), path)
+    return list(first.values())
 
 
 def _check_stems(stems: Mapping[Path, str], images: Sequence[Path]) -> None:

@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from napari_isdnet import cli, cli_options
-from napari_isdnet.cli_output import drive, duration
+from napari_isdnet.cli_output import drive, duration, print_facts
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
@@ -88,6 +88,14 @@ def test_the_options_other_programs_are_written_against_exist() -> None:
         assert set(names.split()) <= {p.name for p in group.commands[command].params}
 
 
+def test_the_help_of_maps_says_what_their_values_mean() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    helps = {p.name: p.help for p in group.commands["segment"].params}
+    for name, sure in (("probabilities", "254 is sure"), ("uncertainty", "0 is sure")):
+        for words in (f"IMAGE_{name}", "0 to 254 for 0.0 to 1.0", sure, "255 where there is no data"):
+            assert words in helps[name]
+
+
 def test_version_and_no_command(run: Runner) -> None:
     assert run("--version").out.startswith("napari-isdnet ")
     ran = run()
@@ -110,7 +118,13 @@ def test_version_and_no_command(run: Runner) -> None:
         (["segment", "a.tif", "-o", "x", "--window", "7"], "32"),
         (["segment", "a.tif", "-o", "x", "--format", "bmp"], "ome-zarr"),
         (["segment", "one/a.tif", "two/a.ome.tif", "-o", "x"], "one name, 'a'"),
-        (["segment", "a.tif", "a.tif", "-o", "x"], "one name, 'a'"),
+        (["segment", "a.tif", "-o", ""], "--output is empty"),
+        (["features", "a.tif", "-o", " "], "--output is empty"),
+        (["evaluate", "a.tif", "b.tif", "-o", __file__], "test_cli.py is a file; --output takes a folder."),
+        (["evaluate", "a.tif", "b.tif", "-o", ""], "--output is empty"),
+        (["segment", "a.tif", "-o", __file__], "test_cli.py is a file; --output takes a folder."),
+        (["segment", "a.tif", "-o", "/dev/full"], "/dev/full is a file; --output takes a folder."),
+        (["features", "a.tif", "-o", f"{__file__}/x"], "test_cli.py is a file; --output takes a folder."),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(run: Runner, arguments: list[str], words: str) -> None:
@@ -305,6 +319,32 @@ def test_one_bad_image_among_many_fails_alone(run: Runner, engine: Engine, image
     assert [entry["image"] for entry in ran.json["images"]] == [str(image)]
     errors = [line for line in ran.err.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1
+
+
+def test_an_error_in_a_batch_names_its_image(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
+    engine.fail = InputError("The image is 31 x 31 pixels.")
+    text = tmp_path / "text.tif"
+    text.write_text("hello")
+    ran = run("segment", image, text, "-o", tmp_path / "out", "-m", "mine")
+    assert ran.code == 1
+    errors = [line for line in ran.err.splitlines() if line.startswith("Error: ")]
+    assert errors[0] == f"Error: {image}: The image is 31 x 31 pixels."
+    assert errors[1].startswith("Error: text.tif is no image format")  # named once, not twice
+
+
+def test_an_image_given_twice_is_segmented_once(
+    run: Runner, engine: Engine, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(image.parent)
+    ran = run("segment", image.name, f"./{image.name}", image, "-o", tmp_path / "out", "-m", "mine", "--json")
+    assert ran.code == 0, ran.err
+    assert [call["name"] for call in engine.calls] == ["scene"]
+    assert "images" not in ran.json
+
+
+def test_what_is_empty_has_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts({"a": 0, "b": "", "c": {}, "d": [], "e": None, "f": {"g": False, "h": ""}, "i": [1, 2]})
+    assert capsys.readouterr().out == "a: 0\nf:\n  g: False\ni: 1, 2\n"
 
 
 def test_an_error_in_the_middle_closes_the_engine(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from napari_isdnet_training.benchmark.cli_whole import read_command, whole_comma
 from napari_isdnet_training.presets import HELD_OUT, PresetName
 
 from napari_isdnet.cli import run
-from napari_isdnet.cli_options import ChannelsOption, ContrastOption
+from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, Precision
 from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json
 from napari_isdnet.exceptions import InputError
 
@@ -85,8 +85,8 @@ def finetune(
     batch: Annotated[int | None, typer.Option(min=1, help="Windows of a step, instead of the preset's.")] = None,
     window: Annotated[int | None, typer.Option(min=64, help="Side of a training window in pixels.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: DeviceOption = "auto",
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the network.")] = Precision.auto,
     held_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the annotated regions that judges instead of teaching.")
     ] = HELD_OUT,
@@ -112,12 +112,15 @@ def finetune(
     keep_freed_memory()
     steps_of = run_finetune(
         image, annotations, model, output=output, preset=preset, steps=steps, seed=seed, device=device, values=values,
-        precision=precision, classes=() if classes is None else read_classes(classes), batch=batch, window=window,
+        precision=precision.value, classes=() if classes is None else read_classes(classes), batch=batch, window=window,
         held_out=held_out, contrast=contrast, channels=channels, allow_worse=allow_worse, resume=resume,
         overwrite=overwrite,
     )  # fmt: skip
     result = drive(steps_of, "finetune", "Stopped; run the same command to go on.")
-    _show(result.to_dict(), as_json)
+    facts = result.to_dict()
+    if result.model is None and not as_json:
+        del facts["reason"]  # it is the error below; a program that reads JSON gets it there
+    _show(facts, as_json)
     if result.model is None:
         print_error(f"No model was written: {result.reason} (--allow-worse).")
         raise typer.Exit(FAILED)

@@ -8,18 +8,21 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.exchange import check_values, import_labels
-from napari_isdnet.annotation.geojson import import_geojson, read_drawn
+from napari_isdnet.annotation.geojson import Drawn, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.classes import ClassInfo, classes_from
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
+from napari_isdnet.window import Grid
 
+_BLOCK = 2048
 Annotations: TypeAlias = str | os.PathLike[str] | AnnotationStore | Snapshot
 
 
@@ -67,27 +70,68 @@ def _of_file(
 ) -> Generator[Progress, None, Snapshot]:
     with tempfile.TemporaryDirectory(prefix="isdnet-annotations-") as folder:
         if path.suffix.lower() in (".geojson", ".json"):
-            shapes = [item for item in read_drawn(path) if item.name is not None]
-            named = classes or classes_from([{"name": n, "color": c} for n, c in _first_colors(shapes)])
+            colors = _first_colors(path, list(read_drawn(path, georeference=image.georeference)))
+            named = classes or classes_from([{"name": n, "color": c} for n, c in colors.items()])
             with AnnotationStore.create(folder, image.shape, named) as store:
-                import_geojson(store, path)
-                return take_snapshot(store, fraction)
+                import_geojson(store, path, georeference=image.georeference)
+                return _painted(store, path, fraction)
         source, own = open_labels(path)
         try:
             found = own or tuple(classes)
             if not found:
                 raise InputError(f"{path} does not name its classes; give them with --classes FILE.")
             with AnnotationStore.create(folder, image.shape, found) as store:
-                yield from import_labels(store, source, values)
-                return take_snapshot(store, fraction)
+                try:
+                    yield from import_labels(store, source, values)
+                except InputError as error:
+                    wrong = _wrong_value(path, source, values, store, bool(own))
+                    raise error if wrong is None else InputError(wrong) from error
+                return _painted(store, path, fraction)
         finally:
             source.close()
 
 
-def _first_colors(shapes: Sequence[object]) -> list[tuple[str, tuple[int, int, int] | None]]:
+def _painted(store: AnnotationStore, path: Path, fraction: float) -> Snapshot:
+    """The snapshot of a file's annotation; a file without any is named, not the folder that it was unpacked into."""
+    if not any(store.class_counts()):
+        raise InputError(f"{path} holds no painted pixel; annotate at least two classes before fine-tuning.")
+    return take_snapshot(store, fraction)
+
+
+def _wrong_value(path: Path, labels: ImageSource, values: str, store: AnnotationStore, own: bool) -> str | None:
+    """What is wrong with the pixel values of a refused label image, with the options that mend it; None: nothing.
+
+    The import names Python arguments, which someone at a command line has not got.
+    """
+    if labels.shape != store.shape or labels.channels != 1 or labels.dtype.kind not in "uib":
+        return None
+    seen: set[int] = set()
+    for window in Grid(labels.shape, (_BLOCK, _BLOCK)):
+        seen.update(int(v) for v in np.unique(labels.read(window)))
+    mask, count = values == "mask", len(store.classes)
+    if not mask and max(seen) == IGNORE_INDEX:
+        return (
+            f"{path} holds 255, which marks ignored pixels of a mask of class indices; add --values mask, or replace"
+            " 255 by 0."
+        )
+    last = count - 1 if mask else count
+    wrong = max((v for v in seen if not 0 <= v <= last and not (mask and v == IGNORE_INDEX)), default=None)
+    if wrong is None:
+        return None
+    # Classes that a file names itself go before those of --classes.
+    mend = "correct the file or its class names" if own else "name every class with --classes FILE, or correct the file"
+    return (
+        f"{path} holds the value {wrong}; with {count} classes and --values {values} 0 to {last} are allowed: {mend}."
+    )
+
+
+def _first_colors(path: Path, shapes: Sequence[Drawn]) -> dict[str, tuple[int, int, int] | None]:
+    """Classes of the shapes in the order of the file; every shape must have one."""
+    if not shapes:
+        raise InputError(f"{path} holds no shape; draw at least two classes before fine-tuning.")
     colors: dict[str, tuple[int, int, int] | None] = {}
-    for shape in shapes:
-        colors.setdefault(shape.name, shape.color)  # type: ignore[attr-defined]
-    if not colors:
-        raise InputError("The GeoJSON file names no class; set the classification of its shapes.")
-    return list(colors.items())
+    for number, shape in enumerate(shapes):
+        if shape.name is None:
+            raise InputError(f"{path}, shape {number} has no class; set the classification of every shape.")
+        colors.setdefault(shape.name, shape.color)
+    return colors
