@@ -24,9 +24,18 @@ from napari_isdnet.annotation.suggest import Suggestion
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
+from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _annotate_controller as module
 from napari_isdnet.widgets._annotate_controller import AnnotateController
-from napari_isdnet.widgets._annotate_regions import level_for, predicted_region, stroke_of, superpixel, window_around
+from napari_isdnet.widgets._annotate_exchange import Watched
+from napari_isdnet.widgets._annotate_regions import (
+    Placing,
+    level_for,
+    predicted_region,
+    stroke_of,
+    superpixel,
+    window_around,
+)
 from napari_isdnet.widgets._next_region import Guide, mixed, why
 from napari_isdnet.window import Window
 
@@ -152,6 +161,54 @@ def test_accepting_adds_the_class_once_and_undo_takes_both_back(controller) -> N
     assert len(controller.store.classes) == 2
 
 
+def test_a_prediction_of_a_part_is_accepted_where_it_lies(controller, told) -> None:
+    labels = np.zeros((600, 700), np.uint8)
+    labels[10:200, 20:300] = 1
+    labels[200:, 350:] = 1  # reaches the edge of the prediction
+    levels, placing = [labels, labels[::2, ::2]], Placing(offset=(437.0, 490.0))
+    expected = np.zeros(SHAPE, np.uint8)
+    controller.accept(levels, None, (500, 600), 1.0, placing=placing)
+    expected[447:637, 510:790] = 1
+    assert np.array_equal(values(controller), expected)
+    controller.accept(levels, None, (1030, 1180), 2.0, placing=placing)  # as seen from farther away
+    expected[637:1037, 840:1190] = 1
+    assert np.array_equal(values(controller), expected)
+    for outside in ((436, 600), (1037, 600), (600, 489), (100, 100)):  # (100, 100) is a pixel of its arrays
+        controller.accept(levels, None, outside, 1.0, placing=placing)
+    assert np.array_equal(values(controller), expected)
+    assert len(told.errors) == 4
+    assert {str(error) for error in told.errors} == {
+        "The prediction does not reach this place; click inside it, or segment this place first."
+    }
+
+
+@pytest.mark.parametrize(
+    ("matrix", "offset", "rows", "columns"),
+    [
+        (((2.0, 0.0), (0.0, 2.0)), (100.5, 200.5), (120, 160), (240, 300)),  # half the resolution
+        (((0.0, 1.0), (-1.0, 0.0)), (50.0, 900.0), (70, 100), (871, 891)),  # turned by a quarter
+        (((1.0, 0.0), (0.0, 1.0)), (0.25, -0.25), (10, 30), (20, 50)),  # between the pixels
+    ],
+)
+def test_a_prediction_of_another_resolution_or_turned_is_accepted_where_it_lies(
+    controller, matrix, offset, rows, columns
+) -> None:
+    labels = np.zeros((300, 400), np.uint8)
+    labels[10:30, 20:50] = 1
+    point = (np.mean(rows), np.mean(columns))
+    controller.accept([labels], None, point, 1.0, placing=Placing(matrix, offset))
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[slice(*rows), slice(*columns)] = 1
+    assert np.array_equal(values(controller), expected)
+
+
+def test_a_prediction_that_reaches_beyond_the_image_is_cut_there(controller) -> None:
+    controller.accept([np.zeros((100, 100), np.uint8)], None, (5, 5), 1.0, placing=Placing(offset=(-20.0, -30.0)))
+    found = values(controller)
+    assert found[:80, :70].all()
+    assert found.sum() == 80 * 70
+
+
 def test_nothing_predicted_is_said(controller, told) -> None:
     controller.accept([np.full(SHAPE, 255, np.uint8)], None, (5, 5), 1.0)
     assert controller.wait(5)
@@ -274,6 +331,32 @@ def test_kill_9_in_the_middle_of_a_drag_loses_less_than_a_second(tmp_path: Path)
     with Project.open(folder) as project:
         rows = np.array([10 + number for number in old])
         assert (project.store.read_labels(Window(0, 100, int(rows.max()) + 1, 1))[rows, 0] == 1).all()
+
+
+def test_an_exchange_says_how_it_ended_also_when_it_is_cut_off() -> None:
+    def work(error: Exception | None = None):
+        yield Progress(0, 1, "Exporting")
+        if error is not None:
+            raise error
+        return "Written."
+
+    said: list[str] = []
+    done = Watched(work(), said.append, "Cancelled.")
+    assert [item.stage for item in done] == ["Exporting"]
+    done.close()
+    assert said == ["Written."]
+    for steps in (0, 1):  # one that has not begun says so too
+        cut = Watched(work(), said.append, "Cancelled.")
+        for _ in range(steps):
+            next(cut)
+        cut.close()
+        cut.close()
+    assert said[1:] == ["Cancelled."] * 2
+    failed = Watched(work(InputError("Full.")), said.append, "Cancelled.")
+    with pytest.raises(InputError):
+        list(failed)
+    failed.close()
+    assert len(said) == 3
 
 
 def test_the_controller_needs_no_window_toolkit() -> None:

@@ -29,7 +29,7 @@ from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import load_model, read_header
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_process as processes
-from napari_isdnet.widgets._finetune_controller import Curves, Outcome, TuneController
+from napari_isdnet.widgets._finetune_controller import Annotated, Curves, Outcome, TuneController
 from napari_isdnet.widgets._finetune_job import TuneSettings
 from napari_isdnet.widgets._finetune_process import TrainingProcess
 from napari_isdnet.window import Window
@@ -256,6 +256,24 @@ def test_nothing_painted_is_one_sentence(picture: Path, model: Path, tmp_path: P
     assert controller.unfinished() is None
     controller.close()
     source.close()
+
+
+@pytest.mark.parametrize(
+    ("painted", "regions", "words"),
+    [
+        ((9, 0), (2, 1), ""),
+        ((9, 0), (1, 0), ""),
+        ((0, 0), (0, 0), "Nothing is annotated yet"),
+        ((9, 0), (1, 1), "The only place painted is held out, so nothing can teach yet: paint another place"),
+        ((9, 0), (3, 3), "All 3 places painted are held out"),
+    ],
+)
+def test_what_a_run_lacks_is_known_from_the_counts(
+    painted: tuple[int, ...], regions: tuple[int, int], words: str
+) -> None:
+    missing = Annotated((), painted, (0, 0), regions, 0).missing
+    assert missing.startswith(words)
+    assert bool(missing) == bool(words)
 
 
 def test_counts_say_what_would_be_held_out(controller: TuneController) -> None:

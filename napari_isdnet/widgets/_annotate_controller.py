@@ -13,7 +13,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Lasso, Patch, Polygon, Stroke
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
-from napari_isdnet.widgets._annotate_regions import predicted_region, superpixel
+from napari_isdnet.widgets._annotate_regions import Placing, predicted_region, superpixel
 from napari_isdnet.widgets._paint_queue import PaintQueue
 from napari_isdnet.widgets._projects import close_project, open_project
 from napari_isdnet.window import Window
@@ -194,9 +194,15 @@ class AnnotateController:
         self._queue.submit(lambda: store.paint(superpixel(source, point, size, zoom_out, method), target))
 
     def accept(
-        self, levels: Sequence[Any], classes: Sequence[Any] | None, point: Point, zoom_out: float, erase: bool = False
+        self,
+        levels: Sequence[Any],
+        classes: Sequence[Any] | None,
+        point: Point,
+        zoom_out: float,
+        erase: bool = False,
+        placing: Placing | None = None,
     ) -> None:
-        """Paint the predicted region under ``point``.
+        """Paint the predicted region under ``point``, of a prediction that lies on the image as ``placing`` says.
 
         ``classes`` are the prediction's (names and colours; a missing one is added); ``None`` for labels that do not
         say: the class at hand is painted then.
@@ -206,7 +212,7 @@ class AnnotateController:
         store, target = self.store, self._target(erase)
 
         def task() -> list[Window]:
-            value, stroke = predicted_region(levels, point, zoom_out)
+            value, stroke = predicted_region(levels, point, zoom_out, placing)
             if erase or classes is None:
                 return store.paint(stroke, target)
             if value >= len(classes):

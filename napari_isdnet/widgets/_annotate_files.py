@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from pathlib import Path
 
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QInputDialog
 
 from napari_isdnet.annotation.project import ENDING
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _annotate_exchange as exchange
 from napari_isdnet.widgets._annotate_next import Flying
 from napari_isdnet.widgets._notify import notify_info
@@ -16,7 +20,11 @@ from napari_isdnet.widgets._segment_layers import opened
 class Exchanging(Flying):
     """Asks for a file, and reads or writes it as a job."""
 
+    _ended = Signal(str)
+
     def _connect_files(self) -> None:
+        # From the thread that does the work: closing the annotation cuts it off and hears nothing of it any more.
+        self._ended.connect(notify_info, Qt.ConnectionType.QueuedConnection)
         self.import_button.clicked.connect(self._choose_import)
         for kind, (text, tip, _) in exchange.EXPORTS.items():
             self.export_action(kind, text, tip, lambda kind=kind: self._choose_export(kind))  # type: ignore[misc]
@@ -42,16 +50,22 @@ class Exchanging(Flying):
         self._save_editing()
         classes = self.controller.store.classes
         default = classes[self.controller.class_index].name if classes else "imported"
+        reference = opened(self.image_layer)[0].georeference
 
-        def done(_: int) -> None:
+        def done(_: str = "") -> None:
             assert self.canvas is not None
             self.controller.edit(lambda _store: None)  # counts
             self.canvas.layer.refresh(extent=False)
 
-        self.bar.run(
-            lambda: self.controller.run(lambda store: exchange.bring_in(store, path, values, default)),
-            on_result=done, title="Importing",
-        )  # fmt: skip
+        cut = f"The import of {path.name} was cancelled; what it had painted until then is one step to undo."
+        work = self._watched(lambda store: exchange.bring_in(store, path, values, default, reference), cut)
+        self.bar.run(work, on_result=done, on_cancel=done, title="Importing")
+
+    def _watched(
+        self, work: Callable[[AnnotationStore], Generator[Progress, None, str]], cut: str
+    ) -> Callable[[], Generator[Progress, None, str]]:
+        controller, say = self.controller, self._ended.emit
+        return lambda: exchange.Watched(controller.run(work), say, cut)
 
     def _choose_export(self, kind: str) -> None:
         text, _, suffix = exchange.EXPORTS[kind]
@@ -65,7 +79,5 @@ class Exchanging(Flying):
         """Write the annotation to a file of ``kind`` ('geojson', 'geotiff', 'ome-tiff' or 'ome-zarr')."""
         self._save_editing()
         source, _, _ = opened(self.image_layer)
-        self.bar.run(
-            lambda: self.controller.run(lambda store: exchange.write_out(store, path, kind, source)),
-            on_result=lambda found: notify_info(f"Written to {found}."), title="Exporting",
-        )  # fmt: skip
+        cut = f"The export was cancelled: {path.name} was not written."
+        self.bar.run(self._watched(lambda store: exchange.write_out(store, path, kind, source), cut), title="Exporting")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_preview import Preview
+from napari_isdnet.widgets._annotate_regions import Placing
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.window import Window
 
@@ -31,6 +32,14 @@ def annotation_colors(classes: Sequence[ClassInfo]) -> Any:
     return DirectLabelColormap(color_dict=table)
 
 
+class Prediction(NamedTuple):
+    """What Accept takes regions from: a layer's arrays, finest first, its classes where it names them, and itself."""
+
+    levels: Sequence[Any]
+    classes: Sequence[ClassInfo] | None
+    layer: Any
+
+
 class AnnotationLayer:
     """One labels layer over the controller's store. ``image`` and ``prediction`` find the sources for one-click tools.
 
@@ -43,7 +52,7 @@ class AnnotationLayer:
         controller: AnnotateController,
         name: str,
         image: Callable[[], Any],
-        prediction: Callable[[], tuple[Sequence[Any], Sequence[ClassInfo] | None] | None],
+        prediction: Callable[[], Prediction | None],
         choose: Callable[..., None],
         **settings: Any,
     ) -> None:
@@ -156,7 +165,9 @@ class AnnotationLayer:
         found = self._prediction()
         if found is None:
             raise InputError("No prediction layer is chosen; segment the image first, or choose a labels layer.")
-        self.controller.accept(found[0], found[1], point, self.zoom_out, erase)
+        # In the prediction's own pixels: of a part of the image, or of another resolution, it has others.
+        placing = Placing.between(found.layer, self.layer)
+        self.controller.accept(found.levels, found.classes, point, self.zoom_out, erase, placing)
 
     # -- polygon --------------------------------------------------------------------------------------------------
 

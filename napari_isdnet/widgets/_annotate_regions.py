@@ -6,7 +6,9 @@ size. Coordinates are (row, column) at level 0 with pixel centres on whole numbe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,11 +31,59 @@ Point = tuple[float, float]
 
 def window_around(point: Point, shape: tuple[int, int], full: tuple[int, int], side: int) -> tuple[Window, Point]:
     """A window of ``side`` pixels around a level-0 point on a level of ``shape``, and the pixel hit inside it."""
-    at = [int((p + 0.5) * n / f) for p, n, f in zip(point, shape, full, strict=True)]
-    if not all(0 <= a < n for a, n in zip(at, shape, strict=True)):
+    at = _pixel(point, shape, full)
+    if at is None:
         raise InputError("The click is outside the image; click inside it.")
     window = Window(at[0] - side // 2, at[1] - side // 2, side, side).clipped(shape)
     return window, (at[0] - window.row, at[1] - window.column)
+
+
+def _pixel(point: Point, shape: tuple[int, int], full: tuple[int, int]) -> tuple[int, int] | None:
+    """The pixel of a level of ``shape`` under a level-0 point; None outside."""
+    row, column = (math.floor((p + 0.5) * n / f) for p, n, f in zip(point, shape, full, strict=True))
+    return (row, column) if 0 <= row < shape[0] and 0 <= column < shape[1] else None
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where a label map lies: its pixel ``p`` is ``matrix @ p + offset`` on the annotated image (row, column)."""
+
+    matrix: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
+    offset: Point = (0.0, 0.0)
+
+    @classmethod
+    def between(cls, labels: Any, image: Any) -> Placing:
+        """As two layers of napari lie, with whatever places them: origin, scale, rotation."""
+        start, down, across = (
+            np.asarray(image.world_to_data(labels.data_to_world(p)), float)[-2:] for p in ((0, 0), (1, 0), (0, 1))
+        )
+        # Without the noise of going to the world and back: a pixel that lies on a pixel is to stay one.
+        columns = np.round(np.stack([down - start, across - start], axis=1), 9)
+        (a, b), (c, d) = columns.tolist()
+        row, column = np.round(start, 6).tolist()
+        return cls(((a, b), (c, d)), (row, column))
+
+    def back(self, point: Point) -> Point:
+        """A point of the image on the label map."""
+        moved = np.subtract(point, self.offset)
+        row, column = np.linalg.solve(np.array(self.matrix), moved).tolist()
+        return row, column
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the image per pixel of the label map."""
+        return math.sqrt(abs(float(np.linalg.det(np.array(self.matrix)))))
+
+    @property
+    def shift(self) -> tuple[int, int] | None:
+        """The offset in whole pixels where that is all; None where pixels do not lie on pixels."""
+        whole = self.matrix == ((1.0, 0.0), (0.0, 1.0)) and all(float(v).is_integer() for v in self.offset)
+        return (int(self.offset[0]), int(self.offset[1])) if whole else None
+
+    def polygon(self, stroke: Polygon) -> Polygon:
+        """A polygon of the label map on the image."""
+        matrix = np.array(self.matrix).T
+        return Polygon([(np.asarray(ring) @ matrix + self.offset).tolist() for ring in stroke.rings])
 
 
 def level_for(shapes: Sequence[tuple[int, int]], zoom_out: float) -> int:
@@ -83,29 +133,56 @@ def _component(mask: Mask, hit: Point) -> Mask:
     return found
 
 
-def predicted_region(levels: Sequence[Any], point: Point, zoom_out: float) -> tuple[int, Stroke]:
+def predicted_region(
+    levels: Sequence[Any], point: Point, zoom_out: float, placing: Placing | None = None
+) -> tuple[int, Stroke]:
     """Value and area of the connected region under ``point`` in a label pyramid (arrays, finest first).
 
-    It is followed at most ``REACH`` / 2 displayed pixels far. Raises :class:`InputError` where nothing is predicted.
+    ``point`` and the area are on the annotated image, ``placing`` says where the pyramid lies on it. The region is
+    followed at most ``REACH`` / 2 displayed pixels far. Raises :class:`InputError` where nothing is predicted.
     """
+    placing = placing or Placing()
     shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
-    level = level_for(shapes, zoom_out)
+    level = level_for(shapes, zoom_out / placing.scale)
+    point = placing.back(point)
+    if _pixel(point, shapes[level], shapes[0]) is None:
+        raise InputError("The prediction does not reach this place; click inside it, or segment this place first.")
     window, hit = window_around(point, shapes[level], shapes[0], REACH)
     values = np.asarray(levels[level][window.slices])
     value = int(values[hit])
     if value == IGNORE_INDEX:
         raise InputError("Nothing is predicted here (yet); wait for the segmentation, or click elsewhere.")
     mask = _component(values == value, hit)
-    return value, stroke_of(mask, window, shapes[level], shapes[0], "prediction")
+    return value, _on_image(mask, window, shapes[level], shapes[0], placing)
+
+
+def _on_image(mask: Mask, window: Window, shape: tuple[int, int], full: tuple[int, int], placing: Placing) -> Stroke:
+    """A mask on a level of a label map as a stroke on the annotated image."""
+    shift = placing.shift
+    if shift is None:
+        scale = (full[0] / shape[0], full[1] / shape[1])
+        return placing.polygon(_rectangles(*_trimmed(mask, window), scale))
+    stroke = stroke_of(mask, window, shape, full, "prediction")
+    if isinstance(stroke, Polygon):
+        return stroke if shift == (0, 0) else placing.polygon(stroke)
+    assert isinstance(stroke, Region)
+    inside = stroke.window.clipped(full)  # a pixel of a coarse level may reach over the edge of the prediction
+    kept = stroke.mask[inside.relative_to(stroke.window).slices]
+    return Region(inside.shifted(*shift), kept, stroke.origin)
+
+
+def _trimmed(mask: Mask, window: Window) -> tuple[Mask, Window]:
+    """The part of a mask that holds anything, and its place."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    inner = Window.from_bounds(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    return mask[inner.slices], inner.shifted(window.row, window.column)
 
 
 def stroke_of(
     mask: Mask, window: Window, shape: tuple[int, int], full: tuple[int, int], origin: str = "superpixel"
 ) -> Stroke:
     """A mask on a level of ``shape`` as a stroke at level 0: its pixels, or outlines of its runs where it is large."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    inner = Window.from_bounds(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-    mask, place = mask[inner.slices], inner.shifted(window.row, window.column)
+    mask, place = _trimmed(mask, window)
     factors = [2 ** round(np.log2(f / n)) for f, n in zip(full, shape, strict=True)]
     factor = max(factors)
     if max(full[0] / shape[0], full[1] / shape[1]) > factor * 1.1 or place.area * factor**2 > _LARGEST_MASK:

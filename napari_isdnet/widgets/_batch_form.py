@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
 from napari_isdnet.widgets._controls import Controls
 from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._segment_earlier import in_dock
 from napari_isdnet.widgets._tables import cell, reading_table
 
 THUMBNAIL = 48
@@ -61,13 +62,16 @@ class BatchForm(Controls):
         self.model = self._combo("model", "The model that segments all images")
         self.model_button = self._button("model_file", "File…", "Use a model from a .safetensors file")
         self.context = self._combo(
-            "context", "Whole: the network sees the whole image; window: each window alone",
-            ("Whole image", "whole"), ("Window by window", "window"),
+            "context",
+            "Whole image: the network's pooling sees all of an image. Window by window: every window by itself",
+            ("Whole image (exact)", "whole"), ("Window by window", "window"),
         )  # fmt: skip
         self.format = self._combo("format", "File format of the class maps", *FORMATS)
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
         self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
-        self.overwrite = self._check("overwrite", "Overwrite", "Replace results that are there already")
+        self.overwrite = self._check(
+            "overwrite", "Replace", "Start over where an earlier result or job of other settings lies in the folder"
+        )
         self.where = self._combo(
             "where", "This program, processes on this machine, or the address of a Dask scheduler (tcp://…)",
             ("This program", ""), ("local", "local"),
@@ -145,7 +149,8 @@ class BatchForm(Controls):
         name = table.item(row, 1)
         if name is None:
             return
-        name.setText(f"{item.stem}\n{item.error}" if item.error else item.stem)
+        error = in_dock(item.error)
+        name.setText(f"{item.stem}\n{error}" if error else item.stem)
         table.resizeRowToContents(row)  # all of an error is legible
         table.setRowHeight(row, max(THUMBNAIL + 6, table.rowHeight(row)))
         name.setToolTip(item.path)
@@ -162,7 +167,7 @@ class BatchForm(Controls):
             table.removeCellWidget(row, 2)
         share = f" {100 * item.done:.0f} %" if item.state == QUEUED and item.done > 0 else ""
         seconds = f" · {item.seconds:.0f} s" if item.state == DONE else ""
-        table.setItem(row, 2, cell(f"{MARKS[item.state]} {item.state}{share}{seconds}", tip=item.error or item.state))
+        table.setItem(row, 2, cell(f"{MARKS[item.state]} {item.state}{share}{seconds}", tip=error or item.state))
 
     def show_thumbnail(self, path: str, pixels: npt.NDArray[np.uint8]) -> None:
         """A picture (h, w, 3) beside its image."""

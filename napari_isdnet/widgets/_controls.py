@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
@@ -100,7 +100,45 @@ def fill_with(box: QComboBox, items: Sequence[Any]) -> bool:
         box.addItem(layer.name, layer)
     box.setCurrentIndex(items.index(chosen) if chosen in items else len(items) - 1)
     box.blockSignals(False)
+    follow_names(box, items)
     return box.currentData() is not chosen
+
+
+def follow_names(box: QComboBox, items: Sequence[Any]) -> None:
+    """Let the entries of ``box`` that hold one of these layers, and no others, be renamed with it from now on."""
+    names = box.findChild(_Names) or _Names(box)
+    names.follow(items)
+
+
+class _Names(QObject):
+    """The connections of one box to the names of its layers: they end when a layer leaves the box, or with the box."""
+
+    def __init__(self, box: QComboBox) -> None:
+        super().__init__(box)
+        followed: list[Any] = []
+        self._followed = followed
+        self._box = box
+        renamed = self._renamed
+        # napari calls back into Qt objects that are gone already: nothing may stay connected.
+        box.destroyed.connect(lambda *_: _part(followed, renamed))
+
+    def follow(self, items: Sequence[Any]) -> None:
+        _part(self._followed, self._renamed)
+        self._followed.extend(items)
+        for layer in items:
+            layer.events.name.connect(self._renamed)
+
+    def _renamed(self, event: Any) -> None:
+        layer = event.source
+        for index in range(self._box.count()):
+            if self._box.itemData(index) is layer:
+                self._box.setItemText(index, layer.name)
+
+
+def _part(followed: list[Any], renamed: Callable[[Any], None]) -> None:
+    for layer in followed:
+        layer.events.name.disconnect(renamed)
+    followed.clear()
 
 
 class PageArea(QScrollArea):

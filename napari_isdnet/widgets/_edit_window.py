@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from qtpy.QtCore import QObject, QTimer
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_layer import annotation_colors
+from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_layers import placement
 from napari_isdnet.window import Window
 
@@ -50,6 +52,7 @@ class EditWindow(QObject):
         self._timer.setSingleShot(True)
         self._timer.setInterval(SAVE_MS)
         self._timer.timeout.connect(self.flush)
+        self._refused: set[int] = set()
         self._stale: list[Window] = []
         self._later = QTimer(self)
         self._later.setSingleShot(True)
@@ -65,14 +68,28 @@ class EditWindow(QObject):
     def flush(self) -> None:
         """Hand over what changed since the last time."""
         changed = self.layer.data != self._saved
+        changed &= ~self._refuse(changed)
         if not changed.any():
             return
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         box = Window.from_bounds(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-        values = np.minimum(self.layer.data[box.slices], len(self._store.classes)).astype(np.uint8)
+        values = self.layer.data[box.slices].astype(np.uint8)
         self._saved[box.slices] = self.layer.data[box.slices]
         place = box.shifted(self.window.row, self.window.column)
         self.controller.patch(place, values, changed[box.slices])
+
+    def _refuse(self, changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Take back what was painted with a label that is no class (napari's own 'new label' gives such); where."""
+        wrong: npt.NDArray[np.bool_] = changed & (self.layer.data > len(self._store.classes))
+        if wrong.any():
+            fresh = sorted(set(np.unique(self.layer.data[wrong]).tolist()) - self._refused)
+            self.layer.data[wrong] = self._saved[wrong]
+            self.layer.refresh(extent=False, thumbnail=False, highlight=False)
+            self._refused.update(fresh)
+            if fresh:  # said once: every stroke with it would say it again
+                which = f"Label {fresh[0]} is" if len(fresh) == 1 else f"Labels {', '.join(map(str, fresh))} are"
+                notify_error(InputError(f"{which} no class; add a class first."))
+        return wrong
 
     def changed(self, dirty: list[Window], idle: bool) -> None:
         """Take over what was painted, or taken back, elsewhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize
+from napari_isdnet.io.store import LabelStore
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets._image import levels_to_show
 from napari_isdnet.widgets._lazy import pyramid_of
@@ -32,17 +34,25 @@ from napari_isdnet.widgets._segment_layers import CLASSES
 from napari_isdnet.window import Window
 
 CLASS_HEADER = ("Class", "IoU", "F1", "Precision", "Recall", "Boundary F1")
-WORST_HEADER = ("Wrong", "Where (row, column)", "Mostly")
+WORST_HEADER = ("Wrong", "Row, column", "Mostly")
+_GRID_SLACK = 0.01
+"""Two layers may lie this share of a pixel beside each other and still be on one grid (rounded scales)."""
 
 
 class PyramidLabels:
     """A lazy label layer as a source: windows are read (or computed) when asked for."""
 
     channels, nodata, alpha = 1, float(NOT_EVALUATED), None
-    georeference: GeoReference | None = None
+    pixel_size: PixelSize | None = None
 
-    def __init__(self, pyramid: LivePyramid, name: str, pixel_size: PixelSize | None = None) -> None:
-        self._pyramid, self.name, self.pixel_size = pyramid, name, pixel_size
+    def __init__(
+        self,
+        pyramid: LivePyramid,
+        name: str,
+        georeference: GeoReference | None = None,
+        origin: tuple[int, int] = (0, 0),
+    ) -> None:
+        self._pyramid, self.name, self.georeference, self.origin = pyramid, name, georeference, origin
         self.levels = tuple(pyramid.shapes)
         self.shape = self.levels[0]
         self.dtype = pyramid.dtype
@@ -58,7 +68,9 @@ class PyramidLabels:
 
     def known(self) -> PyramidLabels:
         """The same map without what is still to be segmented (255 there)."""
-        return KnownLabels(self._pyramid, self.name, self.pixel_size) if self.live is not None else self
+        if self.live is None:
+            return self
+        return KnownLabels(self._pyramid, self.name, self.georeference, self.origin)
 
     def identity(self) -> Mapping[str, Any]:
         """Name and shape: a layer has no better one."""
@@ -91,16 +103,77 @@ class LabelMap:
             self.source.close()
 
 
-def from_layer(layer: Any) -> LabelMap:
-    """A Labels layer of this or another plugin; :class:`InputError` for one that is no plane of class indices."""
+def from_layer(layer: Any, at: tuple[int, int] | None = None) -> LabelMap:
+    """A Labels layer of this or another plugin; :class:`InputError` for one that is no plane of class indices.
+
+    ``at``: where its first pixel lies on a grid that it shares with another map.
+    """
     if layer.ndim != 2:
         raise InputError(f"'{layer.name}' has {layer.ndim} axes; a class map has rows and columns: take one plane.")
+    # Maps are put on one grid by their position, in rows and columns of that grid: it need not be one on the earth.
+    place = None if at is None else GeoReference(None, (1.0, 0.0, float(at[1]), 0.0, 1.0, float(at[0])))
     classes = layer.metadata.get(CLASSES)
     pyramid = pyramid_of(layer)
     if pyramid is not None:
-        return LabelMap(PyramidLabels(pyramid, layer.name), classes)
+        return LabelMap(PyramidLabels(pyramid, layer.name, place), classes)
     levels = list(layer.data) if layer.multiscale else [layer.data]
-    return LabelMap(ArraySource(levels, layer.name, "yx"), classes)
+    return LabelMap(ArraySource(levels, layer.name, "yx", georeference=place), classes)
+
+
+def pair_layers(prediction: Any, truth: Any) -> tuple[LabelMap, LabelMap, Window | None]:
+    """Two Labels layers as maps on one grid, where they lie in the world, and the pixels of the prediction that both
+    cover; None where that is all of both.
+
+    Raises :class:`InputError` for layers whose pixels do not coincide: their values are of different places.
+    """
+    maps = from_layer(prediction), from_layer(truth)
+    (step, corner), (other_step, other_corner) = _pose(prediction), _pose(truth)
+    ours, theirs = (item.source.shape for item in maps)
+    reach = max(*ours, *theirs)
+    pixel = float(np.linalg.norm(step, axis=0).min())
+    if np.abs(step - other_step).max() * reach > 0.5 * pixel:
+        raise InputError(
+            f"The pixels of '{prediction.name}' are {_pixels(step)} in the viewer and those of '{truth.name}'"
+            f" {_pixels(other_step)}; give both layers the same scale and rotation, or choose the truth as a file."
+        )
+    shift = np.linalg.solve(step, corner - other_corner)
+    if np.abs(shift - np.round(shift)).max() > _GRID_SLACK:
+        rows, columns = (abs(float(v - round(v))) for v in shift)
+        raise InputError(
+            f"'{truth.name}' lies {rows:.2f} rows and {columns:.2f} columns beside the pixels of '{prediction.name}';"
+            f" move one of the layers (its translate) so that their pixels coincide."
+        )
+    offset = round(float(shift[0])), round(float(shift[1]))
+    part = Window.whole(ours).intersect(Window.whole(theirs).shifted(-offset[0], -offset[1]))
+    if part.empty:
+        raise InputError(
+            f"'{prediction.name}' and '{truth.name}' lie beside each other in the viewer; choose the truth of this very"
+            f" image, or move it there (its translate)."
+        )
+    same = offset == (0, 0) and ours == theirs
+    return from_layer(prediction, offset), from_layer(truth, (0, 0)), None if same else part
+
+
+def _pose(layer: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Steps of one row and one column in the world, as the columns of a matrix, and where the first pixel lies."""
+    corner = np.array(layer.data_to_world((0, 0)), float)
+    steps = [np.array(layer.data_to_world(end), float) - corner for end in ((1, 0), (0, 1))]
+    return np.stack(steps, axis=1), corner
+
+
+def _pixels(step: npt.NDArray[np.float64]) -> str:
+    height, width = np.linalg.norm(step, axis=0)
+    turned = abs(step[0, 1]) + abs(step[1, 0]) > 1e-9 * (height + width)
+    return f"{height:g} x {width:g}{' and turned' if turned else ''}"
+
+
+def with_origin(item: LabelMap, store: str | None) -> LabelMap:
+    """A layer's map that knows where in its image the result it shows begins (slow: reads the result's header)."""
+    if store is None or not isinstance(item.source, PyramidLabels):
+        return item
+    with contextlib.suppress(InputError):  # moved or deleted meanwhile: the layer is still a map
+        item.source.origin = LabelStore.open(Path(store)).origin
+    return item
 
 
 def from_file(path: str) -> LabelMap:
@@ -111,11 +184,19 @@ def from_file(path: str) -> LabelMap:
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared: ``class_index`` None for any class; ``tolerance`` in pixels, 0 leaves boundaries in."""
+    """What is compared: ``class_index`` None for any class; ``tolerance`` in pixels, 0 leaves boundaries in.
+
+    ``part``: what of the prediction truth covers, where the two do not cover the same.
+    """
 
     class_index: int | None = None
     tolerance: float = 3.0
     region: Window | None = None
+    part: Window | None = None
+
+    def __post_init__(self) -> None:
+        if self.region is not None and self.part is not None and self.region.intersect(self.part).empty:
+            raise InputError("The chosen region holds nothing that both maps cover; choose another or 'Whole image'.")
 
 
 def error_pyramid(prediction: LabelMap, truth: LabelMap, question: Question) -> TilePyramid:
@@ -135,7 +216,8 @@ def error_pyramid(prediction: LabelMap, truth: LabelMap, question: Question) -> 
         sources.append(source)
     errors = ErrorSource(sources[0], sources[1], question.class_index, tolerance)
     if live:
-        return LiveErrors(errors, live)
+        theirs = truth.source.live if isinstance(truth.source, PyramidLabels) else None
+        return LiveErrors(errors, live, {} if theirs is None else {theirs: errors.offset})
     return TilePyramid(
         levels_to_show(errors.levels), lambda level, window: errors.read(window, level)[..., 0], fill=NOT_EVALUATED
     )
@@ -170,6 +252,13 @@ def compare(
         worst_count=50,
         workers=max(1, min(4, (os.cpu_count() or 2) - 1)),
     )
+    if question.part is not None:
+        window = result.region
+        note = (
+            f"Compared where both maps lie: {window.height:,} x {window.width:,} pixels from row {window.row:,}, column"
+            f" {window.column:,} of the prediction."
+        )
+        result = replace(result, notes=(note, *result.notes))
     return result, question
 
 
@@ -215,7 +304,7 @@ def worst_rows(result: Evaluation) -> list[tuple[Window, tuple[str, str, str]]]:
 def summary(result: Evaluation) -> str:
     """The figures in one sentence, and what a reader must know of them."""
     text = f"mIoU {percent(result.mean_iou)} · accuracy {percent(result.accuracy)} · {result.region.area:,} pixels"
-    return " ".join([text, *result.notes])
+    return " ".join([f"{text}.", *result.notes]) if result.notes else text
 
 
 def named(result: Evaluation, prediction: str, truth: str) -> Evaluation:

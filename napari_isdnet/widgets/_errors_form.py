@@ -11,17 +11,19 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
     QHBoxLayout,
+    QHeaderView,
     QLabel,
     QPushButton,
     QTableWidget,
     QTabWidget,
     QVBoxLayout,
+    QWidget,
 )
 
 from napari_isdnet.engine.errors import ERROR_COLORS, FALSE_ALARM, MISSED, MISSED_AT_BOUNDARY, WRONG
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.widgets import _errors_controller as facts
-from napari_isdnet.widgets._controls import Controls
+from napari_isdnet.widgets._controls import Controls, scrolled
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, reading_table
 
@@ -41,7 +43,7 @@ class ErrorsForm(Controls):
         self.classes = self._combo("class", "Errors of one class (missed, false alarm), or of any")
         self.classes.addItem("Any class", None)
         self.region = self._combo("region", "Where the figures count; the error layer always covers everything")
-        for text, key in (("Whole image", "whole"), ("Visible region", "visible"), ("Drawn region", "drawn")):
+        for text, key in (("Whole image", "whole"), ("What is visible", "visible"), ("Drawn rectangle", "drawn")):
             self.region.addItem(text, key)
         self.draw_button = self._button("draw", "Draw", "Draw a rectangle in a Shapes layer")
         self.tolerance = QDoubleSpinBox(self)
@@ -70,6 +72,11 @@ class ErrorsForm(Controls):
             self, "errors_worst", "The windows with the most wrong pixels; click one to fly there",
             facts.WORST_HEADER, stretch=2,
         )  # fmt: skip
+        # The last column says more than one line of a narrow dock holds.
+        self.worst.setWordWrap(True)
+        down = self.worst.verticalHeader()
+        assert down is not None
+        down.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.bar = JobBar(self, "errors_job")
         self.looking = JobBar(self, "errors_look")
         self.looking.setMaximumHeight(0)
@@ -95,7 +102,8 @@ class ErrorsForm(Controls):
         self.tabs.setToolTip("Figures, confusions and the worst windows")
         for widget, title in ((self.table, "Classes"), (self.matrix, "Confusion"), (self.worst, "Worst windows")):
             self.tabs.addTab(widget, title)
-        column = QVBoxLayout(self)
+        page = QWidget(self)
+        column = QVBoxLayout(page)
         column.addLayout(form)
         column.addWidget(self.compare_button)
         column.addWidget(self.legend)
@@ -104,6 +112,7 @@ class ErrorsForm(Controls):
         column.addWidget(self.summary)
         column.addWidget(self.tabs, 1)
         column.addWidget(self.report_button)
+        scrolled(self, page, "errors_scroll")
 
     def sizeHint(self) -> QSize:
         """Wide enough for all columns of the figures; the dock may be made narrower."""
@@ -116,6 +125,15 @@ class ErrorsForm(Controls):
         shown[MISSED_AT_BOUNDARY if one_class else WRONG + 3] = "paler: at a boundary"
         parts = [f"<span style='color:rgb{ERROR_COLORS[k]}'>■</span> {text}" for k, text in shown.items()]
         self.legend.setText("&nbsp;&nbsp; ".join(parts))
+
+    def clear_figures(self) -> None:
+        """Empty all three tabs: figures of other maps than the chosen ones would be taken for theirs."""
+        self.summary.clear()
+        for table in (self.table, self.matrix, self.worst):
+            table.setRowCount(0)
+        self.matrix.setColumnCount(1)
+        self.matrix.setHorizontalHeaderLabels([""])
+        self.report_button.setEnabled(False)
 
     def show_figures(self, result: Evaluation) -> None:
         """Fill all three tabs."""
@@ -135,7 +153,8 @@ class ErrorsForm(Controls):
         self.worst.setRowCount(len(windows))
         for row, (window, texts) in enumerate(windows):
             for column, text in enumerate(texts):
-                item = cell(text, tip=f"Fly to row {window.row}, column {window.column}", right=column == 0)
+                tip = f"Mostly {texts[2]}; click to fly to row {window.row}, column {window.column}"
+                item = cell(text, tip=tip, right=column == 0)
                 item.setData(Qt.ItemDataRole.UserRole, row)
                 self.worst.setItem(row, column, item)
 

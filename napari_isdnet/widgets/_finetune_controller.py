@@ -38,6 +38,17 @@ class Annotated:
     regions: tuple[int, int]
     position: int
 
+    @property
+    def missing(self) -> str:
+        """What a run lacks, in a sentence; '' where one can begin."""
+        places, judging = self.regions
+        if not any(self.painted):
+            return "Nothing is annotated yet: paint a few strokes of two classes in the Annotate dock."
+        if places > judging:
+            return ""
+        which = "The only place painted is" if places == 1 else f"All {places} places painted are"
+        return f"{which} held out, so nothing can teach yet: paint another place, or set 'Held out' to 0 %."
+
 
 @dataclass
 class Curves:

@@ -102,6 +102,7 @@ class FineTuneForm(Controls):
         self.train_button = self._button(
             "train", "Fine-tune", "Train with the annotation of this moment, in a process of its own; go on painting"
         )
+        self.train_button.setEnabled(False)  # until it is known that there is something to learn from
         self.resume_button = self._button(
             "resume", "Resume", "Go on with the run that was cut off, as if it had never stopped"
         )
@@ -109,6 +110,7 @@ class FineTuneForm(Controls):
         self.copy_button = self._button(
             "copy", "Copy as command", "Copy the command line that trains the same weights from a shell"
         )
+        self.copy_button.setEnabled(False)
         self.left_over = self._label("left_over", "A run that was cut off is kept until it is resumed or replaced")
         self.left_over.hide()
         self.bar = JobBar(self, "finetune_job")

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from napari_isdnet_training.presets import BACKBONE
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.progress import Progress
@@ -15,6 +16,9 @@ from napari_isdnet.widgets._finetune_form import FineTuneForm
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import Engine
+
+TOOLTIP = Qt.ItemDataRole.ToolTipRole
+BACKBONE_TIP = "A backbone that knows ImageNet only; the annotation's classes are all new to it"
 
 
 class ChoosingModel(FineTuneForm):
@@ -65,10 +69,13 @@ class ChoosingModel(FineTuneForm):
             self.model.addItem(name, name)
         for path in self._others:
             self.model.addItem(Path(path).name, path)
-        self.model.addItem("Pretrained backbone, new classes", BACKBONE)
+        self.model.addItem("Pretrained backbone", BACKBONE)
         if chosen and self.model.findData(chosen) < 0 and chosen not in self._names and Path(chosen).is_file():
             self._others.append(chosen)
             self.model.addItem(Path(chosen).name, chosen)
+        for row in range(self.model.count()):  # the box may be too narrow for a whole name
+            backbone = self.model.itemData(row) == BACKBONE
+            self.model.setItemData(row, BACKBONE_TIP if backbone else self.model.itemText(row), TOOLTIP)
         index = self.model.findData(chosen) if chosen else -1
         if select is None and chosen == BACKBONE and not self._chosen_by_hand:
             index = self.model.findData(self._names[0]) if self._names else 0

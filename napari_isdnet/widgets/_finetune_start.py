@@ -65,7 +65,7 @@ class Starting(ChoosingModel):
         self.model_button.clicked.connect(self._choose_model_file)
         self.preset.currentIndexChanged.connect(lambda _: self._preset_changed())
         self.steps.valueChanged.connect(lambda _: self.refresh_later())
-        self.held_out.valueChanged.connect(lambda _: self.refresh_later())
+        self.held_out.valueChanged.connect(lambda _: self._share_changed())
         self.device.currentIndexChanged.connect(lambda _: self.refresh_later())
         self.allow_worse.toggled.connect(lambda _: self.refresh_later())
 
@@ -102,7 +102,8 @@ class Starting(ChoosingModel):
         self._folder = None
         if not self.busy:
             self.controller.close()
-        self.annotated = None
+        self._count.abandon()  # what it finds is about the image before
+        self._show_count(None)
         layer = self.image.currentData()
         self.image_changed()
         self.project_opened()
@@ -144,6 +145,12 @@ class Starting(ChoosingModel):
         self.steps.setValue(PRESETS[str(self.preset.currentData())].steps)
         self.refresh_later()
 
+    def _share_changed(self) -> None:
+        """Which places teach is another question now: no run before it is answered."""
+        self._count.abandon()
+        self.train_button.setEnabled(False)
+        self.refresh_later()
+
     def refresh_later(self) -> None:
         """Count and estimate soon (several changes at once are one)."""
         self._soon.start()
@@ -155,36 +162,54 @@ class Starting(ChoosingModel):
             settings = None
         self.guards.setText("" if settings is None else words.guards(settings))
         if self.controller.project is None or settings is None:
-            self._counted((None, None))
+            self._show_count(None)
+            self.places.setText(NOTHING if self.image.currentData() is not None else "")
             return
         if self._count.running:
             self.refresh_later()
             return
         controller = self.controller
 
-        def count() -> Generator[Progress, None, Any]:
+        def count() -> Generator[Any, None, Any]:
             yield Progress(0, 1, "Counting")
             found = controller.annotated(settings.held_out)
+            yield found  # at once: a forecast takes seconds, the first time
             try:
-                return found, controller.forecast(settings, found.regions[1])
+                return None if found.missing else controller.forecast(settings, found.regions[1])
             except InputError:  # a model or device that cannot be used is said when the run begins
-                return found, None
+                return None
 
-        self._count.run(count, on_result=self._counted, on_error=lambda error: self.say(str(error)))
+        self._count.run(
+            count, on_result=self._show_forecast, on_items=self._counted, on_error=lambda error: self.say(str(error))
+        )
 
-    def _counted(self, found: tuple[Annotated | None, Any]) -> None:
-        self.annotated, forecast = found
-        painted = self.annotated is not None and any(self.annotated.painted)
-        text = tables.show_counts(self.counts, self.annotated)
-        self.places.setText(text if painted else NOTHING if self.image.currentData() is not None else "")
+    def _counted(self, items: list[Any]) -> None:
+        for found in items:
+            if isinstance(found, Annotated):
+                self._show_count(found)
+
+    def _show_count(self, found: Annotated | None) -> None:
+        """Show what is painted; None: not known (yet), so that no run can begin."""
+        self.annotated = found
+        ready = self.ready
+        self.places.setText(tables.show_counts(self.counts, found))
         self.show_facts()
-        if forecast is None or not painted:
+        if not ready:
             self.estimate.setText("")
-        else:
-            how = "as measured in the last run" if forecast.measured else "a first guess for this machine"
-            self.estimate.setText(f"{words.duration(forecast.seconds).capitalize()}, {how}.")
-        self.train_button.setEnabled(painted and not self.busy)
-        self.copy_button.setEnabled(painted)
+        self.train_button.setEnabled(ready and not self.busy)
+        self.copy_button.setEnabled(ready)
+
+    @property
+    def ready(self) -> bool:
+        """True where what is painted has been counted and is enough for a run."""
+        return self.annotated is not None and not self.annotated.missing
+
+    def _show_forecast(self, forecast: Any) -> None:
+        if forecast is None:
+            self.estimate.setText("")
+            return
+        how = "as measured in the last run" if forecast.measured else "a first guess for this machine"
+        self.estimate.setText(f"{words.duration(forecast.seconds).capitalize()}, {how}.")
 
     def say(self, text: str) -> None:
         """Show a sentence about the run."""
@@ -195,5 +220,6 @@ class Starting(ChoosingModel):
         """While a run goes on, what it began with stays."""
         self.busy = on
         for control in (self.image, self.model, self.model_button, self.preset, self.steps, self.held_out, self.seed,
-                        self.device, self.allow_worse, self.train_button, self.resume_button):  # fmt: skip
+                        self.device, self.allow_worse, self.resume_button):  # fmt: skip
             control.setEnabled(not on)
+        self.train_button.setEnabled(self.ready and not on)

@@ -34,6 +34,8 @@ def show_counts(table: QTableWidget, found: Annotated | None) -> str:
     table.setVisible(bool(rows))
     if found is None or not any(found.painted):
         return ""
+    if found.missing:
+        return found.missing
     places, judging = found.regions
     if not judging:
         return f"{_count(places, 'place')} painted, none held out: nothing can judge the new weights yet."

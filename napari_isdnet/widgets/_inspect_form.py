@@ -38,7 +38,7 @@ class InspectForm(Controls):
         self.context = self._combo(
             "context", "Whole: maps as the whole image makes them. Window: as each window alone makes them (quick)"
         )
-        for text, key in (("Whole image", "whole"), ("Each window alone", "window")):
+        for text, key in (("Whole image (exact)", "whole"), ("Window by window", "window")):
             self.context.addItem(text, key)
         self.open_button = self._button("open", "Look inside", "Run the network and offer its maps")
         self.bar = JobBar(self, "inspect_job")
@@ -50,7 +50,7 @@ class InspectForm(Controls):
         self.channel_text = QLabel("", self)
         self._dress(self.channel_text, "channel_text", "Rank by variance, and the channel's own number")
         self.region = self._combo("region", "Which part of the image the map covers; it is computed where you look")
-        for text, key in (("Visible", "visible"), ("Drawn", "drawn"), ("Whole image", "whole")):
+        for text, key in (("What is visible", "visible"), ("Drawn rectangle", "drawn"), ("Whole image", "whole")):
             self.region.addItem(text, key)
         self.draw_button = self._button("draw", "Draw", "Draw a rectangle on the image and use it as the region")
         self.show_button = self._button("show", "Show map", "Show the map of the region over the image")

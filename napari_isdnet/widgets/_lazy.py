@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from napari.layers._multiscale_data import MultiScaleData
 from qtpy.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication, QMainWindow, QWidget
 
@@ -22,6 +24,8 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
 REFRESH_MS = 80
+MOST_WHOLE = 2**28
+"""Pixels that are read at once, on the main thread, for napari's own writer."""
 #: Seconds the main thread spent answering napari (see :mod:`napari_isdnet.widgets._responsiveness`).
 answer_seconds = 0.0
 
@@ -115,6 +119,24 @@ def layer_data(pyramid: LivePyramid) -> tuple[Any, bool]:
     """``(data, multiscale)`` as napari wants them: a single level is passed as itself."""
     levels = lazy_levels(pyramid)
     return (levels, True) if len(levels) > 1 else (levels[0], False)
+
+
+class WholeOrWords(MultiScaleData):
+    """Levels of a class map for napari's own writer of labels, which asks them for a sample type and so would fail.
+
+    It gets all pixels of level 0 where these are on the disk and at most ``MOST_WHOLE``, else ``sentence``.
+    """
+
+    def __init__(self, levels: Sequence[LazyLevel], on_disk: bool, sentence: str) -> None:
+        super().__init__(levels)
+        self._on_disk, self._sentence = on_disk, sentence
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if dtype is None:
+            return super().__array__()
+        if not self._on_disk or self.size > MOST_WHOLE:
+            raise RuntimeError(self._sentence)  # of a ValueError napari says that no plugin writes this
+        return np.asarray(self._data[0], dtype=dtype)
 
 
 def pyramid_of(layer: Any) -> LivePyramid | None:

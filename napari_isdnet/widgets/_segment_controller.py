@@ -190,6 +190,7 @@ class SegmentController:
         self.engine = engine
         self.about: ModelAbout | None = None
         self.classes: tuple[ClassInfo, ...] = ()
+        self.listed: tuple[ClassInfo, ...] = ()  # the classes that one shows and hides: the model's, or a result's
         self.hidden: set[int] = set()
         self.live: PredictionPyramid | None = None
         self.areas = ClassAreas(0)
@@ -202,11 +203,21 @@ class SegmentController:
     def choose_model(self, about: ModelAbout) -> None:
         """Take a model's classes; all are visible again."""
         self.about, self.classes = about, about.classes
-        self.hidden.clear()
+        self.listed = ()
+        self.list_classes(about.classes)
 
-    def colors(self) -> dict[int | None, tuple[float, float, float, float]]:
-        """Colour table of the classes that are shown."""
-        return color_table(self.classes, frozenset(self.hidden))
+    def list_classes(self, classes: Sequence[ClassInfo]) -> bool:
+        """Say which classes one shows and hides; True, and all are visible again, where they are others than before."""
+        if tuple(classes) == self.listed:
+            return False
+        self.listed = tuple(classes)
+        self.hidden.clear()
+        return True
+
+    def colors(self, classes: Sequence[ClassInfo] | None = None) -> dict[int | None, tuple[float, float, float, float]]:
+        """Colour table of ``classes`` (default: the model's); those are clear that are hidden among the listed."""
+        classes = self.classes if classes is None else tuple(classes)
+        return color_table(classes, frozenset(self.hidden if classes == self.listed else ()))
 
     def show_class(self, index: int, shown: bool) -> None:
         """Show or hide a class."""

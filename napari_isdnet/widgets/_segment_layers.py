@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,18 @@ from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
-from napari_isdnet.widgets._lazy import layer_data, watch
+from napari_isdnet.widgets._lazy import WholeOrWords, layer_data, watch
 from napari_isdnet.window import Window
 
 #: Key in a result layer's metadata that says which classes it shows.
 CLASSES = "napari-isdnet-classes"
 #: Key in the metadata of every layer that this dock adds: it is no image to segment.
 RESULT = "napari-isdnet-result"
-#: Key in the metadata of a layer that shows a finished result: where that lies.
+#: Key in the metadata of a layer that shows a finished result (classes or uncertainty): where that lies.
 STORE = "napari-isdnet-store"
+#: What napari's own writer of labels says of a class map that it cannot write.
+FINISHED_AS = "Choose 'Class map of ISDNet' as the file type, or a name that ends in .ome.tif, .png or .ome.zarr."
+LIVE_AS = "This class map is computed where one looks; use 'Segment to files' of the Segment dock to have all of it."
 Colors = Mapping[int | None, tuple[float, float, float, float]]
 
 
@@ -40,7 +45,7 @@ def opened(layer: Any) -> tuple[ImageSource, IntensityPolicy | None, str | None]
         )
     levels = list(layer.data) if layer.multiscale else [layer.data]
     metres = _pixel_size(layer)
-    return ArraySource(levels, layer.name, rgb=layer.rgb, pixel_size=metres), None, layer.source.path
+    return ArraySource(levels, stem_of(layer), rgb=layer.rgb, pixel_size=metres), None, layer.source.path
 
 
 def _pixel_size(layer: Any) -> PixelSize | None:
@@ -63,9 +68,16 @@ def sample_of(layer: Any) -> str | None:
 
 
 def stem_of(layer: Any) -> str:
-    """The name that results of an image layer get."""
+    """The name that results of an image layer get; always a safe name of a file."""
     source = source_of(layer)
-    return source.name if source is not None else str(layer.name)
+    return source.name if source is not None else file_stem(str(layer.name))
+
+
+def file_stem(name: str) -> str:
+    """``name``, which may be anything, as the name of a file inside a folder: never a path, never hidden."""
+    kept = "".join(sign if sign.isalnum() or sign in " -_." else "_" for sign in name)
+    # Windows takes spaces and dots off the end of a name; file systems end names at 255 bytes.
+    return kept.encode()[:180].decode(errors="ignore").strip(" .") or "image"
 
 
 def visible_window(viewer: Any, layer: Any) -> Window:
@@ -169,6 +181,8 @@ def add_labels(
         **placement(image, origin),
         **more,
     )
+    if multiscale:
+        layer._data = WholeOrWords(data, store is not None, FINISHED_AS if store is not None else LIVE_AS)
     layer.editable = False
     if active is not None and active in viewer.layers:  # the image stays what one works on
         viewer.layers.selection.active = active
@@ -189,12 +203,32 @@ def add_uncertainty(viewer: Any, image: Any, store: LabelStore, name: str) -> An
         colormap=Colormap([[1, 1, 1, 0], [1, 1, 1, 1]], name="veil"),
         contrast_limits=(0, 254),
         blending="translucent",
-        metadata={RESULT: True},
+        metadata={RESULT: True, STORE: str(store.path)},
         **placement(image, store.origin),
     )
     if active is not None and active in viewer.layers:
         viewer.layers.selection.active = active
     return layer
+
+
+def showing(viewer: Any, output: Path, stem: str, exported: bool) -> list[Any]:
+    """Layers that read the results of the image ``stem`` in ``output``: in its job's folder, where they are always
+    made, and with ``exported`` those beside it, which an OME-Zarr result replaces too."""
+    names = {f"{stem}.ome.zarr", f"{stem}_uncertainty.ome.zarr"}
+    folders = {os.path.abspath(output / f"{stem}.job"), *([os.path.abspath(output)] if exported else [])}
+    found = [(layer, layer.metadata.get(STORE)) for layer in viewer.layers]
+    return [
+        layer
+        for layer, store in found
+        if store and os.path.basename(store) in names and os.path.dirname(os.path.abspath(store)) in folders
+    ]
+
+
+def remove_all(viewer: Any, gone: Iterable[Any]) -> None:
+    """Remove the layers of ``gone`` that are still there."""
+    for layer in gone:
+        if layer in viewer.layers:
+            viewer.layers.remove(layer)
 
 
 def store_pyramid(store: LabelStore, fill: int = IGNORE_INDEX) -> TilePyramid:

@@ -89,6 +89,7 @@ class LiveView(QObject):
             return
         self._remove_layer()
         whole = settings.context == "whole"
+        self.dock.list_classes(self.controller.classes)
         pyramid = self.controller.start_live(source, work, region, settings.region != "visible", provisional=whole)
         self.image, self._source, self._began = image, source, time.monotonic()
         self.layer = layers.add_labels(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._segment_earlier import in_dock
+from napari_isdnet.widgets._segment_layers import STORE
 
 if TYPE_CHECKING:
     from napari_isdnet.io.store import LabelStore
@@ -21,27 +23,37 @@ FORMATS = {
     ".ome.tif": "ome-tiff",
     ".ome.tiff": "ome-tiff",
     ".zarr": "ome-zarr",
+    ".tif": "geotiff",
+    ".tiff": "geotiff",
+    ".png": "png",
 }
+NAPARIS = (".tif", ".tiff")
+"""What napari writes of any labels itself."""
 
 
-def write_class_map(path: str, data: Any, meta: dict[str, Any]) -> list[str]:  # noqa: ARG001
-    """Write the finished class map that a labels layer shows to ``path`` (.ome.zarr, .ome.tif or .geojson).
+def write_class_map(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write the finished class map that a labels layer shows to ``path``, in the format of its name (``FORMATS``).
 
     Returns the path. Raises :class:`RuntimeError` with one sentence for a layer that shows no finished result of this
     plugin and for what cannot be written: napari takes a ValueError for 'no plugin writes this' and says only that.
     """
+    name = Path(path).name.lower()
+    if STORE not in (meta.get("metadata") or {}) and name.endswith(NAPARIS) and ".ome." not in name:
+        # Where this plugin was found before napari's own writers, it gets what is theirs.
+        from npe2 import PluginManager
+
+        written = PluginManager.instance().commands.execute("napari.write_labels", args=(path, data, meta))
+        return [written] if written else []
     try:
         store, kind = _asked(Path(path), str(meta.get("name", "The layer")), meta.get("metadata") or {})
         _while_the_window_lives(_written(store, Path(path), kind), f"Saving {Path(path).name}")
     except InputError as error:
-        raise RuntimeError(str(error)) from error
+        raise RuntimeError(in_dock(str(error))) from error
     return [path]
 
 
 def _asked(path: Path, name: str, metadata: dict[str, Any]) -> tuple[Path, str]:
     """The result that the layer shows, and the format of ``path``."""
-    from napari_isdnet.widgets._segment_layers import STORE
-
     kind = next((kind for suffix, kind in FORMATS.items() if path.name.lower().endswith(suffix)), None)
     if kind is None:
         raise InputError(f"A class map is written as {', '.join(FORMATS)}; got '{path.name}'.")

@@ -10,15 +10,14 @@ from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QAction
 
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets import _projects
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_files import Exchanging
-from napari_isdnet.widgets._annotate_layer import AnnotationLayer
+from napari_isdnet.widgets._annotate_layer import AnnotationLayer, Prediction
 from napari_isdnet.widgets._controls import fill_with, images_of
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
-from napari_isdnet.widgets._job import stop_with
+from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_layers import CLASSES, opened, placement, visible_window
@@ -49,6 +48,7 @@ class AnnotateWidget(Exchanging):
         self._connect()
         self._list_layers()
         controller = self.controller
+        end_with_dock(self, self.stop)
         stop_with(self, controller.close)
 
     # -- wiring ---------------------------------------------------------------------------------------------------
@@ -87,10 +87,13 @@ class AnnotateWidget(Exchanging):
         ours = None if self.canvas is None else self.canvas.layer
         edited = None if self.editing is None else self.editing.layer
         # An uncertainty map that was opened from a file is known by its name only.
-        fill_with(self.image, [x for x in images_of(self.viewer) if "uncertain" not in x.name.lower()])
-        labels = [x for x in self.viewer.layers if isinstance(x, Labels) and x not in (ours, edited)]
+        images = [x for x in images_of(self.viewer) if "uncertain" not in x.name.lower()]
+        if ours is not None and self.image_layer not in images:
+            images.append(self.image_layer)  # closed, but still what is annotated
+        fill_with(self.image, images)
+        labels = [x for x in self.viewer.layers if isinstance(x, Labels) and x.ndim == 2 and x not in (ours, edited)]
         fill_with(self.prediction, labels)
-        self.start_button.setEnabled(self.image.count() > 0)
+        self.start_button.setEnabled(ours is not None or bool(images))
 
     def _layer_removed(self, event: Any) -> None:
         if self.editing is not None and event.value is self.editing.layer:
@@ -137,7 +140,7 @@ class AnnotateWidget(Exchanging):
 
     def _first_classes(self) -> Sequence[Any]:
         found = self._prediction()
-        return found[1] if found is not None and found[1] else FIRST_CLASSES
+        return found.classes if found is not None and found.classes else FIRST_CLASSES
 
     def stop(self, *_: Any) -> None:
         """Save and close the annotation; its layer goes."""
@@ -158,12 +161,13 @@ class AnnotateWidget(Exchanging):
         self.start_button.clicked.disconnect()
         self.start_button.clicked.connect(lambda: self.start())
         self._places = None
+        self._list_layers()
 
-    def _prediction(self) -> tuple[Sequence[Any], Sequence[ClassInfo] | None] | None:
+    def _prediction(self) -> Prediction | None:
         layer = self.prediction.currentData()
         if layer is None:
             return None
-        return (list(layer.data) if layer.multiscale else [layer.data]), layer.metadata.get(CLASSES)
+        return Prediction(list(layer.data) if layer.multiscale else [layer.data], layer.metadata.get(CLASSES), layer)
 
     # -- choosing -------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.engine.batch import DONE, QUEUED, SKIPPED, BatchProgress, BatchQueue, command, find_images
+from napari_isdnet.engine.results import check_folder, make_folder
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _batch_controller as work
@@ -18,9 +19,11 @@ from napari_isdnet.widgets._batch_form import BatchForm
 from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._image import image_layer
+from napari_isdnet.widgets._job import end_with_dock
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import color_table
+from napari_isdnet.widgets._segment_earlier import in_dock
 from napari_isdnet.widgets.load import FILTER, _dropped
 
 
@@ -47,6 +50,7 @@ class BatchWidget(BatchForm):
         self.skip_button.clicked.connect(lambda: self._change(self.queue.skip))
         self.remove_button.clicked.connect(lambda: self._change(self.queue.remove))
         self.bar.ended.connect(self._ended)
+        end_with_dock(self)
         self._list_models()
 
     # -- models and folders --------------------------------------------------------------------------------------
@@ -82,25 +86,30 @@ class BatchWidget(BatchForm):
             self.output.setText(folder)
             self.read_queue()
 
-    def read_queue(self) -> None:
-        """Take up the queue of the output folder, where there is one, with the images that are listed here."""
+    def read_queue(self) -> bool:
+        """Take up the queue of the output folder, where there is one, with the images that are listed here.
+
+        False where that cannot be, which is said.
+        """
         text = self.output.text().strip()
         if not text or Path(text).expanduser() == self.queue.output or self.bar.running:
-            return
+            return True
         here = [item.path for item in self.queue.items]
         left_out = {item.path for item in self.queue.items if item.state == SKIPPED}
         try:
+            check_folder(Path(text).expanduser())
             queue = BatchQueue.open(Path(text).expanduser())
             queue.add(here)
             queue.skip(row for row, item in enumerate(queue.items) if item.path in left_out)
         except InputError as error:
-            notify_error(error)
-            return
+            notify_error(InputError(in_dock(str(error))))
+            return False
         self.queue = queue
         if queue.model:
             self.choose_model(queue.model)
             self._show_settings()
         self._show_all()
+        return True
 
     def _show_settings(self) -> None:
         chosen = self.queue.settings
@@ -199,9 +208,8 @@ class BatchWidget(BatchForm):
 
     def run(self) -> None:
         """Segment what is queued."""
-        if self._busy():
+        if self._busy() or not self.read_queue():
             return
-        self.read_queue()
         try:
             if not self.output.text().strip():
                 raise InputError("The results need a folder: choose one under Results.")
@@ -209,14 +217,24 @@ class BatchWidget(BatchForm):
                 raise InputError("No model is chosen; choose one, or a .safetensors file.")
             if not any(item.state == QUEUED for item in self.queue.items):
                 raise InputError("No image is queued; add some, or select images and choose Queue again.")
+            make_folder(self.queue.output)
         except InputError as error:
-            notify_error(error)
+            notify_error(InputError(in_dock(str(error))))
             return
         self.take_settings()
+        if self.overwrite.isChecked():
+            self._give_up_results()
         self.run_button.setEnabled(False)
         self.bar.run(
             lambda: work.run(self.queue), on_items=self._progressed, on_result=self._finished, title="Starting"
         )
+
+    def _give_up_results(self) -> None:
+        """Remove the layers of results that are about to be replaced: they would show other data."""
+        zarr = self.format.currentData() == "ome-zarr"
+        for item in self.queue.items:
+            if item.state == QUEUED:
+                layers.remove_all(self._viewer, layers.showing(self._viewer, self.queue.output, item.stem, zarr))
 
     def _progressed(self, steps: list[BatchProgress]) -> None:
         latest = {step.index: step.item for step in steps if step.item is not None}
@@ -236,8 +254,12 @@ class BatchWidget(BatchForm):
     def copy_command(self) -> None:
         """The same from a shell, on the clipboard."""
         if not self.bar.running:
-            self.read_queue()
+            if not self.read_queue():
+                return
             self.take_settings()
+        if not self.queue.items:
+            notify_error(InputError("No image is in the list; add some first."))
+            return
         copy_text(self.copy_button, command(self.queue))
 
     # -- results -------------------------------------------------------------------------------------------------

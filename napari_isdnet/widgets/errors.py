@@ -14,10 +14,11 @@ from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets._controls import follow_names
 from napari_isdnet.widgets._errors_controller import LabelMap, Question
 from napari_isdnet.widgets._errors_form import ErrorsForm
 from napari_isdnet.widgets._image import METADATA, source_of
-from napari_isdnet.widgets._job import stop_with
+from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import region_window
@@ -35,6 +36,7 @@ class ErrorsWidget(ErrorsForm):
         viewer = real_viewer(napari_viewer)
         self._viewer = viewer
         self._maps: list[tuple[LabelMap, LabelMap]] = []  # at most one pair: what the figures are of
+        self._place: dict[str, Any] | None = None  # of the prediction when it was compared
         self.result: Evaluation | None = None
         self.error_layer: Any = None
         watch(viewer)
@@ -57,6 +59,7 @@ class ErrorsWidget(ErrorsForm):
             events.removed.disconnect(self._list_layers)
             _release(maps)
 
+        end_with_dock(self)
         stop_with(self, gone)
 
     # -- choosing ------------------------------------------------------------------------------------------------
@@ -83,6 +86,8 @@ class ErrorsWidget(ErrorsForm):
         other = next((i for i in range(box.count()) if box.itemData(i) is not taken), None)
         if box.currentData() is taken and other is not None:  # a map is never its own truth
             box.setCurrentIndex(other)
+        for box in (self.prediction, self.truth):
+            follow_names(box, found)
 
     def _choose_file(self, box: QComboBox) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "A class map", "", FILTER)
@@ -122,43 +127,69 @@ class ErrorsWidget(ErrorsForm):
         drawn = layers.drawn_window(self._viewer, layer) if kind == "drawn" else None
         return region_window(kind, shape, layers.visible_window(self._viewer, layer), drawn)
 
-    def _question(self, region: Window | None = None) -> Question:
-        return Question(self.classes.currentData(), self.tolerance.value(), region)
+    def _question(self, region: Window | None = None, part: Window | None = None) -> Question:
+        return Question(self.classes.currentData(), self.tolerance.value(), region, part)
 
     # -- comparing -----------------------------------------------------------------------------------------------
     def compare(self) -> None:
         """Open both maps, show the error layer, then find the figures."""
         chosen = self.prediction.currentData(), self.truth.currentData()
+        names = self.prediction.currentText(), self.truth.currentText()
+        self.bar.stop()
+        self.looking.stop()
+        self._forget()
         try:
             if None in chosen or chosen[0] is chosen[1]:
                 raise InputError("Errors need two class maps: choose a prediction and another one as truth.")
-            region = self._region()
-            ready = [facts.from_layer(item) if not isinstance(item, str) else item for item in chosen]
+            chosen_layers = [item for item in chosen if not isinstance(item, str)]
+            ready: list[Any] = [item if isinstance(item, str) else facts.from_layer(item) for item in chosen]
+            part = None
+            if len(chosen_layers) == 2:
+                *ready, part = facts.pair_layers(*chosen)
+            question = self._question(self._region(), part)
         except InputError as error:
             notify_error(error)
             return
-        self.bar.stop()
-        self.looking.stop()
-        self._drop_errors()
-        _release(self._maps)
+        # Two layers lie where the viewer shows them; beside a file, a result's own place in its image is all there is.
+        alone = len(chosen_layers) == 1
+        stores = [item.metadata.get(layers.STORE) if alone and not isinstance(item, str) else None for item in chosen]
+        self._place = layers.placement(chosen_layers[0]) if chosen_layers else None
 
         def look() -> Generator[Progress, None, tuple[LabelMap, LabelMap]]:
             yield Progress(0, 1, "Opening")
-            prediction, truth = (facts.from_file(item) if isinstance(item, str) else item for item in ready)
+            prediction, truth = (
+                facts.from_file(item) if isinstance(item, str) else facts.with_origin(item, store)
+                for item, store in zip(ready, stores, strict=True)
+            )
             return prediction, truth
 
-        self.looking.run(look, on_result=lambda maps: self._opened(maps, region))
+        self.looking.run(look, on_result=lambda maps: self._opened(maps, question, names))
 
-    def _opened(self, maps: tuple[LabelMap, LabelMap], region: Window | None) -> None:
+    def _opened(self, maps: tuple[LabelMap, LabelMap], question: Question, names: tuple[str, str]) -> None:
         self._maps[:] = [maps]
         self._list_classes(maps)
         try:
             self._show_errors()
         except InputError as error:
-            notify_error(error)
+            self._failed(error)
             return
-        self.report_button.setEnabled(False)
-        self.bar.run(lambda: facts.compare(*maps, self._question(region)), on_result=self._compared, title="Comparing")
+        self.bar.run(
+            lambda: facts.compare(*maps, question),
+            on_result=lambda found: self._compared(facts.named(found[0], *names)),
+            on_error=self._failed,
+            title="Comparing",
+        )
+
+    def _forget(self) -> None:
+        """Nothing is compared: what was shown of the last comparison goes."""
+        self.result = None
+        self.clear_figures()
+        self._drop_errors()
+        _release(self._maps)
+
+    def _failed(self, error: BaseException) -> None:
+        self._forget()
+        notify_error(error)
 
     def _list_classes(self, maps: tuple[LabelMap, LabelMap]) -> None:
         infos = maps[0].classes or maps[1].classes or (self.result.classes if self.result is not None else ())
@@ -169,10 +200,9 @@ class ErrorsWidget(ErrorsForm):
             self.classes.addItem(info.name, index)
         self.classes.setCurrentIndex(max(0, self.classes.findData(chosen) if chosen is not None else 0))
 
-    def _compared(self, found: tuple[Evaluation, Question]) -> None:
-        boxes = self.prediction, self.truth
-        self.result = facts.named(found[0], *(box.currentText() for box in boxes))
-        self.show_figures(self.result)
+    def _compared(self, result: Evaluation) -> None:
+        self.result = result
+        self.show_figures(result)
         if self.classes.count() == 1:
             self._list_classes(self._maps[0])
         self.report_button.setEnabled(True)
@@ -183,8 +213,9 @@ class ErrorsWidget(ErrorsForm):
         pyramid = facts.error_pyramid(prediction, truth, self._question())
         self.show_legend(one_class=self.classes.currentData() is not None)
         data, multiscale = layer_data(pyramid)
-        reference = self._reference()
-        place = layers.placement(reference) if reference is not None else {}
+        place, reference = self._place, self._reference()
+        if place is None:
+            place = layers.placement(reference) if reference is not None else {}
         active = self._viewer.layers.selection.active
         name = f"errors: {self.classes.currentText().lower()}"
         self.error_layer = self._viewer.add_labels(

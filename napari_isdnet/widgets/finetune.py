@@ -21,7 +21,7 @@ from napari_isdnet.widgets._finetune_controller import Outcome
 from napari_isdnet.widgets._finetune_form import FLIP_KEY
 from napari_isdnet.widgets._finetune_history import Keeping
 from napari_isdnet.widgets._finetune_job import TuneSettings
-from napari_isdnet.widgets._job import stop_with
+from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._projects import hand_over
@@ -77,6 +77,7 @@ class FineTuneWidget(Keeping):
             end()
             controller.close()
 
+        end_with_dock(self)
         stop_with(self, gone)
 
     def _layer_removed(self, event: Any) -> None:
@@ -131,6 +132,8 @@ class FineTuneWidget(Keeping):
         """Begin with the annotation of this moment."""
         try:
             layer, settings, project = self.image.currentData(), self.settings(), self.controller.opened()
+            if self.annotated is not None and self.annotated.missing:  # the process would find out in half a minute
+                raise InputError(self.annotated.missing)
             image, pixels = _image_of(layer)
             wait = hand_over(project)
         except InputError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtGui import QBrush, QColor
+from qtpy.QtGui import QBrush, QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QFileDialog, QTableWidgetItem
 
 from napari_isdnet.engine.rendering import KINDS, Basis, Rendering, kinds_for
@@ -21,7 +21,7 @@ from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._inspect_form import InspectForm
-from napari_isdnet.widgets._job import Job, stop_with
+from napari_isdnet.widgets._job import Job, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import region_window
@@ -87,20 +87,25 @@ class InspectWidget(InspectForm):
                 view.release()
             shared.clear()
 
+        end_with_dock(self)
         stop_with(self, gone)
+
+    def _start(self, work: Callable[[], Generator[Any, Any, Any]], on_result: Callable[[Any], None]) -> Job:
+        """A short job without a bar; it ends with the dock."""
+        job = Job(work)
+        self._jobs.append(job)
+        job.returned.connect(on_result)
+        job.failed.connect(notify_error)
+        job.ended.connect(lambda: self._jobs.remove(job) if job in self._jobs else None)
+        return job.start()
 
     def _run(self, work: Callable[[], Generator[Any, Any, Any]], on_result: Callable[[Any], None]) -> None:
         """A short job; only the latest one's answer is wanted, and nothing waits for an older one to end."""
         if self._latest is not None:
             self._latest.cancel()
-        job = self._latest = Job(work)
-        self._jobs.append(job)
-        job.returned.connect(lambda value: on_result(value) if job is self._latest else None)
-        job.failed.connect(notify_error)
-        job.ended.connect(lambda: self._jobs.remove(job) if job in self._jobs else None)
-        job.start()
+        job = self._latest = self._start(work, lambda value: on_result(value) if job is self._latest else None)
 
-    def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
+    def _list_images(self, *_: Any) -> None:
         list_images(self.image, self.viewer)
 
     def _removed(self, event: Any) -> None:
@@ -111,10 +116,23 @@ class InspectWidget(InspectForm):
         self._list_images()
 
     def _list_models(self) -> None:
-        from napari_isdnet.model.checkpoint import available_models
+        """Looking for models needs torch, which takes seconds to import: not on the main thread."""
 
-        for name in available_models():
-            self.model.addItem(name, name)
+        def look() -> Generator[Progress, None, list[str]]:
+            yield Progress(0, 1, "Looking for models")
+            keep_triton_out()
+            from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
+
+            return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
+
+        def show(names: list[str]) -> None:
+            for name in names:
+                if self.model.findData(name) < 0:
+                    self.model.addItem(name, name)
+            if names and self.model.currentIndex() < 0:  # nothing was chosen meanwhile
+                self.model.setCurrentIndex(self.model.findData(names[0]))
+
+        self._start(look, show)
 
     def _choose_model_file(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")
@@ -374,9 +392,7 @@ class InspectWidget(InspectForm):
         copy_text(self.copy_button, text)
 
 
-def _swatch(color: tuple[int, int, int]) -> Any:
-    from qtpy.QtGui import QIcon, QPixmap
-
+def _swatch(color: tuple[int, int, int]) -> QIcon:
     pixmap = QPixmap(12, 12)
     pixmap.fill(QBrush(QColor(*color)).color())
     return QIcon(pixmap)

@@ -8,7 +8,6 @@ from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QHeaderView,
@@ -18,6 +17,7 @@ from qtpy.QtWidgets import (
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
+    QWidget,
 )
 
 from napari_isdnet.exceptions import InputError
@@ -29,9 +29,9 @@ from napari_isdnet.io.samples import open_sample, samples
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _facts
-from napari_isdnet.widgets._controls import Controls, Question
+from napari_isdnet.widgets._controls import Controls, Question, scrolled
 from napari_isdnet.widgets._image import image_layer
-from napari_isdnet.widgets._job import JobBar, stop_with
+from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._settings import pyramid_folder
@@ -62,9 +62,12 @@ class LoadWidget(Controls):
         self._viewer = viewer
         self._folder = folder
         self._opened: list[dict[str, Any]] = []  # at most one: what the table shows; not yet a layer's
+        self._wanted: tuple[str | None, str | None] | None = None  # path and sample to look at, until it is a layer
+        self._asked = ""  # the contrast it was last to be looked at with
         watch(viewer)
         self._build()
         opened = self._opened
+        end_with_dock(self)
         stop_with(self, lambda: [entry["source"].close() for entry in opened])
 
     # -- building the view ---------------------------------------------------------------------------------------
@@ -76,11 +79,11 @@ class LoadWidget(Controls):
         self.path.installEventFilter(self)
         self.file_button = self._button("file", "File…", "Choose an image file", self._choose_file)
         self.folder_button = self._button("folder", "Folder…", "Choose an OME-Zarr folder", self._choose_folder)
-        self.sample = QComboBox(self)
-        self._dress(
-            self.sample, "sample",
+        # Not as wide as its longest entry: the dock could not be narrow.
+        self.sample = self._combo(
+            "sample",
             "Pictures to try things with. The last ones are written or downloaded to the cache, after you were asked",
-        )  # fmt: skip
+        )
         self.sample.addItem("Samples…", None)
         for sample in samples():
             self.sample.addItem(sample.title, sample.name)
@@ -93,14 +96,12 @@ class LoadWidget(Controls):
         self.sample.activated.connect(self._open_sample)
         self.table = QTableWidget(0, 2, self)
         self._dress(self.table, "facts", "What the image is, read from its header")
-        self.contrast = QComboBox(self)
-        self._dress(
-            self.contrast, "contrast",
+        self.contrast = self._combo(
+            "contrast",
             "Auto: 8-bit as it is, others by their 0.5 and 99.5 percentiles. None: the full range of the type. "
             "Limits: two values that become black and white",
+            ("Auto", "auto"), ("None", "none"), ("Limits", "limits"),
         )  # fmt: skip
-        for text, key in (("Auto", "auto"), ("None", "none"), ("Limits", "limits")):
-            self.contrast.addItem(text, key)
         self.limits = QLineEdit(self)
         self._dress(self.limits, "limits", "LOW,HIGH: the sample values that become black and white, e.g. 200,3000")
         self.limits.setPlaceholderText("LOW,HIGH")
@@ -147,7 +148,8 @@ class LoadWidget(Controls):
         contrast.addWidget(label)
         contrast.addWidget(self.contrast, 1)
         contrast.addWidget(self.limits, 1)
-        column = QVBoxLayout(self)
+        page = QWidget(self)
+        column = QVBoxLayout(page)
         column.addWidget(self.path)
         column.addLayout(choose)
         column.addWidget(self.question)
@@ -157,6 +159,7 @@ class LoadWidget(Controls):
         column.addWidget(self.load_button)
         column.addWidget(self.bar)
         column.addStretch(0)
+        scrolled(self, page, "load_scroll")
 
     # -- choosing ------------------------------------------------------------------------------------------------
     def _choose_file(self) -> None:
@@ -235,19 +238,23 @@ class LoadWidget(Controls):
             self._look_again()
 
     def _look_again(self) -> None:
-        if self._opened:
-            entry = self._opened[0]
-            self.open(entry["path"], sample=entry["sample"])
+        """With another contrast; a line edit also says that it was edited when it only loses the focus."""
+        if self._wanted is not None and self._contrast_text() != self._asked:
+            path, sample = self._wanted
+            self.open(path, sample=sample)
 
     def open(self, path: str | None = None, sample: str | None = None) -> None:
         """Look at an image: read its header in the background and show what it is."""
         self._forget()
+        # Before the contrast is read: where that is wrong, this is what is looked at once it is corrected.
+        self._wanted, self._asked = (path, sample), self._contrast_text()
         self.question.hide()
         self.path.setText(path or "")
         self.sample.setCurrentIndex(max(0, self.sample.findData(sample)))
         try:
             contrast = parse_contrast(self._contrast_text())
         except InputError:
+            self.bar.abandon()
             notify_error(InputError(f"Contrast limits must look like LOW,HIGH, got '{self._contrast_text()}'."))
             return
         folder = self._folder()
@@ -264,7 +271,11 @@ class LoadWidget(Controls):
                 raise
             return {**report, "path": path, "sample": sample}
 
-        self.bar.run(look, on_result=self._show, title="Opening")
+        def failed(error: BaseException) -> None:
+            self._wanted = None
+            notify_error(error)
+
+        self.bar.run(look, on_result=self._show, on_error=failed, title="Opening")
 
     def _show(self, entry: dict[str, Any]) -> None:
         self._opened[:] = [entry]
@@ -317,6 +328,7 @@ class LoadWidget(Controls):
 
     def _add(self, entry: dict[str, Any], source: ImageSource) -> None:
         self._opened.clear()  # the layer owns the source now
+        self._wanted = None
         data, keywords, _ = image_layer(source, entry["policy"], path=entry["path"], sample=entry["sample"])
         layer = self._viewer.add_image(data, **keywords)
         self.loaded.emit(layer)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QMenu
 
+from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.sink import SUFFIXES, result_path
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
@@ -18,8 +21,8 @@ from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._controls import list_images
-from napari_isdnet.widgets._engine import LocalEngine, ModelAbout, resumable
-from napari_isdnet.widgets._job import JobBar, stop_with
+from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
+from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import (
@@ -30,12 +33,15 @@ from napari_isdnet.widgets._segment_controller import (
     command,
     region_window,
 )
+from napari_isdnet.widgets._segment_earlier import WAY_OUT, Earlier, in_dock
 from napari_isdnet.widgets._segment_form import TITLES, SegmentForm
 from napari_isdnet.widgets._segment_live import LiveView
 from napari_isdnet.widgets._writer import write_result
 from napari_isdnet.window import Window
 
 SHORTCUT = "Control-Shift-L"
+COMPARE_MS = 500
+"""How often the view, which may be the region, is compared with that of an earlier job."""
 
 
 class SegmentWidget(SegmentForm):
@@ -53,6 +59,11 @@ class SegmentWidget(SegmentForm):
         self._look = JobBar(self, "segment_look")  # reads headers and devices; never shown for so short a time
         self._look.setMaximumHeight(0)
         self.result_layer: Any = None
+        self.uncertainty_layer: Any = None
+        self.earlier: Earlier | None = None
+        self._compare_timer = QTimer(self)
+        self._compare_timer.setInterval(COMPARE_MS)
+        self._compare_timer.timeout.connect(self._compare)
         self.finished: Finished | None = None
         self._output_is_ours = True
         self._connect()
@@ -66,6 +77,9 @@ class SegmentWidget(SegmentForm):
         self.image.currentIndexChanged.connect(lambda _: self._image_changed())
         for box in (self.context, self.region, self.device):
             box.activated.connect(lambda _: self.live.again())
+            box.activated.connect(lambda _: self._compare())
+        for tick in (self.uncertainty, self.probabilities, self.overwrite):
+            tick.toggled.connect(lambda _: self._compare())
         self.draw_button.clicked.connect(self._draw)
         self.live_button.clicked.connect(self.live.set_on)
         self.classes.shown.connect(self._show_class)
@@ -91,6 +105,7 @@ class SegmentWidget(SegmentForm):
             viewer.bind_key(SHORTCUT, None, overwrite=True)
             live.controller.stop_live()
 
+        end_with_dock(self)
         stop_with(self, gone)
 
     def _first_look(self) -> None:
@@ -137,6 +152,8 @@ class SegmentWidget(SegmentForm):
     def _layer_removed(self, event: Any) -> None:
         if event.value is self.result_layer:
             self.result_layer = None
+        if event.value is self.uncertainty_layer:
+            self.uncertainty_layer = None
         self.live.layer_removed(event.value)
         self._list_images()
 
@@ -166,6 +183,7 @@ class SegmentWidget(SegmentForm):
         self.model_facts.setText(about.summary)
         self.model_facts.setToolTip(about.details)
         self.classes.set_classes(about.classes)
+        self._compare()
         self.live.again()
 
     # -- choices -------------------------------------------------------------------------------------------------
@@ -180,7 +198,7 @@ class SegmentWidget(SegmentForm):
             context=str(self.context.currentData()),
             region=str(self.region.currentData()),
             device=str(self.device.currentData() or "auto"),
-            output=Path(self.output.text().strip() or "segmentation").expanduser(),
+            output=self._folder(),
             format=str(self.format.currentData()),
             memory=_settings.memory_gib(),
             polygons=self.polygons.isChecked(),
@@ -188,6 +206,9 @@ class SegmentWidget(SegmentForm):
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),
         )
+
+    def _folder(self) -> Path:
+        return Path(self.output.text().strip() or "segmentation").expanduser()
 
     def roi(self, kind: str) -> Window | None:
         """The chosen region in level-0 pixels, None for the whole image."""
@@ -212,20 +233,47 @@ class SegmentWidget(SegmentForm):
         self._show_job_hint()
 
     def _show_job_hint(self) -> None:
+        """Look what lies in the folder."""
         layer = self.image.currentData()
-        there = layer is not None and resumable(Path(self.output.text()), layers.stem_of(layer))
-        self.segment_button.setText("Resume or repeat" if there else "Segment to files")
-        self.job_hint.setText("An earlier job of this image lies in the folder: what is done is not computed again.")
-        self.job_hint.setVisible(there)
+        self.earlier = None if layer is None else Earlier.read(self._folder(), layers.stem_of(layer))
+        (self._compare_timer.stop if self.earlier is None else self._compare_timer.start)()
+        self._compare()
+
+    def _differences(self) -> list[str]:
+        """What was chosen otherwise for the job in the folder, in words; empty too where nothing is chosen yet."""
+        if self.earlier is None or self.controller.about is None:
+            return []
+        try:
+            settings = self.settings()
+            source = layers.source_of(self.image.currentData())
+            known = source is not None and not isinstance(source, ArraySource)  # of an array it would read pixels
+            identity = source.identity() if source is not None and known else None
+            return self.earlier.differences(settings, self.roi(settings.region), self.controller.about.name, identity)
+        except InputError:  # no region is drawn yet, or the view is beside the image
+            return []
+
+    def _compare(self) -> None:
+        """Say on the button and below it whether the job in the folder is the one that is chosen."""
+        earlier = self.earlier
+        found = self._differences()
+        same = earlier is not None and not found and not earlier.damaged
+        self.segment_button.setText("Resume or repeat" if same else "Segment to files")
+        self.job_hint.setText("" if earlier is None else earlier.hint(found, self.overwrite.isChecked()))
+        self.job_hint.setVisible(earlier is not None)
 
     # -- looks ---------------------------------------------------------------------------------------------------
     def _ours(self) -> list[Any]:
         return [layer for layer in (self.live.layer, self.result_layer) if layer is not None]
 
+    def list_classes(self, classes: Sequence[ClassInfo]) -> None:
+        """Bring the table to the classes that a layer of ours shows: the model's, or those of a result."""
+        if self.controller.list_classes(classes):
+            self.classes.set_classes(classes)
+
     def _show_class(self, index: int, shown: bool) -> None:
         self.controller.show_class(index, shown)
         for layer in self._ours():
-            layer.colormap = layers.colormap(self.controller.colors())
+            layer.colormap = layers.colormap(self.controller.colors(layer.metadata[layers.CLASSES]))
 
     def _set_opacity(self, percent: int) -> None:
         for layer in self._ours():
@@ -238,23 +286,39 @@ class SegmentWidget(SegmentForm):
             layer, settings = self.image.currentData(), self.settings()
             roi = self.roi(settings.region)
             source, policy, _ = layers.opened(layer)
+            self._show_job_hint()  # another program may have begun a job there
+            found = self._differences()
+            if found and not settings.overwrite:
+                raise InputError(f"The job in the folder was begun with {'; '.join(found)}: {WAY_OUT}")
         except InputError as error:
             notify_error(error)
             return
+        if found:
+            self._give_up_result(settings, source.name)
         if policy is not None:
             settings = replace(settings, contrast=policy.contrast)
         self.segment_button.setEnabled(False)
         self.bar.run(
             lambda: self.controller.job(source, settings, roi),
-            on_result=partial(self._finished, layer, source),
+            on_result=partial(self._finished, layer, source, settings),
             on_error=self._failed,
             on_cancel=self._cancelled,
             title="Segmenting",
         )
 
+    def _give_up_result(self, settings: Settings, stem: str) -> None:
+        """A job of other settings empties the store of the one before: what reads it would show other data."""
+        layers.remove_all(self.viewer, self._showing(settings, stem))
+        if self.finished is not None and self.finished.labels.path.parent == settings.output / f"{stem}.job":
+            self.finished = None
+            self.export_button.setEnabled(False)
+
+    def _showing(self, settings: Settings, stem: str) -> list[Any]:
+        return layers.showing(self.viewer, settings.output, stem, settings.format == "ome-zarr")
+
     def _failed(self, error: BaseException) -> None:
         self._idle()
-        notify_error(error)
+        notify_error(InputError(in_dock(str(error))) if isinstance(error, InputError) else error)
 
     def _cancelled(self) -> None:
         self._idle()
@@ -264,28 +328,34 @@ class SegmentWidget(SegmentForm):
         self.segment_button.setEnabled(True)
         self._show_job_hint()
 
-    def _finished(self, image: Any, source: ImageSource, finished: Finished) -> None:
+    def _finished(self, image: Any, source: ImageSource, settings: Settings, finished: Finished) -> None:
         self._idle()
         self.finished = finished
         self.export_button.setEnabled(True)
         for warning in finished.result.warnings:
-            notify_info(warning)
+            notify_info(in_dock(warning))
         notify_info(f"Written: {', '.join(finished.result.outputs.values())}")
-        counts = finished.result.class_pixels
-        self.classes.set_areas([counts[info.name] for info in finished.labels.classes], source.pixel_size)
+        replaced = [*self._showing(settings, source.name), self.result_layer, self.uncertainty_layer]
+        layers.remove_all(self.viewer, replaced)
         if image not in self.viewer.layers:  # it was closed meanwhile; the files are there
             return
         self.live.stop(remove=True)
-        old, self.result_layer = self.result_layer, None
-        if old is not None and old in self.viewer.layers:
-            self.viewer.layers.remove(old)
+        self._show_result(image, source, finished)
+
+    def _show_result(self, image: Any, source: ImageSource, finished: Finished) -> None:
+        """The result as layers, with the classes of the model that made it: another may be chosen by now."""
+        classes, counts = finished.labels.classes, finished.result.class_pixels
+        self.list_classes(classes)
+        self.classes.set_areas([counts[info.name] for info in classes], source.pixel_size)
         self.result_layer = layers.add_labels(
-            self.viewer, image, layers.store_pyramid(finished.labels), self.controller.classes,
-            self.controller.colors(), f"{source.name} segmentation",
+            self.viewer, image, layers.store_pyramid(finished.labels), classes, self.controller.colors(classes),
+            f"{source.name} segmentation",
             origin=finished.labels.origin, opacity=self.opacity.value() / 100, store=finished.labels,
         )  # fmt: skip
         if finished.uncertainty is not None:
-            layers.add_uncertainty(self.viewer, image, finished.uncertainty, f"{source.name} uncertainty")
+            self.uncertainty_layer = layers.add_uncertainty(
+                self.viewer, image, finished.uncertainty, f"{source.name} uncertainty"
+            )
 
     def copy_command(self) -> None:
         """Put the command line that does the same on the clipboard."""

@@ -143,6 +143,50 @@ def test_what_is_missing_is_said(viewer, qtbot, batch, images, model, tmp_path, 
     assert words in notification_manager.records[-1].message
 
 
+def test_without_an_image_there_is_no_command(qtbot, batch, tmp_path) -> None:
+    from napari.utils.notifications import notification_manager
+
+    QApplication.clipboard().setText("before")
+    batch.output.setText(str(tmp_path / "out"))
+    batch.copy_button.click()
+    assert QApplication.clipboard().text() == "before"
+    assert notification_manager.records[-1].message == "No image is in the list; add some first."
+
+
+def test_a_folder_that_cannot_be_made_and_what_is_there_are_said_without_options(qtbot, batch, images, model) -> None:
+    from napari.utils.notifications import notification_manager
+
+    (images / "file").touch()
+    begin(qtbot, batch, images / "a.tif", model, images / "file" / "out", 1)
+    message = f"{images / 'file'} is a file, not a folder for results; choose another output folder."
+    assert notification_manager.records[-1].message == message
+    assert not batch.bar.running
+    batch.output.setText(str(images / "out"))
+    (images / "out" / "a.ome.zarr").mkdir(parents=True)
+    batch.run_button.click()
+    qtbot.waitUntil(lambda: states(batch) == ["skipped"] and not batch.bar.running, timeout=60_000)
+    assert "exists; tick 'Replace' to replace it" in batch.table.item(0, 1).text()
+    assert "--" not in batch.table.item(0, 1).text()
+
+
+def test_layers_of_a_result_that_is_replaced_are_removed(viewer, qtbot, batch, images, model, tmp_path) -> None:
+    begin(qtbot, batch, images / "a.tif", model, tmp_path / "out", 1)
+    qtbot.waitUntil(lambda: states(batch) == ["done"] and not batch.bar.running, timeout=60_000)
+    batch.table.selectRow(0)
+    batch.open_button.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    batch.again_button.click()
+    batch.run_button.click()  # the same again: the layer shows what it showed
+    qtbot.waitUntil(lambda: states(batch) == ["done"] and not batch.bar.running, timeout=60_000)
+    assert len(viewer.layers) == 2
+    batch.again_button.click()
+    assert batch.overwrite.text() == "Replace"  # as in the Segment dock
+    batch.overwrite.setChecked(True)
+    batch.run_button.click()
+    assert [layer.name for layer in viewer.layers] == ["a"]
+    qtbot.waitUntil(lambda: states(batch) == ["done"] and not batch.bar.running, timeout=60_000)
+
+
 def test_the_same_as_a_command_and_skipping(qtbot, batch, images, model, tmp_path) -> None:
     batch.add([str(images)])
     listed(qtbot, batch, 3)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_isdnet.annotation.project import Project
+from napari_isdnet.annotation.regions import region_hash
+from napari_isdnet.annotation.strokes import Brush
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE
 from napari_isdnet.widgets._lazy import pyramid_of
@@ -264,6 +269,47 @@ def test_strokes_of_the_annotate_dock_are_in_the_snapshot_and_its_project_is_sha
     assert entry.position <= painter.controller.store.position
     painter.stop()
     assert not dock.controller.project.store.read_only  # the other dock still has it
+
+
+def test_one_held_out_place_is_said_before_a_run_and_not_after_it(
+    viewer: Any, qtbot: Any, opened: Any, picture: Path, models: Any
+) -> None:
+    assert region_hash(512, (0, 0)) < 0.2, "the first place is held out"
+    shutil.rmtree(picture.with_name("scene.png.isdnet"))
+    with Project.open(picture, tools.CLASSES) as project:
+        project.store.paint(Brush([(200, 200)], 30), 0)
+    dock = FineTuneWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Fine-tune")
+    assert not dock.train_button.isEnabled(), "nothing is counted yet"
+    dock.choose_model(str(models[0]))
+    dock.held_out.setValue(0)
+    qtbot.waitUntil(dock.train_button.isEnabled, timeout=LONG)
+    dock.held_out.setValue(20)
+    assert not dock.train_button.isEnabled(), "what was counted is of another share"
+    qtbot.waitUntil(lambda: dock.places.text().startswith("The only place painted is held out"), timeout=LONG)
+    assert not dock.train_button.isEnabled()
+    assert not dock.copy_button.isEnabled()
+    notification_manager.records.clear()
+    dock.train()
+    assert [record.message for record in notification_manager.records] == [dock.places.text()]
+    assert not dock.busy
+    dock.lock(False)  # as after a run
+    assert not dock.train_button.isEnabled()
+    with pytest.MonkeyPatch.context() as patch:  # counted before the forecast is there, which loads torch
+        patch.setattr(dock.controller, "forecast", lambda *_: time.sleep(1))
+        dock.held_out.setValue(0)
+        qtbot.waitUntil(dock.train_button.isEnabled, timeout=LONG)
+        assert dock.estimate.text() == ""
+        qtbot.waitUntil(lambda: not dock._count.running, timeout=LONG)
+
+
+def test_a_name_that_the_box_cuts_is_in_its_tooltip(opened: Any, models: Any) -> None:
+    dock = opened()
+    tips = [dock.model.itemData(k, Qt.ItemDataRole.ToolTipRole) for k in range(dock.model.count())]
+    assert "bare.safetensors" in tips
+    backbone = dock.model.findData("backbone")
+    assert dock.model.itemText(backbone) == "Pretrained backbone"
+    assert "ImageNet" in tips[backbone]
 
 
 def test_without_annotation_it_says_what_to_do(viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: Any) -> None:

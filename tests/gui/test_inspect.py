@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,6 +113,7 @@ def test_a_channel_of_the_slider_is_the_one_that_varies_most(qtbot, dock, model)
 def test_errors_are_said_and_every_control_explains_itself(qtbot, dock) -> None:
     from napari.utils.notifications import notification_manager
 
+    dock.model.setCurrentIndex(-1)
     dock.look_inside()
     assert "No model is chosen" in notification_manager.records[-1].message
     dock.copy_command()
@@ -119,6 +121,45 @@ def test_errors_are_said_and_every_control_explains_itself(qtbot, dock) -> None:
     for kind in (QPushButton, QComboBox):
         for child in dock.findChildren(kind):
             assert child.toolTip() or not child.objectName().startswith("inspect"), child.objectName()
+
+
+def test_models_are_looked_for_in_a_thread_and_the_default_one_is_chosen(qtbot, viewer, monkeypatch) -> None:
+    from napari_isdnet.model import checkpoint
+
+    threads: list[threading.Thread] = []
+
+    def available() -> dict[str, Path]:
+        threads.append(threading.current_thread())
+        names = ["another", checkpoint.DEFAULT_MODEL, "zebra"]
+        return {str(name): Path(f"{name}.safetensors") for name in names}
+
+    monkeypatch.setattr(checkpoint, "available_models", available)
+    dock = InspectWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Inspect")
+    qtbot.waitUntil(lambda: dock.model.count() == 3, timeout=20_000)
+    assert dock.model.currentText() == checkpoint.DEFAULT_MODEL
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_a_model_that_is_chosen_before_the_others_are_found_stays(qtbot, dock, model) -> None:
+    dock.choose_model(str(model))
+    qtbot.waitUntil(lambda: dock.model.count() > 1, timeout=20_000)
+    assert dock.model.currentData() == str(model)
+
+
+def test_the_same_choices_have_the_same_words_as_in_the_segment_dock(viewer, dock) -> None:
+    from napari_isdnet.widgets._segment_form import SegmentForm
+
+    def words(box: QComboBox) -> dict[str, str]:
+        return {str(box.itemData(i)): box.itemText(i) for i in range(box.count())}
+
+    other = SegmentForm()
+    try:
+        assert words(dock.context) == words(other.context)
+        assert words(dock.region) == words(other.region)
+    finally:
+        other.deleteLater()
 
 
 def test_closing_the_window_in_the_middle_leaves_nothing(qtbot, dock, model) -> None:

@@ -106,6 +106,36 @@ def test_contrast_limits_reach_the_screen(viewer, qtbot, load, tmp_path) -> None
     qtbot.waitUntil(lambda: np.array_equal(layer._slice.image.raw[..., 1], expected), timeout=5000)
 
 
+def test_wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load, picture) -> None:
+    from napari.utils.notifications import notification_manager
+
+    load.open(str(picture))
+    ready(qtbot, load)
+    load.contrast.setCurrentIndex(load.contrast.findData("limits"))
+    load.limits.setText("abc")
+    before = len(notification_manager.records)
+    qtbot.keyClick(load.limits, Qt.Key.Key_Return)
+    load.limits.editingFinished.emit()  # as when the focus leaves it: the same is not said twice
+    assert [r.message for r in notification_manager.records[before:]] == [
+        "Contrast limits must look like LOW,HIGH, got 'abc'."
+    ]
+    assert not load.load_button.isEnabled()  # what it would load is not what the table says
+    load.limits.setText("10,200")
+    qtbot.keyClick(load.limits, Qt.Key.Key_Return)
+    ready(qtbot, load)
+    assert load.path.text() == str(picture)
+    assert shown(load)["Contrast"].startswith("10–200")
+    load.load_button.click()
+    assert len(viewer.layers) == 1
+    load.contrast.setCurrentIndex(load.contrast.findData("auto"))  # of the next image: this one is a layer now
+    assert not load.bar.running
+
+
+def test_the_dock_is_narrow_and_fits_a_small_window(load) -> None:
+    assert load.minimumSizeHint().width() < 400
+    assert load.minimumSizeHint().height() < 300
+
+
 def test_a_large_file_without_pyramid_gets_one_once(viewer, qtbot, load, tmp_path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (3000, 5000), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "flat.tif", pixels, tile=(512, 512), compression="zlib")
@@ -143,7 +173,7 @@ def test_closing_the_window_while_a_pyramid_is_built_is_clean(viewer, qtbot, loa
 def test_every_control_says_what_it_does(load) -> None:
     for child in load.findChildren(QWidget):
         if child.objectName().startswith(("load_", "isdnet")):
-            assert child.toolTip() or child.objectName().endswith("_bar"), child.objectName()
+            assert child.toolTip() or child.objectName().endswith(("_bar", "_scroll")), child.objectName()
     for kind in ("QPushButton", "QToolButton", "QComboBox", "QLineEdit", "QTableWidget"):
         for child in [c for c in load.findChildren(QWidget) if c.inherits(kind)]:
             if child.parent() is load or child.parent() is load.bar:

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from napari_builtins.io import napari_write_labels
+from PIL import Image
 from qtpy.QtCore import QTimer
 
 from napari_isdnet.classes import classes_from
+from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _lazy, _writer
 from napari_isdnet.widgets import _segment_layers as layers
-from napari_isdnet.widgets import _writer
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._segment_controller import color_table
 from napari_isdnet.widgets._writer import write_class_map
@@ -54,9 +57,51 @@ def test_napari_saves_it_in_the_formats_of_the_engine(layer: Any, tmp_path: Path
     assert {f["properties"]["classification"]["name"] for f in features} == {"land", "water"}
 
 
+def test_what_export_offers_is_saved_with_classes(layer: Any, tmp_path: Path) -> None:
+    written = write_class_map(str(tmp_path / "a.tif"), None, {"metadata": layer.metadata})  # the file type of that name
+    with tifffile.TiffFile(written[0]) as tiff:
+        np.testing.assert_array_equal(tiff.asarray(), LABELS)
+        assert tiff.pages.first.photometric == tifffile.PHOTOMETRIC.PALETTE
+    with Image.open(layer.save(str(tmp_path / "a.png"))[0]) as png:
+        np.testing.assert_array_equal(np.asarray(png), LABELS)
+        assert [item["name"] for item in json.loads(png.info["classes"])] == ["land", "water"]
+
+
+@pytest.fixture
+def large(viewer: Any) -> Any:
+    """Makes layers of a class map of two levels; ``finished`` is where it lies, None for a live one."""
+
+    def make(finished: LabelStore | None) -> Any:
+        pyramid = TilePyramid(((600, 840), (300, 420)), lambda _, window: np.full(window.shape, 1, np.uint8))
+        image = viewer.add_image(np.zeros((600, 840, 3), np.uint8), name="large")
+        return layers.add_labels(viewer, image, pyramid, CLASSES, color_table(CLASSES), "large classes", store=finished)
+
+    return make
+
+
+def test_napari_s_own_tif_has_all_pixels_or_says_what_to_choose(
+    large: Any, store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = large(store)
+    assert finished.multiscale
+    # Which of two writers of .tif napari takes depends on which plugin it has found first.
+    napari_write_labels(str(tmp_path / "a.tif"), *finished.as_layer_data_tuple()[:2])
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), np.ones((600, 840)))
+    with pytest.raises(RuntimeError, match="use 'Segment to files' of the Segment dock"):
+        large(None).save(str(tmp_path / "b.tif"))
+    monkeypatch.setattr(_lazy, "MOST_WHOLE", 1000)
+    with pytest.raises(RuntimeError, match=r"Choose 'Class map of ISDNet' as the file type, or a name that ends in"):
+        napari_write_labels(str(tmp_path / "c.tif"), *finished.as_layer_data_tuple()[:2])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "scene.ome.zarr"]
+
+
 def test_other_labels_stay_with_napari(viewer: Any, tmp_path: Path) -> None:
-    viewer.add_labels(LABELS, name="mine").save(str(tmp_path / "mine.tif"))
+    mine = viewer.add_labels(LABELS, name="mine")
+    mine.save(str(tmp_path / "mine.tif"))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "mine.tif"), LABELS)
+    again = str(tmp_path / "again.tif")  # as where this plugin is found before napari's own writers
+    assert write_class_map(again, mine.data, mine.as_layer_data_tuple()[1]) == [again]
+    np.testing.assert_array_equal(tifffile.imread(again), LABELS)
 
 
 def test_what_cannot_be_saved_is_one_sentence_and_writes_nothing(layer: Any, viewer: Any, tmp_path: Path) -> None:
@@ -64,7 +109,7 @@ def test_what_cannot_be_saved_is_one_sentence_and_writes_nothing(layer: Any, vie
         layer.save(str(tmp_path / "scene.ome.zarr"))
     with pytest.raises(RuntimeError, match="'mine' shows no finished class map: use 'Segment to files' for a live one"):
         viewer.add_labels(LABELS, name="mine").save(str(tmp_path / "mine.ome.zarr"))
-    with pytest.raises(RuntimeError, match=r"written as .geojson, .ome.tif, .ome.tiff, .zarr; got 'a.txt'"):
+    with pytest.raises(RuntimeError, match=r"written as .geojson, .ome.tif, .* .tiff, .png; got 'a.txt'"):
         write_class_map(str(tmp_path / "a.txt"), None, {"metadata": {}})
     gone = {"name": "gone", "metadata": {layers.STORE: str(tmp_path / "none.ome.zarr")}}
     with pytest.raises(RuntimeError, match="which the layer shows, is gone"):
