@@ -9,6 +9,7 @@ output (as Nagel et al., 'Up or Down? Adaptive Rounding', ICML 2020, do for inte
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +31,17 @@ MOST_CHANGES = 24
 
 def pictures(model: ISDNet) -> Tensor:
     """Normalised pictures (N, 3, SIDE, SIDE) that inputs of the layers are measured on: generated, always the same."""
-    world = ProceduralWorld((4096, 4096))
-    read = [torch.from_numpy(world.read(Window(row, column, SIDE, SIDE), 0)) for row, column in PLACES]
     header = model.header
     mean, std = (header.mean, header.std) if header is not None else (IMAGENET_MEAN, IMAGENET_STD)
-    x = torch.stack(read).float()
-    return ((x - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
+    return ((_generated() - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
+
+
+@lru_cache(maxsize=1)
+def _generated() -> Tensor:
+    world = ProceduralWorld((4096, 4096))
+    return torch.stack(
+        [torch.from_numpy(world.read(Window(row, column, SIDE, SIDE), 0)) for row, column in PLACES]
+    ).float()
 
 
 @torch.inference_mode()
