@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
 Contrast = str | tuple[float, float]
@@ -94,11 +95,13 @@ def parse_folder(text: str) -> Path:
     """A folder for results: there or to be made, so neither a file nor below one, and not left empty."""
     if not text.strip():
         raise typer.BadParameter("--output is empty; give a folder, or . for the current one.")
-    path = Path(text)
-    there = next((part for part in (path, *path.parents) if part.exists()), None)
-    if there is not None and not there.is_dir():
-        raise typer.BadParameter(f"{there} is a file; --output takes a folder.")
-    return path
+    from napari_isdnet.io.disk import check_folder
+
+    try:
+        check_folder(Path(text))
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+    return Path(text)
 
 
 def option(text: str, *names: str, **settings: Any) -> Any:

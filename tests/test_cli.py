@@ -25,6 +25,7 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
 from tests.cli_tools import Ran, Runner, runner
 
+FILE_GIVEN = "test_cli.py is a file, not a folder for results; choose another --output folder."
 COMMANDS = {"demo", "sample", "info", "segment", "evaluate", "features", "models", "convert"}
 
 
@@ -120,11 +121,23 @@ def test_version_and_no_command(run: Runner) -> None:
         (["segment", "one/a.tif", "two/a.ome.tif", "-o", "x"], "one name, 'a'"),
         (["segment", "a.tif", "-o", ""], "--output is empty"),
         (["features", "a.tif", "-o", " "], "--output is empty"),
-        (["evaluate", "a.tif", "b.tif", "-o", __file__], "test_cli.py is a file; --output takes a folder."),
+        (
+            ["evaluate", "a.tif", "b.tif", "-o", __file__],
+            "test_cli.py is a file, not a folder for results; choose another --output",
+        ),
         (["evaluate", "a.tif", "b.tif", "-o", ""], "--output is empty"),
-        (["segment", "a.tif", "-o", __file__], "test_cli.py is a file; --output takes a folder."),
-        (["segment", "a.tif", "-o", "/dev/full"], "/dev/full is a file; --output takes a folder."),
-        (["features", "a.tif", "-o", f"{__file__}/x"], "test_cli.py is a file; --output takes a folder."),
+        (
+            ["segment", "a.tif", "-o", __file__],
+            "test_cli.py is a file, not a folder for results; choose another --output",
+        ),
+        (
+            ["segment", "a.tif", "-o", "/dev/full"],
+            "/dev/full is a file, not a folder for results; choose another --output",
+        ),
+        (
+            ["features", "a.tif", "-o", f"{__file__}/x"],
+            "test_cli.py is a file, not a folder for results; choose another --output",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(run: Runner, arguments: list[str], words: str) -> None:

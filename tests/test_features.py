@@ -172,7 +172,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
     def refused(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written.")
 
-    monkeypatch.setattr("napari_isdnet.engine.feature_files.check_folder", refused)
+    monkeypatch.setattr("napari_isdnet.engine.feature_files.make_folder", refused)
     model, image = lively(NETWORKS["reference"]), picture((64, 64))
     with pytest.raises(InputError, match="cannot be written"):
         next(write_features(source_of(image), model, output=tmp_path, precision="float32", device="cpu"))

@@ -18,9 +18,10 @@ from napari_isdnet.engine.evaluate import evaluate, evaluate_files, run_evaluate
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.engine.pictures import Shades, colored, overview
-from napari_isdnet.engine.report import check_folder, classes_csv, confusion_csv, print_evaluation, write_report
+from napari_isdnet.engine.report import classes_csv, confusion_csv, print_evaluation, write_report
 from napari_isdnet.engine.report_html import area_text
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.window import Window
 from tests.test_evaluate import CLASSES, Labels, finish, maps
@@ -215,14 +216,14 @@ def test_files_are_not_compared_for_a_report_that_cannot_be_written(tmp_path, mo
     def refused(folder):
         raise InputError(f"{folder} cannot be written.")
 
-    monkeypatch.setattr("napari_isdnet.engine.report.check_folder", refused)
+    monkeypatch.setattr("napari_isdnet.io.disk.make_folder", refused)
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 64), np.uint8))
     with pytest.raises(InputError, match="cannot be written"):
         next(evaluate_files(tmp_path / "a.tif", tmp_path / "a.tif", output=tmp_path / "report"))
 
 
 def test_a_place_that_cannot_be_written_is_said_and_a_good_one_is_left_clean(tmp_path, monkeypatch):
-    check_folder(tmp_path / "new" / "report")
+    make_folder(tmp_path / "new" / "report")
     assert list((tmp_path / "new" / "report").iterdir()) == []
 
     def refused(*_, **__):
@@ -230,4 +231,4 @@ def test_a_place_that_cannot_be_written_is_said_and_a_good_one_is_left_clean(tmp
 
     monkeypatch.setattr("tempfile.TemporaryFile", refused)  # root may write where the rights say no
     with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\); choose another --output"):
-        check_folder(tmp_path)
+        make_folder(tmp_path)

@@ -203,7 +203,8 @@ def evaluate_files(
 
     Class names come from ``classes_file``, else from the metadata of the prediction or truth, else from the indices.
     """
-    from napari_isdnet.engine.report import check_folder, write_report
+    from napari_isdnet.engine.report import write_report
+    from napari_isdnet.io.disk import make_folder
     from napari_isdnet.io.open import open_source
 
     ours, classes = open_labels(prediction, classes_file)
@@ -213,7 +214,7 @@ def evaluate_files(
         picture = None if image is None else open_source(image)
         note = None if classes_file is not None else _names_note(classes, other_classes)
         if output is not None:
-            check_folder(Path(output))
+            make_folder(Path(output))
         result = yield from evaluate(ours, theirs, classes or other_classes, ignore, roi, tolerance)
         result = replace(result, prediction=Path(prediction).name, truth=Path(truth).name)
         if note is not None:

@@ -15,9 +15,8 @@ from napari_isdnet.engine.feature_info import MapInfo, chosen
 from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.job import Context
 from napari_isdnet.engine.rendering import Rendering, kinds_for, paint
-from napari_isdnet.engine.report import check_folder
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import replacing, write_atomic
+from napari_isdnet.io.disk import make_folder, replacing, write_atomic
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.ome_zarr import _UNITS as UNITS
 from napari_isdnet.io.source import ImageSource, PixelSize
@@ -64,7 +63,7 @@ def write_features(
     view = FeatureView(source, model, policy, placement, context, memory=memory, folder=maps)
     try:
         names = chosen(tuple(layers), view.names)
-        check_folder(output)
+        make_folder(output)
         for step in view.prepare():
             yield Progress(_PREPARE * step.fraction, 1.0, step.stage, step.window, step.seconds_left)
         outputs: dict[str, str] = {}

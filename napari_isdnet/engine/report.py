@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +16,7 @@ from napari_isdnet.engine.labels import leave_out, pair_labels
 from napari_isdnet.engine.pictures import Shades, class_colors, colored, data_uri, overview
 from napari_isdnet.engine.report_html import Shown, area_text, page, percent, thousands
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import PARTIAL, disk_errors, write_atomic
+from napari_isdnet.io.disk import disk_errors, write_atomic
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
 
@@ -28,17 +27,6 @@ OVERVIEW_PIXELS: Final = 720
 CROP_PIXELS: Final = 360
 MOST_CROPS: Final = 12
 MOST_CLASS_MAPS: Final = 24
-
-
-def check_folder(folder: Path) -> None:
-    """Make ``folder`` and write a small file there, to say before the work what would fail after it.
-
-    Raises :class:`InputError` where the place cannot be written or the disk is full.
-    """
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, suffix=PARTIAL) as file:
-            file.write(bytes(4096))
 
 
 def write_report(

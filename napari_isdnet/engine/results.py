@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
-from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.sink import shifted_georeference
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.io.store import LabelStore
@@ -25,26 +24,6 @@ if TYPE_CHECKING:
 
 UNIT = 2048
 """Side of the windows that are predicted; anchored at the image's origin, so that a region is an exact crop."""
-
-
-def check_folder(folder: Path) -> None:
-    """Raise :class:`InputError` where ``folder`` cannot be one, since a file lies there or on the way to it."""
-    for place in (folder, *folder.parents):
-        if place.is_dir():
-            return
-        if place.exists():
-            raise InputError(f"{place} is a file, not a folder for results; choose another --output folder.")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder for results; :class:`InputError` in one sentence where that cannot be."""
-    check_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"The folder {folder} for the results cannot be made ({error.strerror}); choose another --output folder."
-        ) from error
 
 
 @dataclass(frozen=True)

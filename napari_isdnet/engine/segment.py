@@ -25,10 +25,11 @@ from napari_isdnet.engine.job import (
 )
 from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header
 from napari_isdnet.engine.patches import check_size
-from napari_isdnet.engine.results import ResultStores, Wanted, make_folder
+from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.cache import cache_within
+from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.polygons import check_available
 from napari_isdnet.io.sink import check_format, export, result_path

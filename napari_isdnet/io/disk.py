@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,31 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in _DENIED:
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another --output folder.") from error
         raise
+
+
+def check_folder(folder: Path) -> None:
+    """Raise :class:`InputError` where ``folder`` cannot be one, since a file lies there or on the way to it."""
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if place.exists():
+            raise InputError(f"{place} is a file, not a folder for results; choose another --output folder.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` for results and write a small file there: to say before the work what would fail after it.
+
+    Raises :class:`InputError` where it cannot be made or written, or the disk is full.
+    """
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} for the results cannot be made ({error.strerror}); choose another --output folder."
+        ) from error
+    with disk_errors(folder), tempfile.TemporaryFile(dir=folder, suffix=PARTIAL) as file:
+        file.write(bytes(4096))
 
 
 @contextmanager

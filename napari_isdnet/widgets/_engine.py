@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import threading
@@ -69,10 +68,7 @@ class LocalEngine:
 
     def models(self) -> Sequence[str]:
         """Names of the models that are there, the default one first."""
-        keep_triton_out()
-        from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
-
-        return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
+        return model_names()
 
     def about(self, model: str) -> ModelAbout:
         """What the header of a model says (fast: no weights are read)."""
@@ -255,6 +251,15 @@ def _remove(folder: Path) -> None:
         return
 
 
-def resumable(output: Path, name: str) -> bool:
-    """True where an interrupted (or finished) job of the image ``name`` lies in ``output``."""
-    return os.path.exists(output / f"{name}.job" / "ledger.json")
+def model_names() -> list[str]:
+    """Names of the models that are there, the default one first. Not on the main thread: torch takes seconds."""
+    keep_triton_out()
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
+
+    return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
+
+
+def look_for_models() -> Generator[Progress, None, list[str]]:
+    """The same as the work of a :class:`~napari_isdnet.widgets._job.JobBar`."""
+    yield Progress(0, 1, "Looking for models")
+    return model_names()

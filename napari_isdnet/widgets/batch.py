@@ -9,15 +9,15 @@ from typing import Any
 from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.engine.batch import DONE, QUEUED, SKIPPED, BatchProgress, BatchQueue, command, find_images
-from napari_isdnet.engine.results import check_folder, make_folder
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import check_folder, make_folder
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _batch_controller as work
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._batch_form import BatchForm
 from napari_isdnet.widgets._clipboard import copy_text
-from napari_isdnet.widgets._engine import keep_triton_out
+from napari_isdnet.widgets._engine import look_for_models
 from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._job import end_with_dock
 from napari_isdnet.widgets._lazy import real_viewer, watch
@@ -55,19 +55,12 @@ class BatchWidget(BatchForm):
 
     # -- models and folders --------------------------------------------------------------------------------------
     def _list_models(self) -> None:
-        def look() -> Generator[Progress, None, list[str]]:
-            yield Progress(0, 1, "Looking for models")
-            keep_triton_out()
-            from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
-
-            return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
-
         def show(names: list[str]) -> None:
             for name in names:
                 if self.model.findData(name) < 0:
                     self.model.addItem(name, name)
 
-        self.looking.run(look, on_result=show)
+        self.looking.run(look_for_models, on_result=show)
 
     def _choose_model(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "A model", "", "Models (*.safetensors)")

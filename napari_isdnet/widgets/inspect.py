@@ -19,7 +19,7 @@ from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._controls import list_images
-from napari_isdnet.widgets._engine import keep_triton_out
+from napari_isdnet.widgets._engine import keep_triton_out, look_for_models
 from napari_isdnet.widgets._inspect_form import InspectForm
 from napari_isdnet.widgets._job import Job, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
@@ -118,13 +118,6 @@ class InspectWidget(InspectForm):
     def _list_models(self) -> None:
         """Looking for models needs torch, which takes seconds to import: not on the main thread."""
 
-        def look() -> Generator[Progress, None, list[str]]:
-            yield Progress(0, 1, "Looking for models")
-            keep_triton_out()
-            from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models
-
-            return sorted(available_models(), key=lambda name: (name != DEFAULT_MODEL, name))
-
         def show(names: list[str]) -> None:
             for name in names:
                 if self.model.findData(name) < 0:
@@ -132,7 +125,7 @@ class InspectWidget(InspectForm):
             if names and self.model.currentIndex() < 0:  # nothing was chosen meanwhile
                 self.model.setCurrentIndex(self.model.findData(names[0]))
 
-        self._start(look, show)
+        self._start(look_for_models, show)
 
     def _choose_model_file(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")

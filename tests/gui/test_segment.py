@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
-from napari.layers import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -22,76 +18,29 @@ from napari_isdnet import cli
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.store import LabelStore
-from napari_isdnet.widgets._engine import LocalEngine
 from napari_isdnet.widgets._lazy import pyramid_of
-from napari_isdnet.widgets._reader import read
-from napari_isdnet.widgets._segment_controller import color_table
-from napari_isdnet.widgets._segment_earlier import in_dock
 from napari_isdnet.widgets._segment_layers import (
-    CLASSES,
-    add_labels,
     drawn_window,
-    file_stem,
-    opened,
-    stem_of,
-    store_pyramid,
     visible_window,
 )
 from napari_isdnet.widgets.segment import SegmentWidget
 from napari_isdnet.window import Window
-
-
-def save_network(path: Path, classes: list[str]) -> Path:
-    """A network of random weights that is called as its file is."""
-    import torch
-
-    from napari_isdnet.classes import classes_from
-    from napari_isdnet.model.checkpoint import save_model
-    from napari_isdnet.model.config import ISDNetConfig
-    from napari_isdnet.model.header import ModelHeader
-    from napari_isdnet.model.isdnet import ISDNet
-
-    torch.manual_seed(0)
-    config = ISDNetConfig(num_classes=len(classes))
-    header = ModelHeader(config, classes_from(classes), name=path.stem, pixel_size=0.5, window=256)
-    save_model(ISDNet(config), path, header)
-    return path
+from tests.gui.segment_tools import choose, fields_network, open_dock, write_field
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network of random weights that knows three classes."""
-    path = tmp_path_factory.mktemp("model") / "fields.safetensors"
-    return str(save_network(path, ["soil", "crop", "water"]))
+    return fields_network(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (20, 26, 3), dtype=np.uint8)
-    pixels = np.kron(coarse, np.ones((32, 32, 1), np.uint8)) // 2 + rng.integers(0, 128, (640, 832, 3), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / "field.tif", pixels, photometric="rgb", tile=(256, 256))
-    return tmp_path / "field.tif"
+    return write_field(tmp_path)
 
 
 @pytest.fixture
 def dock(viewer: Any, qtbot: Any, tmp_path: Path, model: str, picture: Path, monkeypatch: Any) -> SegmentWidget:
-    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
-    data, keywords, _ = read(picture)[0]
-    viewer.add_image(data, **keywords)
-    widget = SegmentWidget(viewer, LocalEngine(tmp_path / "live"))
-    viewer.window.add_dock_widget(widget, name="Segment")
-    qtbot.waitUntil(lambda: widget.device.count() > 0, timeout=60_000)
-    widget.choose_model(model)
-    # The default model's facts are there already: wait for those of this one.
-    qtbot.waitUntil(lambda: widget.model.currentData() == model, timeout=20_000)
-    widget.output.setText(str(tmp_path / "out"))
-    return widget
-
-
-def choose(box: Any, key: str) -> None:
-    box.setCurrentIndex(box.findData(key))
-    box.activated.emit(box.currentIndex())
+    return open_dock(viewer, qtbot, tmp_path, model, picture, monkeypatch)
 
 
 def test_the_dock_says_what_there_is(dock, model) -> None:
@@ -168,149 +117,6 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
         dock.export(tmp_path / name, kind)
         qtbot.waitUntil(lambda: not dock.bar.running, timeout=20_000)
         assert (tmp_path / name).stat().st_size > 0
-
-
-def segmented(qtbot: Any, dock: SegmentWidget, replace: bool = False) -> None:
-    dock.overwrite.setChecked(replace)
-    dock.segment_button.click()
-    assert dock.bar.running
-    qtbot.waitUntil(lambda: not dock.bar.running, timeout=120_000)
-
-
-def test_a_result_has_the_classes_of_what_ran_though_another_model_is_chosen(viewer, qtbot, dock, tmp_path) -> None:
-    choose(dock.region, "whole")
-    choose(dock.context, "window")
-    other = str(save_network(tmp_path / "roofs.safetensors", ["roof", "yard"]))
-    dock.segment_button.click()
-    dock.bar.pause_button.click()
-    dock.choose_model(other)
-    qtbot.waitUntil(lambda: dock.model.currentData() == other, timeout=20_000)
-    assert [dock.classes.item(row, 0).text() for row in range(dock.classes.rowCount())] == ["roof", "yard"]
-    dock.classes.item(0, 0).setCheckState(Qt.CheckState.Unchecked)
-    dock.bar.pause_button.click()
-    qtbot.waitUntil(lambda: dock.finished is not None, timeout=120_000)
-    layer = dock.result_layer
-    names = ["soil", "crop", "water"]
-    assert [item.name for item in layer.metadata[CLASSES]] == names
-    assert list(layer.features["class"]) == [*names, "no data"]
-    assert {0, 1, 2} < layer.colormap.color_dict.keys()
-    assert layer.colormap.color_dict[0][3] == 1  # the other model's first class is the one that was hidden
-    assert [dock.classes.item(row, 0).text() for row in range(dock.classes.rowCount())] == names
-    assert sum(int(dock.classes.item(r, 1).text().strip("px –").replace(",", "") or 0) for r in range(3)) == 640 * 832
-    dock.classes.item(2, 0).setCheckState(Qt.CheckState.Unchecked)
-    assert [layer.colormap.color_dict[index][3] for index in range(3)] == [1, 1, 0]
-    dock.live_button.click()  # of the model that is chosen
-    qtbot.waitUntil(lambda: dock.live.layer is not None, timeout=60_000)
-    assert [dock.classes.item(row, 0).text() for row in range(dock.classes.rowCount())] == ["roof", "yard"]
-    assert dock.live.layer.colormap.color_dict[0][3] == 1
-
-
-def test_layers_of_a_result_that_is_replaced_are_removed(viewer, qtbot, dock, tmp_path) -> None:
-    choose(dock.region, "whole")
-    choose(dock.context, "window")
-    dock.uncertainty.setChecked(True)
-    segmented(qtbot, dock)
-    elsewhere = LabelStore.open(tmp_path / "out" / "field.ome.zarr")
-    colors = color_table(elsewhere.classes)
-    add = partial(add_labels, viewer, dock.image.currentData(), store_pyramid(elsewhere), elsewhere.classes, colors)
-    add("from another dock", store=elsewhere)
-    shown = ["field", "field segmentation", "field uncertainty", "from another dock"]
-    assert [item.name for item in viewer.layers] == shown
-    mine = viewer.add_labels(np.zeros((9, 9), int), name="mine")
-    choose(dock.context, "whole")
-    dock.overwrite.setChecked(True)
-    assert dock.export_button.isEnabled()
-    dock.segment_button.click()
-    assert [item.name for item in viewer.layers] == ["field", "mine"]  # at once: the store is emptied first
-    assert not dock.export_button.isEnabled()
-    qtbot.waitUntil(lambda: not dock.bar.running, timeout=120_000)
-    assert [item.name for item in viewer.layers] == ["field", "mine", "field segmentation", "field uncertainty"]
-    segmented(qtbot, dock)  # repeated: no second layer beside it
-    assert [item.name for item in viewer.layers] == ["field", "mine", "field segmentation", "field uncertainty"]
-    assert mine in viewer.layers
-
-
-def test_resume_is_offered_for_the_same_settings_only(viewer, qtbot, dock, model, tmp_path) -> None:
-    from napari.utils.notifications import notification_manager
-
-    choose(dock.context, "window")
-    image = dock.image.currentData()
-    viewer.camera.zoom = 4 / image.scale[0]
-    viewer.camera.center = image.data_to_world((300, 300))
-    assert dock.segment_button.text() == "Segment to files"
-    assert not dock.job_hint.isVisibleTo(dock)
-    segmented(qtbot, dock)
-    assert dock.segment_button.text() == "Resume or repeat"
-    region = dock.finished.labels.shape
-    viewer.camera.center = image.data_to_world((340, 300))  # the region is what is visible
-    qtbot.waitUntil(lambda: dock.segment_button.text() == "Segment to files", timeout=5000)
-    begun = "The job in the folder was begun with rows "
-    assert dock.job_hint.text().startswith(begun)
-    assert dock.job_hint.text().endswith("tick 'Replace' to start again, or choose another folder.")
-    dock.segment_button.click()
-    assert not dock.bar.running
-    said = notification_manager.records[-1].message
-    assert said == dock.job_hint.text()
-    choose(dock.region, "whole")
-    choose(dock.context, "whole")
-    for words in ("as region (now the whole image)", "window by window (now the whole image as context)"):
-        assert words in dock.job_hint.text()
-    other = str(save_network(tmp_path / "roofs.safetensors", ["roof", "yard"]))
-    dock.choose_model(other)
-    qtbot.waitUntil(lambda: "the model 'fields' (now 'roofs')" in dock.job_hint.text(), timeout=20_000)
-    for text in (said, dock.job_hint.text()):
-        assert "--" not in text
-        assert not re.search("[0-9a-f]{12}", text)
-    segmented(qtbot, dock, replace=True)
-    assert dock.finished.labels.shape != region
-    assert dock.segment_button.text() == "Resume or repeat"
-    dock.choose_model(model)
-    qtbot.waitUntil(lambda: dock.job_hint.text().endswith(": it is replaced."), timeout=20_000)
-
-
-def test_what_only_the_engine_finds_is_said_without_options(viewer, qtbot, dock, tmp_path) -> None:
-    from napari.utils.notifications import notification_manager
-
-    choose(dock.region, "whole")
-    choose(dock.context, "window")
-    (tmp_path / "out" / "field.ome.zarr").mkdir(parents=True)
-    segmented(qtbot, dock)
-    assert notification_manager.records[-1].message == (
-        f"{tmp_path / 'out' / 'field.ome.zarr'} exists; tick 'Replace' to replace it, or choose another output folder."
-    )
-    (tmp_path / "file").touch()
-    dock.output.setText(str(tmp_path / "file" / "out"))
-    dock.output.textEdited.emit("")
-    segmented(qtbot, dock)
-    assert "is a file, not a folder for results" in notification_manager.records[-1].message
-
-
-@pytest.mark.parametrize(
-    ("message", "words"),
-    [
-        ("a--b  c exists; use --overwrite to replace it.", "a--b  c exists; tick 'Replace' to replace it."),
-        ("J: use --overwrite or --no-resume to throw its work away and start again, or choose another --output folder.",
-         "J: tick 'Replace' to start again, or choose another output folder."),
-        ("too large; use --format ome-tiff or geotiff, or a smaller --roi.",
-         "too large; choose ome-tiff or geotiff as the format, or a smaller region."),
-        ("trained at 2 m; --scale 0.5 resamples it.", "trained at 2 m; resample it by 0.5 for a better answer."),
-    ],
-)  # fmt: skip
-def test_messages_of_the_engine_without_options(message: str, words: str) -> None:
-    assert in_dock(message) == words
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [
-        ("u16/odd: name", "u16_odd_ name"), ("../../fg/up", "_.._fg_up"), (".hidden", "hidden"), ("a\\b", "a_b"),
-        ("Straße 1-b_2.x", "Straße 1-b_2.x"), ("..", "image"), ("", "image"), ("dot. ", "dot"), ("é" * 200, "é" * 90),
-    ],
-)  # fmt: skip
-def test_any_layer_name_makes_a_file_inside_the_folder(name: str, stem: str) -> None:
-    assert file_stem(name) == stem
-    layer = Image(np.zeros((300, 300, 3), np.uint8), name=name)
-    assert opened(layer)[0].name == stem_of(layer) == file_stem(layer.name)
 
 
 def test_cancel_keeps_the_job_and_another_dock_resumes_it(viewer, qtbot, dock, tmp_path) -> None:
