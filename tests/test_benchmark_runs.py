@@ -138,7 +138,7 @@ def test_the_loop_paints_the_left_half_only_and_goes_on(tmp_path: Path) -> None:
         assert int(row["strokes"]) >= 1
     from napari_isdnet.annotation.store import AnnotationStore
 
-    store = AnnotationStore.open(tmp_path / "loop.runs" / "random-0" / "annotation", read_only=True)
+    store = AnnotationStore.open(tmp_path / "loop.runs" / "random-0-spread16" / "annotation", read_only=True)
     found = Scene(image, mask, str(model), "cpu")
     assert not store.read_labels(found.right).any()
     labels = store.read_labels(found.left)

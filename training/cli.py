@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from napari_isdnet_training.benchmark.cli import app as benchmark_app
 from napari_isdnet_training.benchmark.cli_whole import read_command, whole_command
-from napari_isdnet_training.presets import HELD_OUT, PresetName
+from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, PresetName
 
 from napari_isdnet.cli import run
 from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, Precision
@@ -90,6 +90,9 @@ def finetune(
     held_out: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the annotated regions that judges instead of teaching.")
     ] = HELD_OUT,
+    spread: Annotated[
+        int, typer.Option(min=0, max=MOST_SPREAD, help="Side of superpixels that thin strokes are taken to; 0: none.")
+    ] = SPREAD,
     contrast: ContrastOption = "auto",
     channels: ChannelsOption = None,
     threads: Annotated[
@@ -113,7 +116,7 @@ def finetune(
     steps_of = run_finetune(
         image, annotations, model, output=output, preset=preset, steps=steps, seed=seed, device=device, values=values,
         precision=precision.value, classes=() if classes is None else read_classes(classes), batch=batch, window=window,
-        held_out=held_out, contrast=contrast, channels=channels, allow_worse=allow_worse, resume=resume,
+        held_out=held_out, spread=spread, contrast=contrast, channels=channels, allow_worse=allow_worse, resume=resume,
         overwrite=overwrite,
     )  # fmt: skip
     result = drive(steps_of, "finetune", "Stopped; run the same command to go on.")

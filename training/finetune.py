@@ -15,7 +15,7 @@ from typing import Any
 
 from napari_isdnet_training.determinism import deterministic
 from napari_isdnet_training.labelled import Annotations, gather
-from napari_isdnet_training.presets import HELD_OUT, PRESETS
+from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, PRESETS, SPREAD
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.tuning import Tuning
 from napari_isdnet_training.unfinished import checkpoint_folder
@@ -74,6 +74,7 @@ class FineTuneOptions:
     device: str
     precision: str
     window: int | None
+    spread: int
     contrast: Any
     channels: tuple[int, ...] | None
     allow_worse: bool
@@ -97,6 +98,7 @@ def finetune(
     contrast: Any = "auto",
     channels: tuple[int, ...] | None = None,
     held_out: float = HELD_OUT,
+    spread: int = SPREAD,
     allow_worse: bool = False,
     resume: bool = True,
     overwrite: bool = False,
@@ -115,6 +117,8 @@ def finetune(
         values: what pixels of a label image mean: ``annotation`` (0 = unlabelled) or ``mask`` (255 = ignored).
         classes: of a label image that does not name them (default: the model's).
         held_out: share of the annotated regions that judges instead of teaching, 0 to below 1.
+        spread: superpixels of about this side in pixels take the class of the thin stroke that lies in them; 0: strokes
+            teach their own pixels only.
         allow_worse: write the last state even if the held-out regions got worse.
         resume: go on with an unfinished run of the same settings and annotations.
         overwrite: replace a finished ``output``.
@@ -124,7 +128,9 @@ def finetune(
     annotation's; those that the model has go on by name. Raises :class:`InputError` for input that cannot be used.
     """
     target = Path(output).expanduser()
-    options = _options(model, preset, steps, batch, window, seed, device, precision, contrast, channels, allow_worse)
+    options = _options(
+        model, preset, steps, batch, window, seed, device, precision, contrast, channels, allow_worse, spread
+    )
     _check_output(target, resume, overwrite)
     source = image if isinstance(image, ImageSource) else open_source(image)
     try:
@@ -147,7 +153,7 @@ def finetune(
 
 def _options(
     model: str | None, preset: str, steps: int | None, batch: int | None, window: int | None, seed: int, device: str,
-    precision: str, contrast: Any, channels: tuple[int, ...] | None, allow_worse: bool,
+    precision: str, contrast: Any, channels: tuple[int, ...] | None, allow_worse: bool, spread: int,
 ) -> FineTuneOptions:  # fmt: skip
     if preset not in PRESETS:
         raise InputError(f"The preset must be {' or '.join(PRESETS)}, got '{preset}'.")
@@ -159,11 +165,13 @@ def _options(
         raise InputError(f"The seed must be 0 or more, got {seed}.")
     if window is not None and window < 64:
         raise InputError(f"A training window must have at least 64 pixels a side, got {window}.")
+    if spread and not 4 <= spread <= MOST_SPREAD:
+        raise InputError(f"Superpixels must measure 4 to {MOST_SPREAD} pixels a side, or 0 for none, got {spread}.")
     return FineTuneOptions(
         model=default_model() if model is None else str(model), preset=preset, steps=steps, batch=batch, lr=base.lr,
         adapt_lr=base.adapt_lr, validate_every=min(base.validate_every, max(1, steps)), patience=base.patience,
         seed=seed, device=device, precision=precision, window=window, contrast=contrast, channels=channels,
-        allow_worse=allow_worse,
+        allow_worse=allow_worse, spread=spread,
     )  # fmt: skip
 
 

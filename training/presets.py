@@ -14,6 +14,11 @@ BACKBONE = "backbone"
 """In place of a model: ImageNet weights in the backbone, everything else new."""
 DEFAULT_WINDOW = 512
 MAX_HELD_OUT = 24
+SPREAD = 16
+"""Side in pixels of the superpixels that thin strokes are taken to."""
+SPREADS = (8, 16, 32, 64)
+"""Those that a window offers."""
+MOST_SPREAD = 128
 REPLAY = 0.5
 """Share of windows drawn by stroke, uniformly over the strokes' age, so that the first ones are not forgotten."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -76,19 +76,21 @@ class Snapshot:
         """The region of the split that a chunk lies in."""
         return place[0] * CHUNK // self.split.size, place[1] * CHUNK // self.split.size
 
-    def read_labels(self, window: Window) -> Labels:
-        """Annotation values of ``window`` (level 0) as (height, width)."""
+    def read_labels(self, window: Window, chunk: Callable[[Place], Labels] | None = None) -> Labels:
+        """Annotation values of ``window`` (level 0) as (height, width); ``chunk`` gives those of a whole chunk."""
+        chunk = chunk or self.chunk
         result = np.zeros(window.shape, np.uint8)
         grid = Grid(self.shape, (CHUNK, CHUNK))
         for index in grid.touching(window):
             row, column = divmod(index, grid.counts[1])
             if (row, column) in self.chunks:
                 inside = window.intersect(grid[index])
-                part = self._chunk((row, column))[inside.shifted(-row * CHUNK, -column * CHUNK).slices]
+                part = chunk((row, column))[inside.shifted(-row * CHUNK, -column * CHUNK).slices]
                 result[inside.relative_to(window).slices] = part
         return result
 
-    def _chunk(self, place: Place) -> Labels:
+    def chunk(self, place: Place) -> Labels:
+        """(512, 512) values of one annotated chunk, not to be written to."""
         if place not in self._open:
             chunk = decode(self.chunks[place])
             self._open[place] = np.full((CHUNK, CHUNK), chunk, np.uint8) if isinstance(chunk, int) else chunk

@@ -12,6 +12,7 @@ from napari_isdnet_training.augment import augment
 from napari_isdnet_training.config import AugmentConfig
 from napari_isdnet_training.presets import MAX_HELD_OUT, REPLAY
 from napari_isdnet_training.snapshot import Snapshot
+from napari_isdnet_training.spread import SpreadLabels
 
 from napari_isdnet.annotation.regions import VALIDATION, region_hash, sample_windows
 from napari_isdnet.classes import IGNORE_INDEX, from_annotation
@@ -60,13 +61,17 @@ class StrokeCrops:
 
     Every second window or so (:data:`REPLAY`) is drawn by stroke, each of any age as likely as the others; the
     others by class, each class as likely (:func:`~napari_isdnet.annotation.regions.sample_windows`). Pixels of
-    held-out regions are ignored by the target, as are those without annotation.
+    held-out regions are ignored by the target, as are those without annotation. ``spread``: side of the superpixels
+    that thin strokes are taken to (:class:`SpreadLabels`), 0 for none.
     """
 
-    def __init__(self, snapshot: Snapshot, pixels: Normaliser, size: int, seed: int, count: int) -> None:
+    def __init__(
+        self, snapshot: Snapshot, pixels: Normaliser, size: int, seed: int, count: int, spread: int = 0
+    ) -> None:
         if min(snapshot.shape) < MIN_SIDE:
             raise InputError(f"The image is {snapshot.shape} pixels; fine-tuning needs at least {MIN_SIDE} a side.")
         self.snapshot, self.source, self.seed = snapshot, pixels, seed
+        self.labels: Snapshot | SpreadLabels = SpreadLabels(snapshot, pixels, spread) if spread else snapshot
         self.size = (min(size, snapshot.shape[0]), min(size, snapshot.shape[1]))
         store = cast("AnnotationStore", snapshot)  # reads like one
         self.by_class = sample_windows(store, count, size, seed, snapshot.split)
@@ -94,7 +99,7 @@ class StrokeCrops:
         rng = np.random.default_rng([self.seed, 5, number])
         window = self.window(number, rng)
         pixels, valid = self.source.pixels(window)
-        target = from_annotation(self.snapshot.read_labels(window))
+        target = from_annotation(self.labels.read_labels(window))
         target[~self.snapshot.split.mask(window)] = IGNORE_INDEX
         if valid is not None:
             target[~valid] = IGNORE_INDEX

@@ -81,7 +81,8 @@ class Tuning:
         self.mean, self.std = header.mean, header.std
         self.window = options.window or min(header.window, DEFAULT_WINDOW)
         self.pixels = Normaliser(source, policy, self.mean, self.std)
-        self.crops = StrokeCrops(snapshot, self.pixels, self.window, options.seed, options.steps * options.batch)
+        windows = options.steps * options.batch
+        self.crops = StrokeCrops(snapshot, self.pixels, self.window, options.seed, windows, options.spread)
         self.folder = checkpoint_folder(output)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
@@ -256,6 +257,7 @@ class Tuning:
             "steps": options.steps,
             "batch": options.batch,
             "window": self.window,
+            "spread": options.spread,
             "seed": options.seed,
             "device": self.placement.device.type,
             "precision": self.placement.precision,

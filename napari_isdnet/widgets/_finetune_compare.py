@@ -126,10 +126,18 @@ class Comparison(QObject):
                 self.viewer, image, pyramid, controller.classes, controller.colors(), self._title(side),
                 opacity=OPACITY, visible=side == AFTER,
             )  # fmt: skip
+            self._order()
             if side == AFTER:
                 self.flip(AFTER)
         self._timer.start()
         self._tick()
+
+    def _order(self) -> None:
+        """The new map above the old one, whichever was loaded first."""
+        old, new = (self.sides[side].layer for side in (BEFORE, AFTER))
+        shown = self.viewer.layers
+        if old in shown and new in shown and shown.index(old) > shown.index(new):
+            shown.move(shown.index(old), shown.index(new))
 
     def _title(self, side: str) -> str:
         name = "" if self.source is None else self.source.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from napari_isdnet_training.presets import HELD_OUT, PRESETS
+from napari_isdnet_training.presets import HELD_OUT, PRESETS, SPREAD, SPREADS
 from qtpy.QtWidgets import (
     QCheckBox,
     QLabel,
@@ -87,6 +87,13 @@ class FineTuneForm(Controls):
             "held_out", "Share of the annotated places that judge the weights instead of teaching; 0: nothing judges",
             0, 50, round(100 * HELD_OUT), " %",
         )  # fmt: skip
+        self.spread = self._combo(
+            "spread",
+            "Superpixels of about this side take the class of the thin stroke that lies in them; what is painted as an"
+            " area stays as it is. Off: strokes teach their own pixels only",
+            ("Off", "0"), *((f"{side} pixels", str(side)) for side in SPREADS),
+        )  # fmt: skip
+        self.spread.setCurrentIndex(self.spread.findData(str(SPREAD)))
         self.seed = self._spin("seed", "The same annotation, seed and device give the same model", 0, 999_999, 0)
         self.device = self._combo("device", "Where the network is trained", ("Automatic", "auto"))
         self.allow_worse = self._dress(
@@ -170,6 +177,7 @@ class FineTuneForm(Controls):
         choices.addRow("Preset", self.preset)
         choices.addRow("Steps", self.steps)
         choices.addRow("Held out", self.held_out)
+        choices.addRow("Spread strokes", self.spread)
         choices.addRow("Seed", self.seed)
         choices.addRow("Device", self.device)
         column.addLayout(choices)

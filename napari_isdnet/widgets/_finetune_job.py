@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari_isdnet_training.presets import BACKBONE, HELD_OUT, PRESETS
+from napari_isdnet_training.presets import BACKBONE, HELD_OUT, PRESETS, SPREAD
 from napari_isdnet_training.snapshot import take_snapshot
 from napari_isdnet_training.unfinished import Unfinished, unfinished
 
@@ -39,6 +39,7 @@ class TuneSettings:
     preset: str = "quick"
     steps: int = PRESETS["quick"].steps
     held_out: float = HELD_OUT
+    spread: int = SPREAD
     seed: int = 0
     device: str = "auto"
     threads: int = 1
@@ -61,6 +62,7 @@ def command(image: str, annotations: Path, output: Path, settings: TuneSettings)
     """The ``isdnet-train finetune`` line that trains the same weights from a shell."""
     parts = ["isdnet-train", "finetune", image, str(annotations), "--output", str(output), "--model", settings.model]
     parts += ["--preset", settings.preset, "--steps", str(settings.steps), "--held-out", f"{settings.held_out:g}"]
+    parts += ["--spread", str(settings.spread)]
     parts += ["--seed", str(settings.seed), "--device", settings.device, "--threads", str(settings.threads)]
     for name in ("window", "batch"):
         if getattr(settings, name) is not None:

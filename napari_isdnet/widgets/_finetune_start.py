@@ -66,6 +66,7 @@ class Starting(ChoosingModel):
         self.preset.currentIndexChanged.connect(lambda _: self._preset_changed())
         self.steps.valueChanged.connect(lambda _: self.refresh_later())
         self.held_out.valueChanged.connect(lambda _: self._share_changed())
+        self.spread.currentIndexChanged.connect(lambda _: self.refresh_later())
         self.device.currentIndexChanged.connect(lambda _: self.refresh_later())
         self.allow_worse.toggled.connect(lambda _: self.refresh_later())
 
@@ -219,7 +220,7 @@ class Starting(ChoosingModel):
     def lock(self, on: bool) -> None:
         """While a run goes on, what it began with stays."""
         self.busy = on
-        for control in (self.image, self.model, self.model_button, self.preset, self.steps, self.held_out, self.seed,
-                        self.device, self.allow_worse, self.resume_button):  # fmt: skip
+        for control in (self.image, self.model, self.model_button, self.preset, self.steps, self.held_out, self.spread,
+                        self.seed, self.device, self.allow_worse, self.resume_button):  # fmt: skip
             control.setEnabled(not on)
         self.train_button.setEnabled(self.ready and not on)

@@ -23,6 +23,8 @@ def guards(settings: TuneSettings) -> str:
     parts = [f"Trains {trained}; half of the windows replay strokes of any age, so that early ones are not forgotten."]
     if settings.model != BACKBONE:
         parts[0] += " What is not painted is asked to stay as it is."
+    if settings.spread:
+        parts[0] += f" Thin strokes speak for superpixels of {settings.spread} pixels around them."
     if settings.held_out <= 0:
         return f"{parts[0]} Nothing is held out, so nothing can tell whether the model got worse."
     every = min(preset.validate_every, settings.steps)

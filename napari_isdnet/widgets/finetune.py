@@ -109,8 +109,9 @@ class FineTuneWidget(Keeping):
         return TuneSettings(
             model=model, parent=self.parents.get(model), preset=str(self.preset.currentData()),
             steps=self.steps.value(), held_out=self.held_out.value() / 100, seed=self.seed.value(),
-            device=str(self.device.currentData() or "auto"), threads=spare_core_threads(most=1024),
-            contrast=contrast, channels=channels, allow_worse=self.allow_worse.isChecked(), **self.small,
+            spread=int(self.spread.currentData()), device=str(self.device.currentData() or "auto"),
+            threads=spare_core_threads(most=1024), contrast=contrast, channels=channels,
+            allow_worse=self.allow_worse.isChecked(), **self.small,
         )  # fmt: skip
 
     def copy_command(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from napari_isdnet_training.presets import MOST_SPREAD, SPREAD
 
 from napari_isdnet.cli_output import drive, print_json, print_table
 from napari_isdnet.exceptions import InputError
@@ -203,6 +204,9 @@ def loop_command(
     share: Annotated[float, typer.Option(help="Percent of the left half's pixels painted in all.")] = 0.1,
     steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps of a round.")] = 80,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 3,
+    spread: Annotated[
+        int, typer.Option(min=0, max=MOST_SPREAD, help="Side of superpixels of strokes; 0: none.")
+    ] = SPREAD,
     runs: Annotated[Path | None, typer.Option(help="Folder for annotations and models.")] = None,
     device: Device = "auto",
     plot: Annotated[Path | None, typer.Option(help="Picture of the curves (.png or .svg).")] = None,
@@ -212,7 +216,7 @@ def loop_command(
     from napari_isdnet_training.benchmark.curves import plot_loop
     from napari_isdnet_training.benchmark.loop import LOOP_COLUMNS, LoopOptions, loop
 
-    options = LoopOptions(rounds=rounds, share=share / 100, steps=steps, seeds=seeds, device=device)
+    options = LoopOptions(rounds, share / 100, steps, seeds, spread=spread, device=device)
     _keep_memory()
     rows = drive(loop(image, mask, output, model, options, runs, _notes()), "loop", AGAIN)
     if plot is not None:

@@ -14,6 +14,7 @@ import torch
 from napari_isdnet_training.benchmark.output import RunLog
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
+from napari_isdnet_training.presets import SPREAD
 from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
 
 from napari_isdnet.annotation.store import AnnotationStore
@@ -28,19 +29,25 @@ from napari_isdnet.model.checkpoint import default_model, load_model
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
-LOOP_COLUMNS = ("places", "seed", "round", "strokes", "painted", "share_percent", "miou_right", "seconds", "steps")
+LOOP_COLUMNS = (
+    "places", "seed", "round", "strokes", "painted", "share_percent", "miou_right", "seconds", "steps", "spread"
+)  # fmt: skip
 PLACES = ("suggested", "random")
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """``share`` of the left half's pixels is painted over ``rounds``; ``steps`` of fine-tuning follow each round."""
+    """``share`` of the left half's pixels is painted over ``rounds``; ``steps`` of fine-tuning follow each round.
+
+    ``spread``: see :func:`napari_isdnet_training.finetune.finetune`.
+    """
 
     rounds: int = 4
     share: float = 0.001
     steps: int = 80
     seeds: int = 3
     window: int = 192
+    spread: int = SPREAD
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -107,11 +114,11 @@ def loop(
     """
     start = model or default_model()
     scene = Scene(image, mask, start, options.device)
-    log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps"), notes)
+    log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps", "spread"), notes)
     folder = runs or output.with_suffix(".runs")
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock(1 + options.seeds * (1 + len(PLACES) * options.rounds))
-    if not log.done(places="before", steps=options.steps):
+    if not log.done(places="before", steps=options.steps, spread=""):
         score = scene.score(scene.probabilities(start))
         log.add({"places": "before", "steps": options.steps, "miou_right": round(score, 5)})
     yield clock.step(1, "before")
@@ -119,7 +126,7 @@ def loop(
         yield from _full(scene, start, seed, options, folder, log, clock)
         for places in PLACES:
             yield from _rounds(scene, start, places, seed, options, folder, log, clock)
-    return log.rows
+    return [row for row in log.rows if row["spread"] in ("", str(options.spread))]
 
 
 def _tune(
@@ -150,7 +157,7 @@ def _full(
     scene: Scene, start: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, clock: Clock
 ) -> Generator[Progress, None, None]:
     before = clock.done
-    key = {"places": "full", "seed": seed, "round": options.rounds, "steps": options.steps}
+    key = {"places": "full", "seed": seed, "round": options.rounds, "steps": options.steps, "spread": ""}
     known = log.done(**key)
     if not known:
         began = time.monotonic()
@@ -181,11 +188,11 @@ def _write_left(scene: Scene, path: Path) -> None:
 def _rounds(
     scene: Scene, start: str, places: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, clock: Clock
 ) -> Generator[Progress, None, None]:
-    own = folder / f"{places}-{seed}"
+    own = folder / f"{places}-{seed}-spread{options.spread}"
     model = start
     for number in range(1, options.rounds + 1):
         before = clock.done
-        key = {"places": places, "seed": seed, "round": number, "steps": options.steps}
+        key = {"places": places, "seed": seed, "round": number, "steps": options.steps, "spread": options.spread}
         output = own / f"round{number}.safetensors"
         if log.done(**key):
             model = str(output) if output.is_file() else model
@@ -205,7 +212,9 @@ def _rounds(
             strokes = paint_at(store, scene.truth, where, scene.left, budget, rng)
             store.flush()
             done = painted(store, scene.left)
-            model = yield from _tune(scene, store, start, output, options.steps, seed, options, clock)
+            model = yield from _tune(
+                scene, store, start, output, options.steps, seed, options, clock, spread=options.spread
+            )
         finally:
             store.close()
         log.add({
