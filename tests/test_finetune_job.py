@@ -298,7 +298,7 @@ def test_a_second_forecast_goes_by_the_first_run(
     assert not guess.measured
     assert guess.seconds > estimate.START_SECONDS
     todo = estimate.work(read_header(model).config, "quick", 40, 1, 96, 2)
-    assert todo.judging == pytest.approx(todo.training / 40 / 2.5 * 2 * 3)  # before, at 20 and at 40; two windows
+    assert todo.judging == pytest.approx(todo.training / 40 / estimate.PASSES["quick"] * 2 * 3)  # at 0, 20, 40
     estimate.remember(todo, 100.0, "quick", placement)
     again = controller.forecast(chosen, 2)
     assert again.measured

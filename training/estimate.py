@@ -19,9 +19,9 @@ from napari_isdnet.paths import cache_folder
 
 START_SECONDS = 6.0
 """Loading libraries and weights."""
-_BACKWARD = {"quick": 2.5, "thorough": 4.0}
-"""A step costs so many forward passes: one of the model before, and two for a whole backward pass, of which ``quick``
-leaves the branches out."""
+PASSES = {"quick": 1.5, "thorough": 4.0}
+"""A step costs so many forward passes. ``thorough``: one of each model, and two for the backward pass. ``quick``: one
+that both models share but for the last fusion; with new classes it is more, which the first run here tells."""
 _PROBE_SHARE = 0.3
 """A whole network's share of the speed of one large convolution: 0.28 to 0.44, measured on one CPU core."""
 
@@ -51,7 +51,7 @@ def work(config: ISDNetConfig, preset: str, steps: int, batch: int, window: int,
     """The work of ``steps`` steps of ``batch`` windows, judged on ``held_out`` windows every so often."""
     one = float(count_cost(config, (window, window)).macs)
     validations = 1 + -(-steps // max(1, min(PRESETS[preset].validate_every, steps))) if held_out else 0
-    return Work(one * batch * steps * _BACKWARD[preset], one * held_out * validations)
+    return Work(one * batch * steps * PASSES[preset], one * held_out * validations)
 
 
 def forecast(todo: Work, preset: str, placement: Placement) -> Forecast:

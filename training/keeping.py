@@ -35,15 +35,17 @@ class Keeping:
     def _take(self, module: Any, inputs: Any, output: Tensor) -> None:  # noqa: ARG002 (torch's signature)
         self._logits = output
 
-    def loss(self, image: Tensor, target: Tensor) -> Tensor:
+    def loss(self, image: Tensor, target: Tensor, trunk: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Mean KL divergence over the unlabelled cells at the logits' stride, after a forward of the learning model.
 
-        ``image`` (B, 3, H, W) is what that forward saw, ``target`` (B, H, W) has 255 where nothing is painted.
+        ``image`` (B, 3, H, W) is what that forward saw, ``target`` (B, H, W) has 255 where nothing is painted;
+        ``trunk``: both models share it, so that it need not be computed again.
         """
         logits, self._logits = self._logits, None
         assert logits is not None
         with torch.no_grad():
-            wanted = self.before.coarse_logits(image)[:, self._old].float().softmax(1)
+            said = self.before.coarse_logits(image) if trunk is None else self.before.from_trunk(trunk)[0]
+            wanted = said[:, self._old].float().softmax(1)
             free = F.interpolate((target != IGNORE_INDEX)[:, None].float(), size=logits.shape[2:], mode="area") == 0
         own = logits[:, self._new].float().log_softmax(1)
         divergence = F.kl_div(own, wanted, reduction="none").sum(1, keepdim=True)

@@ -65,6 +65,8 @@ class Tuning:
         assert isinstance(self.network.net, ISDNet)
         self.net: ISDNet = self.network.net
         self.still = freeze(self.network, options.preset, self.start)
+        # Then all before the last fusion is that of the model before, and no other loss reaches what learns.
+        self.last_only = options.preset == "quick" and self.start.knows_all and self.net.config.fuses
         if self.placement.device.type == "cpu":
             faster_on_cpu(self.network)
         self.network.to(self.placement.device)
@@ -173,9 +175,14 @@ class Tuning:
         self.optimizer.zero_grad(set_to_none=True)
         mixed = self.placement.dtype != torch.float32
         with torch.autocast(device.type, self.placement.dtype, enabled=mixed):
-            losses = self._weighed(self.net.losses(image, target), target)
+            trunk = None
+            if self.last_only:
+                with torch.no_grad():
+                    trunk = self.net.trunk(image)
+            found = self.net.losses(image, target) if trunk is None else self.net.last_losses(trunk, target)
+            losses = self._weighed(found, target)
             if self.keeping is not None and self.keeping.active:
-                losses["keep"] = self.keeping.loss(image, target) * KEEP_WEIGHT
+                losses["keep"] = self.keeping.loss(image, target, trunk) * KEEP_WEIGHT
         total = torch.stack(list(losses.values())).sum()
         if not bool(torch.isfinite(total)):
             raise InputError(

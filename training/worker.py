@@ -204,8 +204,8 @@ class _Watch:
         window = int(options.get("window") or min(header.window, DEFAULT_WINDOW))
         batch = int(options.get("batch") or PRESETS[preset].batch)
         todo = estimate.work(header.config, preset, self._steps, batch, window, 0)
-        one = todo.training / max(1, self._steps * batch)
-        judged = one / 2 * min(held_out, MAX_HELD_OUT) * self._validations
+        one = todo.training / (self._steps * batch * estimate.PASSES[preset])
+        judged = one * min(held_out, MAX_HELD_OUT) * self._validations
         estimate.remember(estimate.Work(todo.training, judged), self._seconds, preset, placement)
 
 

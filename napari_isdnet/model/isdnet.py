@@ -181,6 +181,18 @@ class ISDNet(nn.Module):
         del s8, context8
         return self.classifier(self.dropout(fused))
 
+    def trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All before the last fusion of (B, 3, H, W): the shallow map at stride 8 and the first fusion at stride 16."""
+        self._check(x, "both")
+        deep = self._deep(x, None)
+        s8, s16 = self._shallow(x, None)
+        return s8, self.fuse16(s16, deep)[0]
+
+    def from_trunk(self, trunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits at stride 8 as of :meth:`coarse_logits`, and the context of the last fusion."""
+        fused, context8, _ = self.fuse8(*trunk)
+        return self.classifier(self.dropout(fused)), context8
+
     def _check(self, x: Tensor, branch: Branch) -> None:
         if x.ndim != 4 or x.shape[1] != 3:
             raise InputError(f"ISDNet takes images of shape (B, 3, H, W), got {tuple(x.shape)}.")
@@ -237,6 +249,16 @@ class ISDNet(nn.Module):
             losses["aux_stage"] = seg(self.aux_stage(named["stage"])) * STAGE_WEIGHT
         if config.super_resolution and config.branches != "shallow":
             losses.update(self._label_free_losses(x, named))
+        losses["total"] = torch.stack(list(losses.values())).sum()
+        return losses
+
+    def last_losses(self, trunk: tuple[Tensor, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """Those of :meth:`losses` that teach the last fusion and the classifier, and ``total``, their sum."""
+        over_all = self.config.flavour == "reference"
+        logits, context8 = self.from_trunk(trunk)
+        losses = {"seg": segmentation_loss(logits, target, None, over_all)}
+        if self.config.auxiliary:
+            losses["aux8"] = segmentation_loss(self.aux8(context8), target, None, over_all)
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
 
