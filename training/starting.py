@@ -89,6 +89,12 @@ def class_rows(config: ISDNetConfig) -> set[str]:
     return {key for key, value in one.items() if value.shape != other[key].shape}
 
 
+def last_layers_only(network: Network, preset: str, start: Start) -> bool:
+    """True where the last fusion and the classifier alone train; all before them is that of the model before."""
+    net: Any = network.net
+    return bool(preset == "quick" and start.knows_all and net.config.fuses)
+
+
 def freeze(network: Network, preset: str, start: Start) -> list[nn.Module]:
     """Say what trains; returns the modules whose batch-norm statistics stay as they are.
 
@@ -99,7 +105,7 @@ def freeze(network: Network, preset: str, start: Start) -> list[nn.Module]:
     net: Any = network.net
     if preset == "thorough":
         return [net] if start.knows_all else []
-    if start.knows_all and net.config.fuses:
+    if last_layers_only(network, preset, start):
         net.requires_grad_(False)
         for part in (net.fuse8, net.classifier):
             part.requires_grad_(True)

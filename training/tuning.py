@@ -17,7 +17,7 @@ from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
-from napari_isdnet_training.starting import freeze, parameter_groups, set_mode, start_from
+from napari_isdnet_training.starting import freeze, last_layers_only, parameter_groups, set_mode, start_from
 from napari_isdnet_training.state import RunState, load_state, save_state
 from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
 from napari_isdnet_training.unfinished import STATE, checkpoint_folder
@@ -65,8 +65,7 @@ class Tuning:
         assert isinstance(self.network.net, ISDNet)
         self.net: ISDNet = self.network.net
         self.still = freeze(self.network, options.preset, self.start)
-        # Then all before the last fusion is that of the model before, and no other loss reaches what learns.
-        self.last_only = options.preset == "quick" and self.start.knows_all and self.net.config.fuses
+        self.last_only = last_layers_only(self.network, options.preset, self.start)  # no other loss reaches them
         if self.placement.device.type == "cpu":
             faster_on_cpu(self.network)
         self.network.to(self.placement.device)
