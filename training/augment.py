@@ -91,17 +91,25 @@ def shift_hsv(image: Image, saturation: float, hue: float) -> Image:
         safe = np.maximum(chroma, np.float32(1e-6))
         factor = np.minimum(np.float32(saturation), value / safe)
         return np.stack([value - (value - c) * factor for c in (red, green, blue)], axis=-1)
-    safe = np.where(chroma > 0, chroma, np.float32(1))
-    sector = np.where(
-        value == red,
-        (green - blue) / safe,
-        np.where(value == green, (blue - red) / safe + np.float32(2), (red - green) / safe + np.float32(4)),
-    )
+    sector = _sector(red, green, blue, value, chroma)
     sector += np.float32(hue / 60)
-    chroma = np.minimum(chroma * np.float32(saturation), value)
-    channels = []
-    for start in (5, 3, 1):
-        position = np.mod(sector + np.float32(start), np.float32(6))
-        weight = np.clip(np.minimum(position, np.float32(4) - position), 0, 1)
-        channels.append(value - chroma * weight)
-    return np.stack(channels, axis=-1)
+    np.minimum(chroma * np.float32(saturation), value, out=chroma)
+    turned = np.empty(image.shape, np.float32)
+    for channel, own in enumerate((0, 2, 4)):  # a colour is full up to one sixth from its own hue, gone from two on
+        away = np.abs(sector - np.float32(own))
+        np.minimum(away, np.abs(np.float32(6) - away), out=away)
+        away -= np.float32(1)
+        turned[..., channel] = value - chroma * np.clip(away, 0, 1, out=away)
+    return turned
+
+
+def _sector(red: Image, green: Image, blue: Image, value: Image, chroma: Image) -> Image:
+    """Hue in sixths of a turn, -1..5 (0 red, 2 green, 4 blue); 0 where there is no colour."""
+    scale: Image = np.reciprocal(np.maximum(chroma, np.float32(1e-6)))
+    sector: Image = (red - green) * scale
+    sector += np.float32(4)
+    for mask, one, other, start in ((value == green, blue, red, 2), (value == red, green, blue, 0)):
+        part = (one - other) * scale
+        part += np.float32(start)
+        np.copyto(sector, part, where=mask)
+    return sector

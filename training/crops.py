@@ -136,9 +136,10 @@ def mixed(mask: Mask, ratio: float) -> bool:
 
 def resize(image: Image, mask: Mask, size: tuple[int, int]) -> tuple[Image, Mask]:
     """Bilinear for the image, nearest for the mask, both with pixel centres aligned (half-pixel convention)."""
-    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    # A view, channels last: neither way costs a copy.
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
     small = size[0] < mask.shape[0]
     resized = torch.nn.functional.interpolate(planes, size=size, mode="bilinear", antialias=small)[0]
     labels = torch.from_numpy(mask)[None, None]
     nearest = torch.nn.functional.interpolate(labels, size=size, mode="nearest-exact")[0, 0]
-    return np.ascontiguousarray(resized.numpy().transpose(1, 2, 0)), nearest.numpy()
+    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy()), nearest.numpy()

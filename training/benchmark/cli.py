@@ -178,6 +178,7 @@ def table_command(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
     settings: Settings = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs (resumed when cut off).")] = None,
+    speed: Annotated[bool, typer.Option(help="Measure speed and memory too; not beside other work.")] = True,
     as_json: Json = False,
 ) -> None:
     """Registry networks trained with one budget on the same data: IoU per class, mIoU, speed, parameters."""
@@ -188,7 +189,7 @@ def table_command(
     loaded = load_recipe(recipe, settings or ())
     for name in REGISTRY.keys() - available() if not networks else ():
         typer.echo(f"{name} is left out: the extra 'baselines' is not installed.", err=True)
-    generator = table(loaded, output, networks or available(), steps, seeds, runs, _notes())
+    generator = table(loaded, output, networks or available(), steps, seeds, runs, _notes(), speed)
     _keep_memory()
     rows = drive(generator, "table", AGAIN)
     _show(f"{steps} steps", table_columns(loaded), rows, as_json)

@@ -14,7 +14,7 @@ from napari_isdnet_training.benchmark.inference import best_class
 from torch import Tensor
 
 from napari_isdnet.engine.device import choose, prepare
-from napari_isdnet.engine.fast import compiled
+from napari_isdnet.engine.fast import compiled, compiled_labels
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.laplacian import LaplacianPyramid
 from napari_isdnet.progress import Clock, Progress
@@ -63,6 +63,8 @@ def variants(model: ISDNet, device: str, compile_too: bool) -> dict[str, tuple[C
     if compile_too:
         ready, note = compiled(prepare(model, choose(device, "bfloat16")))
         found["bfloat16 compiled"] = (lambda x: best_class(ready(x), (x.shape[2], x.shape[3])), note)
+        if target.type == "cuda":
+            found["bfloat16 compiled to labels"] = compiled_labels(prepare(model, choose(device, "bfloat16")))
     return found
 
 

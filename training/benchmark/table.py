@@ -36,12 +36,12 @@ def table_columns(recipe: Recipe, dataset: Dataset | None = None) -> tuple[str, 
 
 def table(
     recipe: Recipe, output: Path, networks: Sequence[str], steps: int, seeds: int, runs: Path | None,
-    notes: Sequence[str],
+    notes: Sequence[str], speed: bool = True,
 ) -> Generator[Progress, None, list[dict[str, Any]]]:  # fmt: skip
     """Train and evaluate ``networks`` on the recipe's data; rows are appended to ``output``, finished ones skipped.
 
     The recipe's options are ISDNet's and go to the recipe's own network only. Speed, memory and multiply-adds are those
-    of one image of :data:`SPEED_SIZE` in a process of its own.
+    of one image of :data:`SPEED_SIZE` in a process of its own; without ``speed`` they are left empty.
     """
     check_available(networks)
     dataset = open_dataset(recipe.data)
@@ -62,7 +62,7 @@ def table(
                 trained = yield from train(one, folder, clock, f"{name}, seed {seed}")
                 row: dict[str, Any] = {**key, **_scores(trained.figures), "seconds": round(trained.seconds, 1)}
                 row["backbone"] = "ImageNet" if recipe.model.pretrained and REGISTRY[name].takes_weights else "scratch"
-                log.add({**row, **_speed(name, dict(options), len(dataset.classes))})
+                log.add({**row, **(_speed(name, dict(options), len(dataset.classes)) if speed else {})})
             yield clock.reach(before + 1, f"{name}, seed {seed}", resumed=known)
     return [r for r in log.rows if r["recipe"] == recipe.name and r["steps"] in ("", str(steps))]
 
