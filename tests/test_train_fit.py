@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from napari_isdnet_training.augment import augment, shift_hsv
 from napari_isdnet_training.census import check_dataset
-from napari_isdnet_training.config import AugmentConfig, Recipe, ScheduleConfig, load_recipe, recipe_from
-from napari_isdnet_training.crops import mixed
+from napari_isdnet_training.config import AugmentConfig, CropConfig, Recipe, ScheduleConfig, load_recipe, recipe_from
+from napari_isdnet_training.crops import CropDataset, mixed
 from napari_isdnet_training.datasets import open_dataset
+from napari_isdnet_training.device_crops import DeviceCrops
 from napari_isdnet_training.fit import FitResult, fit
 from napari_isdnet_training.history import read_history
 from napari_isdnet_training.registry import build
-from napari_isdnet_training.sampling import StepBatches
+from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
 from PIL import Image
 from safetensors.torch import load_file
@@ -77,6 +78,23 @@ def test_a_tiny_set_is_learnt(tmp_path: Path) -> None:
     assert result.figures["miou"] > 0.8
     assert result.model is not None
     assert result.model.is_file()
+
+
+@pytest.mark.parametrize("size", [(48, 40), (80, 128)])
+def test_crops_finished_on_the_device_are_those_of_the_workers(tmp_path: Path, size: tuple[int, int]) -> None:
+    crop = CropConfig(size=size, scale=(0.6, 1.8))
+    changes = AugmentConfig(flip_vertical=0.5, quarter_turns=0.5)
+    recipe = tiny(make_data(tmp_path / "data"))
+    dataset = open_dataset(recipe.data)
+    samples, code = dataset.split("train"), dataset.code
+    sampler = CropSampler(check_dataset(dataset)["train"], crop, 3)
+    whole = CropDataset(samples, sampler, recipe.data, crop, changes, code)
+    halves = CropDataset(samples, sampler, recipe.data, crop, changes, code, raw=True)
+    images, targets = DeviceCrops(recipe.data, size, torch.device("cpu")).finish([halves[n] for n in range(24)])
+    for number in range(24):
+        image, target = whole[number]
+        assert torch.allclose(images[number], image, atol=1e-4)
+        assert torch.equal(targets[number], target)
 
 
 def test_a_cut_run_goes_on_bit_for_bit(tmp_path: Path) -> None:

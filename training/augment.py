@@ -6,6 +6,8 @@ class covering over 75 %, flip, rotation by 90 to 270 degrees, photometric disto
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from napari_isdnet_training.config import AugmentConfig
@@ -21,8 +23,9 @@ def augment(
 ) -> tuple[Image, Mask]:
     """Geometry of both and colours of the image (``(H, W, 3)`` float32, 0..255); ``fill`` is the colour outside."""
     image, mask = move(image, mask, config, rng, fill)
-    if config.photometric:
-        image = distort_colors(image, config, rng)
+    colors = draw_colors(config, rng)
+    if colors != Colors():
+        image = change_colors(image, colors)
     return np.ascontiguousarray(image), np.ascontiguousarray(mask)
 
 
@@ -58,28 +61,45 @@ def rotate(image: Image, mask: Mask, degrees: float, fill: tuple[float, float, f
     return np.stack(turned, axis=-1), moved
 
 
-def distort_colors(image: Image, config: AugmentConfig, rng: np.random.Generator) -> Image:
+class Colors(NamedTuple):
+    """What one crop's colours go through, in this order; the defaults change nothing."""
+
+    brightness: float = 0.0
+    contrast_before: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    contrast_after: float = 1.0
+
+
+def draw_colors(config: AugmentConfig, rng: np.random.Generator) -> Colors:
     """Brightness, contrast (before or after the others by a coin), saturation and hue, each with probability 1/2."""
-    image = image.astype(np.float32, copy=True)
-    if rng.random() < 0.5:
-        image += np.float32(rng.uniform(-config.brightness, config.brightness))
-        np.clip(image, 0, 255, out=image)
-    contrast = np.float32(rng.uniform(*config.contrast)) if rng.random() < 0.5 else None
-    contrast_first = rng.random() < 0.5
-    if contrast is not None and contrast_first:
-        _scale(image, contrast)
+    if not config.photometric:
+        return Colors()
+    brightness = float(rng.uniform(-config.brightness, config.brightness)) if rng.random() < 0.5 else 0.0
+    contrast = float(rng.uniform(*config.contrast)) if rng.random() < 0.5 else 1.0
+    before, after = (contrast, 1.0) if rng.random() < 0.5 else (1.0, contrast)
     saturation = float(rng.uniform(*config.saturation)) if rng.random() < 0.5 else 1.0
     hue = float(rng.uniform(-config.hue, config.hue)) if rng.random() < 0.5 else 0.0
-    if saturation != 1.0 or hue != 0.0:
-        image = shift_hsv(image, saturation, hue)
-    if contrast is not None and not contrast_first:
-        _scale(image, contrast)
+    return Colors(brightness, before, saturation, hue, after)
+
+
+def change_colors(image: Image, colors: Colors) -> Image:
+    """``(H, W, 3)`` float32 on 0..255 with its colours changed; the given array stays as it is."""
+    image = image.astype(np.float32, copy=True)
+    if colors.brightness:
+        image += np.float32(colors.brightness)
+        np.clip(image, 0, 255, out=image)
+    _scale(image, colors.contrast_before)
+    if colors.saturation != 1.0 or colors.hue != 0.0:
+        image = shift_hsv(image, colors.saturation, colors.hue)
+    _scale(image, colors.contrast_after)
     return image
 
 
-def _scale(image: Image, factor: np.float32) -> None:
-    image *= factor
-    np.clip(image, 0, 255, out=image)
+def _scale(image: Image, factor: float) -> None:
+    if factor != 1.0:
+        image *= np.float32(factor)
+        np.clip(image, 0, 255, out=image)
 
 
 def shift_hsv(image: Image, saturation: float, hue: float) -> Image:

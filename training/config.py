@@ -160,7 +160,11 @@ class ScheduleConfig(_Part):
 
 
 class RunConfig(_Part):
-    """Length, batch and machine. ``batch`` is the global batch: over all processes and accumulated parts."""
+    """Length, batch and machine. ``batch`` is the global batch: over all processes and accumulated parts.
+
+    ``finish_crops``: where crops are resized, coloured and normalised, in the ``workers`` or, a batch at once, on the
+    ``device``; the same to rounding, and several times faster beside a GPU.
+    """
 
     steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=8, ge=1)
@@ -176,6 +180,7 @@ class RunConfig(_Part):
     early_stop: int = Field(default=0, ge=0)
     max_seconds: float | None = Field(default=None, gt=0)
     workers: int = Field(default=0, ge=0)
+    finish_crops: Literal["workers", "device"] = "workers"
     accelerator: str = "auto"
     devices: int = Field(default=1, ge=1)
     nodes: int = Field(default=1, ge=1)

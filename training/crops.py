@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from napari_isdnet_training.augment import augment
+from napari_isdnet_training.augment import augment, draw_colors, move
 from napari_isdnet_training.config import AugmentConfig, CropConfig, DataConfig
 from napari_isdnet_training.datasets import Sample
+from napari_isdnet_training.device_crops import RawCrop
 from napari_isdnet_training.sampling import CropSampler, Draw
 from napari_isdnet_training.sources import MaskCode, SourceCache, decode_mask, open_mask
 from torch.utils.data import Dataset as TorchDataset
@@ -20,16 +21,17 @@ from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.window import Window
 
-Image = npt.NDArray[np.float32]
+Image = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 TRIES = 10
 
 
-class CropDataset(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
+class CropDataset(TorchDataset[tuple[torch.Tensor, ...]]):
     """Item ``n`` is the n-th augmented crop of a run: ``(3, H, W)`` normalised float32 and ``(H, W)`` int64.
 
     The same n gives the same crop in any process, worker or order. Pixels outside of an image (crops larger than
-    it) are the mean colour and ignored.
+    it) are the mean colour and ignored. With ``raw`` an item is a :data:`RawCrop` instead, which
+    :class:`DeviceCrops` finishes.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
         crop: CropConfig,
         augmentation: AugmentConfig,
         code: MaskCode,
+        raw: bool = False,
     ) -> None:
+        self.raw = raw
         self.samples, self.sampler = list(samples), sampler
         self.data, self.crop, self.augmentation, self.code = data, crop, augmentation, code
         self._images, self._masks = SourceCache(_open_image), SourceCache(open_mask)
@@ -48,7 +52,9 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
         self._mean = np.asarray(data.mean, np.float32)
         self._scale = 1 / np.asarray(data.std, np.float32)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, ...]:
+        if self.raw:
+            return self.unfinished(number)
         image, mask = self.pixels(number)
         image -= self._mean
         image *= self._scale
@@ -58,16 +64,30 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
     def pixels(self, number: int) -> tuple[Image, Mask]:
         """Crop ``number`` before normalisation: ``(H, W, 3)`` float32 0..255 and ``(H, W)`` uint8 class indices."""
         rng = self.sampler.rng(number)
+        image, mask = self._cut(number, rng)
+        if mask.shape != self.crop.size:
+            image, mask = resize(image, mask, self.crop.size)
+        return augment(image, mask, self.augmentation, rng, self._fill)
+
+    def unfinished(self, number: int) -> RawCrop:
+        """Crop ``number`` flipped and turned, at the size at which it was cut and in its own colours."""
+        rng = self.sampler.rng(number)
+        image, mask = move(*self._cut(number, rng), self.augmentation, rng, self._fill)
+        colors = torch.tensor(draw_colors(self.augmentation, rng), dtype=torch.float32)
+        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(mask)), colors
+
+    @property
+    def _fill(self) -> tuple[float, float, float]:
+        return self.data.mean if self.augmentation.fill == "mean" else (0.0, 0.0, 0.0)
+
+    def _cut(self, number: int, rng: np.random.Generator) -> tuple[Image, Mask]:
+        """The pixels of crop ``number``, larger or smaller than the crop by its factor of scale."""
         draw = self.sampler.draw(number, rng)
         sample = self.samples[draw.sample]
         factor = float(rng.uniform(*self.crop.scale)) if self.crop.scale[0] < self.crop.scale[1] else self.crop.scale[0]
         size = tuple(max(1, round(s / factor)) for s in self.crop.size)
         window, mask = self._place(sample, draw, (size[0], size[1]), rng)
-        image = self._read_image(sample, window)
-        if factor != 1.0:
-            image, mask = resize(image, mask, self.crop.size)
-        fill = self.data.mean if self.augmentation.fill == "mean" else (0.0, 0.0, 0.0)
-        return augment(image, mask, self.augmentation, rng, fill)
+        return self._read_image(sample, window), mask
 
     def _place(
         self, sample: Sample, draw: Draw, size: tuple[int, int], rng: np.random.Generator
@@ -96,7 +116,10 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
         inside = window.clipped(source.shape)
         if sample.name not in self._policies:  # percentiles of a 16-bit image cost a look at its coarse level
             self._policies[sample.name] = IntensityPolicy.from_source(source, channels=self.data.channels)
-        pixels, _ = self._policies[sample.name].apply(source.read(inside))
+        read = source.read(inside)
+        if self.raw and inside == window and self._policies[sample.name].keeps(read):
+            return read  # a quarter of the bytes on their way to the device
+        pixels, _ = self._policies[sample.name].apply(read)
         if inside == window:
             return pixels
         padded = np.empty((*window.shape, 3), np.float32)

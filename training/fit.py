@@ -18,6 +18,7 @@ from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
+from napari_isdnet_training.device_crops import DeviceCrops
 from napari_isdnet_training.evaluate import drain, evaluate_samples, figures
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import first_difference, fixed, up_to_date
@@ -87,7 +88,11 @@ class Run:
             self.fabric.launch()
         samples = self.dataset.split("train")
         self.sampler = CropSampler(census["train"], recipe.crop, recipe.seed)
-        self.crops = CropDataset(samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code)
+        raw = options.finish_crops == "device"
+        self.crops = CropDataset(
+            samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code, raw
+        )
+        self.finisher = DeviceCrops(recipe.data, recipe.crop.size, self.fabric.device) if raw else None
         torch.manual_seed(recipe.seed)
         self.network = network or make_network(recipe, len(self.dataset.classes))
         if self.fabric.device.type == "cpu":
@@ -130,7 +135,7 @@ class Run:
         on_gpu = self.fabric.device.type == "cuda"
         loader = DataLoader(
             self.crops, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0,
-            pin_memory=on_gpu,
+            pin_memory=on_gpu, collate_fn=list if self.finisher is not None else None,
         )  # fmt: skip
         parts = iter(loader)
         self.module.train()
@@ -167,7 +172,7 @@ class Run:
             self.network.freeze(step < recipe.optimizer.frozen_steps)
         sums: dict[str, float] = {}
         for part in range(options.accumulate):
-            image, target = (t.to(self.fabric.device, non_blocking=True) for t in next(parts))
+            image, target = self._batch(next(parts))
             if options.channels_last:
                 image = image.to(memory_format=torch.channels_last)
             with self.fabric.no_backward_sync(self.module, enabled=part < options.accumulate - 1):
@@ -187,6 +192,13 @@ class Run:
             self.average.update(self.network)
         self.state.step += 1
         return {"loss": sums.pop("total"), "lr": rate, **sums}
+
+    def _batch(self, crops: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and targets on the device."""
+        if self.finisher is not None:
+            return self.finisher.finish(crops)
+        image, target = (t.to(self.fabric.device, non_blocking=True) for t in crops)
+        return image, target
 
     def _share(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The samples that this process evaluates."""
