@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_isdnet.annotation.regions import (
+    FEW,
     TRAINING,
     VALIDATION,
     annotated_regions,
@@ -21,7 +22,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.window import Window
 
-places = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), unique=True, max_size=40)
+places = st.dictionaries(st.tuples(st.integers(0, 200), st.integers(0, 200)), st.integers(1, 5000), max_size=90)
 
 
 @pytest.fixture
@@ -46,12 +47,31 @@ def test_both_sides_are_filled_when_two_regions_exist(regions, fraction):
 @given(places, places)
 def test_painting_elsewhere_never_moves_a_region(first, later):
     before = split_regions(first, 512)
-    after = split_regions(list({*first, *later}), 512, pins=before.pins)
-    if len(first) < 2 and not before.pins:
-        # Nothing was promised to a lone region yet: it may become the pinned one.
-        return
+    after = split_regions({**first, **later}, 512, pins=before.pins)
     assert set(before.training) <= set(after.training)
     assert set(before.validation) <= set(after.validation)
+
+
+@given(st.lists(st.integers(1, 50), min_size=5, max_size=FEW), st.floats(0.1, 0.5))
+def test_of_a_few_regions_the_wanted_share_of_what_is_painted_judges(painted, fraction):
+    pixels = {(n, 3 * n): count for n, count in enumerate(painted)}
+    held = sum(pixels[place] for place in split_regions(pixels, 512, fraction).validation)
+    assert abs(held - fraction * sum(painted)) <= max(painted) / 2
+
+
+def test_a_lone_region_teaches_and_nothing_judges_without_a_share():
+    assert region_hash(512, (0, 0)) < 0.2
+    assert split_regions({(0, 0): 9}, 512).training == ((0, 0),)
+    both = split_regions({(0, 0): 9, (5, 5): 9}, 512)
+    assert len(both.validation) == 1
+    assert split_regions({(0, 0): 9, (5, 5): 9}, 512, 0, both.pins).validation == ()
+
+
+def test_of_many_regions_the_hash_decides():
+    many = {(r, c): 7 for r in range(20) for c in range(20)}
+    split = split_regions(many, 512)
+    assert not split.pins
+    assert set(split.validation) == {place for place in many if region_hash(512, place) < 0.2}
 
 
 def test_hash_is_the_same_on_every_machine():
@@ -61,17 +81,19 @@ def test_hash_is_the_same_on_every_machine():
 
 
 def test_split_of_a_store_is_remembered_across_reopening(tmp_path):
-    spots = [(r, c) for r in range(30) for c in range(30) if region_hash(512, (r, c)) >= 0.2][:3]
     with AnnotationStore.create(tmp_path / "a.isdnet", (20_000, 20_000), ["a"]) as store:
-        for r, c in spots:  # all of them would be for training
-            store.paint(Brush([(r * 512 + 200, c * 512 + 200)], 20), 0)
+        for place in range(3):
+            store.paint(Brush([(place * 512 + 200, 5000)], 20), 0)
         split = split_store(store)
         assert len(split.validation) == 1
+        assert split_store(store).pins == split.pins
     with AnnotationStore.open(tmp_path / "a.isdnet", rebuild=True) as store:
-        born = next((r, c) for r in range(30) for c in range(30) if region_hash(512, (r, c)) < 0.2)
-        store.paint(Brush([(born[0] * 512 + 200, born[1] * 512 + 200)], 20), 0)
+        for place in range(4, 12):
+            store.paint(Brush([(place * 512 + 200, 5000)], 20), 0)
         again = split_store(store)
-        assert again.validation == tuple(sorted({*split.validation, born}))
+        assert set(split.validation) <= set(again.validation)
+        assert set(split.training) <= set(again.training)
+        assert len(again.validation) == 2
 
 
 def test_regions_count_their_pixels_by_value(store):
@@ -85,7 +107,7 @@ def test_regions_count_their_pixels_by_value(store):
 
 
 def test_mask_of_a_side_is_the_union_of_its_regions(store):
-    split = split_regions([(0, 0), (3, 3)], 512)
+    split = split_regions({(0, 0): 1, (3, 3): 1}, 512)
     window = Window(300, 200, 1200, 900)
     training, validation = split.mask(window), split.mask(window, VALIDATION)
     assert (training ^ validation).all()

@@ -88,7 +88,7 @@ def finetune(
     device: DeviceOption = "auto",
     precision: Annotated[Precision, typer.Option(help="Arithmetic of the network.")] = Precision.auto,
     held_out: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the annotated regions that judges instead of teaching.")
+        float, typer.Option(min=0, max=0.9, help="Share of what is painted that judges instead of teaching.")
     ] = HELD_OUT,
     spread: Annotated[
         int, typer.Option(min=0, max=MOST_SPREAD, help="Side of superpixels that thin strokes are taken to; 0: none.")
@@ -99,7 +99,7 @@ def finetune(
         int | None, typer.Option(min=1, help="CPU threads; the same number gives the same bits.", show_default="all")
     ] = None,
     allow_worse: Annotated[
-        bool, typer.Option("--allow-worse", help="Write it even if held-out regions got worse.")
+        bool, typer.Option("--allow-worse", help="Write it even if held-out regions surely got worse.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished run.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished model file.")] = False,

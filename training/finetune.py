@@ -1,8 +1,9 @@
 """Fine-tuning from annotations, as a generator: it yields progress after every step, and closing it is cancelling.
 
 Guards: half of the windows replay strokes of any age; training ends when the held-out regions stop getting better; the
-model file is written only by a state that did no worse there than the model it started from. Closing the generator (or
-killing the process) loses at most the last second: the run goes on from ``<output>.ckpt`` as if it had never stopped.
+model file is written only by a state that did not do worse there, by more than chance explains, than the model it
+started from. Closing the generator (or killing the process) loses at most the last second: the run goes on from
+``<output>.ckpt`` as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def finetune(
         steps, batch, window: other than the preset's; ``window`` is the side of a training window in pixels.
         values: what pixels of a label image mean: ``annotation`` (0 = unlabelled) or ``mask`` (255 = ignored).
         classes: of a label image that does not name them (default: the model's).
-        held_out: share of the annotated regions that judges instead of teaching, 0 to below 1.
+        held_out: share of what is annotated that judges instead of teaching, by regions, 0 to below 1.
         spread: superpixels of about this side in pixels take the class of the thin stroke that lies in them; 0: strokes
             teach their own pixels only.
         allow_worse: write the last state even if the held-out regions got worse.

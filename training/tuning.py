@@ -10,9 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from napari_isdnet_training.config import ScheduleConfig
 from napari_isdnet_training.depthwise import faster_on_cpu
+from napari_isdnet_training.judging import (
+    Tally,
+    as_labels,
+    class_iou,
+    keep_counts,
+    kept_counts,
+    mean_iou,
+    surely_worse,
+)
 from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
@@ -25,7 +35,6 @@ from torch import Tensor
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import choose
-from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import link_or_copy
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -42,7 +51,7 @@ if TYPE_CHECKING:
 WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
 SAVE_SECONDS, SAVE_SHARE = 1.0, 0.1
 """A checkpoint at most every second, and never more than a tenth of the time."""
-ANNOTATIONS, BEST = "annotations.bin", "best.safetensors"
+ANNOTATIONS, BEST, JUDGED = "annotations.bin", "best.safetensors", "judged.safetensors"
 UNLABELLED = ("super_resolution", "distillation")
 
 
@@ -87,6 +96,7 @@ class Tuning:
         self.folder = checkpoint_folder(output)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
+        self.first = self.counts = Tally(len(snapshot.classes)).counts
         self.state = RunState(recipe=self._facts())
         self.saved, self.cost = -1, 0.0
         self._open_folder(resume)
@@ -120,6 +130,7 @@ class Tuning:
                     )
             self.before, self.after = figures.get("before", {}), figures.get("after", {})
             self.state, self.saved = state, state.step
+            self.first = kept_counts(self.folder / JUDGED, len(self.snapshot.classes))
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -139,6 +150,8 @@ class Tuning:
         if self.judged and self.state.baseline is None:
             self.before = self._validate()
             self.state.baseline = self.state.best = self.before["miou"]
+            self.first = self.counts
+            keep_counts(self.folder / JUDGED, self.first)
             self._save(force=True)
             yield clock.step(0, "validate", figures=self.before)
         clock.resume()
@@ -206,29 +219,25 @@ class Tuning:
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         self.network.eval()
-        matrix = ConfusionMatrix(len(self.snapshot.classes))
+        tally = Tally(len(self.snapshot.classes))
         for _, (image, target) in held_out(self.snapshot, self.pixels, self.window):
-            labels = self.net(image.to(self.placement.device)).logits.argmax(1).to(torch.uint8).cpu().numpy()
-            matrix.update(labels, target.numpy())
-        # Only classes that were held out: one more in the mean for every stray pixel of another would make judgements
-        # of different steps means of different classes. Stray pixels count where they are missed.
-        there = matrix.counts.sum(axis=1) > 0
-        figures = {"miou": float(matrix.iou[there].mean()) if there.any() else 0.0}
-        for info, value, judged in zip(self.snapshot.classes, matrix.iou, there, strict=True):
-            if judged:
+            labels = as_labels(self.net(image.to(self.placement.device)).logits)
+            tally.add(labels, target[0].numpy().astype(np.uint8))
+        self.counts = tally.counts
+        total = self.counts.sum(axis=0)
+        figures = {"miou": float(mean_iou(total))}
+        for info, value in zip(self.snapshot.classes, class_iou(total), strict=True):
+            if not np.isnan(value):
                 figures[f"iou_{info.name}"] = float(value)
         return figures
 
     def _judge(self) -> dict[str, float]:
-        """Validate, and keep the weights where they are no worse than the best so far (the start included)."""
+        """Validate, and keep the weights: the first that are not surely worse than the start's, then better ones."""
         figures = self._validate()
         self.state.validated = self.state.step
-        better = figures["miou"] > self.state.best
-        if better or (figures["miou"] >= self.state.best and not self.after):
-            self.state.best = figures["miou"]
+        if figures["miou"] > self.state.best or (not self.after and not surely_worse(self.first, self.counts)):
+            self.state.best, self.state.best_step = figures["miou"], self.state.step
             self._keep(figures)
-        if better:
-            self.state.best_step = self.state.step
         self._save(force=True)
         return figures
 
@@ -313,8 +322,8 @@ class Tuning:
         reason = "" if self.judged else "all annotation lies in one region, so none could be held out to judge by"
         if not written:
             reason = (
-                f"the held-out regions got no better than {self.state.baseline:.3f} mIoU in {self.state.step} steps:"
-                " annotate more places, or allow a worse model"
+                f"the held-out regions got worse than {self.state.baseline:.3f} mIoU, by more than chance, in"
+                f" {self.state.step} steps: annotate more places, or allow a worse model"
             )
         return {
             "model": self.output if written else None,

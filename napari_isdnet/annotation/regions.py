@@ -1,15 +1,16 @@
 """Which places are annotated, which of them teach and which only judge, and windows drawn from them.
 
-The split rule: the image is cut into regions of ``size`` pixels, anchored at its origin. A region is for validation
-when a hash of its size and position, as a number in 0..1, is below ``fraction``; otherwise it is for training. So the
-side of a region depends on nothing but where it is, and painting elsewhere never moves it. With at least two annotated
-regions neither side may be empty: then the region with the lowest hash is *pinned* to validation (or the one with the
-highest to training), and the pin goes to the journal, so that it too stays for good, whatever is painted later.
+The split rule: the image is cut into regions of ``size`` pixels, anchored at its origin, and every annotated region
+either teaches or judges, for good. While there are few (:data:`FEW`), chance would be unfair: two of eight regions may
+hold half of all strokes. So the newly annotated ones are dealt out by what is painted in them, in the order of a hash
+of their position, until about ``fraction`` of it judges, and each is *pinned* to its side; the pins go to the journal,
+so that painting elsewhere never moves a region. A lone region teaches. Where there are many, a region without a pin
+judges when its hash, as a number in 0..1, is below ``fraction``. With two regions or more neither side is empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from napari_isdnet.annotation.store import AnnotationStore
 
 TRAINING, VALIDATION = "training", "validation"
+FEW = 64
+"""Up to so many annotated regions are dealt out by what is painted in them; chance is fair to more."""
 
 
 def region_hash(size: int, place: Place) -> float:
@@ -45,7 +48,7 @@ def _check_size(size: int) -> None:
 
 @dataclass(frozen=True)
 class Split:
-    """Annotated regions (row, column, counted in regions) on either side; ``pins`` are those that had to be moved."""
+    """Annotated regions (row, column, counted in regions) on either side; ``pins`` are those that are fixed."""
 
     size: int
     fraction: float
@@ -75,7 +78,9 @@ class Split:
 
 
 def side_of(size: int, place: Place, fraction: float, pins: Mapping[str, str]) -> str:
-    """The side of one region, by its pin or its hash."""
+    """The side of one region, by its pin or its hash; with a ``fraction`` of 0 everything teaches."""
+    if fraction == 0:
+        return TRAINING
     chance = VALIDATION if region_hash(size, place) < fraction else TRAINING
     return pins.get(_pin_key(size, place), chance)
 
@@ -93,32 +98,49 @@ def annotated_regions(store: AnnotationStore, size: int = CHUNK) -> dict[Place, 
 
 
 def split_regions(
-    places: Sequence[Place], size: int, fraction: float = 0.2, pins: Mapping[str, str] | None = None
+    painted: Mapping[Place, int], size: int, fraction: float = 0.2, pins: Mapping[str, str] | None = None
 ) -> Split:
-    """Split annotated regions; ``pins`` are those of earlier splits. The new ones are in the result."""
+    """Split annotated regions, given with their painted pixels; ``pins`` are those of earlier splits.
+
+    The new ones are in the result.
+    """
     if not 0 <= fraction < 1:
         raise InputError(f"The validation share must be at least 0 and below 1, got {fraction}.")
     pins = dict(pins or {})
+    if fraction > 0:
+        pins |= _dealt(painted, size, fraction, pins) if len(painted) <= FEW else {}
+        sides = {side_of(size, place, fraction, pins) for place in painted}
+        if len(painted) >= 2 and len(sides) == 1:
+            # Extremes of the hash: the region that would change sides first if the fraction were a little different.
+            pick, side = (max, TRAINING) if sides == {VALIDATION} else (min, VALIDATION)
+            pins[_pin_key(size, pick(painted, key=lambda place: region_hash(size, place)))] = side
+    training, validation = (
+        tuple(place for place in sorted(painted) if side_of(size, place, fraction, pins) == side)
+        for side in (TRAINING, VALIDATION)
+    )
+    return Split(size, fraction, training, validation, pins)
 
-    def sides() -> tuple[list[Place], list[Place]]:
-        training: list[Place] = []
-        validation: list[Place] = []
-        for place in sorted(places):
-            (validation if side_of(size, place, fraction, pins) == VALIDATION else training).append(place)
-        return training, validation
 
-    training, validation = sides()
-    if fraction > 0 and len(training) + len(validation) >= 2 and not (training and validation):
-        # Extremes of the hash: the region that would change sides first if the fraction were a little different.
-        pick, side = (max, TRAINING) if validation else (min, VALIDATION)
-        pins[_pin_key(size, pick(places, key=lambda place: region_hash(size, place)))] = side
-        training, validation = sides()
-    return Split(size, fraction, tuple(training), tuple(validation), pins)
+def _dealt(painted: Mapping[Place, int], size: int, fraction: float, pins: Mapping[str, str]) -> dict[str, str]:
+    """Pins of the regions that have none: one judges if that brings the painted pixels that judge nearer to their
+    share. Where all are too large for it, the smallest of the new ones judges."""
+    new = sorted((p for p in painted if _pin_key(size, p) not in pins), key=lambda place: region_hash(size, place))
+    judging = {p for p in painted if pins.get(_pin_key(size, p)) == VALIDATION}
+    if len(painted) > 1:
+        wanted, held = fraction * sum(painted.values()), sum(painted[p] for p in judging)
+        for place in new:
+            if held + painted[place] / 2 < wanted:
+                judging.add(place)
+                held += painted[place]
+        if new and not judging:
+            judging.add(min(new, key=lambda place: painted[place]))
+    return {_pin_key(size, place): VALIDATION if place in judging else TRAINING for place in new}
 
 
 def split_store(store: AnnotationStore, size: int = CHUNK, fraction: float = 0.2) -> Split:
     """The split of what is annotated now. Pins go to the journal unless the store is read-only."""
-    split = split_regions(list(annotated_regions(store, size)), size, fraction, store.pins)
+    painted = {place: sum(counts.values()) for place, counts in annotated_regions(store, size).items()}
+    split = split_regions(painted, size, fraction, store.pins)
     new = {key: side for key, side in split.pins.items() if key not in store.pins}
     if new and not store.read_only:
         store.pin(new)

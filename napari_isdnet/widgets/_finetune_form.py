@@ -69,7 +69,7 @@ class FineTuneForm(Controls):
             ("Class", "Painted", "Held out"), stretch=0,
         )  # fmt: skip
         self.places = self._label(
-            "places", "Whole places (512 x 512 pixels) are held out, chosen by their position, so that they stay so"
+            "places", "Whole places (512 x 512 pixels) are held out; each stays on its side whatever is painted later"
         )
 
     def _make_choices(self) -> None:
@@ -84,7 +84,7 @@ class FineTuneForm(Controls):
             PRESETS["quick"].steps,
         )  # fmt: skip
         self.held_out = self._spin(
-            "held_out", "Share of the annotated places that judge the weights instead of teaching; 0: nothing judges",
+            "held_out", "Share of what is painted that judges the weights instead of teaching; 0: nothing judges",
             0, 50, round(100 * HELD_OUT), " %",
         )  # fmt: skip
         self.spread = self._combo(
@@ -98,7 +98,8 @@ class FineTuneForm(Controls):
         self.device = self._combo("device", "Where the network is trained", ("Automatic", "auto"))
         self.allow_worse = self._dress(
             QCheckBox("Keep new weights even if worse", self), "allow_worse",
-            "Off: weights that are worse on the held-out places than the model before are thrown away",
+            "Off: weights that are worse on the held-out places than the model before, by more than chance, are thrown"
+            " away",
         )  # fmt: skip
         self.guards = self._label("guards", "What keeps the model from getting worse")
         self.estimate = self._label(

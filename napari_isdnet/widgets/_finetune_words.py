@@ -35,7 +35,7 @@ def guards(settings: TuneSettings) -> str:
     parts.append(
         "The last weights are taken even if the held-out places got worse."
         if settings.allow_worse
-        else "New weights are taken only if these places got no worse."
+        else "New weights are taken unless these places got worse by more than chance."
     )
     return " ".join(parts)
 

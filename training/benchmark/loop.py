@@ -189,13 +189,14 @@ def _rounds(
     scene: Scene, start: str, places: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, clock: Clock
 ) -> Generator[Progress, None, None]:
     own = folder / f"{places}-{seed}-spread{options.spread}"
-    model = start
+    model, earlier = start, 0
     for number in range(1, options.rounds + 1):
         before = clock.done
         key = {"places": places, "seed": seed, "round": number, "steps": options.steps, "spread": options.spread}
         output = own / f"round{number}.safetensors"
-        if log.done(**key):
-            model = str(output) if output.is_file() else model
+        known = log.find(**key)
+        if known is not None:
+            model, earlier = str(output) if output.is_file() else model, earlier + int(known["strokes"])
             yield clock.reach(before + 1, f"{places}, seed {seed}, round {number}", resumed=True)
             continue
         began = time.monotonic()
@@ -209,8 +210,11 @@ def _rounds(
             budget = round(area * options.share * number / options.rounds)
             rng = np.random.default_rng((seed, number))
             where = _places(scene, store, places, model, options, rng)
-            strokes = paint_at(store, scene.truth, where, scene.left, budget, rng)
+            paint_at(store, scene.truth, where, scene.left, budget, rng)
             store.flush()
+            # Those that a run that was cut off has painted count too.
+            strokes = sum(store.journal.entry(n)["kind"] != "classes" for n in store.journal.done) - earlier
+            earlier += strokes
             done = painted(store, scene.left)
             model = yield from _tune(
                 scene, store, start, output, options.steps, seed, options, clock, spread=options.spread

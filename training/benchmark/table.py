@@ -57,7 +57,7 @@ def table(
             key = {"network": name, "seed": seed, "steps": steps, "recipe": recipe.name}
             known = log.done(**key)
             if not known:
-                options = recipe.model.options if name.startswith("isdnet") else {}
+                options = recipe.model.options if name == recipe.model.name else {}
                 one = variant(recipe, steps, seed, name, options)
                 trained = yield from train(one, folder, clock, f"{name}, seed {seed}")
                 row: dict[str, Any] = {**key, **_scores(trained.figures), "seconds": round(trained.seconds, 1)}

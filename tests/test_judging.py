@@ -1,0 +1,81 @@
+"""What held-out places say: the figures by an independent count, and the doubt by cases that leave none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from napari_isdnet_training.judging import Tally, class_iou, keep_counts, kept_counts, mean_iou, surely_worse
+
+from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.metrics import ConfusionMatrix
+
+
+def tally(labels: np.ndarray, target: np.ndarray, classes: int = 3) -> Tally:
+    found = Tally(classes)
+    found.add(labels, target)
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 150), st.integers(1, 150))
+def test_figures_are_those_of_the_confusion_matrix(seed: int, classes: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, classes, (height, width)).astype(np.uint8)
+    target[rng.random(target.shape) < 0.7] = IGNORE_INDEX
+    labels = rng.integers(0, classes, target.shape).astype(np.uint8)
+    matrix = ConfusionMatrix(classes)
+    matrix.update(labels, target)
+    there = matrix.counts.sum(axis=1) > 0
+    total = tally(labels, target, classes).counts.sum(axis=0)
+    assert np.allclose(class_iou(total)[there], matrix.iou[there])
+    assert np.isnan(class_iou(total)[~there]).all()
+    assert mean_iou(total) == pytest.approx(float(matrix.iou[there].mean()) if there.any() else 0.0)
+
+
+def strokes(places: int) -> np.ndarray:
+    """Truth of (64, 64 * places): a stroke of class 0 above one of class 1 in every block."""
+    target = np.full((64, 64 * places), IGNORE_INDEX, np.uint8)
+    target[10:14] = 0
+    target[40:44] = 1
+    return target
+
+
+@pytest.mark.parametrize(
+    ("wrong_before", "wrong_after", "sure"),
+    [
+        ((), (), False),
+        ((), (3,), False),  # one place of ten: which ones were painted decides it
+        ((0, 1, 2), (7, 8, 9), False),
+        ((), (3, 5, 7), True),
+        ((3,), tuple(range(10)), True),
+        (tuple(range(10)), (), False),
+    ],
+)
+def test_worse_is_said_where_chance_does_not_explain_it(
+    wrong_before: tuple[int, ...], wrong_after: tuple[int, ...], sure: bool
+) -> None:
+    target = strokes(10)
+
+    def labels(wrong: tuple[int, ...]) -> np.ndarray:
+        values = np.where(np.arange(64)[:, None] < 30, 0, 1) * np.ones(target.shape[1], int)
+        for place in wrong:
+            values[:, 64 * place : 64 * place + 64] = 2
+        return values.astype(np.uint8)
+
+    assert surely_worse(tally(labels(wrong_before), target).counts, tally(labels(wrong_after), target).counts) is sure
+
+
+def test_what_was_counted_before_is_kept_for_a_run_that_is_resumed(tmp_path: Path) -> None:
+    counts = tally(strokes(2), strokes(2)).counts
+    path = tmp_path / "judged.safetensors"
+    keep_counts(path, counts)
+    assert np.array_equal(kept_counts(path, 3), counts)
+    assert len(kept_counts(path, 4)) == 0
+    path.write_bytes(b"damaged")
+    assert len(kept_counts(path, 3)) == 0
+    assert len(kept_counts(tmp_path / "absent", 3)) == 0
+    assert surely_worse(kept_counts(path, 3), tally(np.zeros_like(strokes(1)), strokes(1)).counts) is False

@@ -1,0 +1,97 @@
+"""What held-out places say of a model, and whether they say it surely: a few strokes judge with a large error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from napari_isdnet.classes import IGNORE_INDEX
+
+BLOCK = 64
+"""Side of the blocks of pixels that are taken to be right or wrong together."""
+RESAMPLES, SURE = 400, 0.9
+Counts = npt.NDArray[np.int64]
+
+
+class Tally:
+    """Hits, misses and false alarms of every class on every held-out block that holds a labelled pixel."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self._blocks: list[Counts] = []
+
+    def add(self, labels: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None:
+        """Class indices of one window, (height, width), and the truth of the same shape with 255 ignored."""
+        for row in range(0, target.shape[0], BLOCK):
+            for column in range(0, target.shape[1], BLOCK):
+                place = np.s_[row : row + BLOCK, column : column + BLOCK]
+                truth = target[place]
+                known = truth != IGNORE_INDEX
+                if known.any():
+                    self._blocks.append(self._count(labels[place][known], truth[known]))
+
+    def _count(self, labels: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Counts:
+        hits, own, said = (
+            np.bincount(values, minlength=self.classes)[: self.classes]
+            for values in (truth[labels == truth], truth, labels)
+        )
+        return np.stack([hits, own - hits, said - hits])
+
+    @property
+    def counts(self) -> Counts:
+        """(blocks, 3, K): hits, misses and false alarms."""
+        return np.stack(self._blocks) if self._blocks else np.zeros((0, 3, self.classes), np.int64)
+
+
+def class_iou(counts: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """(..., 3, K) to the IoU (..., K) of the classes that the truth holds, NaN for others.
+
+    One more class in the mean for every stray pixel of it would make judgements of different steps means of different
+    classes. Stray pixels count where they are missed.
+    """
+    hits, misses, alarms = (counts[..., n, :].astype(np.float64) for n in range(3))
+    return np.where(hits + misses > 0, hits / np.maximum(hits + misses + alarms, 1), np.nan)
+
+
+def mean_iou(counts: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """(..., 3, K) to the mean IoU (...) of the classes that the truth holds; 0 where it holds none."""
+    each = class_iou(counts)
+    known = ~np.isnan(each)
+    return np.where(known, each, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
+
+
+def surely_worse(before: Counts, after: Counts) -> bool:
+    """True when the mean IoU fell on the same blocks by more than which blocks were painted explains.
+
+    The blocks are drawn anew :data:`RESAMPLES` times (bootstrap, the same draws for both); it is sure when the mean IoU
+    is lower after than before in at least :data:`SURE` of them.
+    """
+    if len(before) != len(after) or not len(before):
+        return bool(mean_iou(after.sum(axis=0)) < mean_iou(before.sum(axis=0)))
+    draws = np.random.default_rng(0).multinomial(len(before), np.full(len(before), 1 / len(before)), RESAMPLES)
+    old, new = (mean_iou(np.tensordot(draws, counts, axes=1)) for counts in (before, after))
+    return bool(np.mean(new < old) >= SURE)
+
+
+def keep_counts(path: Path, counts: Counts) -> None:
+    """Write what was counted before the first step, so that a run that is resumed judges by the same."""
+    save_file({"before": counts}, path)
+
+
+def kept_counts(path: Path, classes: int) -> Counts:
+    """Read it; nothing where it is absent or damaged, which judges without allowing for chance."""
+    try:
+        counts: Counts = load_file(path)["before"]
+    except (OSError, SafetensorError, KeyError):
+        return Tally(classes).counts
+    return counts if counts.ndim == 3 and counts.shape[1:] == (3, classes) else Tally(classes).counts
+
+
+def as_labels(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """(1, K, H, W) to class indices (H, W)."""
+    return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
