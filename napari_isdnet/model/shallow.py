@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.deep import drop_unread
 from napari_isdnet.model.layers import ConvBNReLU
 
 
@@ -93,8 +94,7 @@ class TimmShallow(nn.Module):
             name, features_only=True, in_chans=in_channels, out_indices=(strides.index(8), strides.index(16))
         )
         self.out_channels: tuple[int, int] = tuple(body.feature_info.channels())
-        if hasattr(body, "_stage_out_idx"):  # timm's EfficientNets keep the stages that nothing reads
-            body.blocks = body.blocks[: max(body._stage_out_idx)]
+        drop_unread(body)
         self.body = body
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -195,6 +195,32 @@ def table_command(
     _show(f"{steps} steps", table_columns(loaded), rows, as_json)
 
 
+@app.command("features")
+def features_command(
+    recipe: RecipeName,
+    output: Annotated[Path, typer.Option(help="CSV file; finished rows in it are skipped.")],
+    backbone: Annotated[str, typer.Option(help="timm backbone.")] = "tf_efficientnet_lite0",
+    downscales: Annotated[
+        list[int] | None, typer.Option("--downscale", help="1, 2, 4 or 8, repeatable; 1, 2 and 4 by default.")
+    ] = None,
+    crops: Annotated[int, typer.Option(min=3, help="Training crops; a third as many judge.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """What a backbone's frozen stages know of the validation scenes, of the image at 1/1, 1/2 and 1/4."""
+    from napari_isdnet_training.benchmark.features import feature_columns, features
+    from napari_isdnet_training.config import load_recipe
+    from napari_isdnet_training.datasets import open_dataset
+
+    wrong = [d for d in downscales or () if d not in (1, 2, 4, 8)]
+    if wrong:
+        raise InputError(f"--downscale must be 1, 2, 4 or 8, got {wrong[0]}.")
+    loaded = load_recipe(recipe, settings or ())
+    rows = drive(features(loaded, backbone, output, downscales or (1, 2, 4), crops, seeds, _notes()), "features", AGAIN)
+    _show("Frozen features", feature_columns(open_dataset(loaded.data)), rows, as_json)
+
+
 @app.command("loop")
 def loop_command(
     image: Annotated[Path, typer.Argument(help="Image.")],
