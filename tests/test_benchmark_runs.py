@@ -147,3 +147,16 @@ def test_the_loop_paints_the_left_half_only_and_goes_on(tmp_path: Path) -> None:
     text = output.read_text()
     drain(loop(image, mask, output, str(model), options, None, ["command"]))
     assert output.read_text() == text
+
+
+@pytest.mark.slow
+def test_the_loop_begins_with_a_backbone_and_classes_of_ones_own(tmp_path: Path) -> None:
+    image, mask = scene(tmp_path, "s", (512, 1040), 2)
+    options = LoopOptions(rounds=2, share=0.02, steps=2, seeds=1, window=64, device="cpu")
+    output = tmp_path / "loop.csv"
+    with pytest.raises(InputError, match="name those of the mask in order with --class"):
+        next(loop(image, mask, output, "backbone", options, None, []))
+    rows = drain(loop(image, mask, output, "backbone", options, None, [], classes_from(["one", "two"])))
+    assert [r["places"] for r in rows] == ["full", "suggested", "suggested", "random", "random"]
+    assert all(0 <= float(row["miou_right"]) <= 1 for row in rows if row["miou_right"])
+    assert rows[0]["miou_right"]

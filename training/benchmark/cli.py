@@ -226,7 +226,10 @@ def loop_command(
     image: Annotated[Path, typer.Argument(help="Image.")],
     mask: Annotated[Path, typer.Argument(help="Its truth: class indices, 255 ignored.")],
     output: Annotated[Path, typer.Option(help="CSV file; finished rounds in it are skipped.")],
-    model: Annotated[str | None, typer.Option(help="Model to start from; the default model if not given.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to start from, or 'backbone'; the default model if not given.")
+    ] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="With 'backbone': a class, in order.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of strokes.")] = 4,
     share: Annotated[float, typer.Option(help="Percent of the left half's pixels painted in all.")] = 0.1,
     steps: Annotated[int, typer.Option(min=1, help="Fine-tuning steps of a round.")] = 80,
@@ -243,9 +246,12 @@ def loop_command(
     from napari_isdnet_training.benchmark.curves import plot_loop
     from napari_isdnet_training.benchmark.loop import LOOP_COLUMNS, LoopOptions, loop
 
+    from napari_isdnet.classes import classes_from
+
     options = LoopOptions(rounds, share / 100, steps, seeds, spread=spread, device=device)
     _keep_memory()
-    rows = drive(loop(image, mask, output, model, options, runs, _notes()), "loop", AGAIN)
+    named = classes_from(classes) if classes else ()
+    rows = drive(loop(image, mask, output, model, options, runs, _notes(), named), "loop", AGAIN)
     if plot is not None:
         plot_loop(rows, plot)
     _show("mIoU of the right half", LOOP_COLUMNS, rows, as_json)

@@ -14,12 +14,12 @@ import torch
 from napari_isdnet_training.benchmark.output import RunLog
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
-from napari_isdnet_training.presets import SPREAD
+from napari_isdnet_training.presets import BACKBONE, SPREAD
 from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
 
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import next_regions
-from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.device import choose
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
@@ -58,9 +58,11 @@ class LoopOptions:
 class Scene:
     """Image, truth and halves of one scene, held in memory."""
 
-    def __init__(self, image: Path, mask: Path, model: str, device: str) -> None:
+    def __init__(self, image: Path, mask: Path, model: str, device: str, classes: Sequence[ClassInfo] = ()) -> None:
         self.path, self.device = image, device
-        self.classes = self._classes(model)
+        self.classes = tuple(classes) if model == BACKBONE else self._classes(model)
+        if not self.classes:
+            raise InputError("A backbone has no classes of its own; name those of the mask in order with --class.")
         source, drawn = open_source(image), open_mask(mask)
         try:
             if source.shape != drawn.shape:
@@ -92,17 +94,20 @@ class Scene:
         x = np.ascontiguousarray(((self.pixels - mean) / std).transpose(2, 0, 1))
         return net(torch.from_numpy(x)[None].to(net.classifier.out.weight.device)).logits[0].softmax(0).cpu()
 
-    def score(self, probabilities: torch.Tensor) -> float:
-        """mIoU of the right half."""
+    def score(self, model: str) -> float | None:
+        """mIoU of the right half; None of a backbone, which has no classes yet."""
+        if model == BACKBONE:
+            return None
+        probabilities = self.probabilities(model)
         matrix = ConfusionMatrix(len(self.classes))
         labels = probabilities.argmax(0).to(torch.uint8).numpy()
         matrix.update(labels[self.right.slices], self.truth[self.right.slices])
-        return float(matrix.mean_iou)
+        return round(float(matrix.mean_iou), 5)
 
 
 def loop(
     image: Path, mask: Path, output: Path, model: str | None, options: LoopOptions, runs: Path | None,
-    notes: Sequence[str],
+    notes: Sequence[str], classes: Sequence[ClassInfo] = (),
 ) -> Generator[Progress, None, list[dict[str, Any]]]:  # fmt: skip
     """Run the loop for suggested and for random places and every seed; rows (:data:`LOOP_COLUMNS`) go to ``output``.
 
@@ -110,17 +115,17 @@ def loop(
     one round), ``suggested`` or ``random``. Every round fine-tunes the first model on all strokes so far, since a chain
     of models drifts: measured, four rounds one after the other ended where they began (0.466 for random places) where
     one on the same strokes gave 0.482. Suggestions are the latest model's. A fine-tuning that was refused by its own
-    guard leaves the model as it was. Rounds that are in ``output`` are skipped.
+    guard leaves the model as it was. Rounds that are in ``output`` are skipped. With ``model="backbone"`` it begins
+    with ImageNet weights and ``classes``; the first places are then random either way.
     """
     start = model or default_model()
-    scene = Scene(image, mask, start, options.device)
+    scene = Scene(image, mask, start, options.device, classes)
     log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps", "spread"), notes)
     folder = runs or output.with_suffix(".runs")
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock(1 + options.seeds * (1 + len(PLACES) * options.rounds))
-    if not log.done(places="before", steps=options.steps, spread=""):
-        score = scene.score(scene.probabilities(start))
-        log.add({"places": "before", "steps": options.steps, "miou_right": round(score, 5)})
+    if start != BACKBONE and not log.done(places="before", steps=options.steps, spread=""):
+        log.add({"places": "before", "steps": options.steps, "miou_right": scene.score(start)})
     yield clock.step(1, "before")
     for seed in range(options.seeds):
         yield from _full(scene, start, seed, options, folder, log, clock)
@@ -167,10 +172,10 @@ def _full(
             scene, path, start, folder / f"full-{seed}.safetensors", options.steps, seed, options,
             clock, values="mask", classes=scene.classes,
         )  # fmt: skip
-        score, area = scene.score(scene.probabilities(model)), scene.truth[scene.left.slices]
+        area = scene.truth[scene.left.slices]
         log.add({
             **key, "painted": int((area != IGNORE_INDEX).sum()), "share_percent": 100.0,
-            "miou_right": round(score, 5), "seconds": round(time.monotonic() - began, 1),
+            "miou_right": scene.score(model), "seconds": round(time.monotonic() - began, 1),
         })  # fmt: skip
     yield clock.reach(before + 1, f"full, seed {seed}", resumed=known)
 
@@ -223,7 +228,7 @@ def _rounds(
             store.close()
         log.add({
             **key, "strokes": strokes, "painted": done, "share_percent": round(100 * done / area, 4),
-            "miou_right": round(scene.score(scene.probabilities(model)), 5),
+            "miou_right": scene.score(model),
             "seconds": round(time.monotonic() - began, 1),
         })  # fmt: skip
         yield clock.reach(before + 1, f"{places}, seed {seed}, round {number}")
@@ -234,7 +239,7 @@ def _places(
 ) -> list[Window]:
     """Windows of the left half in the order in which they are visited."""
     inside = [w for w in Grid(scene.shape, (options.window, options.window)) if scene.left.contains(w)]
-    if places == "random":
+    if places == "random" or model == BACKBONE:  # which has nothing to be unsure of yet
         return [inside[i] for i in rng.permutation(len(inside))]
     best = scene.probabilities(model).topk(min(2, len(scene.classes)), dim=0).values.numpy()
     unsure: npt.NDArray[np.float64] = 1 - (best[0] - best[1] if len(best) > 1 else best[0]).astype(np.float64)
