@@ -50,6 +50,9 @@ def test_judgements_are_against_the_best_so_far() -> None:
     assert words.judgement(40, {"miou": 0.55}, before, 0.6).endswith(
         "no better than 0.600: the best weights so far stay."
     )
+    assert words.judgement(20, {"miou": 0.47, "taken": 1.0}, before, 0.5).endswith(
+        "0.470, below 0.500 by no more than chance: taken."
+    )
     assert words.judgement(40, {"miou": 0.6}, before, 0.6).endswith("the same as the best so far.")
     assert words.judgement(40, {}, before, 0.6) == ""
 

@@ -235,11 +235,12 @@ class Tuning:
         """Validate, and keep the weights: the first that are not surely worse than the start's, then better ones."""
         figures = self._validate()
         self.state.validated = self.state.step
-        if figures["miou"] > self.state.best or (not self.after and not surely_worse(self.first, self.counts)):
+        taken = figures["miou"] > self.state.best or (not self.after and not surely_worse(self.first, self.counts))
+        if taken:
             self.state.best, self.state.best_step = figures["miou"], self.state.step
             self._keep(figures)
         self._save(force=True)
-        return figures
+        return figures | {"taken": float(taken)}
 
     def _keep(self, figures: dict[str, float]) -> None:
         """Write the weights beside the checkpoint, then let them appear as the output in one step."""

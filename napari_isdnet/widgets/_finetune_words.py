@@ -50,6 +50,8 @@ def judgement(step: int, figures: Figures, before: Figures, best: float | None) 
     start = before.get("miou", 0.0)
     if best is None or now > best:
         return f"Step {step}: held-out mIoU {now:.3f}, better than {start if best is None else best:.3f}: taken."
+    if figures.get("taken") and now < best:
+        return f"Step {step}: held-out mIoU {now:.3f}, below {best:.3f} by no more than chance: taken."
     if now == best:
         return f"Step {step}: held-out mIoU {now:.3f}, the same as the best so far."
     return f"Step {step}: held-out mIoU {now:.3f}, no better than {best:.3f}: the best weights so far stay."
