@@ -37,7 +37,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "stdc2": {"shallow": "stdc2"},
     "deep stride 16": {"deep_stride": 16},
     "deep stride 16, timm": {"deep": "tf_efficientnet_lite0", "deep_stride": 16},
-    "early deep features": {"deep": "tf_efficientnet_lite0", "deep_stages": 4},
     "lowpass": {"deep_filter": "lowpass"},
     "half scale": {"downscale": 2},
     "cheap": {"context_first": True, "shallow_kernel": 1},
@@ -254,8 +253,6 @@ def test_sampled_distillation_is_bounded_and_near_the_exact_one() -> None:
         ({"fusion": "sum"}, "fusion must be one of raf, raf_single"),
         ({"branches": "none"}, "branches must be one of both, deep, shallow"),
         ({"deep_stride": 4}, "deep_stride must be one of 8, 16, got 4"),
-        ({"deep_stages": 4}, "of a timm backbone, got 4 of 'resnet18'"),
-        ({"deep": "tf_efficientnet_lite0", "deep_stages": 1}, "deep_stages is 2 or more"),
         ({"downscale": 3}, "downscale must be one of 1, 2, 4, 8"),
         ({"channels": 24}, "multiple of 16"),
         ({"residual_levels": 0}, "residual_levels must be 1 to 4"),
@@ -271,8 +268,6 @@ def test_impossible_configurations(changes: dict[str, Any], words: str) -> None:
 def test_backbones_that_do_not_fit_are_named() -> None:
     with pytest.raises(InputError, match="no backbone 'resnet18x' in timm; names that come near are"):
         ISDNet(small(deep="resnet18x"))
-    with pytest.raises(InputError, match="first 3 stages of 'tf_efficientnet_lite0' end at stride 8, not 16"):
-        ISDNet(small(deep="tf_efficientnet_lite0", deep_stages=3, deep_stride=16))
     with pytest.raises(InputError, match="gives features at strides"):
         ISDNet(small(deep="vit_tiny_patch16_224", deep_stride=8))
 

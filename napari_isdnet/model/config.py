@@ -31,9 +31,6 @@ class ISDNetConfig:
             or the name of any timm backbone.
         deep_head: context head on the deep features, its classifier is used in training only.
         deep_stride: stride of the deep features on the deep branch's own input, 8 or 16.
-        deep_stages: how many stages of a timm backbone the deep branch has, counted from its input; None: all of them.
-            The last ones are the costliest and know least of a scene they never saw (``isdnet-train benchmark
-            features``).
         deep_filter: how the deep input is made: every n-th pixel, or the low-passed pyramid level.
         downscale: scale of the deep input, 4 in the paper (1 for the full-scale single-branch network of Table 5).
         channels: width of the context head and of both fusions.
@@ -56,7 +53,6 @@ class ISDNetConfig:
     deep: str = "resnet18"
     deep_head: HeadName = "deeplabv3"
     deep_stride: int = 8
-    deep_stages: int | None = None
     deep_filter: DeepFilter = "nearest"
     downscale: int = 4
     channels: int = 128
@@ -93,9 +89,6 @@ class ISDNetConfig:
                 raise InputError(
                     f"{name} must be one of {', '.join(str(a) for a in allowed)}, got {getattr(self, name)!r}."
                 )
-        own = self.deep in ("resnet18", "resnet50") or self.deep.startswith("mit_")
-        if self.deep_stages is not None and (self.deep_stages < 2 or own):
-            raise InputError(f"deep_stages is 2 or more, of a timm backbone, got {self.deep_stages} of '{self.deep}'.")
         if self.channels < 16 or self.channels % 16:
             raise InputError(f"channels must be a multiple of 16 (the groups of RAF), got {self.channels}.")
         if not 1 <= self.residual_levels <= 4:

@@ -118,19 +118,10 @@ class ResNetV1c(nn.Module):
         return third, self.layer4(third)
 
 
-def drop_unread(body: Any) -> None:
-    """Take away the stages that nothing reads, which timm's EfficientNets keep."""
-    if hasattr(body, "_stage_out_idx"):
-        body.blocks = body.blocks[: max(body._stage_out_idx)]
-
-
 class TimmBackbone(nn.Module):
-    """Any timm backbone with features at stride 8 or 16 of its input (dilated where its last stage is coarser).
+    """Any timm backbone with features at stride 8 or 16 of its input (dilated where its last stage is coarser)."""
 
-    ``stages``: how many of its stages it has, counted from the input; all of them by default.
-    """
-
-    def __init__(self, name: str, output_stride: int, stages: int | None = None) -> None:
+    def __init__(self, name: str, output_stride: int) -> None:
         super().__init__()
         import timm
 
@@ -139,11 +130,8 @@ class TimmBackbone(nn.Module):
             raise InputError(f"There is no backbone '{name}' in timm; names that come near are {near}.")
         self.output_stride = output_stride
         self.body: Any
-        kept: dict[str, Any] = {} if stages is None else {"out_indices": (stages - 2, stages - 1)}
         try:
-            self.body = timm.create_model(name, features_only=True, output_stride=output_stride, **kept)
-            if stages is not None:
-                drop_unread(self.body)
+            self.body = timm.create_model(name, features_only=True, output_stride=output_stride)
         except (NotImplementedError, AssertionError, TypeError, RuntimeError, ValueError):
             # No dilated form: take the stage that has the stride by itself.
             body: Any = timm.create_model(name, features_only=True)
@@ -156,12 +144,6 @@ class TimmBackbone(nn.Module):
             index = reductions.index(output_stride)
             self.body = timm.create_model(
                 name, features_only=True, out_indices=(max(0, index - 1), index) if index else (0,)
-            )
-        found = self.body.feature_info.reduction()[-1]
-        if stages is not None and found != output_stride:
-            raise InputError(
-                f"The first {stages} stages of '{name}' end at stride {found}, not {output_stride}; choose another"
-                " deep_stages or deep_stride."
             )
         channels = self.body.feature_info.channels()
         self.out_channels = (channels[-2] if len(channels) > 1 else channels[-1], channels[-1])
@@ -215,7 +197,7 @@ def build_backbone(config: ISDNetConfig) -> ResNetV1c | TimmBackbone | MixTransf
         return MixTransformer(config.deep)
     if config.deep in ("resnet18", "resnet50"):
         return ResNetV1c(int(config.deep[6:]), config.deep_stride, dilate_second=config.flavour == "paper")
-    return TimmBackbone(config.deep, config.deep_stride, config.deep_stages)
+    return TimmBackbone(config.deep, config.deep_stride)
 
 
 def load_pretrained(branch: nn.Module, name: str) -> str:

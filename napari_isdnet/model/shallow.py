@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
-from napari_isdnet.model.deep import drop_unread
 from napari_isdnet.model.layers import ConvBNReLU
 
 
@@ -94,7 +93,8 @@ class TimmShallow(nn.Module):
             name, features_only=True, in_chans=in_channels, out_indices=(strides.index(8), strides.index(16))
         )
         self.out_channels: tuple[int, int] = tuple(body.feature_info.channels())
-        drop_unread(body)
+        if hasattr(body, "_stage_out_idx"):  # timm's EfficientNets keep the stages that nothing reads
+            body.blocks = body.blocks[: max(body._stage_out_idx)]
         self.body = body
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
