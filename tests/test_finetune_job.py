@@ -297,7 +297,7 @@ def test_a_second_forecast_goes_by_the_first_run(
     guess = controller.forecast(chosen, 2)
     assert not guess.measured
     assert guess.seconds > estimate.START_SECONDS
-    todo = estimate.work(read_header(model).config, "quick", 40, 1, 96, 2)
+    todo = estimate.work(read_header(model).config, "quick", 40, 1, 96, 2, 20)
     assert todo.judging == pytest.approx(todo.training / 40 / estimate.PASSES["quick"] * 2 * 3)  # at 0, 20, 40
     estimate.remember(todo, 100.0, "quick", placement)
     again = controller.forecast(chosen, 2)

@@ -30,7 +30,7 @@ SCORES = {"held_out_before": {"miou": 0.5}, "held_out_after": {"miou": 0.7}}
         ({}, ["the last layers", "asked to stay", "Every 20 steps", "after 3 judgements"]),
         ({"allow_worse": False}, ["unless these places got worse by more than chance"]),
         ({"preset": "thorough", "steps": 400}, ["the whole network", "Every 40 steps", "after 4 judgements"]),
-        ({"model": "backbone"}, ["everything but the backbone"]),
+        ({"model": "backbone"}, ["everything but the pretrained branches"]),
         ({"steps": 5}, ["Every 5 steps"]),
         ({"allow_worse": True}, ["even if the held-out places got worse"]),
         ({"held_out": 0.0}, ["nothing can tell"]),

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from napari_isdnet_training.keeping import Keeping
+from napari_isdnet_training.presets import BACKBONE, preset_of
 from napari_isdnet_training.registry import Network
-from napari_isdnet_training.starting import Start, freeze, set_mode
+from napari_isdnet_training.starting import Start, freeze, parameter_groups, set_mode, start_from
 
-from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.classes import IGNORE_INDEX, classes_from
 from napari_isdnet.model.isdnet import ISDNet
 from tests.network_tools import lively, small
 
@@ -65,3 +66,19 @@ def test_the_trunk_is_all_before_the_last_fusion() -> None:
     x = torch.randn(1, 3, 96, 128)
     logits, _ = net.from_trunk(net.trunk(x))
     assert torch.equal(logits, net.coarse_logits(x))
+
+
+@pytest.mark.parametrize("preset", ["quick", "thorough"])
+def test_of_a_bare_backbone_both_branches_are_pretrained_and_stay_or_learn_gently(preset: str) -> None:
+    start = start_from(BACKBONE, classes_from(["a", "b"]), 0)
+    net: Any = start.network.net
+    assert start.network.pretrained
+    assert net.config.shallow_input == "rgb"
+    still = freeze(start.network, preset, start)
+    branches = {id(p) for part in (net.backbone, net.shallow) for p in part.parameters()}
+    for parameter in net.parameters():
+        assert parameter.requires_grad is (preset == "thorough" or id(parameter) not in branches)
+    assert {id(m) for m in still} == ({id(net.backbone), id(net.shallow)} if preset == "quick" else set())
+    scales = {g["scale"]: {id(p) for p in g["params"]} for g in parameter_groups(start.network, start)}
+    assert (branches == scales.get(0.1, set())) is (preset == "thorough")
+    assert preset_of(preset, BACKBONE).lr > preset_of(preset, "landcover-lite").lr

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from napari_isdnet_training.presets import PRESETS
 from torch.nn.functional import conv2d
 
 from napari_isdnet.engine.device import Placement
@@ -47,10 +46,12 @@ class Forecast:
     measured: bool
 
 
-def work(config: ISDNetConfig, preset: str, steps: int, batch: int, window: int, held_out: int) -> Work:
-    """The work of ``steps`` steps of ``batch`` windows, judged on ``held_out`` windows every so often."""
+def work(
+    config: ISDNetConfig, preset: str, steps: int, batch: int, window: int, held_out: int, every: int
+) -> Work:  # fmt: skip
+    """The work of ``steps`` steps of ``batch`` windows, judged on ``held_out`` windows ``every`` so many steps."""
     one = float(count_cost(config, (window, window)).macs)
-    validations = 1 + -(-steps // max(1, min(PRESETS[preset].validate_every, steps))) if held_out else 0
+    validations = 1 + -(-steps // max(1, min(every, steps))) if held_out else 0
     return Work(one * batch * steps * PASSES[preset], one * held_out * validations)
 
 

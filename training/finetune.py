@@ -16,7 +16,7 @@ from typing import Any
 
 from napari_isdnet_training.determinism import deterministic
 from napari_isdnet_training.labelled import Annotations, gather
-from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, PRESETS, SPREAD
+from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, PRESETS, SPREAD, preset_of
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.tuning import Tuning
 from napari_isdnet_training.unfinished import checkpoint_folder
@@ -159,7 +159,8 @@ def _options(
 ) -> FineTuneOptions:  # fmt: skip
     if preset not in PRESETS:
         raise InputError(f"The preset must be {' or '.join(PRESETS)}, got '{preset}'.")
-    base = PRESETS[preset]
+    model = default_model() if model is None else str(model)
+    base = preset_of(preset, model)
     steps, batch = base.steps if steps is None else steps, base.batch if batch is None else batch
     if steps < 1 or batch < 1:
         raise InputError(f"Fine-tuning needs at least one step of one window, got {steps} steps of {batch}.")
@@ -170,7 +171,7 @@ def _options(
     if spread and not 4 <= spread <= MOST_SPREAD:
         raise InputError(f"Superpixels must measure 4 to {MOST_SPREAD} pixels a side, or 0 for none, got {spread}.")
     return FineTuneOptions(
-        model=default_model() if model is None else str(model), preset=preset, steps=steps, batch=batch, lr=base.lr,
+        model=model, preset=preset, steps=steps, batch=batch, lr=base.lr,
         adapt_lr=base.adapt_lr, validate_every=min(base.validate_every, max(1, steps)), patience=base.patience,
         seed=seed, device=device, precision=precision, window=window, contrast=contrast, channels=channels,
         allow_worse=allow_worse, spread=spread,

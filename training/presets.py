@@ -26,7 +26,8 @@ REPLAY = 0.5
 KEEP_WEIGHT = 1.0
 """Weight of what the model before says of unpainted pixels."""
 BRANCH_SCALE = 0.1
-"""Share of the learning rate at which both branches of a model that knows all classes learn (``thorough``)."""
+"""Share of the learning rate at which both branches learn (``thorough``) of a backbone, or of a model that knows all
+classes."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,17 @@ PRESETS: Mapping[str, Preset] = {
     "quick": Preset(steps=80, batch=2, lr=1e-3, adapt_lr=1e-4, validate_every=20, patience=3),
     "thorough": Preset(steps=400, batch=4, lr=3e-4, adapt_lr=1e-4, validate_every=40, patience=4),
 }
+FRESH: Mapping[str, Preset] = {
+    "quick": Preset(steps=200, batch=2, lr=3e-3, adapt_lr=1e-4, validate_every=40, patience=4),
+    "thorough": Preset(steps=600, batch=4, lr=2e-3, adapt_lr=1e-4, validate_every=50, patience=5),
+}
+"""From a bare backbone, whose heads and fusions have learnt nothing yet."""
+FRESH_WINDOW = 256
+FRESH_BRANCHES: Mapping[str, str] = {"shallow": "tf_efficientnet_lite0", "shallow_input": "rgb"}
+"""The shallow branch of a bare backbone: a few strokes teach no branch from scratch, and ImageNet weights know images,
+not residuals."""
+
+
+def preset_of(name: str, model: str) -> Preset:
+    """What a preset means for a model, or for :data:`BACKBONE`."""
+    return (FRESH if model == BACKBONE else PRESETS)[name]

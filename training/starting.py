@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from napari_isdnet_training.presets import BACKBONE, BRANCH_SCALE
+from napari_isdnet_training.presets import BACKBONE, BRANCH_SCALE, FRESH_BRANCHES
 from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int) -> Start:
         raise InputError(f"A segmentation needs at least two classes, the annotation has {len(classes)}; add one.")
     names = tuple(c.name for c in classes)
     if model == BACKBONE:
-        options = {"distillation": "sampled", "distillation_points": 1024}
+        options = {**FRESH_BRANCHES, "distillation": "sampled", "distillation_points": 1024}
         return Start(build("isdnet-lite0", len(classes), True, options), None, BACKBONE, names)
     parent = load_model(model, training=True)
     header = parent.header
@@ -98,9 +98,9 @@ def last_layers_only(network: Network, preset: str, start: Start) -> bool:
 def freeze(network: Network, preset: str, start: Start) -> list[nn.Module]:
     """Say what trains; returns the modules whose batch-norm statistics stay as they are.
 
-    ``quick``: of a model that knows all classes the last fusion and the classifier train; where there are new classes
-    context head, fusions and classifiers; from a bare backbone everything but the backbone, since the rest has learnt
-    nothing yet. ``thorough``: all trains. Statistics stay where all classes are known, and where branches do.
+    ``quick``: of a model that knows all classes the last fusion and the classifier train; where there are new classes,
+    or nothing but pretrained branches, context head, fusions and classifiers. ``thorough``: all trains. Statistics stay
+    where all classes are known, and where branches do.
     """
     net: Any = network.net
     if preset == "thorough":
@@ -110,16 +110,14 @@ def freeze(network: Network, preset: str, start: Start) -> list[nn.Module]:
         for part in (net.fuse8, net.classifier):
             part.requires_grad_(True)
         return [net]
-    from_backbone = start.parent is None
-    names = ("backbone",) if from_backbone else ("backbone", "shallow")
-    kept = [getattr(net, name) for name in names if hasattr(net, name)]
+    kept = [getattr(net, name) for name in ("backbone", "shallow") if hasattr(net, name)]
     for module in kept:
         module.requires_grad_(False)
-    return kept if from_backbone else [net]
+    return kept if start.parent is None else [net]
 
 
 def parameter_groups(network: Network, start: Start) -> list[dict[str, Any]]:
-    """What trains, for the optimiser; ``scale`` multiplies the rate, less in the branches of a model that knows all."""
+    """What trains, for the optimiser; ``scale`` multiplies the rate, less in branches that know what they are for."""
     net: Any = network.net
     branches = {
         id(p) for name in ("backbone", "shallow") if hasattr(net, name) for p in getattr(net, name).parameters()
@@ -127,7 +125,8 @@ def parameter_groups(network: Network, start: Start) -> list[dict[str, Any]]:
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
-            scale = BRANCH_SCALE if start.knows_all and id(parameter) in branches else 1.0
+            gentle = start.knows_all or start.parent is None
+            scale = BRANCH_SCALE if gentle and id(parameter) in branches else 1.0
             groups.setdefault(scale, []).append(parameter)
     return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 

@@ -24,7 +24,7 @@ from napari_isdnet_training.judging import (
     surely_worse,
 )
 from napari_isdnet_training.keeping import Keeping
-from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, KEEP_WEIGHT
+from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
 from napari_isdnet_training.starting import freeze, last_layers_only, parameter_groups, set_mode, start_from
@@ -87,7 +87,7 @@ class Tuning:
         if parent is not None:
             old, new = ([c.name for c in classes] for classes in (parent.classes, snapshot.classes))
             self.keeping = Keeping(self.net if old == new else self._before(), self.net, old, new)
-        header = parent or ModelHeader.default(self.net.config, classes=snapshot.classes, window=DEFAULT_WINDOW)
+        header = parent or ModelHeader.default(self.net.config, classes=snapshot.classes, window=FRESH_WINDOW)
         self.mean, self.std = header.mean, header.std
         self.window = options.window or min(header.window, DEFAULT_WINDOW)
         self.pixels = Normaliser(source, policy, self.mean, self.std)

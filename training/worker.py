@@ -193,7 +193,7 @@ class _Watch:
     def remember(self, job: Mapping[str, Any], held_out: int, placement: Any) -> None:
         """Keep the speed for the next forecast."""
         from napari_isdnet_training import estimate
-        from napari_isdnet_training.presets import DEFAULT_WINDOW, MAX_HELD_OUT, PRESETS
+        from napari_isdnet_training.presets import DEFAULT_WINDOW, MAX_HELD_OUT, preset_of
 
         from napari_isdnet.model.checkpoint import read_header
 
@@ -202,8 +202,8 @@ class _Watch:
         options, header = job["options"], read_header(self._output)
         preset = str(options.get("preset", "quick"))
         window = int(options.get("window") or min(header.window, DEFAULT_WINDOW))
-        batch = int(options.get("batch") or PRESETS[preset].batch)
-        todo = estimate.work(header.config, preset, self._steps, batch, window, 0)
+        batch = int(options.get("batch") or preset_of(preset, str(job["model"])).batch)
+        todo = estimate.work(header.config, preset, self._steps, batch, window, 0, 1)
         one = todo.training / (self._steps * batch * estimate.PASSES[preset])
         judged = one * min(held_out, MAX_HELD_OUT) * self._validations
         estimate.remember(estimate.Work(todo.training, judged), self._seconds, preset, placement)

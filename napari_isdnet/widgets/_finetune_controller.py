@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, MAX_HELD_OUT, PRESETS
+from napari_isdnet_training.presets import (
+    BACKBONE,
+    DEFAULT_WINDOW,
+    FRESH_BRANCHES,
+    FRESH_WINDOW,
+    MAX_HELD_OUT,
+    preset_of,
+)
 from napari_isdnet_training.unfinished import so_far
 
 from napari_isdnet.annotation.counts import Counts, Place
@@ -142,13 +149,14 @@ class TuneController:
 
         classes = max(2, len(self.opened().store.classes))
         if settings.model == BACKBONE:
-            config, window = ISDNetConfig.lite(classes), DEFAULT_WINDOW
+            config, window = ISDNetConfig.lite(classes, **FRESH_BRANCHES), FRESH_WINDOW
         else:
             header = read_header(settings.model)
             config, window = header.config, min(header.window, DEFAULT_WINDOW)
-        window, batch = settings.window or window, settings.batch or PRESETS[settings.preset].batch
+        preset = preset_of(settings.preset, settings.model)
+        window, batch = settings.window or window, settings.batch or preset.batch
         held = min(held_regions, MAX_HELD_OUT)
-        todo = estimate.work(config, settings.preset, settings.steps, batch, window, held)
+        todo = estimate.work(config, settings.preset, settings.steps, batch, window, held, preset.validate_every)
         return estimate.forecast(todo, settings.preset, choose(settings.device))
 
     # -- a run ----------------------------------------------------------------------------------------------------

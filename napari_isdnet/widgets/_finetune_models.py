@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-from napari_isdnet_training.presets import BACKBONE
+from napari_isdnet_training.presets import BACKBONE, preset_of
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
@@ -34,7 +34,7 @@ class ChoosingModel(FineTuneForm):
         self._names: list[str] = []
         self._others: list[str] = []
         self._about: ModelAbout | None = None
-        self._chosen_by_hand = False
+        self._chosen_by_hand = self._fresh = False
         self._header = self.hidden("header")
 
     def refresh_later(self) -> None:
@@ -103,6 +103,10 @@ class ChoosingModel(FineTuneForm):
         model, engine = str(self.model.currentData() or ""), self.engine
         self._about = None
         self.show_facts()
+        fresh = model == BACKBONE and (self._chosen_by_hand or bool(self._names))  # not while it is the only one yet
+        if fresh != self._fresh:  # a backbone needs more steps than a model that has learnt something
+            self._fresh = fresh
+            self.steps.setValue(preset_of(str(self.preset.currentData()), model).steps)
         if not model or model == BACKBONE:
             return
 
@@ -121,7 +125,7 @@ class ChoosingModel(FineTuneForm):
         """Say what the chosen model is, and how its classes and the painted ones differ."""
         painted = [] if self.annotated is None else [info.name for info in self.annotated.classes]
         if self.model.currentData() == BACKBONE:
-            text = "ImageNet weights in the backbone, all else new: give it more strokes and steps."
+            text = "ImageNet weights in both branches, all else new: give it more strokes."
         elif self._about is None:
             text = ""
         else:

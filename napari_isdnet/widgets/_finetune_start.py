@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet_training.presets import PRESETS
+from napari_isdnet_training.presets import preset_of
 from qtpy.QtCore import QTimer
 
 from napari_isdnet.annotation.layout import JOURNAL
@@ -143,7 +143,7 @@ class Starting(ChoosingModel):
 
     # -- what is painted, and how long it takes ------------------------------------------------------------------
     def _preset_changed(self) -> None:
-        self.steps.setValue(PRESETS[str(self.preset.currentData())].steps)
+        self.steps.setValue(preset_of(str(self.preset.currentData()), str(self.model.currentData() or "")).steps)
         self.refresh_later()
 
     def _share_changed(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from napari_isdnet_training.presets import BACKBONE, PRESETS
+from napari_isdnet_training.presets import BACKBONE, preset_of
 from napari_isdnet_training.unfinished import Unfinished
 
 from napari_isdnet.annotation.project import ModelEntry
@@ -16,10 +16,10 @@ Figures = Mapping[str, float]
 
 def guards(settings: TuneSettings) -> str:
     """What keeps a run from making things worse."""
-    preset = PRESETS[settings.preset]
+    preset = preset_of(settings.preset, settings.model)
     trained = "the last layers" if settings.preset == "quick" else "the whole network"
     if settings.model == BACKBONE and settings.preset == "quick":
-        trained = "everything but the backbone"
+        trained = "everything but the pretrained branches"
     parts = [f"Trains {trained}; half of the windows replay strokes of any age, so that early ones are not forgotten."]
     if settings.model != BACKBONE:
         parts[0] += " What is not painted is asked to stay as it is."
