@@ -22,7 +22,8 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.window import Window
 
-places = st.dictionaries(st.tuples(st.integers(0, 200), st.integers(0, 200)), st.integers(1, 5000), max_size=90)
+painted = st.dictionaries(st.integers(1, 4), st.integers(1, 5000), min_size=1)
+places = st.dictionaries(st.tuples(st.integers(0, 200), st.integers(0, 200)), painted, max_size=90)
 
 
 @pytest.fixture
@@ -54,21 +55,28 @@ def test_painting_elsewhere_never_moves_a_region(first, later):
 
 @given(st.lists(st.integers(1, 50), min_size=5, max_size=FEW), st.floats(0.1, 0.5))
 def test_of_a_few_regions_the_wanted_share_of_what_is_painted_judges(painted, fraction):
-    pixels = {(n, 3 * n): count for n, count in enumerate(painted)}
-    held = sum(pixels[place] for place in split_regions(pixels, 512, fraction).validation)
-    assert abs(held - fraction * sum(painted)) <= max(painted) / 2
+    pixels = {(n, 3 * n): {1: count} for n, count in enumerate(painted)}
+    held = sum(pixels[place][1] for place in split_regions(pixels, 512, fraction).validation)
+    assert abs(held - fraction * sum(painted)) <= max(painted) / 2 + 1e-9
+
+
+def test_every_class_has_its_share_of_what_judges():
+    pixels = {(n, 0): {1: 100} | ({2: 10} if n % 4 == 0 else {}) for n in range(40)}
+    judging = split_regions(pixels, 512).validation
+    assert len(judging) in (8, 9)
+    assert sum(2 in pixels[place] for place in judging) == 2
 
 
 def test_a_lone_region_teaches_and_nothing_judges_without_a_share():
     assert region_hash(512, (0, 0)) < 0.2
-    assert split_regions({(0, 0): 9}, 512).training == ((0, 0),)
-    both = split_regions({(0, 0): 9, (5, 5): 9}, 512)
+    assert split_regions({(0, 0): {1: 9}}, 512).training == ((0, 0),)
+    both = split_regions({(0, 0): {1: 9}, (5, 5): {1: 9}}, 512)
     assert len(both.validation) == 1
-    assert split_regions({(0, 0): 9, (5, 5): 9}, 512, 0, both.pins).validation == ()
+    assert split_regions({(0, 0): {1: 9}, (5, 5): {1: 9}}, 512, 0, both.pins).validation == ()
 
 
 def test_of_many_regions_the_hash_decides():
-    many = {(r, c): 7 for r in range(20) for c in range(20)}
+    many = {(r, c): {1: 7} for r in range(20) for c in range(20)}
     split = split_regions(many, 512)
     assert not split.pins
     assert set(split.validation) == {place for place in many if region_hash(512, place) < 0.2}
@@ -107,7 +115,7 @@ def test_regions_count_their_pixels_by_value(store):
 
 
 def test_mask_of_a_side_is_the_union_of_its_regions(store):
-    split = split_regions({(0, 0): 1, (3, 3): 1}, 512)
+    split = split_regions({(0, 0): {1: 1}, (3, 3): {1: 1}}, 512)
     window = Window(300, 200, 1200, 900)
     training, validation = split.mask(window), split.mask(window, VALIDATION)
     assert (training ^ validation).all()

@@ -169,7 +169,7 @@ def test_nothing_is_written_when_the_held_out_regions_get_worse(scene: Path, pai
     wrong = tmp_path / "wrong"
     with AnnotationStore.create(wrong, (SIDE, SIDE), CLASSES) as store:
         labels = truth()
-        split = split_regions({(r, c): 512 * 512 for r in range(3) for c in range(3)}, 512)
+        split = split_regions({(r, c): {1: 512 * 512} for r in range(3) for c in range(3)}, 512)
         for place in split.training:  # what teaches is wrong, what judges is right
             inside = split.window(place).clipped(store.shape)
             store.paint(Patch(inside, 2 - labels[inside.slices]))

@@ -146,7 +146,7 @@ def _split(chunks: dict[Place, bytes], size: int, fraction: float, pins: dict[st
     from napari_isdnet.annotation.regions import split_regions
 
     step = size // CHUNK
-    return split_regions({(r // step, c // step): 1 for r, c in chunks}, size, fraction, pins)
+    return split_regions({(r // step, c // step): {1: 1} for r, c in chunks}, size, fraction, pins)
 
 
 def take_snapshot(store: AnnotationStore, fraction: float = 0.2) -> Snapshot:

@@ -3,14 +3,14 @@
 The split rule: the image is cut into regions of ``size`` pixels, anchored at its origin, and every annotated region
 either teaches or judges, for good. While there are few (:data:`FEW`), chance would be unfair: two of eight regions may
 hold half of all strokes. So the newly annotated ones are dealt out by what is painted in them, in the order of a hash
-of their position, until about ``fraction`` of it judges, and each is *pinned* to its side; the pins go to the journal,
-so that painting elsewhere never moves a region. A lone region teaches. Where there are many, a region without a pin
-judges when its hash, as a number in 0..1, is below ``fraction``. With two regions or more neither side is empty.
+of their position, until about ``fraction`` of every class judges, and each is *pinned* to its side; the pins go to the
+journal, so that painting elsewhere never moves a region. A lone region teaches. Where there are many, a region without
+a pin judges when its hash, as a number in 0..1, is below ``fraction``. With two regions or more neither side is empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -98,9 +98,9 @@ def annotated_regions(store: AnnotationStore, size: int = CHUNK) -> dict[Place, 
 
 
 def split_regions(
-    painted: Mapping[Place, int], size: int, fraction: float = 0.2, pins: Mapping[str, str] | None = None
+    painted: Mapping[Place, Counts], size: int, fraction: float = 0.2, pins: Mapping[str, str] | None = None
 ) -> Split:
-    """Split annotated regions, given with their painted pixels; ``pins`` are those of earlier splits.
+    """Split annotated regions, given with their painted pixels by class; ``pins`` are those of earlier splits.
 
     The new ones are in the result.
     """
@@ -121,26 +121,41 @@ def split_regions(
     return Split(size, fraction, training, validation, pins)
 
 
-def _dealt(painted: Mapping[Place, int], size: int, fraction: float, pins: Mapping[str, str]) -> dict[str, str]:
-    """Pins of the regions that have none: one judges if that brings the painted pixels that judge nearer to their
-    share. Where all are too large for it, the smallest of the new ones judges."""
+def _dealt(painted: Mapping[Place, Counts], size: int, fraction: float, pins: Mapping[str, str]) -> dict[str, str]:
+    """Pins of the regions that have none: one judges if that brings what judges of every class nearer to its share.
+
+    Where none does, the one judges that comes nearest.
+    """
     new = sorted((p for p in painted if _pin_key(size, p) not in pins), key=lambda place: region_hash(size, place))
     judging = {p for p in painted if pins.get(_pin_key(size, p)) == VALIDATION}
+    totals = _sum(painted.values())
+
+    def away(held: Counts) -> float:
+        return sum(abs(held.get(value, 0) / number - fraction) for value, number in totals.items())
+
     if len(painted) > 1:
-        wanted, held = fraction * sum(painted.values()), sum(painted[p] for p in judging)
+        held = _sum(painted[p] for p in judging)
         for place in new:
-            if held + painted[place] / 2 < wanted:
+            more = _sum((held, painted[place]))
+            if away(more) < away(held):
                 judging.add(place)
-                held += painted[place]
+                held = more
         if new and not judging:
-            judging.add(min(new, key=lambda place: painted[place]))
+            judging.add(min(new, key=lambda place: away(painted[place])))
     return {_pin_key(size, place): VALIDATION if place in judging else TRAINING for place in new}
+
+
+def _sum(counts: Iterable[Counts]) -> Counts:
+    total: Counts = {}
+    for one in counts:
+        for value, number in one.items():
+            total[value] = total.get(value, 0) + number
+    return total
 
 
 def split_store(store: AnnotationStore, size: int = CHUNK, fraction: float = 0.2) -> Split:
     """The split of what is annotated now. Pins go to the journal unless the store is read-only."""
-    painted = {place: sum(counts.values()) for place, counts in annotated_regions(store, size).items()}
-    split = split_regions(painted, size, fraction, store.pins)
+    split = split_regions(annotated_regions(store, size), size, fraction, store.pins)
     new = {key: side for key, side in split.pins.items() if key not in store.pins}
     if new and not store.read_only:
         store.pin(new)

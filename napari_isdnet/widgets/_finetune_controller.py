@@ -133,7 +133,7 @@ class TuneController:
         project = self.opened()
         store = project.store
         regions = annotated_regions(store)
-        split = split_regions({p: sum(c.values()) for p, c in regions.items()}, 512, held_out, store.pins)
+        split = split_regions(regions, 512, held_out, store.pins)
         everything = _totals(regions, len(store.classes))
         held = _totals({p: c for p, c in regions.items() if split.side(p) == VALIDATION}, len(store.classes))
         return Annotated(store.classes, everything, held, (len(regions), len(split.validation)), store.position)
