@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from napari_isdnet_training.benchmark import features as probing
 from napari_isdnet_training.benchmark.features import ALL, features, probe
 from napari_isdnet_training.config import recipe_from
 
@@ -26,7 +27,8 @@ def test_features_that_say_the_class_are_found_and_noise_is_not() -> None:
     assert blind.mean_iou < 0.35
 
 
-def test_the_table_has_every_stage_and_goes_on(tmp_path: Path) -> None:
+def test_the_table_has_every_stage_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "STEPS", 3)
     data = {"root": str(make_data(tmp_path / "data")), "classes": ["red", "green"], "train": ["*"]}
     recipe = recipe_from({"name": "tiny", "data": {**data, "validation": ["a0"]}, "crop": {"size": [64, 64]}})
     output = tmp_path / "features.csv"
