@@ -163,7 +163,7 @@ class RunConfig(_Part):
     """Length, batch and machine. ``batch`` is the global batch: over all processes and accumulated parts.
 
     ``finish_crops``: where crops are resized, coloured and normalised, in the ``workers`` or, a batch at once, on the
-    ``device``; the same to rounding, and several times faster beside a GPU.
+    ``device``; the same to rounding, for a fifth of the workers' time.
     """
 
     steps: int = Field(default=1000, ge=1)

@@ -1,7 +1,7 @@
 """The costly half of a crop, for a whole batch on the device that trains: resizing, colours, normalisation.
 
-A GPU waits for crops that worker processes resize and colour (measured: 15 workers kept one GPU at a third of its
-speed). Here the workers read, cut, flip and turn alone.
+Resizing and colouring take four fifths of a worker's time for a crop (22 of 27 ms, measured on one core). Here the
+workers read, cut, flip and turn alone.
 """
 
 from __future__ import annotations
