@@ -1,4 +1,4 @@
-"""Segment jobs from end to end: killed, cancelled, refused, resumed; regions; what the image holds and lacks."""
+"""Segment jobs from end to end: killed, cancelled, refused, resumed; regions."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ from napari_isdnet.engine.differences import job_differences
 from napari_isdnet.engine.ledger import JobDiffersError
 from napari_isdnet.engine.segment import SegmentResult, segment
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import TileError
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.window import Window
-from tests.network_tools import lively, picture, small, source_of
+from tests.network_tools import lively, picture, source_of
+from tests.segment_tools import PLAIN, four_classes, labels, run
 
 SHAPE = (392, 514)  # the last two columns give the deep input no pixel of their own
-PLAIN: dict[str, Any] = {"device": "cpu", "precision": "float32", "window": 128}
 
 
 @pytest.fixture(scope="module")
 def model() -> ISDNet:
-    return lively(small(fusion="raf", channels=16, classes=4, auxiliary=False, super_resolution=False))
+    return four_classes()
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +48,6 @@ def image() -> np.ndarray:
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_isdnet.paths.cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
-
-
-def run(source: Any, model: Any, output: Path, **options: Any) -> SegmentResult:
-    steps = segment(source, model, output=output, **{**PLAIN, **options})
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        result: SegmentResult = stop.value
-        return result
-
-
-def labels(result: SegmentResult) -> np.ndarray:
-    store = LabelStore.open(result.outputs["labels"])
-    return store.read_labels(Window.whole(store.shape))
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -337,85 +321,3 @@ def test_region_is_the_crop_of_the_whole(
 
 
 # ------------------------------------------------------------------------------------------------- what images hold
-
-
-def test_transparent_nodata_and_nan_pixels_become_255(model: ISDNet, tmp_path: Path) -> None:
-    rgb = picture((96, 130))
-    alpha = np.full((96, 130, 1), 255, np.uint8)
-    alpha[10:20, 30:50] = 0
-    tifffile.imwrite(
-        tmp_path / "rgba.tif", np.concatenate([rgb, alpha], -1), photometric="rgb", extrasamples=["unassalpha"]
-    )
-    out = labels(run(tmp_path / "rgba.tif", model, tmp_path / "o"))
-    np.testing.assert_array_equal(out == 255, alpha[..., 0] == 0)
-
-    floats = rgb.astype(np.float32) / 255
-    floats[5:9, 7:11, 1] = np.nan
-    np.save(tmp_path / "nan.npy", floats)
-    out = labels(run(tmp_path / "nan.npy", model, tmp_path / "o", contrast=(0, 1)))
-    assert (out[5:9, 7:11] == 255).all()
-    assert (out == 255).sum() == 16
-
-
-@pytest.mark.parametrize("kind", ["uint16", "grey", "four"])
-def test_other_samples_are_segmented(model: ISDNet, tmp_path: Path, kind: str) -> None:
-    rgb = picture((96, 130))
-    made = {
-        "uint16": rgb.astype(np.uint16) * 200,
-        "grey": rgb[..., 0],
-        "four": np.concatenate([rgb, rgb[..., :1]], -1).transpose(2, 0, 1),
-    }[kind]
-    path = tmp_path / f"{kind}.tif"
-    if kind == "four":
-        tifffile.imwrite(path, made, photometric="minisblack", planarconfig="separate")
-    else:
-        tifffile.imwrite(path, made, photometric="rgb" if made.ndim == 3 else "minisblack")
-    result = run(path, model, tmp_path / "o")
-    assert result.class_pixels["nodata"] == 0
-    assert labels(result).shape == (96, 130)
-
-
-def test_images_that_cannot_be_used_get_one_sentence(model: ISDNet, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "good.tif", picture((128, 128)), photometric="rgb")
-    (tmp_path / "cut.tif").write_bytes((tmp_path / "good.tif").read_bytes()[:9000])
-    (tmp_path / "empty.tif").write_bytes(b"")
-    np.save(tmp_path / "nothing.npy", np.zeros((0, 5, 3), np.uint8))
-    np.save(tmp_path / "tiny.npy", np.zeros((31, 500, 3), np.uint8))
-    for name in ("cut.tif", "empty.tif", "nothing.npy", "tiny.npy", "missing.tif"):
-        with pytest.raises(InputError) as caught:
-            run(tmp_path / name, model, tmp_path / "o")
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "o" / f"{name.split('.')[0]}.ome.zarr").exists()
-
-
-def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = picture((256, 256))
-    source, hole = source_of(scene), Window(64, 128, 64, 64)
-    read = type(source).read
-
-    def failing(self: Any, window: Window, level: int = 0) -> np.ndarray:
-        if level == 0 and not window.intersect(hole).empty:
-            raise TileError(self.name, window, level, "damaged")
-        return read(self, window, level)
-
-    monkeypatch.setattr(type(source), "read", failing)
-    with pytest.raises(InputError, match="--skip-bad-tiles"):
-        run(source, model, tmp_path / "stop")
-    advised = run(source, model, tmp_path / "stop", skip_bad_tiles=True)  # the same job goes on as advised
-    result = run(source, model, tmp_path / "skip", skip_bad_tiles=True)
-    out = labels(result)
-    np.testing.assert_array_equal(labels(advised), out)
-    expected = np.zeros(scene.shape[:2], bool)
-    expected[hole.slices] = True
-    np.testing.assert_array_equal(out == 255, expected)
-    assert result.bad_windows == [(64, 128, 64, 64)]
-    assert run(source, model, tmp_path / "skip", skip_bad_tiles=True).bad_windows == result.bad_windows
-
-
-def test_maps_that_a_geotiff_cannot_hold_are_written_beside_it(model: ISDNet, tmp_path: Path) -> None:
-    result = run(
-        source_of(picture((96, 128))), model, tmp_path, formats=("geotiff",), probabilities=True, uncertainty=True
-    )
-    assert result.outputs["labels"].endswith(".tif")
-    assert result.outputs["probabilities"].endswith(".ome.zarr")
-    assert result.outputs["uncertainty"].endswith(".ome.zarr")

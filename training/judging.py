@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.metrics import ConfusionMatrix, ratio
 
 BLOCK = 64
 """Side of the blocks of pixels that are taken to be right or wrong together."""
@@ -30,17 +31,11 @@ class Tally:
         for row in range(0, target.shape[0], BLOCK):
             for column in range(0, target.shape[1], BLOCK):
                 place = np.s_[row : row + BLOCK, column : column + BLOCK]
-                truth = target[place]
-                known = truth != IGNORE_INDEX
-                if known.any():
-                    self._blocks.append(self._count(labels[place][known], truth[known]))
-
-    def _count(self, labels: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Counts:
-        hits, own, said = (
-            np.bincount(values, minlength=self.classes)[: self.classes]
-            for values in (truth[labels == truth], truth, labels)
-        )
-        return np.stack([hits, own - hits, said - hits])
+                if (target[place] != IGNORE_INDEX).any():
+                    matrix = ConfusionMatrix(self.classes)
+                    matrix.update(labels[place], target[place])
+                    hits, own, said = matrix.intersection, matrix.counts.sum(axis=1), matrix.counts.sum(axis=0)
+                    self._blocks.append(np.stack([hits, own - hits, said - hits]))
 
     @property
     def counts(self) -> Counts:
@@ -55,7 +50,7 @@ def class_iou(counts: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     classes. Stray pixels count where they are missed.
     """
     hits, misses, alarms = (counts[..., n, :].astype(np.float64) for n in range(3))
-    return np.where(hits + misses > 0, hits / np.maximum(hits + misses + alarms, 1), np.nan)
+    return np.where(hits + misses > 0, ratio(hits, hits + misses + alarms), np.nan)
 
 
 def mean_iou(counts: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ a pin judges when its hash, as a number in 0..1, is below ``fraction``. With two
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -146,10 +147,9 @@ def _dealt(painted: Mapping[Place, Counts], size: int, fraction: float, pins: Ma
 
 
 def _sum(counts: Iterable[Counts]) -> Counts:
-    total: Counts = {}
+    total: Counter[int] = Counter()
     for one in counts:
-        for value, number in one.items():
-            total[value] = total.get(value, 0) + number
+        total.update(one)
     return total
 
 

@@ -16,6 +16,7 @@ from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.presets import BACKBONE, SPREAD
 from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
+from napari_isdnet_training.starting import model_classes
 
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import next_regions
@@ -60,7 +61,7 @@ class Scene:
 
     def __init__(self, image: Path, mask: Path, model: str, device: str, classes: Sequence[ClassInfo] = ()) -> None:
         self.path, self.device = image, device
-        self.classes = tuple(classes) if model == BACKBONE else self._classes(model)
+        self.classes = tuple(classes) if model == BACKBONE else model_classes(model)
         if not self.classes:
             raise InputError("A backbone has no classes of its own; name those of the mask in order with --class.")
         source, drawn = open_source(image), open_mask(mask)
@@ -79,12 +80,6 @@ class Scene:
         self.left = Window(0, 0, whole.height, whole.width // 2)
         self.right = Window(0, self.left.width, whole.height, whole.width - self.left.width)
 
-    @staticmethod
-    def _classes(model: str) -> Any:
-        header = load_model(model).header
-        assert header is not None
-        return header.classes
-
     @torch.inference_mode()
     def probabilities(self, model: str) -> torch.Tensor:
         """Class probabilities (K, H, W) of a model, from one forward over the scene."""
@@ -98,9 +93,8 @@ class Scene:
         """mIoU of the right half; None of a backbone, which has no classes yet."""
         if model == BACKBONE:
             return None
-        probabilities = self.probabilities(model)
         matrix = ConfusionMatrix(len(self.classes))
-        labels = probabilities.argmax(0).to(torch.uint8).numpy()
+        labels = self.probabilities(model).argmax(0).to(torch.uint8).numpy()
         matrix.update(labels[self.right.slices], self.truth[self.right.slices])
         return round(float(matrix.mean_iou), 5)
 
