@@ -46,14 +46,16 @@ def test_guards_are_said(chosen: dict[str, Any], said: list[str]) -> None:
 def test_judgements_are_against_the_best_so_far() -> None:
     before = {"miou": 0.5}
     assert words.judgement(0, before, {}, None) == "Before: mIoU 0.500 on the held-out places."
-    assert words.judgement(20, {"miou": 0.6}, before, 0.5).endswith("0.600, better than 0.500: taken.")
-    assert words.judgement(40, {"miou": 0.55}, before, 0.6).endswith(
-        "no better than 0.600: the best weights so far stay."
+    taken = {"taken": 1.0}
+    assert words.judgement(20, {"miou": 0.6, **taken}, before, 0.5).endswith("0.600, better than 0.500: taken.")
+    assert words.judgement(20, {"miou": 0.6, **taken}, before, None).endswith("0.600, better than 0.500: taken.")
+    assert words.judgement(40, {"miou": 0.55, "taken": 0.0}, before, 0.6).endswith(
+        "worse than 0.600 by more than chance: the weights kept before stay."
     )
-    assert words.judgement(20, {"miou": 0.47, "taken": 1.0}, before, 0.5).endswith(
+    assert words.judgement(20, {"miou": 0.47, **taken}, before, 0.5).endswith(
         "0.470, below 0.500 by no more than chance: taken."
     )
-    assert words.judgement(40, {"miou": 0.6}, before, 0.6).endswith("the same as the best so far.")
+    assert words.judgement(40, {"miou": 0.6, **taken}, before, 0.6).endswith("the same as before: taken.")
     assert words.judgement(40, {}, before, 0.6) == ""
 
 
@@ -61,12 +63,12 @@ def test_judgements_are_against_the_best_so_far() -> None:
     ("entry", "result", "stopped", "said"),
     [
         (ENTRY, {"steps": 80, "best_step": 60, **SCORES}, False,
-         "m004 is the model in use now: step 60, the best of 80 steps, held-out mIoU 0.500 → 0.700."),
+         "m004 is the model in use now: step 60 of 80, since the held-out places got worse then, held-out mIoU 0.500"),
         (ENTRY, {"steps": 80, "best_step": 80, "reason": "one region"}, False, "Not judged: one region."),
         (None, {"steps": 80, "reason": "no better"}, False, "The model stays as it was: no better."),
-        (ENTRY, {"steps": 33, "of": 80}, True, "Stopped at step 33 of 80. The best so far is kept as m004. Resume"),
-        (None, {"steps": 3, "of": 80}, True, "Nothing better was found yet"),
-        (None, {}, True, "Stopped. Nothing better"),
+        (ENTRY, {"steps": 33, "of": 80}, True, "Stopped at step 33 of 80. The last weights taken are kept as m004."),
+        (None, {"steps": 3, "of": 80}, True, "No weights were taken yet"),
+        (None, {}, True, "Stopped. No weights"),
     ],
 )  # fmt: skip
 def test_endings_are_said(entry: ModelEntry | None, result: dict[str, Any], stopped: bool, said: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from napari_isdnet_training.judging import Tally, class_iou, keep_counts, kept_counts, mean_iou, surely_worse
+from napari_isdnet_training.judging import Guard, Tally, class_iou, mean_iou, surely_worse
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix
@@ -69,13 +69,31 @@ def test_worse_is_said_where_chance_does_not_explain_it(
     assert surely_worse(tally(labels(wrong_before), target).counts, tally(labels(wrong_after), target).counts) is sure
 
 
-def test_what_was_counted_before_is_kept_for_a_run_that_is_resumed(tmp_path: Path) -> None:
-    counts = tally(strokes(2), strokes(2)).counts
-    path = tmp_path / "judged.safetensors"
-    keep_counts(path, counts)
-    assert np.array_equal(kept_counts(path, 3), counts)
-    assert len(kept_counts(path, 4)) == 0
+def right_at(places: int, right: int) -> np.ndarray:
+    """Counts where the first ``right`` of ``places`` blocks are labelled as the truth says, the others all wrong."""
+    target = strokes(places)
+    labels = np.where(np.arange(64)[:, None] < 30, 0, 1) * np.ones(target.shape[1], int)
+    labels[:, 64 * right :] = 2
+    return tally(labels.astype(np.uint8), target).counts
+
+
+def test_the_latest_weights_are_kept_unless_they_are_surely_worse_than_at_first_or_at_best() -> None:
+    guard = Guard(right_at(20, 10))
+    taken = [guard.takes(right_at(20, right)) for right in (10, 14, 13, 11, 9, 20, 12, 20)]
+    #          below the best by chance ^   ^ surely       ^ surely worse than the best, though not than before
+    assert taken == [True, True, True, False, False, True, False, True]
+    assert np.array_equal(guard.best, right_at(20, 20))
+    assert np.array_equal(guard.before, right_at(20, 10))
+
+
+def test_what_was_counted_is_kept_for_a_run_that_is_resumed(tmp_path: Path) -> None:
+    guard, path = Guard(right_at(6, 3)), tmp_path / "judged.safetensors"
+    guard.takes(right_at(6, 5))
+    guard.save(path)
+    again = Guard.load(path, 3)
+    assert np.array_equal(again.before, right_at(6, 3))
+    assert np.array_equal(again.best, right_at(6, 5))
+    assert len(Guard.load(path, 4).before) == 0
     path.write_bytes(b"damaged")
-    assert len(kept_counts(path, 3)) == 0
-    assert len(kept_counts(tmp_path / "absent", 3)) == 0
-    assert surely_worse(kept_counts(path, 3), tally(np.zeros_like(strokes(1)), strokes(1)).counts) is False
+    assert len(Guard.load(path, 3).before) == 0
+    assert Guard.load(tmp_path / "absent", 3).takes(right_at(6, 0))  # nothing is known that it could be worse than

@@ -1,9 +1,9 @@
 """Fine-tuning from annotations, as a generator: it yields progress after every step, and closing it is cancelling.
 
-Guards: half of the windows replay strokes of any age; training ends when the held-out regions stop getting better; the
-model file is written only by a state that did not do worse there, by more than chance explains, than the model it
-started from. Closing the generator (or killing the process) loses at most the last second: the run goes on from
-``<output>.ckpt`` as if it had never stopped.
+Guards: half of the windows replay strokes of any age; the model file is written only by a state that did not do worse
+on the held-out regions, by more than chance explains, than the model it started from and than the run at its best;
+training ends early where one state after the other does. Closing the generator (or killing the process) loses at most
+the last second: the run goes on from ``<output>.ckpt`` as if it had never stopped.
 """
 
 from __future__ import annotations

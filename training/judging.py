@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix, ratio
+from napari_isdnet.io.disk import write_atomic
 
 BLOCK = 64
 """Side of the blocks of pixels that are taken to be right or wrong together."""
@@ -73,18 +74,40 @@ def surely_worse(before: Counts, after: Counts) -> bool:
     return bool(np.mean(new < old) >= SURE)
 
 
-def keep_counts(path: Path, counts: Counts) -> None:
-    """Write what was counted before the first step, so that a run that is resumed judges by the same."""
-    save_file({"before": counts}, path)
+class Guard:
+    """Which weights of a run are kept: the latest, unless the held-out places say that they are surely worse.
 
+    Worse than before the first step, or than where the mean IoU was highest. The highest itself is no ground to keep
+    older weights: a few strokes rank two states by chance, and training is better where it ends than on the way.
+    Measured on an aerial scene with 34 strokes: judged by the highest, three of six runs of 80 steps kept the weights
+    of step 20; those of step 80 were better by about a point on the half that nobody painted.
+    """
 
-def kept_counts(path: Path, classes: int) -> Counts:
-    """Read it; nothing where it is absent or damaged, which judges without allowing for chance."""
-    try:
-        counts: Counts = load_file(path)["before"]
-    except (OSError, SafetensorError, KeyError):
-        return Tally(classes).counts
-    return counts if counts.ndim == 3 and counts.shape[1:] == (3, classes) else Tally(classes).counts
+    def __init__(self, before: Counts, best: Counts | None = None) -> None:
+        self.before, self.best = before, before if best is None else best
+
+    def takes(self, counts: Counts) -> bool:
+        """True when weights with these counts are to be kept; remembers them where they are the best so far."""
+        taken = not surely_worse(self.before, counts) and not surely_worse(self.best, counts)
+        if mean_iou(counts.sum(axis=0)) > mean_iou(self.best.sum(axis=0)):
+            self.best = counts
+        return taken
+
+    def save(self, path: Path) -> None:
+        """Write what was counted, whole or not at all, so that a run that is resumed judges by the same."""
+        write_atomic(path, save({"before": self.before, "best": self.best}))
+
+    @classmethod
+    def load(cls, path: Path, classes: int) -> Guard:
+        """Read it; one that refuses nothing where the file is absent or damaged."""
+        try:
+            found = load_file(path)
+            before, best = found["before"], found["best"]
+            if any(c.ndim != 3 or c.shape[1:] != (3, classes) for c in (before, best)):
+                raise ValueError
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return cls(Tally(classes).counts)
+        return cls(before, best)
 
 
 def as_labels(logits: torch.Tensor) -> npt.NDArray[np.uint8]:

@@ -32,7 +32,7 @@ classes."""
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset means. ``patience`` counts validations without a better score before training ends.
+    """What a preset means. ``patience``: so many judgements in a row that are surely worse end the training.
 
     ``lr`` teaches new classes, ``adapt_lr`` a model that knows all classes: what it knows is worth more than what a few
     strokes say. Measured on an aerial scene, one half painted and the other judged: ten times as much made it worse.

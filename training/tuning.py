@@ -14,15 +14,7 @@ import numpy as np
 import torch
 from napari_isdnet_training.config import ScheduleConfig
 from napari_isdnet_training.depthwise import faster_on_cpu
-from napari_isdnet_training.judging import (
-    Tally,
-    as_labels,
-    class_iou,
-    keep_counts,
-    kept_counts,
-    mean_iou,
-    surely_worse,
-)
+from napari_isdnet_training.judging import Guard, Tally, as_labels, class_iou, mean_iou
 from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
@@ -96,7 +88,8 @@ class Tuning:
         self.folder = checkpoint_folder(output)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
-        self.first = self.counts = Tally(len(snapshot.classes)).counts
+        self.counts = Tally(len(snapshot.classes)).counts
+        self.guard = Guard(self.counts)
         self.state = RunState(recipe=self._facts())
         self.saved, self.cost = -1, 0.0
         self._open_folder(resume)
@@ -130,7 +123,7 @@ class Tuning:
                     )
             self.before, self.after = figures.get("before", {}), figures.get("after", {})
             self.state, self.saved = state, state.step
-            self.first = kept_counts(self.folder / JUDGED, len(self.snapshot.classes))
+            self.guard = Guard.load(self.folder / JUDGED, len(self.snapshot.classes))
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -144,14 +137,14 @@ class Tuning:
         return bool(self.snapshot.split.validation)
 
     def steps(self) -> Generator[Progress, None, None]:
-        """Train to the last step, or until the held-out regions stop getting better."""
+        """Train to the last step, or until the held-out regions say again and again that it gets worse."""
         options = self.options
         clock = Clock(options.steps, self.state.step)
         if self.judged and self.state.baseline is None:
             self.before = self._validate()
             self.state.baseline = self.state.best = self.before["miou"]
-            self.first = self.counts
-            keep_counts(self.folder / JUDGED, self.first)
+            self.guard = Guard(self.counts)
+            self.guard.save(self.folder / JUDGED)
             self._save(force=True)
             yield clock.step(0, "validate", figures=self.before)
         clock.resume()
@@ -232,12 +225,14 @@ class Tuning:
         return figures
 
     def _judge(self) -> dict[str, float]:
-        """Validate, and keep the weights: the first that are not surely worse than the start's, then better ones."""
+        """Validate, and keep the weights where the guard takes them."""
         figures = self._validate()
         self.state.validated = self.state.step
-        taken = figures["miou"] > self.state.best or (not self.after and not surely_worse(self.first, self.counts))
+        taken = self.guard.takes(self.counts)
+        self.guard.save(self.folder / JUDGED)
+        self.state.best = max(self.state.best, figures["miou"])
         if taken:
-            self.state.best, self.state.best_step = figures["miou"], self.state.step
+            self.state.best_step = self.state.step
             self._keep(figures)
         self._save(force=True)
         return figures | {"taken": float(taken)}

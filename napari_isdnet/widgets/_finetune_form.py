@@ -80,7 +80,7 @@ class FineTuneForm(Controls):
             *((text, key) for key, text in _PRESETS.items()),
         )
         self.steps = self._spin(
-            "steps", "Steps of training; it ends earlier when the held-out places stop getting better", 1, 100_000,
+            "steps", "Steps of training; it ends earlier when held-out places keep getting worse", 1, 100_000,
             PRESETS["quick"].steps,
         )  # fmt: skip
         self.held_out = self._spin(

@@ -30,7 +30,7 @@ def guards(settings: TuneSettings) -> str:
     every = min(preset.validate_every, settings.steps)
     parts.append(
         f"Every {every} steps the held-out places judge, and training ends after {preset.patience} judgements"
-        " without a better one."
+        " in a row that are worse by more than chance."
     )
     parts.append(
         "The last weights are taken even if the held-out places got worse."
@@ -47,14 +47,17 @@ def judgement(step: int, figures: Figures, before: Figures, best: float | None) 
         return ""
     if step == 0:
         return f"Before: mIoU {now:.3f} on the held-out places."
-    start = before.get("miou", 0.0)
-    if best is None or now > best:
-        return f"Step {step}: held-out mIoU {now:.3f}, better than {start if best is None else best:.3f}: taken."
-    if figures.get("taken") and now < best:
-        return f"Step {step}: held-out mIoU {now:.3f}, below {best:.3f} by no more than chance: taken."
-    if now == best:
-        return f"Step {step}: held-out mIoU {now:.3f}, the same as the best so far."
-    return f"Step {step}: held-out mIoU {now:.3f}, no better than {best:.3f}: the best weights so far stay."
+    most = before.get("miou", 0.0) if best is None else best
+    said = f"Step {step}: held-out mIoU {now:.3f}"
+    if not figures.get("taken"):
+        return f"{said}, worse than {most:.3f} by more than chance: the weights kept before stay."
+    if now > most:
+        return f"{said}, better than {most:.3f}: taken."
+    return (
+        f"{said}, the same as before: taken."
+        if now == most
+        else (f"{said}, below {most:.3f} by no more than chance: taken.")
+    )
 
 
 def ending(entry: ModelEntry | None, result: Mapping[str, Any], stopped: bool) -> str:
@@ -65,13 +68,14 @@ def ending(entry: ModelEntry | None, result: Mapping[str, Any], stopped: bool) -
         of = result.get("of")
         at = f"Stopped at step {step} of {of}." if of else "Stopped."
         if entry is None:
-            return f"{at} Nothing better was found yet, so the model stays as it was. Resume goes on."
-        return f"{at} The best so far is kept as {entry.id}{scores}. Resume goes on."
+            return f"{at} No weights were taken yet, so the model stays as it was. Resume goes on."
+        return f"{at} The last weights taken are kept as {entry.id}{scores}. Resume goes on."
     reason = result.get("reason")
     if entry is None:
         return f"The model stays as it was: {reason or 'no weights were as good as before'}."
-    early = f", the best of {step} steps" if result.get("best_step") not in (None, step) else ""
-    words = f"{entry.id} is the model in use now: step {result.get('best_step', step)}{early}{scores}."
+    kept = result.get("best_step", step)
+    early = "" if kept in (None, step) else f" of {step}, since the held-out places got worse then"
+    words = f"{entry.id} is the model in use now: step {kept}{early}{scores}."
     return f"{words} Not judged: {reason}." if reason else words
 
 
