@@ -12,6 +12,19 @@ class InputError(ValueError):
     """
 
 
+class AlreadyThere(InputError):
+    """A result would replace a file that exists."""
+
+    @classmethod
+    def at(cls, path: object) -> AlreadyThere:
+        """Of a result at ``path``."""
+        return cls(f"{path} exists; use --overwrite to replace it, or choose another --output folder.")
+
+
+class NothingToLearn(InputError):
+    """What is annotated teaches nothing: all of it judges, or there is none."""
+
+
 class MissingExtra(InputError):
     """A file format or feature needs an optional library that is not installed."""
 

@@ -14,7 +14,7 @@ import tifffile
 
 from napari_isdnet.engine import batch
 from napari_isdnet.engine.batch import BatchQueue, Item, command, find_images
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.progress import Progress
@@ -143,7 +143,7 @@ def test_results_lie_where_the_command_line_puts_them(tmp_path: Path) -> None:
 def test_results_that_exist_are_skipped_not_failed(tmp_path: Path) -> None:
     queue = BatchQueue(tmp_path)
     queue.add(["/images/a.tif"])
-    error = InputError("out/a.ome.zarr exists; use --overwrite to replace it.")
+    error = AlreadyThere.at("out/a.ome.zarr")
     list(queue.run("model", engine([], {"a": error})))
     assert queue.items[0].state == "skipped"
     queue.again([0])

@@ -16,7 +16,7 @@ from napari_isdnet_training.spread import SpreadLabels
 
 from napari_isdnet.annotation.regions import VALIDATION, region_hash, sample_windows
 from napari_isdnet.classes import IGNORE_INDEX, from_annotation
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.isdnet import MIN_SIDE
@@ -76,7 +76,7 @@ class StrokeCrops:
         store = cast("AnnotationStore", snapshot)  # reads like one
         self.by_class = sample_windows(store, count, size, seed, snapshot.split)
         if not self.by_class:
-            raise InputError("No annotation is in a training region; annotate one more place.")
+            raise NothingToLearn("No annotation is in a training region; annotate one more place.")
         teaches = snapshot.split.mask
         points = [p for p in snapshot.points if teaches(Window(int(p[1]), int(p[2]), 1, 1)).all()]
         self.strokes: list[npt.NDArray[np.int64]] = []

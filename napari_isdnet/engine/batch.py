@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import disk_errors, write_atomic
 from napari_isdnet.progress import Progress
 
@@ -223,6 +223,8 @@ class BatchQueue:
             outputs, pixels = dict(getattr(result, "outputs", {})), int(getattr(result, "pixels", 0))
             seconds = time.monotonic() - begun
             self._change(index, state=DONE, done=1.0, outputs=outputs, pixels=pixels, seconds=seconds)
+        except AlreadyThere as error:
+            self._failed(index, str(error), begun, SKIPPED)
         except InputError as error:
             self._failed(index, str(error), begun)
         except MemoryError:
@@ -233,9 +235,8 @@ class BatchQueue:
         finally:
             steps.close()
 
-    def _failed(self, index: int, error: str, begun: float) -> None:
-        there = "exists; use --overwrite" in error
-        self._change(index, state=SKIPPED if there else FAILED, error=error, seconds=time.monotonic() - begun)
+    def _failed(self, index: int, error: str, begun: float, state: str = FAILED) -> None:
+        self._change(index, state=state, error=error, seconds=time.monotonic() - begun)
 
     def _change(self, index: int, **facts: Any) -> None:
         self.items[index] = replace(self.items[index], **facts)

@@ -27,7 +27,7 @@ from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header
 from napari_isdnet.engine.patches import check_size
 from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.windowed import window_size
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.cache import cache_within
 from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -235,7 +235,7 @@ class _Job:
         fresh = not (self.job_folder / "ledger.json").exists()
         existing = [path for _, _, path in self.paths.values() if path.exists()]
         if existing and fresh and not o.overwrite:
-            raise InputError(f"{existing[0]} exists; use --overwrite to replace it, or choose another --output folder.")
+            raise AlreadyThere.at(existing[0])
         with self._ledger() as ledger, ExitStack() as stack:
             stack.enter_context(cache_within(working_bytes(o.memory)))
             stores = stack.enter_context(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EROFS, errno.EPERM}
@@ -66,7 +66,7 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     (writers choose a format by it) and carries the process id, so that two processes never share one.
     """
     if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; use --overwrite to replace it, or choose another --output folder.")
+        raise AlreadyThere.at(path)
     temporary = path.with_name(f".{os.getpid()}{PARTIAL}.{path.name}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_isdnet.classes import IGNORE_INDEX
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import PARTIAL, remove
 from napari_isdnet.io.geotiff import export_geotiff
 from napari_isdnet.io.ome_tiff import export_ome_tiff
@@ -71,7 +71,7 @@ def export(
             f" {source.shape[0]} x {source.shape[1]} pixels and not be empty."
         )
     if path.exists() and not overwrite:  # before the work, not after it
-        raise InputError(f"{path} exists; use --overwrite to replace it, or choose another --output folder.")
+        raise AlreadyThere.at(path)
     direct = isinstance(source, LabelStore) and window == Window.whole(source.shape) and source.finished
     if direct and isinstance(source, LabelStore):
         return (yield from _write(source, path, format, overwrite, compression))

@@ -23,7 +23,7 @@ from napari_isdnet.annotation.suggest import next_regions
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.device import choose
 from napari_isdnet.engine.metrics import ConfusionMatrix
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import default_model, load_model
@@ -144,10 +144,8 @@ def _tune(
             yield clock.reach(before + step.fraction, f"{output.stem}: {step.stage}", step.figures)
     except StopIteration as stop:
         return model if stop.value.model is None else str(stop.value.model)
-    except InputError as error:
-        if "training region" not in str(error):
-            raise
-        return model  # the first few strokes all fell into held-out regions: nothing to learn from yet
+    except NothingToLearn:
+        return model  # the first few strokes all fell into held-out regions
     finally:
         run.close()
 
