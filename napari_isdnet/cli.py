@@ -11,6 +11,7 @@ import typer
 
 import napari_isdnet
 from napari_isdnet import cli_options as options
+from napari_isdnet.cli_annotation import app as annotation_app
 from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, drive, print_error, print_facts, print_json, report
 
 app = typer.Typer(
@@ -18,6 +19,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(annotation_app, name="annotation")
 
 
 def _version(asked: bool) -> None:

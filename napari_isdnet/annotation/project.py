@@ -98,7 +98,10 @@ class Project:
         if (where / JOURNAL).is_file():
             return cls._existing(where, source, read_only, rebuild)
         if read_only:
-            raise InputError(f"{where} holds no project yet, and cannot be made read-only; open it for writing.")
+            raise InputError(
+                f"Nothing is annotated yet (there is no {where}): paint in napari, or import a file with"
+                " 'napari-isdnet annotation import'."
+            )
         store = AnnotationStore.create(where, source.shape, classes)
         project = cls(where, store, _new_content(source), False)
         project._save()

@@ -31,9 +31,29 @@ class Suggestion:
     remoteness: float
 
 
+@dataclass(frozen=True)
+class Unpainted:
+    """An image without an annotation, as one in which nothing is painted."""
+
+    shape: tuple[int, int]
+
+    def annotated_windows(self) -> list[Window]:
+        """None."""
+        return []
+
+    def read_labels(self, window: Window) -> npt.NDArray[np.uint8]:
+        """Zeros (h, w)."""
+        return np.zeros(window.shape, np.uint8)
+
+
+def place_side(shape: tuple[int, int]) -> int:
+    """Side in pixels of a place that one looks at while painting: a quarter of a small image, 1024 of a large one."""
+    return int(np.clip(min(shape) // 4, 32, 1024))
+
+
 def next_regions(
     uncertainty: Any,
-    store: AnnotationStore,
+    store: AnnotationStore | Unpainted,
     *,
     disagreement: Any = None,
     window: int = 1024,
@@ -74,7 +94,7 @@ def next_regions(
     return result
 
 
-def _annotated(store: AnnotationStore, grid: Grid) -> npt.NDArray[np.bool_]:
+def _annotated(store: AnnotationStore | Unpainted, grid: Grid) -> npt.NDArray[np.bool_]:
     taken = np.zeros(len(grid), dtype=np.bool_)
     small = grid.core[0] < CHUNK
     for chunk in store.annotated_windows():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import Any
 
-from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.io.source import GeoReference
+from napari_isdnet.annotation.files import OUTLINES, bring_in, write_out
 from napari_isdnet.progress import Progress
+
+__all__ = ["EXPORTS", "IMPORT_FILTER", "OUTLINES", "Watched", "bring_in", "write_out"]
 
 EXPORTS = {
     "geojson": ("Polygons for QGIS and QuPath (GeoJSON)…", "Outlines with holes, class names and colours", ".geojson"),
@@ -20,48 +20,6 @@ IMPORT_FILTER = (
     "Annotations (*.geojson *.json *.tif *.tiff *.png *.zarr);;GeoJSON, QuPath (*.geojson *.json);;"
     "Label images (*.tif *.tiff *.png *.zarr);;All files (*)"
 )
-OUTLINES = (".geojson", ".json")
-
-
-def bring_in(
-    store: AnnotationStore,
-    path: Path,
-    values: str,
-    default_class: str | None,
-    georeference: GeoReference | None = None,
-) -> Generator[Progress, None, str]:
-    """Paint a file over the annotation as one step; returns what is to be said about it ('' for nothing).
-
-    ``values`` says what a label image holds, ``'annotation'`` or ``'mask'``; ``georeference`` is the image's, for
-    outlines in map coordinates.
-    """
-    if path.suffix.lower() in OUTLINES:
-        from napari_isdnet.annotation.geojson import import_geojson
-
-        yield Progress(0, 1, "Importing")
-        said: list[str] = []
-        import_geojson(store, path, default_class=default_class, georeference=georeference, note=said.append)
-        return " ".join(said)
-    from napari_isdnet.annotation.exchange import import_labels
-
-    yield from import_labels(store, path, values)
-    return ""
-
-
-def write_out(store: AnnotationStore, path: Path, kind: str, image: Any) -> Generator[Progress, None, str]:
-    """Write the annotation as ``kind`` (a key of ``EXPORTS``); an existing file is replaced once the new is whole.
-
-    Returns what is to be said about it.
-    """
-    if kind == "geojson":
-        from napari_isdnet.annotation.geojson import export_geojson
-
-        yield Progress(0, 1, "Exporting")
-        return f"Written to {export_geojson(store, path, overwrite=True)}."
-    from napari_isdnet.annotation.exchange import export_labels
-
-    found = yield from export_labels(store, path, format=kind, image=image, overwrite=True)
-    return f"Written to {found}."
 
 
 class Watched(Generator[Progress, None, str]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _annotate_exchange as exchange
 from napari_isdnet.widgets._annotate_next import Flying
+from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._notify import notify_info
 from napari_isdnet.widgets._segment_layers import opened
 
@@ -28,6 +30,9 @@ class Exchanging(Flying):
         self.import_button.clicked.connect(self._choose_import)
         for kind, (text, tip, _) in exchange.EXPORTS.items():
             self.export_action(kind, text, tip, lambda kind=kind: self._choose_export(kind))  # type: ignore[misc]
+        self.export_menu.addSeparator()
+        tip = "The line that writes the outlines from a shell; with another ending it writes a label file"
+        self.export_action("command", "Copy command", tip, self.copy_command)
 
     def _save_editing(self) -> None:
         raise NotImplementedError
@@ -74,6 +79,13 @@ class Exchanging(Flying):
         path, _ = QFileDialog.getSaveFileName(self, text.rstrip("…"), str(start), f"*{suffix}")
         if path:
             self.export_file(Path(path if path.endswith(suffix) else path + suffix), kind)
+
+    def copy_command(self) -> None:
+        """Put the command line that exports the annotation on the clipboard."""
+        folder = self.controller.store.folder
+        name = f"{folder.name.removesuffix(ENDING)}_annotation.geojson"
+        text = shlex.join(["napari-isdnet", "annotation", "export", str(folder), "--output", name])
+        copy_text(self.export_button, text)
 
     def export_file(self, path: Path, kind: str) -> None:
         """Write the annotation to a file of ``kind`` ('geojson', 'geotiff', 'ome-tiff' or 'ome-zarr')."""

@@ -199,12 +199,18 @@ class AnnotateForm(QWidget):
 
     def _next_row(self) -> QHBoxLayout:
         self.next_button = self.button(
-            "next", "Next region", "Fly to where a stroke would help the network most (N); again for the next best"
+            "next",
+            "Next region",
+            "Fly to where a stroke would help the network most (N); again for the next best."
+            " From a shell: napari-isdnet annotation suggest",
         )
         return self._row(self.next_button)
 
     def _exchange(self) -> QHBoxLayout:
-        self.import_button = self.button("import", "Import…", "Paint what a file holds: GeoJSON, QuPath, a label image")
+        self.import_button = self.button(
+            "import", "Import…", "Paint what a file holds: GeoJSON, QuPath, a label image. From a shell:"
+            " napari-isdnet annotation import",
+        )  # fmt: skip
         self.export_button = self.button(
             "export", "Export", "Write the annotation for QGIS, QuPath, Python or training"
         )

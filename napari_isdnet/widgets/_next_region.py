@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.suggest import Suggestion, next_regions
+from napari_isdnet.annotation.suggest import Suggestion, next_regions, place_side
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets._segment_layers import CLASSES, shape_of
@@ -84,7 +84,7 @@ def mixed(labels: Floats) -> Floats:
 
 def ranked(store: AnnotationStore, guide: Guide) -> list[Suggestion]:
     """The best places to annotate now, best first. Reads coarse levels only; runs on a worker thread."""
-    side = int(np.clip(min(store.shape) // 4, 32, 1024))
+    side = place_side(store.shape)
     disagreement = None
     if guide.branches is not None:
         a, b = (coarse_map(layer, known_only=True) for layer in guide.branches)

@@ -1,0 +1,78 @@
+"""An annotation in and out of the files of other programs, as jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import GeoReference
+from napari_isdnet.progress import Progress
+
+OUTLINES = (".geojson", ".json")
+KINDS = {
+    ".geojson": "geojson", ".json": "geojson", ".ome.zarr": "ome-zarr", ".zarr": "ome-zarr", ".ome.tif": "ome-tiff",
+    ".ome.tiff": "ome-tiff", ".tif": "geotiff", ".tiff": "geotiff", ".png": "png",
+}  # fmt: skip
+"""What a file is written as, by how its name ends; the longer ending counts."""
+
+
+def kind_of(path: Path) -> str:
+    """What a file of this name is written as; :class:`InputError` names the endings that are known."""
+    kind = next((k for ending, k in KINDS.items() if path.name.lower().endswith(ending)), None)
+    if kind is None:
+        raise InputError(f"'{path.name}' must end with one of {', '.join(KINDS)}.")
+    return kind
+
+
+def bring_in(
+    store: AnnotationStore,
+    path: Path,
+    values: str,
+    default_class: str | None,
+    georeference: GeoReference | None = None,
+) -> Generator[Progress, None, str]:
+    """Paint a file over the annotation as one step; returns what is to be said about it ('' for nothing).
+
+    ``values`` says what a label image holds, ``'annotation'`` or ``'mask'``; ``georeference`` is the image's, for
+    outlines in map coordinates.
+    """
+    if path.suffix.lower() in OUTLINES:
+        from napari_isdnet.annotation.geojson import import_geojson
+
+        yield Progress(0, 1, "Importing")
+        said: list[str] = []
+        import_geojson(store, path, default_class=default_class, georeference=georeference, note=said.append)
+        return " ".join(said)
+    from napari_isdnet.annotation.exchange import import_labels
+
+    yield from import_labels(store, path, values)
+    return ""
+
+
+def write_out(
+    store: AnnotationStore,
+    path: Path,
+    kind: str,
+    image: Any,
+    *,
+    values: str = "mask",
+    georeference: GeoReference | None = None,
+    overwrite: bool = True,
+) -> Generator[Progress, None, str]:
+    """Write the annotation as ``kind`` (a value of :data:`KINDS`); a file there is replaced once the new one is whole.
+
+    ``image`` gives label files their position; ``georeference`` puts outlines into map coordinates. Returns what is to
+    be said about it.
+    """
+    if kind == "geojson":
+        from napari_isdnet.annotation.geojson import export_geojson
+
+        yield Progress(0, 1, "Exporting")
+        return f"Written to {export_geojson(store, path, georeference=georeference, overwrite=overwrite)}."
+    from napari_isdnet.annotation.exchange import export_labels
+
+    found = yield from export_labels(store, path, format=kind, values=values, image=image, overwrite=overwrite)
+    return f"Written to {found}."

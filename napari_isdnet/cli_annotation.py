@@ -1,0 +1,108 @@
+"""``napari-isdnet annotation``: what the Annotate dock does with files, for a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from napari_isdnet import cli_options as options
+from napari_isdnet.cli_output import print_facts, print_json
+
+app = typer.Typer(
+    help="What is painted of an image: look at it, fill it from files, export it, and ask where to paint next.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="Annotated image, or its .isdnet folder.")]
+Values = Literal["annotation", "mask"]
+ValuesOption = Annotated[
+    Values, options.option("Label images: 0 unlabelled, or class indices with 255.", "--values", show_default=True)
+]
+MapOption = Annotated[
+    bool, options.option("GeoJSON in the image's map coordinates (QGIS), not in its pixels (QuPath).", "--map")
+]
+
+
+@app.command()
+def info(image: ImageArgument, json: options.JsonOption = False) -> None:
+    """Classes, painted pixels of each, strokes, and the models that were trained with them."""
+    from napari_isdnet.cli_painted import describe
+
+    facts = describe(image)
+    if json:
+        print_json(facts)
+        return
+    rows = {c["name"]: f"{c['pixels']} pixels" for c in facts["classes"]}
+    print_facts({**facts, "classes": rows, "models": {m["id"]: m["made"] for m in facts["models"]}})
+
+
+@app.command("import")
+def import_(
+    image: ImageArgument,
+    file: Annotated[Path, typer.Argument(help="GeoJSON, or a label image or pyramid of the image's size.")],
+    values: ValuesOption = "annotation",
+    default_class: Annotated[
+        str, options.option("Class of shapes that name none.", "--class", metavar="NAME")
+    ] = "imported",
+    classes: Annotated[
+        Path | None,
+        options.option("Classes of a new annotation: JSON, or one per line.", "--classes", metavar="FILE"),
+    ] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Paint what a file holds, as one step to undo; an image without an annotation gets one."""
+    from napari_isdnet.cli_painted import bring
+
+    _show(bring(image, file, values, default_class, classes), json)
+
+
+@app.command()
+def export(
+    image: ImageArgument,
+    output: Annotated[
+        Path, options.option("*.geojson, *.tif, *.ome.tif, *.ome.zarr or *.png.", "--output", "-o", metavar="FILE")
+    ],
+    values: ValuesOption = "mask",
+    placed: MapOption = False,
+    overwrite: Annotated[bool, options.option("Replace an existing file.", "--overwrite")] = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Write what is painted as outlines or as a label file."""
+    from napari_isdnet.cli_painted import take_out
+
+    _show(take_out(image, output, values, placed, overwrite), json)
+
+
+@app.command()
+def suggest(
+    image: ImageArgument,
+    uncertainty: Annotated[
+        Path | None, options.option("Map that 'segment --uncertainty' wrote.", "--uncertainty", metavar="FILE")
+    ] = None,
+    window: Annotated[int | None, options.option("Side of a place in pixels.", "--window", min=16)] = None,
+    count: Annotated[int, options.option("How many places.", "--count", min=1, max=10_000)] = 12,
+    output: Annotated[
+        Path | None, options.option("GeoJSON of the places too.", "--output", "-o", metavar="FILE")
+    ] = None,
+    placed: MapOption = False,
+    overwrite: Annotated[bool, options.option("Replace an existing file.", "--overwrite")] = False,
+    json: options.JsonOption = False,
+) -> None:
+    """Where to paint next: unsure places first, far from what is painted and from each other."""
+    from napari_isdnet.cli_painted import places, show_places
+
+    found = places(image, uncertainty, window, count, output, placed, overwrite)
+    if json:
+        print_json({"places": found, "output": None if output is None else str(output)})
+    else:
+        show_places(found)
+
+
+def _show(facts: dict[str, object], json: bool) -> None:
+    if json:
+        print_json(facts)
+    else:
+        print_facts(facts)

@@ -1,0 +1,181 @@
+"""The bodies of ``napari-isdnet annotation``; each returns JSON-ready facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from napari_isdnet.annotation.layout import JOURNAL, store_folder
+from napari_isdnet.annotation.project import Project, project_folder
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.suggest import Suggestion, Unpainted, next_regions
+from napari_isdnet.cli_output import drive, print_table
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import GeoReference, ImageSource
+
+
+def describe(image: Path) -> dict[str, Any]:
+    """What is painted, and the models that were trained with it."""
+    import time
+
+    with Project.open(image, read_only=True) as project:
+        store = project.store
+        strokes = sum(store.journal.entry(n)["kind"] != "classes" for n in store.journal.done)
+        return {
+            "project": str(project.folder),
+            "shape": list(store.shape),
+            "position": store.position,
+            "strokes": strokes,
+            "classes": [
+                {"name": c.name, "color": list(c.color), "pixels": n}
+                for c, n in zip(store.classes, store.class_counts(), strict=True)
+            ],
+            "models": [
+                {"id": m.id, "name": m.name, "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(m.time))}
+                for m in project.history()
+            ],
+        }
+
+
+def bring(image: Path, file: Path, values: str, default_class: str, classes: Path | None) -> dict[str, Any]:
+    """Paint a file over the annotation of an image."""
+    from napari_isdnet.annotation.files import OUTLINES, bring_in
+    from napari_isdnet.engine.labels import open_labels, read_classes
+
+    if not file.exists():
+        raise InputError(f"{file} does not exist; give a GeoJSON file or a label image.")
+    known: Sequence[Any] = () if classes is None else read_classes(classes)
+    if not known and file.suffix.lower() not in OUTLINES:
+        source, own = open_labels(file)
+        source.close()
+        known = own or ()
+    with Project.open(image, known) as project:
+        before = project.store.class_counts()
+        reference = _reference(project, image)
+        steps = bring_in(project.store, file, values, default_class, reference)
+        said = drive(steps, file.name, "Interrupted; what was painted until then is one step to undo in napari.")
+        project.store.flush()
+        counts = project.store.class_counts()
+        gained = {c.name: n for c, n in zip(project.store.classes, counts, strict=True)}
+        facts = {"project": str(project.folder), "painted_before": sum(before), "pixels": gained}
+        return facts | ({"note": said} if said else {})
+
+
+def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bool) -> dict[str, Any]:
+    """Write the annotation of an image to a file."""
+    from napari_isdnet.annotation.files import kind_of, write_out
+
+    kind = kind_of(output)
+    if values == "annotation" and kind == "geojson":
+        raise InputError("Outlines carry class names, not values; leave --values out, or write a label file.")
+    with Project.open(image, read_only=True) as project:
+        where = _image_file(project, image)
+        reference = _placed(project, image) if placed else None
+        with _opened(where) as source:
+            steps = write_out(
+                project.store, output, kind, source, values=values, georeference=reference, overwrite=overwrite
+            )
+            drive(steps, output.name, "Interrupted; nothing was written.")
+        return {"output": str(output), "format": kind, "pixels": sum(project.store.class_counts())}
+
+
+def places(
+    image: Path, uncertainty: Path | None, window: int | None, count: int, output: Path | None, placed: bool,
+    overwrite: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The next places to paint, best first; to ``output`` as GeoJSON too."""
+    import numpy as np
+
+    from napari_isdnet.annotation.suggest import place_side
+    from napari_isdnet.io.open import open_source
+
+    with _painted(image) as (store, reference):
+        side = window or place_side(store.shape)
+        if uncertainty is None:
+            found = next_regions(np.ones((1, 1)), store, window=side, count=count)
+        else:
+            with closing(open_source(uncertainty)) as source:
+                found = next_regions(source, store, window=side, count=count)
+        if placed and reference is None:
+            raise InputError(f"{image} has no position on the earth; leave --map out to get pixels.")
+    if output is not None:
+        _write_places(found, output, reference if placed else None, overwrite)
+    return [
+        {"row": s.window.row, "column": s.window.column, "height": s.window.height, "width": s.window.width}
+        | {"score": round(s.score, 4), "remoteness": round(s.remoteness, 4)}
+        | ({} if uncertainty is None else {"uncertainty": round(s.uncertainty, 4)})
+        for s in found
+    ]
+
+
+def show_places(found: Sequence[dict[str, Any]]) -> None:
+    """As a table."""
+    rows = [(str(n), *map(str, place.values())) for n, place in enumerate(found, 1)]
+    print_table("Where to paint next, best first (pixels of the image)", ("place", *(found[0] if found else ())), rows)
+
+
+def _write_places(found: Sequence[Suggestion], path: Path, reference: GeoReference | None, overwrite: bool) -> None:
+    import shapely
+
+    from napari_isdnet.classes import ClassInfo
+    from napari_isdnet.io.disk import replacing
+    from napari_isdnet.io.geojson import Writer
+
+    names = [ClassInfo(f"place {n}", (255, 215, 0)) for n in range(1, len(found) + 1)]
+    with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        writer = Writer(file, names, reference)
+        for index, one in enumerate(found):
+            w = one.window
+            box = shapely.box(w.column, w.row, w.right, w.bottom)
+            writer.add(index, box, box)
+        writer.close()
+
+
+@contextmanager
+def _painted(image: Path) -> Iterator[tuple[AnnotationStore | Unpainted, GeoReference | None]]:
+    """The annotation of an image, or that it has none."""
+    from napari_isdnet.io.open import open_source
+
+    folder = store_folder(image)
+    if not (folder / JOURNAL).is_file():
+        with closing(open_source(image)) as source:
+            folder = project_folder(image, source.identity())
+            if not (folder / JOURNAL).is_file():
+                yield Unpainted(source.shape), source.georeference
+                return
+    with Project.open(image, read_only=True) as project:
+        yield project.store, _reference(project, image)
+
+
+def _image_file(project: Project, given: Path) -> Path | None:
+    """The image of a project, where it can be found."""
+    if store_folder(given) != project.folder:
+        return given
+    known = project.image.get("path")
+    return Path(known) if known and Path(known).exists() else None
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[ImageSource | None]:
+    from napari_isdnet.io.open import open_source
+
+    if path is None:
+        yield None
+        return
+    with closing(open_source(path)) as source:
+        yield source
+
+
+def _reference(project: Project, given: Path) -> GeoReference | None:
+    with _opened(_image_file(project, given)) as source:
+        return None if source is None else source.georeference
+
+
+def _placed(project: Project, given: Path) -> GeoReference:
+    """Where the image lies on the earth; refused where it does not say so."""
+    reference = _reference(project, given)
+    if reference is None:
+        raise InputError(f"{given} has no position on the earth; leave --map out to get pixels.")
+    return reference
