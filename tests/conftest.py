@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
+
+import pytest
 
 # Each of pytest-xdist's workers has a core to itself: two workers whose torch takes both cores wait for one another at
 # every barrier, and the suite takes as long as it does alone. Processes that the tests start inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What the imports made stays to the end: no collection need look at it again."""
+    gc.freeze()
