@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from napari_isdnet_training.augment import augment, shift_hsv
+from napari_isdnet_training.augment import augment
 from napari_isdnet_training.census import check_dataset
+from napari_isdnet_training.colors import shift_hsv
 from napari_isdnet_training.config import AugmentConfig, CropConfig, Recipe, ScheduleConfig, load_recipe, recipe_from
 from napari_isdnet_training.crops import CropDataset, mixed
 from napari_isdnet_training.datasets import open_dataset
@@ -191,7 +192,8 @@ def test_hsv_shift_agrees_with_colorsys(saturation: float, hue: float, seed: int
     pixel = np.random.default_rng(seed).uniform(0, 255, 3)
     h, s, v = colorsys.rgb_to_hsv(*(pixel / 255))
     expected = np.array(colorsys.hsv_to_rgb((h + hue / 360) % 1, min(1, s * saturation), v)) * 255
-    shifted = shift_hsv(pixel.astype(np.float32)[None, None], saturation, hue)[0, 0]
+    planes = torch.tensor(pixel, dtype=torch.float32).view(1, 3, 1, 1)
+    shifted = shift_hsv(planes, torch.tensor([saturation]), torch.tensor([hue])).flatten().numpy()
     np.testing.assert_allclose(shifted, expected, atol=0.05)
 
 

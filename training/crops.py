@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from napari_isdnet_training.augment import augment, draw_colors, move
+from napari_isdnet_training.augment import augment, move
+from napari_isdnet_training.colors import draw_colors
 from napari_isdnet_training.config import AugmentConfig, CropConfig, DataConfig
 from napari_isdnet_training.datasets import Sample
 from napari_isdnet_training.device_crops import RawCrop

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from napari_isdnet_training.colors import change_colors
 from napari_isdnet_training.config import DataConfig
 from torch import Tensor
 
@@ -43,26 +44,3 @@ class DeviceCrops:
         colors = torch.stack([c for *_, c in crops]).to(self.device, non_blocking=True)
         changed = change_colors(torch.cat(images), colors)
         return (changed - self.mean) / self.std, torch.cat(masks).long()
-
-
-def change_colors(image: Tensor, colors: Tensor) -> Tensor:
-    """``(B, 3, H, W)`` float32 on 0..255 changed by ``(B, 5)`` numbers, the fields of ``Colors``, as one by one."""
-    brightness, before, saturation, hue, after = (c.view(-1, 1, 1, 1) for c in colors.float().unbind(1))
-    image = ((image + brightness).clamp(0, 255) * before).clamp(0, 255)
-    turned = _shift_hsv(image, saturation, hue)
-    image = torch.where((saturation == 1) & (hue == 0), image, turned)
-    return (image * after).clamp(0, 255)
-
-
-def _shift_hsv(image: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """As :func:`~napari_isdnet_training.augment.shift_hsv`."""
-    red, green, blue = image.split(1, dim=1)
-    value = image.amax(1, keepdim=True)
-    chroma = value - image.amin(1, keepdim=True)
-    scale = 1 / chroma.clamp(min=1e-6)
-    sector = torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4)
-    sector = torch.where(value == red, (green - blue) * scale, sector) + hue / 60
-    chroma = torch.minimum(chroma * saturation, value)
-    away = (sector - torch.tensor([0.0, 2.0, 4.0], device=image.device).view(1, 3, 1, 1)).abs()
-    away = torch.minimum(away, (6 - away).abs())
-    return value - chroma * (away - 1).clamp(0, 1)
