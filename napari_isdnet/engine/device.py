@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from napari_isdnet.engine.rounding import round_weights
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.floatbias import keep_biases
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.phases import by_phases
 
@@ -143,7 +144,8 @@ def prepare(model: ISDNet, placement: Placement, fold: bool = True) -> ISDNet:
     """A copy of ``model`` for inference: batch norm folded, channels last, on the device, in its arithmetic.
 
     The fusion's gates, which are computed from means over the whole image, stay in float32. In bfloat16 the weights are
-    rounded together (:mod:`napari_isdnet.engine.rounding`).
+    rounded together (:mod:`napari_isdnet.engine.rounding`), and on a CPU biases are not rounded
+    (:mod:`napari_isdnet.model.floatbias`).
     """
     ready = copy.deepcopy(model).eval().float()
     if fold:
@@ -157,19 +159,22 @@ def prepare(model: ISDNet, placement: Placement, fold: bool = True) -> ISDNet:
         for name, module in ready.named_modules()
         if name.endswith(("_gate", "_mlp")) or type(module).__name__ == "PooledConv"
     ]
-    if placement.dtype == torch.bfloat16:
-        round_weights(ready, {layer for module in exact for layer in module.modules()})
     if placement.device.type == "cpu":
         by_phases(ready, least=3)
+    floating: list[nn.Conv2d] = []
+    if placement.dtype == torch.bfloat16:
+        floating = keep_biases(ready) if placement.device.type == "cpu" else []
+        round_weights(ready, {layer for module in exact for layer in module.modules()}, set(floating))
     ready = ready.to(placement.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if placement.dtype != torch.float32:
         before_rounding = {name: value.clone() for name, value in ready.named_parameters()}
         ready = ready.to(placement.dtype)
         for module in (*exact, ready.pyramid):
             module.float()
-        names = {id(parameter) for module in exact for parameter in module.parameters()}
+        whole = {id(parameter) for module in exact for parameter in module.parameters()}
+        whole |= {id(layer.bias) for layer in floating}
         for name, parameter in ready.named_parameters():
-            if id(parameter) in names or "alpha" in name:
+            if id(parameter) in whole or "alpha" in name:
                 parameter.data = before_rounding[name]
     for parameter in ready.parameters():
         parameter.requires_grad_(False)

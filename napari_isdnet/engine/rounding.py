@@ -9,6 +9,7 @@ output (as Nagel et al., 'Up or Down? Adaptive Rounding', ICML 2020, do for inte
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set
 from functools import lru_cache
 
 import torch
@@ -23,7 +24,7 @@ from napari_isdnet.window import Window
 SIDE = 128
 PLACES = tuple((row, column) for row in (600, 2000, 3400) for column in (500, 1900, 3300))
 """Corners of the pictures in the generated landscape on which inputs are measured."""
-MOST_TAPS = 400
+MOST_TAPS = 1200
 """Taps of an output channel up to which its weights are chosen; with more, nearest rounding averages out."""
 MOST_POSITIONS = 2048
 MOST_CHANGES = 24
@@ -45,8 +46,11 @@ def _generated() -> Tensor:
 
 
 @torch.inference_mode()
-def round_weights(model: ISDNet, kept: set[nn.Module]) -> int:
+def round_weights(model: ISDNet, kept: set[nn.Module], floating: Set[nn.Module] = frozenset()) -> int:
     """Make the weights and biases of the convolutions of ``model`` (float32) bfloat16 numbers, in place.
+
+    The biases of ``floating`` stay float32 numbers. They take in the mean of what the rounding of their layer's weights
+    changes (as Nagel et al., ICCV 2019, correct biases), which leaves its scatter to the choice of the weights.
 
     Layers with more than :data:`MOST_TAPS` taps, and those of heads that only training needs, stay as they are, as do
     those of ``kept``. Returns how many convolutions were chosen for.
@@ -56,11 +60,14 @@ def round_weights(model: ISDNet, kept: set[nn.Module]) -> int:
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Conv2d) and layer not in kept and _taps(layer) <= MOST_TAPS
     }
-    key = _fingerprint(model)
+    key = _fingerprint(model) + bytes([bool(floating)])
     known, rounded = _last.get("model", (b"", {}))
     if known != key:
         moments = _input_moments(model, layers, pictures(model))
-        rounded = {name: round_jointly(_rows(layers[name]), m).bfloat16() for name, m in moments.items()}
+        rounded = {}
+        for name, found in moments.items():
+            choose = _with_free_bias if layers[name] in floating else round_jointly
+            rounded[name] = choose(_rows(layers[name]), found)
         _last["model"] = (key, rounded)
     for name, rows in rounded.items():
         layer = layers[name]
@@ -110,6 +117,17 @@ def round_jointly(values: Tensor, moments: Tensor) -> Tensor:
         step[rows, tap] = -change
         slope[rows] += change[:, None] * moments[group[rows], tap]
     return (values + error).bfloat16().float()  # the sum is such a number but for float32's own rounding
+
+
+def _with_free_bias(values: Tensor, moments: Tensor) -> Tensor:
+    """As :func:`round_jointly` for rows whose last number, the bias, may be any: it makes up for the mean error."""
+    mean = moments[:, -1, :-1]
+    scatter = moments[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
+    weights = values[:, :-1].contiguous()
+    rounded = round_jointly(weights, scatter)
+    group = torch.arange(len(values)) // (len(values) // len(moments))
+    shift = ((rounded - weights) * mean[group]).sum(1)
+    return torch.cat([rounded, (values[:, -1] - shift)[:, None]], 1)
 
 
 def _taps(layer: nn.Conv2d) -> int:
