@@ -82,6 +82,9 @@ def suggest(
     uncertainty: Annotated[
         Path | None, options.option("Map that 'segment --uncertainty' wrote.", "--uncertainty", metavar="FILE")
     ] = None,
+    hardest: Annotated[
+        bool, options.option("The most unsure places first, also while little is painted.", "--hardest")
+    ] = False,
     window: Annotated[int | None, options.option("Side of a place in pixels.", "--window", min=16)] = None,
     count: Annotated[int, options.option("How many places.", "--count", min=1, max=10_000)] = 12,
     output: Annotated[
@@ -91,10 +94,10 @@ def suggest(
     overwrite: Annotated[bool, options.option("Replace an existing file.", "--overwrite")] = False,
     json: options.JsonOption = False,
 ) -> None:
-    """Where to paint next: unsure places first, far from what is painted and from each other."""
+    """Where to paint next: ordinary places first, unsure ones the more is painted, all far from one another."""
     from napari_isdnet.cli_painted import places, show_places
 
-    found = places(image, uncertainty, window, count, output, placed, overwrite)
+    found = places(image, uncertainty, hardest, window, count, output, placed, overwrite)
     if json:
         print_json({"places": found, "output": None if output is None else str(output)})
     else:

@@ -82,13 +82,13 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
 
 
 def places(
-    image: Path, uncertainty: Path | None, window: int | None, count: int, output: Path | None, placed: bool,
-    overwrite: bool,
+    image: Path, uncertainty: Path | None, hardest: bool, window: int | None, count: int, output: Path | None,
+    placed: bool, overwrite: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The next places to paint, best first; to ``output`` as GeoJSON too."""
     import numpy as np
 
-    from napari_isdnet.annotation.suggest import place_side
+    from napari_isdnet.annotation.suggest import TRUST_FROM, place_side
     from napari_isdnet.io.open import open_source
 
     with _painted(image) as (store, reference):
@@ -97,7 +97,8 @@ def places(
             found = next_regions(np.ones((1, 1)), store, window=side, count=count)
         else:
             with closing(open_source(uncertainty)) as source:
-                found = next_regions(source, store, window=side, count=count)
+                trust_from = 0.0 if hardest else TRUST_FROM
+                found = next_regions(source, store, window=side, count=count, trust_from=trust_from)
         if placed and reference is None:
             raise InputError(f"{image} has no position on the earth; leave --map out to get pixels.")
     if output is not None:

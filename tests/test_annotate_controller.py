@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,9 @@ def test_reasons_and_mixed_maps() -> None:
     assert np.isnan(found[3, 0])
     place = Suggestion(Window(0, 0, 5, 5), 0.9, 0.8, 0.4, 1.0)
     assert why(place, Guide(uncertainty=object())).startswith("The network is unsure here (80% of")
+    ordinary = replace(place, uncertainty=0.3, typicality=0.9, trust=0.2)
+    assert why(ordinary, Guide(uncertainty=object())).startswith("An ordinary place, which teaches most")
+    assert why(replace(ordinary, trust=0.7), Guide(prediction=object())).startswith("The prediction is mixed here")
     assert "branches disagree (40%)" in why(place, Guide(branches=(object(), object())))
     assert why(place, Guide()).startswith("Far from what is painted. Segment")
 

@@ -160,7 +160,7 @@ def test_suggestions_prefer_uncertain_places_far_from_annotation_and_from_each_o
     uncertainty[180:190, 20:30] += 0.68  # as good, far away
     uncertainty[:, :5] = np.nan  # nodata (only half of each window)
     store.paint(Rectangle(Window(1100, 1100, 50, 50)), 0)
-    found = next_regions(uncertainty, store, window=1000, count=4)
+    found = next_regions(uncertainty, store, window=1000, count=4, trust_from=0)
     assert [s.window for s in found[:3]] == [
         Window(10_000, 15_000, 1000, 1000),
         Window(18_000, 2_000, 1000, 1000),
@@ -186,9 +186,28 @@ def test_disagreement_changes_the_order(store):
     even = np.full((20, 20), 0.5)
     disagreement = np.zeros((20, 20))
     disagreement[4, 7] = 1
-    best = next_regions(even, store, disagreement=disagreement, window=1000, count=1)[0]
+    best = next_regions(even, store, disagreement=disagreement, window=1000, count=1, trust_from=0)[0]
     assert best.window == Window(4000, 7000, 1000, 1000)
     assert best.disagreement == 1
+
+
+def test_few_strokes_go_to_typical_places_and_more_to_hard_ones(store):
+    hard = np.arange(400.0).reshape(20, 20)  # the last window is the hardest, the middle ones are typical
+    early = next_regions(hard, store, window=1000, count=5)
+    assert early[0].trust == 0
+    assert early[0].typicality > 0.99
+    assert all(0.2 < s.uncertainty < 0.8 for s in early)
+    for row in range(12):
+        store.paint(Rectangle(Window(1000 * row, 0, 50, 50)), 0)
+    late = next_regions(hard, store, window=1000, count=20)
+    assert late[0].trust == 12 / 20
+    assert [s.trust for s in late] == sorted(s.trust for s in late)
+    assert np.mean([s.uncertainty for s in late]) > np.mean([s.uncertainty for s in early]) + 0.1
+
+
+def test_equally_unsure_places_are_equally_typical(store):
+    found = next_regions(np.ones((20, 20)), store, window=1000, count=400)
+    assert {s.typicality for s in found} == {1.0}
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(100, 3000))

@@ -110,9 +110,11 @@ def test_places_are_unsure_and_far_from_what_is_painted(cli: Runner, image: Path
     unsure[300:400, 500:600] = 254
     tifffile.imwrite(tmp_path / "land_uncertainty.tif", unsure, tile=(256, 256))
     arguments = ("annotation", "suggest", image, "--window", 100, "--count", 3)
-    found = cli(*arguments, "--uncertainty", tmp_path / "land_uncertainty.tif", "--json").json["places"]
+    guided = (*arguments, "--uncertainty", tmp_path / "land_uncertainty.tif", "--json")
+    found = cli(*guided, "--hardest").json["places"]
     assert (found[0]["row"], found[0]["column"], found[0]["uncertainty"]) == (300, 500, 1.0)
     assert found[1]["uncertainty"] == 0.0
+    assert cli(*guided).json["places"][0]["uncertainty"] == 0.0  # nothing is painted: an ordinary place
     # nothing was made by asking; with a stroke at the corner, the first place is far from it
     assert not Path(f"{image}.isdnet").exists()
     with Project.open(image, ["road"]) as project:

@@ -149,7 +149,9 @@ def _point_sampling() -> None:
 
     def point_sample(x: Tensor, points: Tensor, align_corners: bool = False, **settings: Any) -> Tensor:
         grid = (points * 2 - 1).unsqueeze(2)
-        return F.grid_sample(x, grid, align_corners=align_corners, **settings).squeeze(3)
+        # In float32 whatever the features are: bfloat16 has too few bits for a position.
+        found = F.grid_sample(x.float(), grid.float(), align_corners=align_corners, **settings)
+        return found.squeeze(3).to(x.dtype)
 
     point_head.point_sample = point_sample
 

@@ -14,7 +14,7 @@ STATE = "state.safetensors"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was cut off: steps done and asked for, the best step so far and what the held-out regions said."""
+    """A run that was cut off: steps done and asked for, the step whose weights were taken, and what judged them."""
 
     step: int
     steps: int

@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 _PIXELS_PER_WINDOW = 8
+TRUST_FROM = 8.0
+"""Windows that are painted when uncertainty counts as much as typicality."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A window at level 0 and why: its score and the three parts of it, each 0..1."""
+    """A window at level 0 and why: its score and the parts of it, each 0..1.
+
+    ``trust`` is the share of the uncertainty in the score, the rest of which is typicality.
+    """
 
     window: Window
     score: float
     uncertainty: float
     disagreement: float
     remoteness: float
+    typicality: float = 0.0
+    trust: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,15 +68,21 @@ def next_regions(
     disagreement_weight: float = 0.5,
     remoteness_weight: float = 0.25,
     reach: float = 4.0,
+    trust_from: float = TRUST_FROM,
 ) -> list[Suggestion]:
     """The ``count`` windows of a grid of ``window`` pixels where annotation would help most, best first.
 
     ``uncertainty`` (entropy or 1 - margin) and ``disagreement`` (of the branches alone) are maps of the whole image at
     any resolution: an array (rows, columns) or a source, of which a coarse level is read; NaN and a source's nodata
     are left out. A window's value is its mean, scaled so that the least and the greatest of all windows become 0 and 1.
-    Remoteness is the distance to the nearest annotated (or already suggested) window, in windows, over ``reach``,
-    at most 1. ``score = (u + w_d * d + w_r * r) / (1 + w_d + w_r)``; picking goes window by window, so that suggestions
-    do not sit side by side, and windows that hold annotation come only when no other is left.
+
+    A few strokes at the hardest places teach less than a few at ordinary ones; what is hard pays when there are many
+    (Hacohen et al., 'Active Learning on a Budget', ICML 2022). So typicality ``t``, 1 for the window of median
+    uncertainty and 0 for the extremes, gives way to uncertainty as the number ``n`` of windows grows that are annotated
+    or suggested already: ``v = T u + (1 - T) t`` with the trust ``T = n / (n + trust_from)``. Remoteness ``r`` is the
+    distance to the nearest such window, in windows, over ``reach``, at most 1.
+    ``score = (v + T w_d d + w_r r) / (1 + T w_d + w_r)``; picking goes window by window, so that suggestions do not sit
+    side by side, and windows that hold annotation come only when no other is left.
     """
     if window < 1 or count < 0:
         raise InputError(f"Cannot suggest {count} windows of {window} pixels; ask for 0 or more of at least 1 pixel.")
@@ -79,18 +92,35 @@ def next_regions(
     w_d = 0.0 if disagreement is None else disagreement_weight
     taken = _annotated(store, grid)
     usable = np.isfinite(u)
+    t = _typicality(u)
     u, d = np.nan_to_num(u), np.nan_to_num(d)
     distance = _distances(taken)
     rows, columns = np.indices(grid.counts)
     result = []
-    for _ in range(min(count, int(usable.sum()))):
+    known = int(taken.sum())
+    for number in range(known, known + min(count, int(usable.sum()))):
         r = np.minimum(distance / reach, 1.0)
-        score = (u + w_d * d + remoteness_weight * r) / (1 + w_d + remoteness_weight)
+        trust = number / (number + trust_from) if number else float(trust_from == 0)
+        value = trust * u + (1 - trust) * t
+        score = (value + trust * w_d * d + remoteness_weight * r) / (1 + trust * w_d + remoteness_weight)
         best = np.unravel_index(int(np.where(usable, score - 2.0 * taken, -np.inf).argmax()), grid.counts)
         at = int(best[0] * grid.counts[1] + best[1])
-        result.append(Suggestion(grid[at], float(score[best]), float(u[best]), float(d[best]), float(r[best])))
+        parts = {"uncertainty": u, "disagreement": d, "remoteness": r, "typicality": t}
+        values = {name: float(part[best]) for name, part in parts.items()}
+        result.append(Suggestion(grid[at], float(score[best]), trust=trust, **values))
         usable[best] = False
         distance = np.minimum(distance, np.hypot(rows - best[0], columns - best[1]))
+    return result
+
+
+def _typicality(u: Floats) -> Floats:
+    """1 for the windows of median uncertainty, 0 for the least and the most uncertain one, by rank."""
+    from scipy.stats import rankdata
+
+    result, known = np.zeros(u.shape), np.isfinite(u)
+    if known.any():
+        ranks = (rankdata(u[known]) - 0.5) / known.sum()
+        result[known] = 1 - 2 * np.abs(ranks - 0.5)
     return result
 
 

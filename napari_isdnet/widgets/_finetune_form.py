@@ -123,7 +123,7 @@ class FineTuneForm(Controls):
         self.left_over.hide()
         self.bar = JobBar(self, "finetune_job")
         self.bar.cancel_button.setText("Stop")
-        self.bar.cancel_button.setToolTip("Stop after the step at hand and keep the best weights so far")
+        self.bar.cancel_button.setToolTip("Stop after the step at hand and keep the weights that were taken last")
         self.status = self._label("status", "What the held-out places said last, and how the last run ended")
         self.status.hide()
         self.curves = CurvesWidget(self)

@@ -1,7 +1,7 @@
 """One fine-tuning of a project, as files: what is to be done, the annotations it sees, and what comes out. No Qt.
 
 Everything lies in ``models/tuning`` of the project until it is done: ``job.json``, ``annotations.bin`` (a snapshot, so
-that painting may go on), ``tuned.safetensors`` (the best weights so far) with its checkpoint, and at the end
+that painting may go on), ``tuned.safetensors`` (the weights taken last) with its checkpoint, and at the end
 ``result.json``. A run that was cut off, by a click or by a power cut, is found there again.
 """
 

@@ -101,7 +101,10 @@ def ranked(store: AnnotationStore, guide: Guide) -> list[Suggestion]:
 def why(suggestion: Suggestion, guide: Guide) -> str:
     """The reason for a place in words."""
     parts = []
-    if guide.uncertainty is not None:
+    ranked = guide.uncertainty is not None or guide.prediction is not None
+    if ranked and suggestion.trust < 0.5 and suggestion.typicality > suggestion.uncertainty:
+        parts.append("an ordinary place, which teaches most while little is painted")
+    elif guide.uncertainty is not None:
         parts.append(f"the network is unsure here ({suggestion.uncertainty:.0%} of its most unsure place)")
     elif guide.prediction is not None:
         parts.append(f"the prediction is mixed here ({suggestion.uncertainty:.0%} of its most mixed place)")

@@ -196,7 +196,7 @@ class FineTuneWidget(Keeping):
             (process.pause if on else process.resume)()
 
     def stop(self) -> None:
-        """Stop the run after the step at hand, and keep the best so far."""
+        """Stop the run after the step at hand, and keep the weights taken last."""
         if self.controller.process is None:
             self.bar.cancel()
             return
