@@ -26,7 +26,7 @@ from napari_isdnet.window import Window
 from tests.cli_tools import Ran, Runner, runner
 
 FILE_GIVEN = "test_cli.py is a file, not a folder for results; choose another --output folder."
-COMMANDS = {"demo", "sample", "info", "segment", "evaluate", "features", "models", "convert"}
+COMMANDS = {"annotation", "demo", "sample", "info", "segment", "evaluate", "features", "models", "convert"}
 
 
 @pytest.fixture
@@ -87,6 +87,8 @@ def test_the_options_other_programs_are_written_against_exist() -> None:
     assert set(group.commands) == COMMANDS
     for command, names in wanted.items():
         assert set(names.split()) <= {p.name for p in group.commands[command].params}
+    annotation: Any = group.commands["annotation"]
+    assert set(annotation.commands) == {"info", "import", "export", "suggest"}
 
 
 def test_the_help_of_maps_says_what_their_values_mean() -> None:

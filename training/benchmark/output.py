@@ -97,6 +97,7 @@ def plot_speed(rows: Sequence[Row], path: Path) -> None:
         names = [f"{r['network']}{'' if r['mode'] == 'whole' else ' ' + str(r['mode'])}" for r in shown]
         colors = ["#c0392b" if str(r["network"]).startswith("isdnet") else "#7f8c8d" for r in shown]
         axes.barh(names, [float(r["fps"]) for r in shown], color=colors)
+        axes.margins(y=0.01)
         axes.set_xlabel("images a second")
         axes.set_title(f"{size[0]} x {size[1]}")
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
