@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
-from napari_isdnet.annotation.project import Project, project_folder
+from napari_isdnet.annotation.project import ENDING, Project, project_folder
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import Suggestion, Unpainted, next_regions
 from napari_isdnet.cli_output import drive, print_table
@@ -48,12 +48,13 @@ def bring(image: Path, file: Path, values: str, default_class: str, classes: Pat
         raise InputError(f"{file} does not exist; give a GeoJSON file or a label image.")
     known: Sequence[Any] = () if classes is None else read_classes(classes)
     if not known and file.suffix.lower() not in OUTLINES:
-        source, own = open_labels(file)
-        source.close()
+        labels, own = open_labels(file)
+        labels.close()
         known = own or ()
-    with Project.open(image, known) as project:
+    with _opened(image, known, read_only=False) as (project, source):
+        assert project is not None
         before = project.store.class_counts()
-        reference = _reference(project, image)
+        reference = None if source is None else source.georeference
         steps = bring_in(project.store, file, values, default_class, reference)
         said = drive(steps, file.name, "Interrupted; what was painted until then is one step to undo in napari.")
         project.store.flush()
@@ -70,14 +71,13 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
     kind = kind_of(output)
     if values == "annotation" and kind == "geojson":
         raise InputError("Outlines carry class names, not values; leave --values out, or write a label file.")
-    with Project.open(image, read_only=True) as project:
-        where = _image_file(project, image)
-        reference = _placed(project, image) if placed else None
-        with _opened(where) as source:
-            steps = write_out(
-                project.store, output, kind, source, values=values, georeference=reference, overwrite=overwrite
-            )
-            drive(steps, output.name, "Interrupted; nothing was written.")
+    with _opened(image) as (project, source):
+        assert project is not None
+        reference = _placed(source, image) if placed else None
+        steps = write_out(
+            project.store, output, kind, source, values=values, georeference=reference, overwrite=overwrite
+        )
+        drive(steps, output.name, "Interrupted; nothing was written.")
         return {"output": str(output), "format": kind, "pixels": sum(project.store.class_counts())}
 
 
@@ -91,18 +91,21 @@ def places(
     from napari_isdnet.annotation.suggest import TRUST_FROM, place_side
     from napari_isdnet.io.open import open_source
 
-    with _painted(image) as (store, reference):
-        side = window or place_side(store.shape)
-        if uncertainty is None:
-            found = next_regions(np.ones((1, 1)), store, window=side, count=count)
+    with ExitStack() as stack:
+        project, source = stack.enter_context(_opened(image, needed=False))
+        reference = _placed(source, image) if placed else None
+        if project is not None:
+            store: AnnotationStore | Unpainted = project.store
         else:
-            with closing(open_source(uncertainty)) as source:
-                trust_from = 0.0 if hardest else TRUST_FROM
-                found = next_regions(source, store, window=side, count=count, trust_from=trust_from)
-        if placed and reference is None:
-            raise InputError(f"{image} has no position on the earth; leave --map out to get pixels.")
+            assert source is not None
+            store = Unpainted(source.shape)
+        unsure: Any = np.ones((1, 1))
+        if uncertainty is not None:
+            unsure = stack.enter_context(closing(open_source(uncertainty)))
+        side = window or place_side(store.shape)
+        found = next_regions(unsure, store, window=side, count=count, trust_from=0.0 if hardest else TRUST_FROM)
     if output is not None:
-        _write_places(found, output, reference if placed else None, overwrite)
+        _write_places(found, output, reference, overwrite)
     return [
         {"row": s.window.row, "column": s.window.column, "height": s.window.height, "width": s.window.width}
         | {"score": round(s.score, 4), "remoteness": round(s.remoteness, 4)}
@@ -135,48 +138,32 @@ def _write_places(found: Sequence[Suggestion], path: Path, reference: GeoReferen
 
 
 @contextmanager
-def _painted(image: Path) -> Iterator[tuple[AnnotationStore | Unpainted, GeoReference | None]]:
-    """The annotation of an image, or that it has none."""
+def _opened(
+    image: Path, classes: Sequence[Any] = (), *, read_only: bool = True, needed: bool = True
+) -> Iterator[tuple[Project | None, ImageSource | None]]:
+    """The project of an image and the image itself, which may be gone where ``image`` is the project's folder.
+
+    No project where there is none yet and it is not ``needed``.
+    """
     from napari_isdnet.io.open import open_source
 
-    folder = store_folder(image)
-    if not (folder / JOURNAL).is_file():
-        with closing(open_source(image)) as source:
-            folder = project_folder(image, source.identity())
-            if not (folder / JOURNAL).is_file():
-                yield Unpainted(source.shape), source.georeference
-                return
-    with Project.open(image, read_only=True) as project:
-        yield project.store, _reference(project, image)
+    with ExitStack() as stack:
+        folder = store_folder(image)
+        if (folder / JOURNAL).is_file() or folder.suffix == ENDING:
+            project = stack.enter_context(Project.open(folder, read_only=read_only))
+            beside = folder.with_name(folder.name.removesuffix(ENDING))
+            there = [p for p in (beside, Path(project.image.get("path") or beside)) if p != folder and p.exists()]
+            yield project, stack.enter_context(closing(open_source(there[0]))) if there else None
+            return
+        source = stack.enter_context(closing(open_source(image)))
+        if not needed and not (project_folder(image, source.identity()) / JOURNAL).is_file():
+            yield None, source
+        else:
+            yield stack.enter_context(Project.open(source, classes, read_only=read_only)), source
 
 
-def _image_file(project: Project, given: Path) -> Path | None:
-    """The image of a project, where it can be found."""
-    if store_folder(given) != project.folder:
-        return given
-    known = project.image.get("path")
-    return Path(known) if known and Path(known).exists() else None
-
-
-@contextmanager
-def _opened(path: Path | None) -> Iterator[ImageSource | None]:
-    from napari_isdnet.io.open import open_source
-
-    if path is None:
-        yield None
-        return
-    with closing(open_source(path)) as source:
-        yield source
-
-
-def _reference(project: Project, given: Path) -> GeoReference | None:
-    with _opened(_image_file(project, given)) as source:
-        return None if source is None else source.georeference
-
-
-def _placed(project: Project, given: Path) -> GeoReference:
+def _placed(source: ImageSource | None, image: Path) -> GeoReference:
     """Where the image lies on the earth; refused where it does not say so."""
-    reference = _reference(project, given)
-    if reference is None:
-        raise InputError(f"{given} has no position on the earth; leave --map out to get pixels.")
-    return reference
+    if source is None or source.georeference is None:
+        raise InputError(f"{image} has no position on the earth; leave --map out to get pixels.")
+    return source.georeference

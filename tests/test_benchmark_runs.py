@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from napari_isdnet_training.benchmark.ablation import VARIANTS, ablation
-from napari_isdnet_training.benchmark.loop import LoopOptions, Scene, loop
+from napari_isdnet_training.benchmark.loop import PLACES, LoopOptions, Scene, _places, loop
 from napari_isdnet_training.benchmark.output import read_csv
 from napari_isdnet_training.benchmark.table import MAJORITY, majority, table
 from napari_isdnet_training.cli import main
 from napari_isdnet_training.config import Recipe, load_recipe
 from napari_isdnet_training.datasets import open_dataset
 from napari_isdnet_training.fakes import make_fake
+from napari_isdnet_training.presets import BACKBONE
 
+from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.checkpoint import save_model
@@ -121,6 +124,25 @@ def test_the_table_has_a_row_a_network_and_the_majority(recipe: Recipe, tmp_path
         drain(table(recipe, output, ["glnet"], 1, 1, None, []))
 
 
+def test_places_are_visited_in_the_order_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = scene(tmp_path, "s", (256, 544), 2)
+    sure = torch.full((2, 256, 544), 0.5)
+    for number, column in enumerate(range(0, 256, 64)):  # surer and surer to the right
+        sure[0, :, column : column + 64] += 0.1 * number + 0.02
+    sure[1] = 1 - sure[0]
+    monkeypatch.setattr(Scene, "probabilities", lambda *_: sure)
+    found = Scene(image, mask, BACKBONE, "cpu", classes_from(CLASSES))
+    options = LoopOptions(window=64, places=PLACES)
+    with AnnotationStore.create(tmp_path / "a", found.shape, found.classes) as store:
+        order = {p: _places(found, store, p, "m", options, np.random.default_rng(0)) for p in PLACES}
+    assert order["hardest"][0].column == 0
+    assert order["suggested"][0].column in (64, 128)  # neither the surest nor the least sure
+    assert order["random"] != order["hardest"]
+    assert all(set(windows) == set(order["random"]) for windows in order.values())
+    with pytest.raises(InputError, match="no places 'easiest'; known are suggested, random, hardest"):
+        LoopOptions(places=("easiest",))
+
+
 @pytest.mark.slow
 def test_the_loop_paints_the_left_half_only_and_goes_on(tmp_path: Path) -> None:
     image, mask = scene(tmp_path, "s", (512, 1040), 2)
@@ -136,8 +158,6 @@ def test_the_loop_paints_the_left_half_only_and_goes_on(tmp_path: Path) -> None:
     for row in rows[2:]:
         assert float(row["painted"]) >= 0.02 * 512 * 520 * int(row["round"]) / 2
         assert int(row["strokes"]) >= 1
-    from napari_isdnet.annotation.store import AnnotationStore
-
     store = AnnotationStore.open(tmp_path / "loop.runs" / "random-0-spread16" / "annotation", read_only=True)
     found = Scene(image, mask, str(model), "cpu")
     assert not store.read_labels(found.right).any()

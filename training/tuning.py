@@ -142,7 +142,7 @@ class Tuning:
         clock = Clock(options.steps, self.state.step)
         if self.judged and self.state.baseline is None:
             self.before = self._validate()
-            self.state.baseline = self.state.best = self.before["miou"]
+            self.state.baseline = self.before["miou"]
             self.guard = Guard(self.counts)
             self.guard.save(self.folder / JUDGED)
             self._save(force=True)
@@ -230,7 +230,6 @@ class Tuning:
         self.state.validated = self.state.step
         taken = self.guard.takes(self.counts)
         self.guard.save(self.folder / JUDGED)
-        self.state.best = max(self.state.best, figures["miou"])
         if taken:
             self.state.best_step = self.state.step
             self._keep(figures)

@@ -101,8 +101,8 @@ def ranked(store: AnnotationStore, guide: Guide) -> list[Suggestion]:
 def why(suggestion: Suggestion, guide: Guide) -> str:
     """The reason for a place in words."""
     parts = []
-    ranked = guide.uncertainty is not None or guide.prediction is not None
-    if ranked and suggestion.trust < 0.5 and suggestion.typicality > suggestion.uncertainty:
+    guided = guide.uncertainty is not None or guide.prediction is not None
+    if guided and suggestion.trust < 0.5 and suggestion.typicality > suggestion.uncertainty:
         parts.append("an ordinary place, which teaches most while little is painted")
     elif guide.uncertainty is not None:
         parts.append(f"the network is unsure here ({suggestion.uncertainty:.0%} of its most unsure place)")

@@ -237,6 +237,9 @@ def loop_command(
     spread: Annotated[
         int, typer.Option(min=0, max=MOST_SPREAD, help="Side of superpixels of strokes; 0: none.")
     ] = SPREAD,
+    places: Annotated[
+        list[str] | None, typer.Option(help="suggested, random or hardest, repeatable; the first two by default.")
+    ] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder for annotations and models.")] = None,
     device: Device = "auto",
     plot: Annotated[Path | None, typer.Option(help="Picture of the curves (.png or .svg).")] = None,
@@ -244,11 +247,13 @@ def loop_command(
 ) -> None:
     """Strokes drawn in the left half as a person would, at suggested or random places; the right half is measured."""
     from napari_isdnet_training.benchmark.curves import plot_loop
-    from napari_isdnet_training.benchmark.loop import LOOP_COLUMNS, LoopOptions, loop
+    from napari_isdnet_training.benchmark.loop import LOOP_COLUMNS, PLACES, LoopOptions, loop
 
     from napari_isdnet.classes import classes_from
 
-    options = LoopOptions(rounds, share / 100, steps, seeds, spread=spread, device=device)
+    options = LoopOptions(
+        rounds, share / 100, steps, seeds, spread=spread, device=device, places=tuple(places or PLACES[:2])
+    )
     _keep_memory()
     named = classes_from(classes) if classes else ()
     rows = drive(loop(image, mask, output, model, options, runs, _notes(), named), "loop", AGAIN)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from napari_isdnet_training.benchmark.loop import PLACES
 
-COLORS = {"suggested": "#c0392b", "random": "#2c3e50"}
+COLORS = {"suggested": "#c0392b", "random": "#2c3e50", "hardest": "#d68910"}
 
 
 def curve(rows: Sequence[dict[str, Any]], places: str) -> tuple[list[float], list[float], list[float], list[float]]:

@@ -19,7 +19,7 @@ from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
 from napari_isdnet_training.starting import model_classes
 
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.suggest import next_regions
+from napari_isdnet.annotation.suggest import TRUST_FROM, next_regions
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.device import choose
 from napari_isdnet.engine.metrics import ConfusionMatrix
@@ -33,7 +33,8 @@ from napari_isdnet.window import Grid, Window
 LOOP_COLUMNS = (
     "places", "seed", "round", "strokes", "painted", "share_percent", "miou_right", "seconds", "steps", "spread"
 )  # fmt: skip
-PLACES = ("suggested", "random")
+PLACES = ("suggested", "random", "hardest")
+"""``hardest``: the most uncertain first, however little is painted."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,12 @@ class LoopOptions:
     window: int = 192
     spread: int = SPREAD
     device: str = "auto"
+    places: tuple[str, ...] = PLACES[:2]
 
     def __post_init__(self) -> None:
+        for name in self.places:
+            if name not in PLACES:
+                raise InputError(f"There are no places '{name}'; known are {', '.join(PLACES)}.")
         if not 0 < self.share <= 0.5:
             raise InputError(f"The share must be above 0 and at most 50 percent, got {self.share * 100:g}.")
 
@@ -103,10 +108,10 @@ def loop(
     image: Path, mask: Path, output: Path, model: str | None, options: LoopOptions, runs: Path | None,
     notes: Sequence[str], classes: Sequence[ClassInfo] = (),
 ) -> Generator[Progress, None, list[dict[str, Any]]]:  # fmt: skip
-    """Run the loop for suggested and for random places and every seed; rows (:data:`LOOP_COLUMNS`) go to ``output``.
+    """Run the loop for every kind of places and every seed; rows (:data:`LOOP_COLUMNS`) go to ``output``.
 
     ``places`` is ``before`` (the model as it was), ``full`` (fine-tuned on the left half's whole mask, for the steps of
-    one round), ``suggested`` or ``random``. Every round fine-tunes the first model on all strokes so far, since a chain
+    one round) or one of :data:`PLACES`. Every round fine-tunes the first model on all strokes so far, since a chain
     of models drifts: measured, four rounds one after the other ended where they began (0.466 for random places) where
     one on the same strokes gave 0.482. Suggestions are the latest model's. A fine-tuning that was refused by its own
     guard leaves the model as it was. Rounds that are in ``output`` are skipped. With ``model="backbone"`` it begins
@@ -117,13 +122,13 @@ def loop(
     log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps", "spread"), notes)
     folder = runs or output.with_suffix(".runs")
     folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock(1 + options.seeds * (1 + len(PLACES) * options.rounds))
+    clock = Clock(1 + options.seeds * (1 + len(options.places) * options.rounds))
     if start != BACKBONE and not log.done(places="before", steps=options.steps, spread=""):
         log.add({"places": "before", "steps": options.steps, "miou_right": scene.score(start)})
     yield clock.step(1, "before")
     for seed in range(options.seeds):
         yield from _full(scene, start, seed, options, folder, log, clock)
-        for places in PLACES:
+        for places in options.places:
             yield from _rounds(scene, start, places, seed, options, folder, log, clock)
     return [row for row in log.rows if row["spread"] in ("", str(options.spread))]
 
@@ -236,4 +241,6 @@ def _places(
     best = scene.probabilities(model).topk(min(2, len(scene.classes)), dim=0).values.numpy()
     unsure: npt.NDArray[np.float64] = 1 - (best[0] - best[1] if len(best) > 1 else best[0]).astype(np.float64)
     unsure[:, scene.left.width // options.window * options.window :] = np.nan  # the right half is measured only
-    return [s.window for s in next_regions(unsure, store, window=options.window, count=len(inside))]
+    trust_from = 0.0 if places == "hardest" else TRUST_FROM
+    found = next_regions(unsure, store, window=options.window, count=len(inside), trust_from=trust_from)
+    return [s.window for s in found]
