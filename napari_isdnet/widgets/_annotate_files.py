@@ -32,7 +32,7 @@ class Exchanging(Flying):
             self.export_action(kind, text, tip, lambda kind=kind: self._choose_export(kind))  # type: ignore[misc]
         self.export_menu.addSeparator()
         tip = "The line that writes the outlines from a shell; with another ending it writes a label file"
-        self.export_action("command", "Copy command", tip, self.copy_command)
+        self.export_action("command", "Copy as command", tip, self.copy_command)
 
     def _save_editing(self) -> None:
         raise NotImplementedError

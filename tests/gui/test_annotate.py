@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 import tifffile
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QApplication, QWidget
 
+from napari_isdnet import cli
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.strokes import Brush
 from napari_isdnet.annotation.suggest import next_regions
@@ -312,6 +314,17 @@ def test_export_and_import(viewer, qtbot, dock, tmp_path) -> None:
         dock.undo_button.click()
         settle(qtbot, dock)
         assert not painted(dock).any()
+
+
+def test_the_copied_command_writes_the_outlines(viewer, qtbot, dock, tmp_path, monkeypatch) -> None:
+    dock.controller.paint(Brush([(100.0, 100.0)], 20.0))
+    settle(qtbot, dock)
+    next(a for a in dock.export_menu.actions() if a.objectName() == "annotate_export_command").trigger()
+    words = shlex.split(QApplication.clipboard().text())
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(cli.app, words[1:], words[0]) == 0  # while the dock has the annotation open
+    written = json.loads((tmp_path / words[-1]).read_text())
+    assert len(written["features"]) == 1
 
 
 def test_next_region_flies_to_the_unsure_place_and_says_why(viewer, qtbot, dock, monkeypatch) -> None:
