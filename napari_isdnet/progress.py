@@ -58,7 +58,7 @@ class Clock:
         self, done: float, stage: str, figures: Mapping[str, float] | None = None, resumed: bool = False
     ) -> Progress:
         """Report that ``done`` of the work is done in all; ``resumed``: an earlier call did it, which is no speed."""
-        report = self.step(max(0.0, done - self.done), stage, figures=figures)
         if resumed:
+            self.done = max(self.done, done)
             self.resume()
-        return report
+        return self.step(max(0.0, done - self.done), stage, figures=figures)

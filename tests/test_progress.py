@@ -49,7 +49,8 @@ def test_fractions_stay_between_0_and_1() -> None:
 def test_reaching_never_goes_back_and_what_was_done_before_is_no_speed(now: list[float]) -> None:
     clock = Clock(10)
     now[0] += 1
-    assert clock.reach(6, "resumed", resumed=True).done == 6
+    found = clock.reach(6, "resumed", resumed=True)
+    assert (found.done, found.seconds_left) == (6, None)  # nothing was timed yet
     now[0] += 2
     step = clock.reach(7, "train", {"loss": 1.0})
     assert (step.done, step.seconds_left, step.figures) == (7, pytest.approx(6), {"loss": 1.0})
