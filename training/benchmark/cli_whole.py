@@ -1,4 +1,4 @@
-"""``isdnet-train benchmark whole`` and ``read``: whole-image inference end to end, and reading by itself."""
+"""``isdnet-train benchmark whole``, ``read`` and ``certain``: whole images end to end, reading alone, skipping work."""
 
 from __future__ import annotations
 
@@ -58,3 +58,33 @@ def read_command(
     if output is not None:
         write_csv(output, READ_COLUMNS, rows, _notes())
     _show("Reading", READ_COLUMNS, rows, as_json)
+
+
+def certain_command(
+    image: Annotated[Path, typer.Argument(help="Image, which one forward must hold.")],
+    mask: Annotated[Path, typer.Argument(help="Its truth: class indices, 255 ignored.")],
+    model: Annotated[str | None, typer.Option(help="Model; the default model if not given.")] = None,
+    downscales: Annotated[
+        list[int] | None, typer.Option("--downscale", min=2, help="Of the coarse pass, repeatable; 2 and 4 by default.")
+    ] = None,
+    shares: Annotated[
+        list[float] | None, typer.Option("--skip", help="Percent skipped, repeatable; 10, 25 and 50 by default.")
+    ] = None,
+    device: Device = "auto",
+    output: Annotated[Path | None, typer.Option(help="CSV file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What is lost and saved where full-resolution work is skipped because a coarse prediction is certain."""
+    from napari_isdnet_training.benchmark.certain import CERTAIN_COLUMNS, measure_certain
+    from napari_isdnet_training.benchmark.output import write_csv
+
+    from napari_isdnet.model.checkpoint import default_model
+
+    steps = measure_certain(
+        image, mask, model or default_model(), downscales=downscales or (2, 4), shares=shares or (10, 25, 50),
+        device=device,
+    )  # fmt: skip
+    rows = drive(steps, "certain", "Stopped; nothing was written.")
+    if output is not None:
+        write_csv(output, CERTAIN_COLUMNS, rows, _notes())
+    _show("Skipped where certain", CERTAIN_COLUMNS, rows, as_json)

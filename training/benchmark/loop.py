@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from napari_isdnet_training.benchmark.output import RunLog
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
@@ -86,13 +87,19 @@ class Scene:
         self.right = Window(0, self.left.width, whole.height, whole.width - self.left.width)
 
     @torch.inference_mode()
-    def probabilities(self, model: str) -> torch.Tensor:
-        """Class probabilities (K, H, W) of a model, from one forward over the scene."""
+    def probabilities(self, model: str, downscale: int = 1) -> torch.Tensor:
+        """Class probabilities (K, H, W) of a model, from one forward over the scene, shrunk by ``downscale`` before."""
         net = load_model(model).to(choose(self.device, "float32").device).eval()
         assert net.header is not None
         mean, std = (np.asarray(v, np.float32) for v in (net.header.mean, net.header.std))
         x = np.ascontiguousarray(((self.pixels - mean) / std).transpose(2, 0, 1))
-        return net(torch.from_numpy(x)[None].to(net.classifier.out.weight.device)).logits[0].softmax(0).cpu()
+        image = torch.from_numpy(x)[None].to(net.classifier.out.weight.device)
+        if downscale > 1:
+            image = F.interpolate(image, scale_factor=1 / downscale, mode="area")
+        logits = net(image).logits
+        if downscale > 1:
+            logits = F.interpolate(logits, size=self.shape, mode="bilinear")
+        return logits[0].softmax(0).cpu()
 
     def score(self, model: str) -> float | None:
         """mIoU of the right half; None of a backbone, which has no classes yet."""
