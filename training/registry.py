@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch.nn.functional as F
+from napari_isdnet_training.attention import fuse_attention
 from napari_isdnet_training.mmseg import MMSEG, MMSeg, build_mmseg, missing, require
 from torch import Tensor, nn
 
@@ -145,6 +146,10 @@ def _smp(class_name: str, **defaults: Any) -> Callable[[int, Mapping[str, Any]],
     return make
 
 
+def _segformer(num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    return fuse_attention(_smp("Segformer", encoder_name="mit_b0")(num_classes, options))
+
+
 def _mmseg(name: str) -> Entry:
     def make(num_classes: int, options: Mapping[str, Any]) -> nn.Module:
         return build_mmseg(name, num_classes, **{"auxiliary": True, **dict(options)})
@@ -179,7 +184,7 @@ REGISTRY: dict[str, Entry] = {
     "unet": Entry("UNet, EfficientNet-Lite0", _smp("Unet", encoder_name=LITE0), True, 32),
     "deeplabv3plus": Entry("DeepLabv3+, EfficientNet-Lite0", _smp("DeepLabV3Plus", encoder_name=LITE0), True, 32),
     "pspnet": Entry("PSPNet, EfficientNet-Lite0", _smp("PSPNet", encoder_name=LITE0, encoder_depth=5), True, 32),
-    "segformer-b0": Entry("SegFormer-B0, from scratch", _smp("Segformer", encoder_name="mit_b0"), False, 32),
+    "segformer-b0": Entry("SegFormer-B0, from scratch", _segformer, False, 32),
     "stdc1": _mmseg("stdc1"),
     "bisenetv2": _mmseg("bisenetv2"),
 }
