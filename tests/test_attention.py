@@ -9,7 +9,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from napari_isdnet_training.attention import fuse_attention
-from napari_isdnet_training.registry import build
+from napari_isdnet_training.benchmark.inference import multiply_adds
+from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -61,6 +62,11 @@ def test_the_weights_of_the_attention_are_never_held_at_once(both: tuple[nn.Modu
             net.encoder.block1[0].attn(x, height, width)
         most.append(largest.elements)
     assert most == [tokens * keys, tokens * 32]
+
+
+def test_its_multiply_adds_are_counted_as_before(both: tuple[nn.Module, nn.Module]) -> None:
+    counts = [multiply_adds(Network("s", net, None, 32), (64, 96), "whole", 64, 0) for net in both]
+    assert counts[0] == counts[1] > 0
 
 
 def test_the_registrys_segformer_has_it() -> None:
