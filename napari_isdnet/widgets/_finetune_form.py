@@ -20,8 +20,8 @@ from napari_isdnet.widgets._tables import reading_table
 
 FLIP_KEY = "Control-B"
 _PRESETS = {
-    "quick": "Quick: the last layers",
-    "thorough": "Thorough: everything",
+    "quick": "Quick",
+    "thorough": "Thorough",
 }
 
 
