@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
 from napari_isdnet.window import Window
@@ -53,6 +53,12 @@ class Clock:
         elapsed = time.monotonic() - self._start
         left = (self.total - self.done) * elapsed / worked if worked > 0 and elapsed > 0.2 else None
         return Progress(self.done, self.total, stage, window, None if left is None else max(0.0, left), figures or {})
+
+    def handing(self, progress: Progress) -> Generator[Progress, None, None]:
+        """Yield ``progress``; what passes before the caller asks for more (a pause) is no work."""
+        given = time.monotonic()
+        yield progress
+        self._start += time.monotonic() - given
 
     def reach(
         self, done: float, stage: str, figures: Mapping[str, float] | None = None, resumed: bool = False

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from napari_isdnet_training.benchmark import process
 from napari_isdnet_training.benchmark.ablation import VARIANTS, summary
 from napari_isdnet_training.benchmark.entries import ENTRIES, choose_entries
 from napari_isdnet_training.benchmark.inference import best_class, labelling, multiply_adds, place, tiles
@@ -110,11 +111,17 @@ def test_a_worker_that_ends_well_is_read() -> None:
         ("x = bytearray(300 << 20)\ntime.sleep(60)", 60, 100 << 20, "did not fit: over 0 GiB"),
         ("say(state='failed', error='RuntimeError: CUDA out of memory')", 60, 1 << 40, "did not fit: out of memory"),
         ("say(state='failed', error='ValueError: no')", 60, 1 << 40, "failed: ValueError: no"),
+        (READY + "say(warm=True, seconds=0.5)\nsys.exit(4)", 60, 1 << 40, "failed: the process ended with code 4"),
         ("sys.exit(3)", 60, 1 << 40, "failed: the process ended with code 3"),
     ],
 )
 def test_limits_and_failures_have_words(text: str, seconds: float, memory: int, status: str) -> None:
     assert run_worker({}, seconds, memory, script(text)).status == status
+
+
+def test_a_start_that_takes_too_long_is_no_slow_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "START_SECONDS", 0.2)
+    assert "not ready after" in run_worker({}, 60, 1 << 40, script("time.sleep(60)")).status
 
 
 @pytest.mark.slow

@@ -40,6 +40,17 @@ def test_work_of_an_earlier_run_is_no_speed(now: list[float]) -> None:
     assert clock.step(2, "write").seconds_left == pytest.approx(2)
 
 
+def test_what_the_caller_does_with_a_step_is_no_work(now: list[float]) -> None:
+    clock = Clock(4)
+    now[0] += 1
+    handed = clock.handing(clock.step(1, "train"))
+    assert next(handed).seconds_left == 3
+    now[0] += 100  # a pause
+    assert list(handed) == []
+    now[0] += 1
+    assert clock.step(1, "train").seconds_left == 2
+
+
 def test_fractions_stay_between_0_and_1() -> None:
     assert Progress(3, 2, "a").fraction == 1
     assert Progress(0, 0, "nothing to do").fraction == 1

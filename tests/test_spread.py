@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.snapshot import take_snapshot
 from napari_isdnet_training.spread import SpreadLabels, spread
-from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
+from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, _teaching_strokes, held_out
 
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Rectangle
@@ -101,6 +101,30 @@ def test_nothing_passes_from_a_chunk_to_another(image: ArraySource, store: Annot
     top = whole[:512, :512]
     alone = spread(plain[:512, :512], pixels.pixels(Window(0, 0, 512, 512))[0], 16)
     assert np.array_equal(top, alone)
+
+
+def test_an_area_that_a_chunk_cuts_stays_an_area(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 512, 3), dtype=np.uint8)
+    with AnnotationStore.create(tmp_path / "store", (1024, 512), ("a",)) as store:
+        store.paint(Rectangle(Window(360, 100, 157, 157)), 0)  # its last five rows lie in the chunk below
+        snapshot = take_snapshot(store)
+    image = ArraySource([noise], name="noise")
+    labels = SpreadLabels(snapshot, Normaliser(image, IntensityPolicy.from_source(image), (0, 0, 0), (1, 1, 1)), 16)
+    whole = Window.whole(snapshot.shape)
+    assert np.array_equal(labels.read_labels(whole), snapshot.read_labels(whole))
+
+
+def test_strokes_that_teach_are_those_in_training_regions_by_age(store: AnnotationStore) -> None:
+    snapshot = take_snapshot(store)
+    teaches = snapshot.split.mask(Window.whole(snapshot.shape))
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for rank, row, column in snapshot.points.tolist():
+        if teaches[row, column]:
+            wanted.setdefault(rank, []).append((row, column))
+    assert len(wanted) > 0
+    assert sum(map(len, wanted.values())) < len(snapshot.points)
+    found = [[tuple(point) for point in stroke.tolist()] for stroke in _teaching_strokes(snapshot)]
+    assert found == [wanted[rank] for rank in sorted(wanted)]
 
 
 def test_crops_are_taught_more_and_judged_by_strokes_alone(image: ArraySource, store: AnnotationStore) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import open_dataset
-from napari_isdnet_training.layouts.world import FIRST_SEED
+from napari_isdnet_training.layouts.world import FIRST_SEED, _world
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.samples import open_sample, sample_names
@@ -55,6 +55,15 @@ def test_they_are_written_once_and_whole(data: DataConfig) -> None:
     first.mask.unlink()  # as after a run that was killed between the two
     assert open_dataset(data).split("train")[1].mask.is_file()
     assert not [p for p in first.image.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_another_order_of_many_classes_is_another_file(tmp_path: Path) -> None:
+    order = np.full(256, 255, np.uint8)
+    names = []
+    for values in ([1, 2, 3, 4, 12], [12, 3, 4, 1, 2], [1, 23, 4, 1, 2]):
+        order[: len(values)] = values
+        names.append(_world(tmp_path, 0, 32, order).name)
+    assert len(set(names)) == 3
 
 
 def test_no_sample_of_the_package_was_trained_on() -> None:

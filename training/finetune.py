@@ -18,8 +18,8 @@ from napari_isdnet_training.determinism import deterministic
 from napari_isdnet_training.labelled import Annotations, gather
 from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, PRESETS, SPREAD, preset_of
 from napari_isdnet_training.starting import model_classes
-from napari_isdnet_training.tuning import Tuning
-from napari_isdnet_training.unfinished import checkpoint_folder
+from napari_isdnet_training.tuning import ANNOTATIONS, OWN_FILES, Tuning
+from napari_isdnet_training.unfinished import STATE, checkpoint_folder
 
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
@@ -181,6 +181,13 @@ def _options(
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
     if output.suffix != SUFFIX:
         raise InputError(f"A model file must be named *{SUFFIX}, got '{output.name}'.")
-    unfinished = resume and checkpoint_folder(output).is_dir()
+    folder = checkpoint_folder(output)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if (folder.exists() and not folder.is_dir()) or not all(name.startswith((".", *OWN_FILES)) for name in names):
+        raise InputError(
+            f"{folder} would hold the unfinished run of {output.name}, but is something else; move it, or choose"
+            " another --output."
+        )
+    unfinished = resume and (STATE in names or ANNOTATIONS in names)
     if output.exists() and not unfinished and not overwrite:
         raise InputError(f"{output} exists already; choose another --output, or add --overwrite.")

@@ -31,7 +31,8 @@ class SpreadLabels:
     """Annotation values of a snapshot, its thin strokes taken to superpixels of about ``side`` x ``side`` pixels.
 
     Made chunk by chunk where a window is read, so that the work depends on the windows of a run alone, and nothing
-    passes from a region that teaches to one that judges: a chunk lies in one region.
+    painted passes from a region that teaches to one that judges: a chunk lies in one region. How thick a piece is, is
+    seen ``side`` pixels beyond the chunk, so that an area which the chunk's border cuts stays an area.
     """
 
     def __init__(self, snapshot: Snapshot, pixels: Normaliser, side: int) -> None:
@@ -49,21 +50,30 @@ class SpreadLabels:
         if np.count_nonzero(own) > _DENSE * window.area:
             return labels
         pixels, valid = self._pixels.pixels(window)
-        taken = spread(own, pixels, self._side)
+        taken = spread(own, pixels, self._side, self._thin(window))
         if valid is not None:
             taken[~valid] = own[~valid]
         result = labels.copy()
         result[: window.height, : window.width] = taken
         return result
 
+    def _thin(self, window: Window) -> npt.NDArray[np.bool_]:
+        """Where strokes are in a chunk, judged with the ``side`` pixels around it that lie in the image."""
+        top, left = max(0, window.row - self._side), max(0, window.column - self._side)
+        bottom, right = window.bottom + self._side, window.right + self._side
+        around = Window(top, left, bottom - top, right - left).clipped(self._snapshot.shape)
+        return _thin(self._snapshot.read_labels(around), self._side)[window.relative_to(around).slices]
 
-def spread(labels: Labels, pixels: npt.NDArray[np.float32], side: int) -> Labels:
+
+def spread(
+    labels: Labels, pixels: npt.NDArray[np.float32], side: int, thin: npt.NDArray[np.bool_] | None = None
+) -> Labels:
     """Annotation values (H, W) with the superpixels of ``pixels`` (H, W, 3; 0..255) that one class' strokes lie in.
 
-    Only what is thinner than ``side`` is a stroke. A superpixel with strokes of two classes is left as it is. SLIC:
-    Achanta et al., TPAMI 2012.
+    Only what is thinner than ``side`` is a stroke; ``thin`` (H, W) says where, if more is known of it than ``labels``
+    show. A superpixel with strokes of two classes is left as it is. SLIC: Achanta et al., TPAMI 2012.
     """
-    thin = _thin(labels, side)
+    thin = _thin(labels, side) if thin is None else thin
     if not thin.any():
         return labels.copy()
     from skimage.segmentation import slic
@@ -87,8 +97,7 @@ def _thin(labels: Labels, side: int) -> npt.NDArray[np.bool_]:
     for value in np.unique(labels[labels > 0]):
         painted = labels == value
         pieces, count = label(painted, structure=np.ones((3, 3)))
-        # The border of the array cuts a piece and makes it no thinner: an area that goes on beyond it is an area.
-        depth = distance_transform_edt(np.pad(painted, 1, mode="edge"))[1:-1, 1:-1]
+        depth = distance_transform_edt(painted)
         widest = np.asarray(maximum(depth, pieces, np.arange(count + 1)))
         thin |= painted & (2 * widest[pieces] < side)
     return thin

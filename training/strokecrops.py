@@ -14,7 +14,7 @@ from napari_isdnet_training.presets import MAX_HELD_OUT, REPLAY
 from napari_isdnet_training.snapshot import Snapshot
 from napari_isdnet_training.spread import SpreadLabels
 
-from napari_isdnet.annotation.regions import VALIDATION, region_hash, sample_windows
+from napari_isdnet.annotation.regions import TRAINING, VALIDATION, region_hash, sample_windows
 from napari_isdnet.classes import IGNORE_INDEX, from_annotation
 from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -77,11 +77,7 @@ class StrokeCrops:
         self.by_class = sample_windows(store, count, size, seed, snapshot.split)
         if not self.by_class:
             raise NothingToLearn("No annotation is in a training region; annotate one more place.")
-        teaches = snapshot.split.mask
-        points = [p for p in snapshot.points if teaches(Window(int(p[1]), int(p[2]), 1, 1)).all()]
-        self.strokes: list[npt.NDArray[np.int64]] = []
-        for rank in sorted({int(p[0]) for p in points}):
-            self.strokes.append(np.array([p[1:] for p in points if p[0] == rank]))
+        self.strokes = _teaching_strokes(snapshot)
 
     def window(self, number: int, rng: np.random.Generator) -> Window:
         """Where item ``number`` lies."""
@@ -110,6 +106,18 @@ class StrokeCrops:
         """The batch of a step: images (B, 3, H, W) and targets (B, H, W)."""
         images, targets = zip(*(self[step * size + n] for n in range(size)), strict=True)
         return torch.stack(images), torch.stack(targets)
+
+
+def _teaching_strokes(snapshot: Snapshot) -> list[npt.NDArray[np.int64]]:
+    """Points (row, column) of every stroke that lie in training regions, by the strokes' age."""
+    split = snapshot.split
+    points = np.asarray(snapshot.points, np.int64).reshape(-1, 3)
+    places, of = np.unique(points[:, 1:] // split.size, axis=0, return_inverse=True)
+    teaches = np.array([split.side((int(row), int(column))) == TRAINING for row, column in places], np.bool_)
+    points = points[teaches[of.ravel()]]
+    points = points[np.argsort(points[:, 0], kind="stable")]
+    starts = np.flatnonzero(np.diff(points[:, 0])) + 1
+    return [part[:, 1:] for part in np.split(points, starts) if len(part)]
 
 
 def held_out(snapshot: Snapshot, pixels: Normaliser, size: int) -> Iterator[tuple[Window, Batch]]:

@@ -44,6 +44,8 @@ WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
 SAVE_SECONDS, SAVE_SHARE = 1.0, 0.1
 """A checkpoint at most every second, and never more than a tenth of the time."""
 ANNOTATIONS, BEST, JUDGED = "annotations.bin", "best.safetensors", "judged.safetensors"
+OWN_FILES = (STATE, ANNOTATIONS, BEST, JUDGED)
+"""All that a checkpoint's folder holds; what holds anything else is not this package's to clear."""
 UNLABELLED = ("super_resolution", "distillation")
 
 
@@ -151,12 +153,12 @@ class Tuning:
         while True:
             if self._due():
                 figures = self._judge()
-                yield clock.step(0, "validate", figures=figures)
+                yield from clock.handing(clock.step(0, "validate", figures=figures))
             if self.state.step >= options.steps or self._stale():
                 return
             shown = self._step()
             self._save()
-            yield clock.step(1, "train", figures=shown)
+            yield from clock.handing(clock.step(1, "train", figures=shown))
 
     def _due(self) -> bool:
         step = self.state.step
@@ -308,8 +310,11 @@ class Tuning:
 
     def finish(self) -> dict[str, Any]:
         """Publish what an interrupted run left unpublished, clear the checkpoint; the fields of the result."""
-        if not self.judged or (self.options.allow_worse and not (self.folder / BEST).is_file()):
-            self._keep(self._validate() if self.judged else {})
+        if not self.judged:
+            self._keep({})
+        elif self.options.allow_worse and self.state.best_step != self.state.step:
+            self._keep(self._validate())
+            self.state.best_step = self.state.step
         written = (self.folder / BEST).is_file()
         if written and not self.output.is_file():
             link_or_copy(self.folder / BEST, self.output)

@@ -125,6 +125,7 @@ def train(job: Mapping[str, Any], orders: Orders, emit: Emit) -> None:
                 if watch.news(progress):
                     emit({"kind": "improved", "model": str(output), "figures": dict(progress.figures)})
                 orders.wait_while_paused()
+                watch.go_on()
         except StopIteration as end:
             result = end.value.to_dict()
             _write_result(output.parent / RESULT, result)
@@ -189,6 +190,10 @@ class _Watch:
             return False
         before, self._seen = self._seen, self._identity(self._output)
         return self._seen is not None and self._seen != before
+
+    def go_on(self) -> None:
+        """What passed since the last step was a pause, no work."""
+        self._last = time.monotonic()
 
     def remember(self, job: Mapping[str, Any], held_out: int, placement: Any) -> None:
         """Keep the speed for the next forecast."""

@@ -165,8 +165,3 @@ class FeatureView:
         self._maps.close()
         if self._folder is not None:
             remove(self._folder)
-
-
-def describe(view: FeatureView) -> dict[str, Any]:
-    """JSON-ready facts of every map."""
-    return {name: view.info(name).to_dict() for name in view.names}

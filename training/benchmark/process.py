@@ -44,7 +44,7 @@ def run_worker(
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
     outcome, watched = Outcome(), psutil.Process(process.pid)
-    limit, since = START_SECONDS, time.monotonic()
+    limit, since, state = START_SECONDS, time.monotonic(), ""
     try:
         while True:
             try:
@@ -55,14 +55,20 @@ def run_worker(
                     outcome.status = f"did not fit: over {memory_bytes / 2**30:.0f} GiB"
                     return outcome
                 if time.monotonic() - since > limit:
-                    outcome.status = f"did not fit: over {seconds_per_image:.0f} s an image"
+                    outcome.status = (
+                        f"did not fit: over {seconds_per_image:.0f} s an image"
+                        if state
+                        else f"failed: the process was not ready after {START_SECONDS:.0f} s"
+                    )
                     return outcome
                 continue
             if line is None:
-                if not outcome.seconds and outcome.status == "ok":
+                if state != "done" and outcome.status == "ok":
                     outcome.status = f"failed: the process ended with code {process.wait()}"
                 return outcome
-            limit = _take(outcome, json.loads(line), seconds_per_image)
+            told = json.loads(line)
+            state = str(told.get("state", "image"))
+            limit = _take(outcome, told, seconds_per_image)
             since = time.monotonic()
             if outcome.seconds and outcome.seconds[-1] > seconds_per_image:
                 outcome.status = f"did not fit: over {seconds_per_image:.0f} s an image"

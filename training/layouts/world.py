@@ -43,7 +43,7 @@ def with_worlds(dataset: Dataset, config: DataConfig) -> Dataset:
 def _world(folder: Path, seed: int, side: int, order: np.ndarray) -> Sample:
     import tifffile
 
-    key = "".join(str(v) for v in order[: len(ProceduralWorld.classes)])
+    key = "-".join(str(v) for v in order[: len(ProceduralWorld.classes)])
     name = f"world-{seed}-{side}-{WORLD_VERSION}-{key}"
     image, mask = folder / f"{name}.tif", folder / f"{name}_classes.tif"
     if not (image.is_file() and mask.is_file()):
