@@ -28,7 +28,10 @@ def up_to_date(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def fixed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What of a recipe decides the numbers of its run: all but names of places and machines, and words."""
+    """What of a recipe decides the numbers of its run: all but :data:`FREE_TO_CHANGE`, the data's place, and words.
+
+    Device and number of processes are in it, since sums in another order are other numbers.
+    """
     run = {k: v for k, v in recipe["run"].items() if k not in FREE_TO_CHANGE}
     data = {k: v for k, v in recipe["data"].items() if k != "root"}
     return {**recipe, "run": run, "data": data, "description": "", "licence": ""}

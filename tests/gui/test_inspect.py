@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyqtgraph as pg
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QPushButton
@@ -90,7 +91,9 @@ def test_look_inside_see_maps_in_place_and_ask_about_a_pixel(qtbot, viewer, dock
     assert pyramid is not None
     brightness = pyramid.read(0, Window.whole(pyramid.shapes[0]))[..., :3].sum(-1)
     assert brightness[50 // 16, 60 // 16] == brightness.max()  # nothing is more similar to a pixel than itself
-    assert len(dock.charts.shallow.listDataItems()) or dock.charts.shallow.plotItem.items
+    for plot in (dock.charts.shallow, dock.charts.deep):
+        (bars,) = (item for item in plot.plotItem.items if isinstance(item, pg.BarGraphItem))
+        assert len(bars.opts["height"]) == dock.shared[0].view.model.config.channels
     viewer.layers.remove("field")
     assert dock.shown.isHidden()
     qtbot.waitUntil(lambda: bool(dock.shared) is False)
