@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -247,3 +248,27 @@ def test_boxes_are_joined_until_none_touches_another():
     boxes = [Window(0, 0, 10, 10), Window(10, 10, 10, 10), Window(0, 20, 10, 10), Window(100, 100, 10, 10)]
     joined = connected(boxes)
     assert joined == [Window(0, 0, 20, 30), Window(100, 100, 10, 10)]
+
+
+def test_what_is_painted_during_an_import_is_a_step_of_its_own(tmp_path):
+    labels = np.zeros((100, 3000), np.uint8)
+    labels[:10, :10] = labels[:10, 2900:2910] = 1  # two windows of the import
+    with AnnotationStore.create(tmp_path / "a.isdnet", labels.shape, ["a", "b"]) as store:
+        for step in import_labels(store, open_source(labels, name="labels")):
+            if step.stage == "paint" and not store.class_counts()[1]:
+                store.paint(Rectangle(Window(50, 50, 10, 20)), 1)
+        assert store.class_counts() == (200, 200)
+        store.undo()
+        assert store.class_counts() == (100, 200)
+        store.undo()
+        assert store.class_counts() == (100, 0)
+
+
+def test_a_group_belongs_to_the_thread_that_opened_it(store):
+    with store.group():
+        store.paint(Rectangle(Window(0, 0, 10, 10)), 0)
+        other = Thread(target=store.paint, args=(Rectangle(Window(50, 50, 10, 20)), 1))
+        other.start()
+        other.join()
+    store.undo()
+    assert store.class_counts() == (100, 0)

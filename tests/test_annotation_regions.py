@@ -170,6 +170,12 @@ def test_suggestions_prefer_uncertain_places_far_from_annotation_and_from_each_o
     assert Window(1000, 1000, 1000, 1000) not in [s.window for s in found]
 
 
+def test_a_window_that_only_touches_an_annotated_chunk_is_not_annotated(store):
+    store.paint(Rectangle(Window(700, 700, 20, 20)), 0)  # its chunk, 512 to 1024, lies in four windows of 634
+    found = next_regions(np.ones((20, 20)), store, window=634, count=1, trust_from=8)
+    assert found[0].trust == 1 / 9
+
+
 def test_a_source_gives_the_suggestions_of_its_array(tmp_path):
     coarse = np.random.default_rng(1).random((24, 30)).astype("f4")
     with AnnotationStore.create(tmp_path / "c.isdnet", (2400, 3000), ["a"]) as store:

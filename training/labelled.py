@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +15,7 @@ from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 from napari_isdnet.annotation.exchange import check_values, import_labels
 from napari_isdnet.annotation.geojson import Drawn, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
+from napari_isdnet.annotation.saving import read_state
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
 from napari_isdnet.engine.labels import open_labels
@@ -23,6 +25,7 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.window import Grid
 
 _BLOCK = 2048
+_TRIES, _PAUSE = 20, 0.2  # seconds; a project that is being painted is saved twice a second at most
 Annotations: TypeAlias = str | os.PathLike[str] | AnnotationStore | Snapshot
 
 
@@ -60,9 +63,32 @@ def _of_project(folder: Path, fraction: float) -> Snapshot:
     try:
         store = AnnotationStore.open(folder)
     except InputError:  # open in a window, or no right to write: what it has saved is enough
-        store = AnnotationStore.open(folder, read_only=True)
+        return _saved(folder, fraction)
     with store:
         return take_snapshot(store, fraction)
+
+
+def _saved(folder: Path, fraction: float) -> Snapshot:
+    """What a project has saved, of one moment, while another process may be writing to it.
+
+    Opening and reading take a while: what they find counts when nothing was saved from before until after.
+    """
+    for _ in range(_TRIES):
+        before = read_state(folder)
+        try:
+            with AnnotationStore.open(folder, read_only=True) as store:
+                snapshot = take_snapshot(store, fraction)
+            if read_state(folder) == before:
+                return snapshot
+        except FileNotFoundError:  # the last label of a chunk was erased
+            pass
+        except InputError:
+            if read_state(folder) == before:
+                raise
+        time.sleep(_PAUSE)
+    raise InputError(
+        f"{folder} is saved faster by another process than it can be read; stop painting for a moment and start again."
+    )
 
 
 def _of_file(

@@ -28,6 +28,10 @@ _PIXELS = CHUNK * CHUNK
 _INT_BYTES = 128  # about what a constant chunk costs in a dict
 
 
+class DamagedChunk(InputError):
+    """The file of a chunk is not whole."""
+
+
 def chunk_path(key: Key) -> str:
     """Where a chunk lies, relative to the project folder (zarr v3, default chunk key encoding)."""
     return f"{ZARR_FOLDER}/{key[0]}/c/{key[1]}/{key[2]}"
@@ -52,7 +56,7 @@ def encode(chunk: Chunk) -> bytes | None:
 
 
 def decode(data: bytes | None, name: str = "a chunk") -> Chunk:
-    """Inverse of :func:`encode`; raises :class:`InputError` for a file that is not whole."""
+    """Inverse of :func:`encode`; raises :class:`DamagedChunk` for a file that is not whole."""
     import imagecodecs
 
     if data is None:
@@ -60,11 +64,13 @@ def decode(data: bytes | None, name: str = "a chunk") -> Chunk:
     try:
         values = np.frombuffer(imagecodecs.zstd_decode(data, out=_PIXELS), dtype=np.uint8)
     except Exception as error:
-        raise InputError(
+        raise DamagedChunk(
             f"{name} is damaged ({error}); open the project with rebuild=True, which makes it anew from the journal."
         ) from None
     if values.size != _PIXELS:
-        raise InputError(f"{name} holds {values.size} pixels instead of {_PIXELS}; open the project with rebuild=True.")
+        raise DamagedChunk(
+            f"{name} holds {values.size} pixels instead of {_PIXELS}; open the project with rebuild=True."
+        )
     return simplified(values.reshape(CHUNK, CHUNK))
 
 
@@ -108,13 +114,14 @@ class ChunkCache:
         self._bytes = 0
         self._changed.clear()
         self._writing.clear()
+        # A read-only opening must not finish another process's commit: it looks through it instead. It does so before
+        # it lists the folder, for a commit that ends in between is in there.
+        waiting = pending(self.folder)
         self._stored = {
             (level, row, column)
             for level in range(len(self.shapes))
             for row, column in chunk_files(self.folder / ZARR_FOLDER / str(level))
         }
-        # A read-only opening must not finish another process's commit: it looks through it instead.
-        waiting = pending(self.folder)
         self._overlay = {}
         for name, data in waiting.items():
             parts = name.split("/")

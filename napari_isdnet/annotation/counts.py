@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_isdnet.annotation.chunks import CHUNK, Chunk
+from napari_isdnet.annotation.container import pending
 
 Counts = dict[int, int]
 """Annotation value (never 0) to number of pixels."""
@@ -28,12 +29,23 @@ def count(chunk: Chunk) -> Counts:
 
 
 class CountIndex:
-    """Counts of all chunks that hold a label, as of the last commit."""
+    """Counts of all chunks that hold a label, as of the last commit; ``damaged`` when its files cannot be read."""
 
     def __init__(self, folder: Path) -> None:
         self._counts: dict[Place, Counts] = {}
-        for path in sorted((folder / FOLDER).glob("*.json")):
-            for row, column, *pairs in json.loads(path.read_bytes()):
+        self.damaged = False
+        try:
+            self._read(folder)
+        except (OSError, ValueError, TypeError):  # a power cut may leave a file empty
+            self._counts.clear()
+            self.damaged = True
+
+    def _read(self, folder: Path) -> None:
+        waiting = pending(folder)  # before the folder: a commit that ends in between is in there
+        stored = {f"{FOLDER}/{path.name}" for path in (folder / FOLDER).glob("*.json")}
+        for name in sorted(stored | {name for name in waiting if name.startswith(FOLDER + "/")}):
+            data = waiting[name] if name in waiting else (folder / name).read_bytes()
+            for row, column, *pairs in json.loads(data) if data is not None else ():
                 self._counts[(row, column)] = {int(v): int(c) for v, c in pairs}
 
     def copy(self) -> dict[Place, Counts]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,12 +122,13 @@ def import_labels(
             labelled.append(window)
         yield clock.step(1, "check", window)
     dirty: dict[Window, None] = {}
-    with store.group():
-        for window in labelled:
-            found = annotation_values(source.read(window)[..., 0], values, classes, source.name)
-            patch = Patch(window, found, found > 0, origin="import")
+    step = uuid.uuid4().hex[:12]
+    for window in labelled:
+        found = annotation_values(source.read(window)[..., 0], values, classes, source.name)
+        patch = Patch(window, found, found > 0, origin="import")
+        with store.group(step):  # not around the yield: what the caller paints there is no part of the import
             dirty.update(dict.fromkeys(store.paint(patch)))
-            yield clock.step(1, "paint", window)
+        yield clock.step(1, "paint", window)
     return list(dirty)
 
 

@@ -162,8 +162,9 @@ def export_geojson(
 ) -> Path:
     """Write every painted area as a polygon with QuPath's classification; returns the path.
 
-    Exact pixel outlines, holes kept (``simplify`` > 0: a tolerance in pixels). Only annotated places are read. With
-    ``georeference`` coordinates are map coordinates.
+    Exact pixel outlines, holes kept (``simplify`` > 0: a tolerance in pixels). What is read are the boxes around
+    annotated places that hang together: all of the image for one stroke from corner to corner. With ``georeference``
+    coordinates are map coordinates.
     """
     from napari_isdnet.io.geojson import Writer
     from napari_isdnet.io.polygons import polygonise

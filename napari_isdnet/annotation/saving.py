@@ -89,6 +89,7 @@ class Saver:
         self._touched = False
         self._classes: Classes | None = None
         self._failure: BaseException | None = None
+        self._unfinished: str | None = None
         self._wake = threading.Event()
         self._now = threading.Event()
         self._stopped = False
@@ -104,42 +105,63 @@ class Saver:
             path.unlink()
         self._index = CountIndex(self.folder)
 
+    @property
+    def damaged(self) -> bool:
+        """True when the counts on disk cannot be read."""
+        return self._index.damaged
+
     def counts(self) -> dict[Place, Counts]:
         """Counts as of the last commit."""
         return self._index.copy()
 
+    def give_up(self, error: BaseException) -> None:
+        """An edit stopped halfway: nothing is written from now on, so that the next opening repeats it."""
+        self._unfinished = str(error) or type(error).__name__
+
     def check(self) -> None:
-        """Raise :class:`InputError` when writing in the background has failed and fails again now."""
-        if self._failure is not None:
-            try:
-                self.flush()
-            except OSError as error:
-                raise InputError(
-                    f"{self.folder} cannot be written ({error}); free some space, what was painted is kept until then."
-                ) from None
-            self._failure = None
+        """Raise :class:`InputError` after :meth:`give_up`, or when writing failed in the background and fails again."""
+        if self._unfinished is not None:
+            raise InputError(
+                f"An edit of {self.folder} could not be finished ({self._unfinished}); close the annotation and open it"
+                " again, which repeats the edit from the journal."
+            )
+        # Who edits holds the store's lock, and a save under way may want it: waiting for that save could last forever.
+        if self._failure is None or not self._commit_lock.acquire(blocking=False):
+            return
+        try:
+            self._flush()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot be written ({error}); free some space, what was painted is kept until then."
+            ) from None
+        finally:
+            self._commit_lock.release()
+        self._failure = None
 
     def flush(self, force: bool = False, extra: Mapping[str, bytes | None] | None = None) -> None:
-        """Write everything that changed, as one step."""
+        """Write everything that changed, as one step; not to be called with the store's lock held."""
         with self._commit_lock:
-            with self._lock:
-                state = self._snapshot()
-                if state is None or not (self._touched or force):
-                    self._journal.sync()
-                    return
-                now = state()
-                chunks = self._cache.take()
-                records, gone = self._undo.take()
-                self._touched = False
-            try:
+            self._flush(force, extra)
+
+    def _flush(self, force: bool = False, extra: Mapping[str, bytes | None] | None = None) -> None:
+        with self._lock:
+            state = self._snapshot()
+            if state is None or self._unfinished is not None or not (self._touched or force):
                 self._journal.sync()
-                self._write(now, chunks, records, gone, extra or {})
-            except Exception:
-                with self._lock:
-                    self._cache.put_back()
-                    self._undo.put_back(gone)
-                    self._touched = True
-                raise
+                return
+            now = state()
+            chunks = self._cache.take()
+            records, gone = self._undo.take()
+            self._touched = False
+        try:
+            self._journal.sync()
+            self._write(now, chunks, records, gone, extra or {})
+        except Exception:
+            with self._lock:
+                self._cache.put_back()
+                self._undo.put_back(gone)
+                self._touched = True
+            raise
 
     def _write(self, now: State, chunks: Any, records: Any, gone: set[int], extra: Mapping[str, bytes | None]) -> None:
         files: dict[str, bytes | None] = dict(extra)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.annotation.chunks import ZARR_FOLDER, ChunkCache
+from napari_isdnet.annotation.chunks import ZARR_FOLDER, ChunkCache, DamagedChunk
 from napari_isdnet.annotation.classediting import ClassEditing
 from napari_isdnet.annotation.classlist import class_list
 from napari_isdnet.annotation.counts import Place
@@ -55,7 +55,7 @@ class AnnotationStore(Reading, ClassEditing):
         self.read_only = read_only
         self._held = lock
         self._lock = threading.RLock()
-        self._group: str | None = None
+        self._group = threading.local()  # of a thread: what others paint meanwhile is no part of it
         if not read_only:
             pull_back(folder)
         self.journal = Journal(folder / JOURNAL, read_only)
@@ -117,15 +117,15 @@ class AnnotationStore(Reading, ClassEditing):
     def _catch_up(self, rebuild: bool) -> None:
         at, journal = self._now.position, self.journal
         known = 0 <= at <= journal.position and journal.entry(at)["id"] == self._now.id
-        if known and not rebuild:
+        if known and not rebuild and not self._saver.damaged:
             try:
                 for entry in journal.entries(at):
                     self._apply(entry)
                     self._saver.relieve(self.read_only)
                 self._finish_opening()
                 return
-            except KeyError:
-                pass  # an undo whose record is gone: replay from the start instead
+            except (KeyError, DamagedChunk):
+                pass  # an undo whose record is gone, a stroke on a damaged chunk: replay from the start instead
         if self.read_only and journal.position:
             raise InputError(f"{self.folder} must be recovered from its journal; open it once for writing.")
         self._replay_all()
@@ -183,27 +183,36 @@ class AnnotationStore(Reading, ClassEditing):
         return {"class": None if class_index is None else int(class_index)}
 
     def _record(
-        self, kind: str, fields: Mapping[str, Any], data: bytes | None = None, drawn: Drawn | None = None
+        self, kind: str, fields: Mapping[str, Any], data: bytes | None = None, ready: Drawn | Before | None = None
     ) -> list[Window]:
         self._saver.check()
-        if self._group is not None and kind not in ("undo", "redo", "pin"):
-            fields = {**fields, "group": self._group}
+        group = self._group_name()
+        if group is not None and kind not in ("undo", "redo", "pin"):
+            fields = {**fields, "group": group}
         entry = self.journal.append(kind, fields, data)
-        places = self._apply(entry, drawn)
+        try:
+            places = self._apply(entry, ready)
+        except BaseException as error:
+            # The entry stands and its chunks are half done: what is on disk stays at the position before it.
+            self._saver.give_up(error)
+            raise
         self._saver.wake()
         return [self._painter.window(place) for place in places]
 
-    def _apply(self, entry: Entry, drawn: Drawn | None = None, at: int | None = None) -> list[Place]:
-        """Bring the chunks from the state before ``entry`` to the state after it."""
+    def _apply(self, entry: Entry, ready: Drawn | Before | None = None, at: int | None = None) -> list[Place]:
+        """Bring the chunks from the state before ``entry`` to the state after it.
+
+        ``ready`` is what it needs, where that has been read already: what an undo puts back, or what a stroke covers.
+        """
         kind, target = entry["kind"], int(entry.get("target", entry["n"]))
         if kind == "undo":
-            places = self._take_back(target)
+            places = self._take_back(target, ready if isinstance(ready, Before) else self._undo.get(target))
         elif kind == "pin":
             self._now = self._now.changed(pins={**self._now.pins, **entry["pins"]})
             places = []
         else:
             original = self.journal.entry(target) if kind == "redo" else entry
-            before = self._do(original, drawn)
+            before = self._do(original, None if isinstance(ready, Before) else ready)
             self._undo.add(target, before)
             places = list(before.chunks)
         if at is None:
@@ -217,14 +226,15 @@ class AnnotationStore(Reading, ClassEditing):
             old = [c.to_json() for c in self._now.classes]
             self._now = self._now.changed(classes=class_list(entry["classes"]))
             return Before(before, old)
-        if drawn is None:
-            stroke = stroke_from_json(entry["kind"], entry["about"], self.journal.data(entry))
-            drawn = stroke, stroke.cover(self.shape)
+        stroke, cover = drawn or self._drawn(entry)
         index = entry.get("class")
-        return Before(self._painter.stroke(drawn[0], 0 if index is None else index + 1, drawn[1]))
+        return Before(self._painter.stroke(stroke, 0 if index is None else index + 1, cover))
 
-    def _take_back(self, target: int) -> list[Place]:
-        before = self._undo.get(target)
+    def _drawn(self, entry: Entry) -> Drawn:
+        stroke = stroke_from_json(entry["kind"], entry["about"], self.journal.data(entry))
+        return stroke, stroke.cover(self.shape)
+
+    def _take_back(self, target: int, before: Before) -> list[Place]:
         places = self._painter.restore((place, before.restored(place)) for place in before.chunks)
         if before.classes is not None:
             self._now = self._now.changed(classes=class_list(before.classes))
@@ -235,13 +245,21 @@ class AnnotationStore(Reading, ClassEditing):
         return self._now
 
     @contextlib.contextmanager
-    def group(self) -> Iterator[None]:
-        """Strokes painted inside are undone and redone as one (an import, an edit window flushed in parts)."""
-        outer, self._group = self._group, self._group or uuid.uuid4().hex[:12]
+    def group(self, name: str | None = None) -> Iterator[None]:
+        """Strokes that this thread paints inside are undone and redone as one (an import, an edit window in parts).
+
+        The same ``name`` again goes on with a group. A stroke painted meanwhile by another thread is a step of its own,
+        and so is what the group painted after it.
+        """
+        outer = self._group_name()
+        self._group.name = outer or name or uuid.uuid4().hex[:12]
         try:
             yield
         finally:
-            self._group = outer
+            self._group.name = outer
+
+    def _group_name(self) -> str | None:
+        return getattr(self._group, "name", None)
 
     # -- undo ---------------------------------------------------------------------------------------------------------
 
@@ -268,9 +286,20 @@ class AnnotationStore(Reading, ClassEditing):
         """Take back the last stroke (or group), also one of an earlier session; returns the windows that changed."""
         with self._lock:
             dirty: dict[Window, None] = {}
-            for target in self._top() if self.can_undo else []:
-                dirty.update(dict.fromkeys(self._record("undo", {"target": target})))
+            # All is read before the journal says that it was taken back.
+            replaced = {target: self._replaced(target) for target in self._top()} if self.can_undo else {}
+            for target, before in replaced.items():
+                dirty.update(dict.fromkeys(self._record("undo", {"target": target}, ready=before)))
             return list(dirty)
+
+    def _replaced(self, target: int) -> Before:
+        try:
+            return self._undo.get(target)
+        except KeyError:
+            raise InputError(
+                f"What stroke {target} of {self.folder} painted over cannot be read, so it is not undone; open the"
+                " project with rebuild=True, which makes that anew from the journal."
+            ) from None
 
     def redo(self) -> list[Window]:
         """Do again what was taken back last; returns the windows that changed."""
@@ -278,7 +307,9 @@ class AnnotationStore(Reading, ClassEditing):
             dirty: dict[Window, None] = {}
             while self.can_redo:
                 target = self.journal.undone[-1]
-                dirty.update(dict.fromkeys(self._record("redo", {"target": target})))
+                original = self.journal.entry(target)
+                drawn = None if original["kind"] == "classes" else self._drawn(original)
+                dirty.update(dict.fromkeys(self._record("redo", {"target": target}, ready=drawn)))
                 group, following = self.journal.group(target), self.journal.undone
                 if group is None or not following or self.journal.group(following[-1]) != group:
                     break

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.annotation.chunks import CHUNK
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Grid, Window
@@ -126,11 +125,11 @@ def _typicality(u: Floats) -> Floats:
 
 def _annotated(store: AnnotationStore | Unpainted, grid: Grid) -> npt.NDArray[np.bool_]:
     taken = np.zeros(len(grid), dtype=np.bool_)
-    small = grid.core[0] < CHUNK
     for chunk in store.annotated_windows():
         for index in grid.touching(chunk):
-            # A grid finer than the chunks of the index: look at the pixels.
-            taken[index] |= not small or bool(store.read_labels(grid[index]).any())
+            inside = grid[index].intersect(chunk)
+            # A chunk that lies in two windows may hold labels in one of them alone: look at the pixels.
+            taken[index] = taken[index] or inside == chunk or bool(store.read_labels(inside).any())
     return taken.reshape(grid.counts)
 
 

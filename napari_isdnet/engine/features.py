@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
