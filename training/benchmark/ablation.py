@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 from napari_isdnet_training.benchmark.output import RunLog
-from napari_isdnet_training.benchmark.runs import train, variant
+from napari_isdnet_training.benchmark.runs import setting, train, variant
 from napari_isdnet_training.config import Recipe
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Clock, Progress
 
-ABLATION_COLUMNS = ("table", "variant", "seed", "steps", "recipe", "options", "miou", "accuracy", "seconds")
+ABLATION_COLUMNS = (
+    "table", "variant", "seed", "steps", "recipe", "setting", "options", "miou", "accuracy", "seconds"
+)  # fmt: skip
 
 _NO_LABEL_FREE = {"super_resolution": False, "distillation": None}
 VARIANTS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
@@ -51,9 +53,10 @@ def ablation(
 ) -> Generator[Progress, None, list[dict[str, Any]]]:
     """Train every variant of the tables with every seed; returns the rows (keys :data:`ABLATION_COLUMNS`).
 
-    Runs that are in ``output`` are skipped; one configuration that stands in several tables is trained once. Seed
-    after seed, so that a benchmark that is cut short has compared every variant under the first ones. Raises
-    :class:`InputError` for a table the paper does not have or a recipe without ISDNet.
+    Runs that are in ``output`` are skipped, those of another setting (recipe or data) are other rows; one configuration
+    that stands in several tables is trained once. Seed after seed, so that a benchmark that is cut short has compared
+    every variant under the first ones. Raises :class:`InputError` for a table the paper does not have or a recipe
+    without ISDNet.
     """
     wanted = list(dict.fromkeys(tables))
     for table in wanted:
@@ -61,19 +64,19 @@ def ablation(
             raise InputError(f"There is no ablation of table {table}; allowed are {', '.join(map(str, VARIANTS))}.")
     if not recipe.model.name.startswith("isdnet"):
         raise InputError(f"The ablation is of ISDNet; recipe '{recipe.name}' trains '{recipe.model.name}'.")
-    log = RunLog(output, ABLATION_COLUMNS, ("table", "variant", "seed", "steps", "recipe"), notes)
+    log = RunLog(output, ABLATION_COLUMNS, ("table", "variant", "seed", "steps", "recipe", "setting"), notes)
+    common = {"steps": steps, "recipe": recipe.name, "setting": setting(recipe)}
     folder = runs or output.with_suffix(".runs")
     todo = [(seed, table, name) for seed in range(seeds) for table in wanted for name in VARIANTS[table]]
     clock = Clock(len(todo))
     for seed, table, name in todo:
         before = clock.done
-        key = {"table": table, "variant": name, "seed": seed, "steps": steps, "recipe": recipe.name}
+        key = {"table": table, "variant": name, "seed": seed, **common}
         known = log.done(**key)
         if not known:
             options = {**recipe.model.options, **VARIANTS[table][name]}
             text = json.dumps(options, sort_keys=True)
-            same = {"seed": seed, "steps": steps, "recipe": recipe.name, "options": text}
-            twin = next((r for r in log.rows if all(r[k] == str(v) for k, v in same.items())), None)
+            twin = log.find(seed=seed, options=text, **common)
             if twin is not None:
                 figures = {k: twin[k] for k in ("miou", "accuracy", "seconds")}
             else:
@@ -83,7 +86,7 @@ def ablation(
                 figures["seconds"] = round(trained.seconds, 1)
             log.add({**key, "options": text, **figures})
         yield clock.reach(before + 1, f"table {table}, {name}, seed {seed}", resumed=known)
-    return [r for r in log.rows if r["recipe"] == recipe.name and r["steps"] == str(steps)]
+    return [r for r in log.rows if all(r[k] == str(v) for k, v in common.items())]
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.runs import setting
 from napari_isdnet_training.census import check_dataset
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset
@@ -39,7 +40,8 @@ Labelled = tuple[Tensor, Tensor]
 def feature_columns(dataset: Dataset) -> tuple[str, ...]:
     """Columns of the table."""
     each = (f"iou_{c.name}" for c in dataset.classes)
-    return ("backbone", "downscale", "stage", "channels", "stride", "crops", "seed", "miou_train", "miou", *each)
+    first = ("backbone", "downscale", "stage", "channels", "stride", "crops", "seed", "setting")
+    return (*first, "miou_train", "miou", *each)
 
 
 def features(
@@ -49,11 +51,13 @@ def features(
     """Probe every stage of a timm backbone (and all together) on crops of the recipe's data; rows go to ``output``.
 
     ``crops`` of the training scenes teach, a third as many of the validation scenes judge; both are drawn and augmented
-    as the recipe says. ``stride`` is that of the features on the image itself. Raises :class:`InputError` for a
-    backbone that timm has not, weights that cannot be had, or data without a validation split.
+    as the recipe says. ``stride`` is that of the features on the image itself. Rows of another setting (recipe, data or
+    weights) stay in the file and are not returned. Raises :class:`InputError` for a backbone that timm has not,
+    weights that cannot be had, or data without a validation split.
     """
     dataset = open_dataset(recipe.data)
-    log = RunLog(output, feature_columns(dataset), ("backbone", "downscale", "stage", "crops", "seed"), notes)
+    keys = ("backbone", "downscale", "stage", "crops", "seed", "setting")
+    log, own = RunLog(output, feature_columns(dataset), keys, notes), setting(recipe, pretrained=pretrained)
     census = check_dataset(dataset)
     if not census.get("validation"):
         raise InputError("The features are judged on the validation split; name scenes with --set data.validation=...")
@@ -64,14 +68,14 @@ def features(
         judge = _draw(recipe, dataset, census, "validation", max(1, crops // 3), seed)
         for downscale in downscales:
             before = clock.done
-            key = {"backbone": backbone, "downscale": downscale, "crops": crops, "seed": seed}
+            key = {"backbone": backbone, "downscale": downscale, "crops": crops, "seed": seed, "setting": own}
             known = log.done(**key, stage=ALL)
             if not known:
                 for row in _stages(body, strides, train, judge, downscale, seed, dataset):
                     if not log.done(**key, stage=row["stage"]):
                         log.add({**key, **row})
             yield clock.reach(before + 1, f"1/{downscale}, seed {seed}", resumed=known)
-    return log.rows
+    return [row for row in log.rows if row["setting"] == own]
 
 
 def _stages(

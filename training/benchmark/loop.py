@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.runs import digest
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.presets import BACKBONE, SPREAD
@@ -27,12 +29,13 @@ from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
-from napari_isdnet.model.checkpoint import default_model, load_model
+from napari_isdnet.model.checkpoint import default_model, load_model, model_hash
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
 LOOP_COLUMNS = (
-    "places", "seed", "round", "strokes", "painted", "share_percent", "miou_right", "seconds", "steps", "spread"
+    "places", "seed", "round", "strokes", "painted", "share_percent", "miou_right", "seconds", "steps", "spread",
+    "setting",
 )  # fmt: skip
 PLACES = ("suggested", "random", "hardest")
 """``hardest``: the most uncertain first, however little is painted."""
@@ -86,6 +89,14 @@ class Scene:
         self.left = Window(0, 0, whole.height, whole.width // 2)
         self.right = Window(0, self.left.width, whole.height, whole.width - self.left.width)
 
+    def setting(self, model: str, options: LoopOptions) -> str:
+        """A short text that differs where the scene, the model or an option does that has no column of its own."""
+        whole = blake2b(np.ascontiguousarray(self.pixels).data, digest_size=16)
+        whole.update(np.ascontiguousarray(self.truth).data)
+        facts = {k: getattr(options, k) for k in ("rounds", "share", "window", "device")}
+        facts |= {"scene": whole.hexdigest(), "shape": self.shape, "classes": [c.name for c in self.classes]}
+        return digest(facts | {"model": model if model == BACKBONE else model_hash(model)})
+
     @torch.inference_mode()
     def probabilities(self, model: str, downscale: int = 1) -> torch.Tensor:
         """Class probabilities (K, H, W) of a model, from one forward over the scene, shrunk by ``downscale`` before."""
@@ -121,23 +132,27 @@ def loop(
     one round) or one of :data:`PLACES`. Every round fine-tunes the first model on all strokes so far, since a chain
     of models drifts: measured, four rounds one after the other ended where they began (0.466 for random places) where
     one on the same strokes gave 0.482. Suggestions are the latest model's. A fine-tuning that was refused by its own
-    guard leaves the model as it was. Rounds that are in ``output`` are skipped. With ``model="backbone"`` it begins
-    with ImageNet weights and ``classes``; the first places are then random either way.
+    guard leaves the model as it was. Rounds that are in ``output`` are skipped; those of another scene, model or
+    options are other rows. With ``model="backbone"`` it begins with ImageNet weights and ``classes``; the first places
+    are then random either way.
     """
     start = model or default_model()
     scene = Scene(image, mask, start, options.device, classes)
-    log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps", "spread"), notes)
-    folder = runs or output.with_suffix(".runs")
+    log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps", "spread", "setting"), notes)
+    common = {"steps": options.steps, "setting": scene.setting(start, options)}
+    # What is painted for one setting and number of steps must not count for another.
+    folder = (runs or output.with_suffix(".runs")) / f"{common['setting']}-{options.steps}"
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock(1 + options.seeds * (1 + len(options.places) * options.rounds))
-    if start != BACKBONE and not log.done(places="before", steps=options.steps, spread=""):
-        log.add({"places": "before", "steps": options.steps, "miou_right": scene.score(start)})
+    if start != BACKBONE and not log.done(places="before", spread="", **common):
+        log.add({"places": "before", "miou_right": scene.score(start), **common})
     yield clock.step(1, "before")
     for seed in range(options.seeds):
-        yield from _full(scene, start, seed, options, folder, log, clock)
+        yield from _full(scene, start, seed, options, folder, log, common, clock)
         for places in options.places:
-            yield from _rounds(scene, start, places, seed, options, folder, log, clock)
-    return [row for row in log.rows if row["spread"] in ("", str(options.spread))]
+            yield from _rounds(scene, start, places, seed, options, folder, log, common, clock)
+    mine = [row for row in log.rows if all(row[k] == str(v) for k, v in common.items())]
+    return [row for row in mine if row["spread"] in ("", str(options.spread))]
 
 
 def _tune(
@@ -163,10 +178,11 @@ def _tune(
 
 
 def _full(
-    scene: Scene, start: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, clock: Clock
-) -> Generator[Progress, None, None]:
+    scene: Scene, start: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, common: dict[str, Any],
+    clock: Clock,
+) -> Generator[Progress, None, None]:  # fmt: skip
     before = clock.done
-    key = {"places": "full", "seed": seed, "round": options.rounds, "steps": options.steps, "spread": ""}
+    key = {"places": "full", "seed": seed, "round": options.rounds, "spread": "", **common}
     known = log.done(**key)
     if not known:
         began = time.monotonic()
@@ -195,13 +211,14 @@ def _write_left(scene: Scene, path: Path) -> None:
 
 
 def _rounds(
-    scene: Scene, start: str, places: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, clock: Clock
-) -> Generator[Progress, None, None]:
+    scene: Scene, start: str, places: str, seed: int, options: LoopOptions, folder: Path, log: RunLog,
+    common: dict[str, Any], clock: Clock,
+) -> Generator[Progress, None, None]:  # fmt: skip
     own = folder / f"{places}-{seed}-spread{options.spread}"
     model, earlier = start, 0
     for number in range(1, options.rounds + 1):
         before = clock.done
-        key = {"places": places, "seed": seed, "round": number, "steps": options.steps, "spread": options.spread}
+        key = {"places": places, "seed": seed, "round": number, "spread": options.spread, **common}
         output = own / f"round{number}.safetensors"
         known = log.find(**key)
         if known is not None:

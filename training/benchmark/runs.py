@@ -32,9 +32,25 @@ def variant(recipe: Recipe, steps: int, seed: int, network: str, options: Mappin
 
 def run_folder(runs: Path, recipe: Recipe) -> Path:
     """A folder that depends on everything that decides the run, so that it is resumed by it alone."""
-    facts = recipe.model_dump(mode="json", exclude_defaults=True)  # a setting added later changes no folder
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    return runs / f"{recipe.model.name}-{recipe.seed}-{digest}"
+    return runs / f"{recipe.model.name}-{recipe.seed}-{digest(_facts(recipe))}"
+
+
+def setting(recipe: Recipe, **more: Any) -> str:
+    """A short text that differs where anything but the steps and the seed does, which are columns of a table.
+
+    Rows of another setting (recipe, data, ``--set``, or one of ``more``) are no rows of the same benchmark.
+    """
+    facts = _facts(variant(recipe, 1, 0, recipe.model.name, recipe.model.options))
+    return digest({"recipe": facts, **more})
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude_defaults=True)  # a setting added later changes nothing
 
 
 def train(recipe: Recipe, runs: Path, clock: Clock, title: str) -> Generator[Progress, None, Trained]:

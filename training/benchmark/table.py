@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from napari_isdnet_training.benchmark.output import RunLog
 from napari_isdnet_training.benchmark.process import Outcome, run_worker
-from napari_isdnet_training.benchmark.runs import train, variant
+from napari_isdnet_training.benchmark.runs import setting, train, variant
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.datasets import Dataset, open_dataset
 from napari_isdnet_training.evaluate import figures
@@ -29,7 +29,8 @@ def table_columns(recipe: Recipe, dataset: Dataset | None = None) -> tuple[str, 
     """Columns of the table of a recipe: one IoU for every class of its data."""
     classes = (dataset or open_dataset(recipe.data)).classes
     return (
-        "network", "backbone", "seed", "steps", "recipe", "miou", "accuracy", *(f"iou_{c.name}" for c in classes),
+        "network", "backbone", "seed", "steps", "recipe", "setting", "miou", "accuracy",
+        *(f"iou_{c.name}" for c in classes),
         "p50_ms", "peak_mib", "parameters_m", "gmacs", "speed_size", "device", "seconds",
     )  # fmt: skip
 
@@ -40,21 +41,23 @@ def table(
 ) -> Generator[Progress, None, list[dict[str, Any]]]:  # fmt: skip
     """Train and evaluate ``networks`` on the recipe's data; rows are appended to ``output``, finished ones skipped.
 
+    Rows of another setting (recipe or data) stay in the file and are not returned.
     The recipe's options are ISDNet's and go to the recipe's own network only. Speed, memory and multiply-adds are those
     of one image of :data:`SPEED_SIZE` in a process of its own; without ``speed`` they are left empty.
     """
     check_available(networks)
     dataset = open_dataset(recipe.data)
-    log = RunLog(output, table_columns(recipe, dataset), ("network", "seed", "steps", "recipe"), notes)
+    log = RunLog(output, table_columns(recipe, dataset), ("network", "seed", "steps", "recipe", "setting"), notes)
+    common = {"recipe": recipe.name, "setting": setting(recipe)}
     folder = runs or output.with_suffix(".runs")
     clock = Clock(len(networks) * seeds + 1)
-    if not log.done(network=MAJORITY, recipe=recipe.name):
-        log.add({"network": MAJORITY, "recipe": recipe.name, **_scores(figures(majority(dataset), dataset))})
+    if not log.done(network=MAJORITY, **common):
+        log.add({"network": MAJORITY, **common, **_scores(figures(majority(dataset), dataset))})
     yield clock.step(1, MAJORITY)
     for seed in range(seeds):
         for name in networks:
             before = clock.done
-            key = {"network": name, "seed": seed, "steps": steps, "recipe": recipe.name}
+            key = {"network": name, "seed": seed, "steps": steps, **common}
             known = log.done(**key)
             if not known:
                 options = recipe.model.options if name == recipe.model.name else {}
@@ -64,7 +67,8 @@ def table(
                 row["backbone"] = "ImageNet" if recipe.model.pretrained and REGISTRY[name].takes_weights else "scratch"
                 log.add({**row, **(_speed(name, dict(options), len(dataset.classes)) if speed else {})})
             yield clock.reach(before + 1, f"{name}, seed {seed}", resumed=known)
-    return [r for r in log.rows if r["recipe"] == recipe.name and r["steps"] in ("", str(steps))]
+    mine = [r for r in log.rows if all(r[k] == v for k, v in common.items())]
+    return [r for r in mine if r["steps"] in ("", str(steps))]
 
 
 def majority(dataset: Dataset) -> ConfusionMatrix:
