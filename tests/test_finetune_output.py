@@ -13,8 +13,10 @@ from napari_isdnet_training.judging import Guard
 from napari_isdnet_training.tuning import Tuning
 
 from napari_isdnet.annotation.project import Project
+from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
+from napari_isdnet.window import Window
 from tests.benchmark_tools import drain
 from tests.finetune_tools import CLASSES, TINY, network, paint, scene
 
@@ -78,3 +80,13 @@ def test_a_pause_is_no_work_for_the_next_forecast(tmp_path: Path, monkeypatch: p
         now[0] += 500  # paused
         watch.go_on()
     assert watch._seconds == 6
+
+
+def test_a_class_that_was_added_is_told_and_no_damage(image: Path, project: Project, tmp_path: Path) -> None:
+    output, model = tmp_path / "m.safetensors", network(tmp_path / "model.safetensors")
+    steps = finetune(image, project.store, model, output=output, **TINY)
+    next(steps), next(steps)
+    steps.close()
+    project.store.paint(Rectangle(Window(0, 0, 40, 40)), project.store.add_class("yellow"))
+    with pytest.raises(InputError, match="holds an unfinished run, but the annotations changed"):
+        next(finetune(image, project.store, model, output=output, **TINY))

@@ -137,6 +137,17 @@ def test_files_are_evaluated_and_reported(tmp_path):
     steps.close()
 
 
+def test_an_image_of_another_size_is_refused_before_the_work(tmp_path):
+    prediction, truth = maps()
+    tifffile.imwrite(tmp_path / "prediction.tif", prediction)
+    tifffile.imwrite(tmp_path / "truth.tif", truth)
+    Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(tmp_path / "image.png")
+    files = tmp_path / "prediction.tif", tmp_path / "truth.tif"
+    with pytest.raises(InputError, match="give the image that was segmented"):
+        next(evaluate_files(*files, output=tmp_path / "out", image=tmp_path / "image.png"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_palettes_are_indices_not_colours(tmp_path):
     prediction, _ = maps()
     table = np.random.default_rng(0).integers(0, 65535, (3, 256), dtype=np.uint16)

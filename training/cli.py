@@ -142,24 +142,27 @@ def evaluate(
     """Figures of a model on the whole images of a recipe's split."""
     from napari_isdnet_training.config import load_recipe
     from napari_isdnet_training.datasets import open_dataset
-    from napari_isdnet_training.evaluate import evaluate_samples, figures
+    from napari_isdnet_training.evaluate import as_trained, evaluate_samples, figures
     from napari_isdnet_training.registry import Network
 
-    from napari_isdnet.model.checkpoint import load_model
+    from napari_isdnet.io.disk import make_folder, write_atomic
+    from napari_isdnet.model.checkpoint import header_of, load_model
 
     loaded = load_recipe(recipe, settings or ())
     dataset = open_dataset(loaded.data)
     net = load_model(model)
-    if net.config.num_classes != len(dataset.classes):
-        raise InputError(
-            f"Model '{model}' has {net.config.num_classes} classes, the recipe {len(dataset.classes)};"
-            " use one that fits."
-        )
-    steps = evaluate_samples(Network(str(model), net, None), dataset.split(split), dataset, loaded.data)
+    data, note = as_trained(header_of(net), model, dataset, loaded.data)
+    if note is not None:
+        typer.echo(note, err=True)
+    if output is not None:  # before the work, so that nothing is computed that cannot be written
+        if output.is_dir():
+            raise InputError(f"--output {output} is a folder; name the JSON file to write.")
+        make_folder(output.parent)
+    steps = evaluate_samples(Network(model, net, None), dataset.split(split), dataset, data)
     facts = figures(drive(steps, "evaluate", "Stopped; nothing was written."), dataset)
-    if output is not None:
-        output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _show(facts, as_json)
+    if output is not None:
+        write_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
 
 
 @app.command()

@@ -14,13 +14,34 @@ from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sources import decode_mask, open_mask
 
 from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
+from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
 WHOLE_PIXELS = 64_000_000
 LARGE_WINDOW = 4096
+
+
+def as_trained(header: ModelHeader, model: str, dataset: Dataset, data: DataConfig) -> tuple[DataConfig, str | None]:
+    """The recipe's data as the model takes it, and a sentence where the two name their classes differently.
+
+    The normalisation is the model's own. Raises :class:`InputError` for another number of classes, and for the same
+    names in another order, whose figures would be wrong.
+    """
+    mine, other = [c.name for c in header.classes], [c.name for c in dataset.classes]
+    if len(mine) != len(other):
+        raise InputError(f"Model '{model}' has {len(mine)} classes, the recipe {len(other)}; use one that fits.")
+    if mine != other and sorted(mine) == sorted(other):
+        raise InputError(
+            f"Model '{model}' numbers its classes {', '.join(mine)} and the recipe {', '.join(other)}; bring"
+            " data.classes and the masks into the model's order."
+        )
+    note = f"The classes have other names ({', '.join(mine)}; recipe: {', '.join(other)}): indices compared."
+    own = data.model_copy(update={"mean": header.mean, "std": header.std})
+    return own, None if mine == other else note
 
 
 def normalised(image: npt.NDArray[np.float32], data: DataConfig) -> torch.Tensor:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
 from napari_isdnet_training.census import check_dataset
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset
@@ -26,8 +24,8 @@ from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
-from napari_isdnet_training.setup import class_weights, make_network, make_optimizer
-from napari_isdnet_training.state import Average, RunState, load_state, save_state
+from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer
+from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -37,7 +35,7 @@ from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress
 
-PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+START_OVER = "and start over (--no-resume, or another --output), since a run that goes on keeps its settings"
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,9 @@ def fit(
 
     Data is checked first: nothing is trained on a data set with a fault. Every step is yielded as
     :class:`Progress` with ``loss`` and ``lr``; closing the generator writes a checkpoint, from which a later call goes
-    on with the same numbers as if it had never stopped. Raises :class:`InputError` for bad data or a checkpoint of
-    another recipe.
+    on with the same numbers as if it had never stopped; a validation that was due when it was closed comes first. A
+    run that is finished gives its result at once. Raises :class:`InputError` for bad data, a checkpoint of another
+    recipe or numbers that are not finite any more, which leave the checkpoint as it was.
     """
     run = Run(recipe, output, resume, network)
     try:
@@ -73,18 +72,10 @@ class Run:
 
     def __init__(self, recipe: Recipe, output: Path, resume: bool, network: Network | None) -> None:
         self.recipe, self.output, options = recipe, output, recipe.run
-        processes = options.devices * options.nodes
-        self.fabric = Fabric(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.nodes,
-            # Some networks have parameters that no loss reaches.
-            strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else options.strategy,
-            precision=PRECISION[options.precision],  # type: ignore[arg-type]
-        )
+        self.fabric = make_fabric(options)
         self.dataset: Dataset = open_dataset(recipe.data)
         census = check_dataset(self.dataset, allow_empty_classes=recipe.data.allow_empty_classes)
-        if processes > 1:  # after the checks, so that a fault is said once
+        if options.devices * options.nodes > 1:  # after the checks, so that a fault is said once
             self.fabric.launch()
         samples = self.dataset.split("train")
         self.sampler = CropSampler(census["train"], recipe.crop, recipe.seed)
@@ -106,15 +97,15 @@ class Run:
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
         self.state = RunState(recipe=recipe.to_dict())
         output.mkdir(parents=True, exist_ok=True)
-        self.checkpoint, self.saved_step = output / "last.ckpt.safetensors", -1
+        self.checkpoint, self.saved, self.diverged = output / "last.ckpt.safetensors", (-1, -1), False
         if resume and self.checkpoint.is_file():
             self._resume()
         self.history = History(output, self.state.step, options.tensorboard) if self.fabric.is_global_zero else None
-        self.last_figures: dict[str, Any] = {}
         self._began = time.monotonic() - self.state.seconds
 
     def _resume(self) -> None:
-        state = load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
+        # The recipes first: tensors of another network are no damage.
+        state = read_state(self.checkpoint)
         state.recipe = up_to_date(state.recipe)
         if fixed(state.recipe) != fixed(self.recipe.to_dict()):
             raise InputError(
@@ -122,7 +113,8 @@ class Run:
                 f" ({first_difference(state.recipe, self.recipe.to_dict())});"
                 " give another --output, or --no-resume to start over."
             )
-        self.state, self.saved_step = state, state.step
+        load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
+        self.state, self.saved = state, (state.step, state.validated)
 
     def steps(self) -> Generator[Progress, None, None]:
         """Train to the last step, validating and saving on the way."""
@@ -139,18 +131,22 @@ class Run:
         )  # fmt: skip
         parts = iter(loader)
         self.module.train()
+        yield from self._validate_if_due(clock)  # the run may have been stopped before it was done
         while self.state.step < options.steps and not self._over():
             shown = self._step(parts)
             if self.state.step % options.log_every == 0 and self.history is not None:
                 self.history.add(self.state.step, shown)
             yield clock.step(1, "train", figures=shown)
-            if options.validate_every and self.state.step % options.validate_every == 0:
-                scores = self._validate()
-                yield clock.step(0, "validate", figures=scores)
+            yield from self._validate_if_due(clock)
             if self.state.step % options.checkpoint_every == 0:
                 self._save()
         if self.state.step >= options.steps or self._over():
             self._finish()
+
+    def _validate_if_due(self, clock: Clock) -> Generator[Progress, None, None]:
+        every, state = self.recipe.run.validate_every, self.state
+        if every and state.step % every == 0 and state.validated < state.step:
+            yield clock.step(0, "validate", figures=self._validate())
 
     def _over(self) -> bool:
         options, state = self.recipe.run, self.state
@@ -184,7 +180,10 @@ class Run:
             reduced = self.fabric.all_reduce(torch.tensor(list(sums.values())), reduce_op="mean")
             sums = dict(zip(sums, reduced.tolist()))  # type: ignore[union-attr]
         if not math.isfinite(sums["total"]):
-            raise InputError(f"The loss is {sums['total']} at step {step}: training diverged, lower optimizer.lr.")
+            self.diverged = True
+            raise InputError(
+                f"The loss is {sums['total']} at step {step}: training diverged; lower optimizer.lr {START_OVER}."
+            )
         if recipe.optimizer.clip_norm:
             self._clip(recipe.optimizer.clip_norm)
         self.optimizer.step()
@@ -208,35 +207,36 @@ class Run:
         norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
         # A finite loss can have such a gradient: seen with bfloat16 dilated depthwise convolutions in channels-last.
         if norm is not None and not bool(torch.isfinite(norm)):
+            self.diverged = True
             raise InputError(
-                f"The gradient is not finite at step {self.state.step}: lower optimizer.lr, or try"
-                " run.precision=float32 or run.channels_last=false; the last checkpoint is kept."
+                f"The gradient is not finite at step {self.state.step}; lower optimizer.lr, or try"
+                f" run.precision=float32 or run.channels_last=false, {START_OVER}."
             )
 
     def _validate(self) -> dict[str, float]:
         samples = self.dataset.samples.get("validation", ())
         if not samples:
+            self.state.validated = self.state.step
             return {}
         with _averaged(self.network, self.average):
             matrix = drain(evaluate_samples(self.network, self._share(samples), self.dataset, self.recipe.data))
             if self.fabric.world_size > 1:
                 counts = self.fabric.all_reduce(torch.from_numpy(matrix.counts), reduce_op="sum")
                 matrix.counts[:] = counts.cpu().numpy()  # type: ignore[union-attr]
-            self.last_figures = figures(matrix, self.dataset)
+            self.state.figures = figures(matrix, self.dataset)
             score = float(np.nan_to_num(matrix.mean_iou))
             if score > self.state.best:
+                self._write_model("best.safetensors")  # first: a run that is stopped here validates again
                 self.state.best, self.state.best_step = score, self.state.step
-                self._write_model("best.safetensors")
         shown = {"miou": score, "accuracy": float(matrix.accuracy)}
         shown |= {f"iou_{c.name}": float(v) for c, v in zip(self.dataset.classes, matrix.iou) if not np.isnan(v)}
         if self.history is not None:
             self.history.add(self.state.step, shown)
+        self.state.validated = self.state.step
         return shown
 
     def _finish(self) -> None:
-        if self.recipe.run.validate_every and (
-            self.state.step % self.recipe.run.validate_every or not self.last_figures
-        ):
+        if self.recipe.run.validate_every and self.state.validated < self.state.step:
             self._validate()
         with _averaged(self.network, self.average):
             self._write_model("model.safetensors")
@@ -253,15 +253,20 @@ class Run:
             config=net.config, classes=self.dataset.classes, name=self.recipe.name, mean=data.mean, std=data.std,
             description=self.recipe.description, licence=self.recipe.licence, pixel_size=data.pixel_size,
             window=max(self.recipe.crop.size),
-            lineage=lineage, figures={"validation": self.last_figures} if self.last_figures else {},
+            lineage=lineage, figures={"validation": self.state.figures} if self.state.figures else {},
         )  # fmt: skip
         save_model(net, self.output / name, header, half=False)
 
     def _save(self) -> None:
-        if self.fabric.is_global_zero and self.state.step != self.saved_step:
+        now = self.state.step, self.state.validated
+        # Weights that are not finite must not replace the last good ones; the next step's loss says it.
+        if self.fabric.is_global_zero and now != self.saved and self._finite():
             self.state.seconds = time.monotonic() - self._began
             save_state(self.checkpoint, self.state, self.network, self.optimizer.optimizer, self.average)
-            self.saved_step = self.state.step
+            self.saved = now
+
+    def _finite(self) -> bool:
+        return not self.diverged and all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
 
     def close(self) -> None:
         """Keep what was done, whatever ended the run."""
@@ -273,7 +278,7 @@ class Run:
         """Paths and figures."""
         model, best = self.output / "model.safetensors", self.output / "best.safetensors"
         return FitResult(
-            model if model.is_file() else None, best if best.is_file() else None, self.state.step, self.last_figures
+            model if model.is_file() else None, best if best.is_file() else None, self.state.step, self.state.figures
         )
 
 

@@ -24,12 +24,17 @@ class History:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Append one row; a new column rewrites the file, which is small."""
+        """Append one row; a new column rewrites the file, which is small.
+
+        A row of the same step and columns is replaced: what was written and not saved in a checkpoint is done again.
+        """
         row = {"step": str(step), **{k: f"{v:.7g}" for k, v in figures.items()}}
+        again = [r for r in self.rows[-2:] if r["step"] == row["step"] and r.keys() == row.keys()]
+        self.rows = [r for r in self.rows if r not in again] if again else self.rows
         self.rows.append(row)
         new = [k for k in row if k not in self.columns]
         self.columns += new
-        if new:
+        if new or again:
             self._rewrite()
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:

@@ -102,10 +102,11 @@ def build(name: str, num_classes: int, pretrained: bool = True, options: Mapping
         raise InputError(f"There is no network '{name}'; known are {', '.join(REGISTRY)}.")
     try:
         net = entry.make(num_classes, options or {})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:  # each is what some library says to a wrong value
         if isinstance(error, InputError):
             raise
-        raise InputError(f"Network '{name}' cannot be built with options {dict(options or {})}: {error}.") from None
+        reason = " ".join(str(error.args[0] if error.args else error).split())[:160].rstrip(".")
+        raise InputError(f"Network '{name}' cannot be built with options {dict(options or {})}: {reason}.") from None
     origin = _pretrain(net) if pretrained and entry.takes_weights else None
     return Network(name, net, origin, entry.multiple)
 

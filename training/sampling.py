@@ -40,8 +40,9 @@ class CropSampler:
         self._counts = counts
 
     def _rare_shares(self) -> npt.NDArray[np.float64]:
-        weights = np.exp((1 - self.frequency) / self.config.rare_class_temperature)
-        weights[self.frequency == 0] = 0
+        rarity = np.where(self.frequency > 0, 1 - self.frequency, -np.inf)
+        # The rarest class's share is exp(0) before it is normalised: a low temperature would overflow otherwise.
+        weights: npt.NDArray[np.float64] = np.exp((rarity - rarity.max()) / self.config.rare_class_temperature)
         return weights / weights.sum()
 
     def rng(self, number: int) -> np.random.Generator:

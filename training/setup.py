@@ -1,16 +1,41 @@
-"""What a recipe asks for, made: network, optimiser, class weights."""
+"""What a recipe asks for, made: device, network, optimiser, class weights."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from napari_isdnet_training.config import OptimizerConfig, Recipe
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from napari_isdnet_training.config import OptimizerConfig, Recipe, RunConfig
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler
 from torch import nn
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.checkpoint import load_model
+
+PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
+
+def make_fabric(options: RunConfig) -> Fabric:
+    """Device, processes and precision of a run; :class:`InputError` where this machine has no such device."""
+    processes = options.devices * options.nodes
+    try:
+        return Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            # Some networks have parameters that no loss reaches.
+            strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else options.strategy,
+            precision=PRECISION[options.precision],  # type: ignore[arg-type]
+        )
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"run.accelerator '{options.accelerator}' with {options.devices} devices cannot be had here ({reason});"
+            " allowed are auto, cpu, cuda and mps, as far as the machine has them."
+        ) from None
 
 
 def make_network(recipe: Recipe, classes: int) -> Network:
@@ -56,4 +81,9 @@ def class_weights(recipe: Recipe, sampler: CropSampler, device: torch.device) ->
     if choice == "inverse-sqrt":
         values = 1 / np.sqrt(np.maximum(sampler.frequency, 1e-4))
         return torch.tensor(values / values.mean(), dtype=torch.float32, device=device)
+    if len(choice) != len(sampler.frequency):
+        raise InputError(
+            f"loss.class_weights has {len(choice)} numbers for the {len(sampler.frequency)} classes of the data;"
+            " give one for each class."
+        )
     return torch.tensor(choice, dtype=torch.float32, device=device)

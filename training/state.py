@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from napari_isdnet.exceptions import InputError
 class RunState:
     """What a checkpoint says besides tensors: steps done, best validation, recipe.
 
-    ``validated`` is the last step whose validation was done; ``baseline`` the score before the first step.
+    ``validated`` is the last step whose validation was done and ``figures`` what it said; ``baseline`` is the score
+    before the first step.
     """
 
     step: int = 0
@@ -31,6 +33,7 @@ class RunState:
     best_step: int = 0
     baseline: float | None = None
     seconds: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,9 +81,18 @@ def save_state(
     os.replace(temporary, path)
 
 
+def read_state(path: Path) -> RunState:
+    """What a checkpoint says, without its tensors: whose run it is, before anything of it is put in place.
+
+    Raises :class:`InputError` where it is damaged.
+    """
+    with _resumed(path), safe_open(str(path), framework="pt") as file:
+        return _state(json.loads((file.metadata() or {})[KEY]))
+
+
 def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> RunState:
     """Put a checkpoint's tensors back in place; :class:`InputError` where it is damaged or of another network."""
-    try:
+    with _resumed(path):
         with safe_open(str(path), framework="pt") as file:
             facts = json.loads((file.metadata() or {})[KEY])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
@@ -90,9 +102,20 @@ def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, 
         if average is not None:
             average.values, average.updates = _part(tensors, "average."), int(facts["updates"])
             average.values = {k: v.to(module.state_dict()[k].device) for k, v in average.values.items()}
+        return _state(facts)
+
+
+@contextmanager
+def _resumed(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged checkpoint raises into one sentence."""
+    try:
+        yield
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:160]
         raise InputError(f"Checkpoint {path} cannot be resumed ({reason}); delete it or use --no-resume.") from None
+
+
+def _state(facts: dict[str, Any]) -> RunState:
     return RunState(**{k: facts[k] for k in RunState.__dataclass_fields__ if k in facts})
 
 

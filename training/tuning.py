@@ -20,7 +20,7 @@ from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDO
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
 from napari_isdnet_training.starting import freeze, last_layers_only, parameter_groups, set_mode, start_from
-from napari_isdnet_training.state import RunState, load_state, save_state
+from napari_isdnet_training.state import RunState, load_state, read_state, save_state
 from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
 from napari_isdnet_training.unfinished import STATE, checkpoint_folder
 from torch import Tensor
@@ -114,7 +114,7 @@ class Tuning:
     def _open_folder(self, resume: bool) -> None:
         path = self.folder / STATE
         if resume and path.is_file():
-            state = load_state(path, self.network, self.optimizer, None)
+            state = read_state(path)  # whose run it is, before its tensors, which fit no other network
             now, figures = self.state.recipe, state.recipe.pop("figures", {})
             for key, value in now.items():
                 if state.recipe.get(key) != value:
@@ -123,6 +123,7 @@ class Tuning:
                         f"{self.folder} holds an unfinished run, but {what}; give another --output, or --no-resume"
                         " to start over."
                     )
+            load_state(path, self.network, self.optimizer, None)
             self.before, self.after = figures.get("before", {}), figures.get("after", {})
             self.state, self.saved = state, state.step
             self.guard = Guard.load(self.folder / JUDGED, len(self.snapshot.classes))

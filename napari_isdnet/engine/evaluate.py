@@ -203,7 +203,7 @@ def evaluate_files(
 
     Class names come from ``classes_file``, else from the metadata of the prediction or truth, else from the indices.
     """
-    from napari_isdnet.engine.report import write_report
+    from napari_isdnet.engine.report import check_image, write_report
     from napari_isdnet.io.disk import make_folder
     from napari_isdnet.io.open import open_source
 
@@ -213,7 +213,8 @@ def evaluate_files(
         theirs, other_classes = open_labels(truth)
         picture = None if image is None else open_source(image)
         note = None if classes_file is not None else _names_note(classes, other_classes)
-        if output is not None:
+        if output is not None:  # before the work, which may take hours
+            check_image(picture, ours)
             make_folder(Path(output))
         result = yield from evaluate(ours, theirs, classes or other_classes, ignore, roi, tolerance)
         result = replace(result, prediction=Path(prediction).name, truth=Path(truth).name)

@@ -29,6 +29,15 @@ MOST_CROPS: Final = 12
 MOST_CLASS_MAPS: Final = 24
 
 
+def check_image(image: ImageSource | None, prediction: ImageSource) -> None:
+    """Raise :class:`InputError` for an image of another size than the prediction's."""
+    if image is not None and image.shape != prediction.shape:
+        raise InputError(
+            f"The image {image.name} is {image.shape[0]} x {image.shape[1]} pixels and the prediction"
+            f" {prediction.shape[0]} x {prediction.shape[1]}; give the image that was segmented, or none."
+        )
+
+
 def write_report(
     evaluation: Evaluation,
     prediction: ImageSource,
@@ -42,11 +51,7 @@ def write_report(
     whole or not at all, the JSON last; earlier reports are replaced. Returns the paths by file name.
     """
     folder = Path(directory)
-    if image is not None and image.shape != prediction.shape:
-        raise InputError(
-            f"The image {image.name} is {image.shape[0]} x {image.shape[1]} pixels and the prediction"
-            f" {prediction.shape[0]} x {prediction.shape[1]}; give the image that was segmented, or none."
-        )
+    check_image(image, prediction)
     html = _Pictures(evaluation, prediction, truth, image).report()
     texts = {
         "report.html": html,

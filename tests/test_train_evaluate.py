@@ -1,0 +1,90 @@
+"""``isdnet-train evaluate``: the model's own normalisation and class order, and a result that is never lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari_isdnet_training import evaluate as module
+from napari_isdnet_training.cli import main
+
+from napari_isdnet.classes import classes_from
+from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.isdnet import ISDNet
+from tests.benchmark_tools import tiny_recipe
+
+MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Mean and deviation of every evaluated image; all is said to be class 0."""
+    taken: list[Any] = []
+
+    def predict(network: Any, image: Any, data: Any) -> Any:
+        taken.append((data.mean, data.std))
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(module, "predict_whole", predict)
+    return taken
+
+
+def run(folder: Path, names: list[str], *more: str) -> int:
+    """The exit code of an evaluation of a model with these classes; data has 'dark' and 'light'."""
+    recipe = tiny_recipe(folder)
+    file, model = folder / "r.toml", folder / "m.safetensors"
+    data = f'layout = "scenes"\nroot = {json.dumps(str(recipe.data.root))}\ntrain = ["a"]\nvalidation = ["b"]\n'
+    file.write_text(f'name = "tiny"\n[data]\n{data}classes = ["dark", "light"]\n')
+    config = ISDNetConfig.lite(len(names), channels=16, auxiliary=False, super_resolution=False, distillation=None)
+    header = ModelHeader(config=config, classes=classes_from(names), name="m", mean=MEAN, std=STD)
+    save_model(ISDNet(config), model, header)
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", str(model), str(file), *more])
+    return int(end.value.code or 0)
+
+
+def test_a_model_is_normalised_as_it_was_trained(tmp_path: Path, seen: list[Any]) -> None:
+    output = tmp_path / "new" / "f.json"
+    assert run(tmp_path, ["dark", "light"], "--output", str(output)) == 0
+    assert seen == [(MEAN, STD)]
+    assert json.loads(output.read_text())["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "message"),
+    [
+        (["light", "dark"], (), "numbers its classes light, dark and the recipe dark, light"),
+        (["a", "b", "c"], (), "has 3 classes, the recipe 2"),
+        (["dark", "light"], ("--output", "OUT"), "is a folder; name the JSON file"),
+        (["dark", "light"], ("--output", "OUT/r.toml/f.json"), "is a file, not a folder"),
+    ],
+)
+def test_what_cannot_end_well_is_said_before_the_work(
+    tmp_path: Path, seen: list[Any], capsys: pytest.CaptureFixture[str], names: list[str], more: tuple[str, ...],
+    message: str,
+) -> None:  # fmt: skip
+    assert run(tmp_path, names, *(word.replace("OUT", str(tmp_path)) for word in more)) != 0
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert seen == []
+
+
+def test_other_names_are_told(tmp_path: Path, seen: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, ["dark", "bright"]) == 0
+    assert "The classes have other names (dark, bright; recipe: dark, light)" in capsys.readouterr().err
+    assert len(seen) == 1
+
+
+def test_figures_are_shown_even_if_they_cannot_be_written(
+    tmp_path: Path, seen: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_isdnet.io.disk.write_atomic", full)
+    assert run(tmp_path, ["dark", "light"], "--output", str(tmp_path / "f.json"), "--json") != 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] == 0.5

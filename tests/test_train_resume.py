@@ -1,0 +1,155 @@
+"""Runs that were stopped, finished or went wrong: what is validated, kept, refused and said when they go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from napari_isdnet_training.census import MaskCensus
+from napari_isdnet_training.config import CropConfig, Recipe, recipe_from
+from napari_isdnet_training.fit import fit
+from napari_isdnet_training.history import History, read_history
+from napari_isdnet_training.registry import Network, build
+from napari_isdnet_training.sampling import CropSampler
+from napari_isdnet_training.setup import class_weights
+from safetensors.torch import load_file
+from torch import nn
+
+from napari_isdnet.exceptions import InputError
+from tests.test_train_fit import drain, make_data, tiny
+
+CHECKPOINT = "last.ckpt.safetensors"
+
+
+def plain() -> Network:
+    """A network that takes no time."""
+    torch.manual_seed(0)
+    return Network("plain", nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1)), None)
+
+
+def changed(recipe: Recipe, part: str, **values: object) -> Recipe:
+    table = recipe.to_dict()
+    table[part] |= values
+    return recipe_from(table)
+
+
+def validations(folder: Path) -> list[str]:
+    return [row["step"] for row in read_history(folder / "log.csv") if "miou" in row]
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_validation_that_was_due_is_done_by_the_run_that_goes_on(tmp_path: Path, at: int) -> None:
+    recipe = tiny(make_data(tmp_path / "data"), steps=4, validate_every=2)
+    for name, kept in (("whole", 99), ("cut", at)):
+        steps = fit(recipe, tmp_path / name, network=plain())
+        for step in steps:
+            if step.stage == "train" and step.done == kept:
+                steps.close()
+    drain(fit(recipe, tmp_path / "cut", network=plain()))
+    assert validations(tmp_path / "cut") == validations(tmp_path / "whole") == ["2", "4"]
+    one, two = (load_file(tmp_path / name / CHECKPOINT) for name in ("whole", "cut"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_run_stopped_within_a_validation_does_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny(make_data(tmp_path / "data"), steps=4, validate_every=2)
+    whole, _ = drain(fit(recipe, tmp_path / "whole", network=plain()))
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_isdnet_training.fit.figures", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            drain(fit(recipe, tmp_path / "cut", network=plain()))
+    shown, _ = drain(fit(recipe, tmp_path / "cut", network=plain()))
+    assert [s.figures for s in shown] == [s.figures for s in whole[2:]]
+    assert validations(tmp_path / "cut") == ["2", "4"]
+
+
+def test_a_finished_run_gives_its_figures_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny(make_data(tmp_path / "data"), steps=3, validate_every=2)
+    _, first = drain(fit(recipe, tmp_path / "run", network=plain()))
+    log = (tmp_path / "run" / "log.csv").read_bytes()
+    monkeypatch.setattr("napari_isdnet_training.fit.evaluate_samples", lambda *_: pytest.fail("validated again"))
+    shown, again = drain(fit(recipe, tmp_path / "run", network=plain()))
+    assert shown == []
+    assert again == first
+    assert again.figures["miou"] is not None
+    assert (tmp_path / "run" / "log.csv").read_bytes() == log
+
+
+def test_a_row_that_is_written_again_is_not_doubled(tmp_path: Path) -> None:
+    history = History(tmp_path, 0)
+    for value in (0.25, 0.5):
+        history.add(1, {"loss": 3.0})
+        history.add(1, {"miou": value})
+    assert read_history(tmp_path / "log.csv") == [{"step": "1", "loss": "3"}, {"step": "1", "miou": "0.5"}]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_that_diverged_keeps_its_last_good_checkpoint(tmp_path: Path, stopped: bool) -> None:
+    recipe = tiny(make_data(tmp_path / "data"), steps=4, checkpoint_every=2)
+    network = plain()
+    steps = fit(recipe, tmp_path / "run", network=network)
+    while next(steps).done < 3:
+        pass
+    good = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    network.net[0].weight.data.fill_(float("nan"))
+    if stopped:
+        steps.close()
+    else:
+        with pytest.raises(
+            InputError, match=r"loss is nan at step 3.*lower optimizer\.lr and start over \(--no-resume"
+        ):
+            drain(steps)
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == good
+
+
+def test_a_step_without_a_finite_gradient_leaves_no_checkpoint_in_the_way(tmp_path: Path) -> None:
+    recipe = changed(tiny(make_data(tmp_path / "data")), "optimizer", clip_norm=5.0)
+    network = plain()
+    network.net[2].bias.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(InputError, match="start over"):
+        drain(fit(recipe, tmp_path / "run", network=network))
+    drain(fit(changed(recipe, "run", channels_last=True, steps=1), tmp_path / "run", network=plain()))
+
+
+def test_another_network_is_another_recipe_and_no_damage(tmp_path: Path) -> None:
+    recipe = tiny(make_data(tmp_path / "data"), steps=1)
+    drain(fit(recipe, tmp_path / "run", network=plain()))
+    other = changed(recipe, "model", name="unet", options={})
+    with pytest.raises(InputError, match=r"model\.name was isdnet-lite0, now unet"):
+        drain(fit(other, tmp_path / "run", network=build("isdnet-lite0", 2, False, recipe.model.options)))
+    (tmp_path / "run" / CHECKPOINT).write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match="cannot be resumed"):
+        drain(fit(recipe, tmp_path / "run", network=plain()))
+
+
+def sampler(temperature: float, counts: tuple[int, ...]) -> CropSampler:
+    census = MaskCensus("m", (8, 8), np.array(counts), tuple(np.zeros((1, 2), np.int64) for _ in counts))
+    return CropSampler([census], CropConfig(rare_class_probability=1, rare_class_temperature=temperature), 0)
+
+
+def test_a_low_temperature_draws_the_rarest_class_there_is() -> None:
+    assert sampler(0.001, (60, 0, 4))._class_share.tolist() == [0, 0, 1]
+    weights = np.exp((1 - np.array([60, 4]) / 64) / 0.5)
+    np.testing.assert_allclose(sampler(0.5, (60, 0, 4))._class_share[[0, 2]], weights / weights.sum(), rtol=1e-12)
+
+
+def test_class_weights_are_as_many_as_the_classes_of_the_data() -> None:
+    recipe = recipe_from({"name": "r", "data": {"layout": "deepglobe"}, "loss": {"class_weights": [1, 2]}})
+    with pytest.raises(InputError, match="has 2 numbers for the 3 classes of the data; give one for each class"):
+        class_weights(recipe, sampler(0.1, (60, 0, 4)), torch.device("cpu"))
+
+
+def test_an_accelerator_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    recipe = changed(tiny(tmp_path), "run", accelerator="foo")
+    with pytest.raises(InputError, match=r"run\.accelerator 'foo'.*allowed are auto, cpu, cuda and mps") as caught:
+        next(fit(recipe, tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoder", ["nope", "tu-nope"])
+def test_an_encoder_that_is_not_there_is_one_sentence(encoder: str) -> None:
+    with pytest.raises(InputError, match="Network 'unet' cannot be built with options") as caught:
+        build("unet", 2, False, {"encoder_name": encoder})
+    assert len(str(caught.value)) < 300
