@@ -53,13 +53,13 @@ def finish(steps):
             return stop.value, progress
 
 
-def maps(shape=(90, 70), seed=0):
+def maps(shape=(90, 70), seed=0, holes=0.03):
     rng = np.random.default_rng(seed)
     truth = np.kron(rng.integers(0, 3, (shape[0] // 9 + 1, shape[1] // 9 + 1)), np.ones((9, 9)))
     truth = truth[: shape[0], : shape[1]].astype(np.uint8)
     prediction = np.roll(truth, (1, 2), (0, 1))
     prediction[rng.random(shape) < 0.05] = 1
-    truth[rng.random(shape) < 0.03] = 255
+    truth[rng.random(shape) < holes] = 255
     prediction[:4, :7] = 255
     return prediction, truth
 
@@ -75,14 +75,17 @@ def boundary_counts(score):
     block=st.integers(5, 90),
     size=st.integers(4, 40),
     workers=st.integers(1, 3),
+    ignore=st.sets(st.integers(0, 2), max_size=2),
+    holes=st.sampled_from([0.0, 0.005, 0.03]),
+    tolerance=st.sampled_from([0.0, 1.5, 3.0, 5.0]),
 )
-@settings(max_examples=25, deadline=None)
-def test_blocks_change_no_figure(seed, rows, columns, block, size, workers):
-    prediction, truth = maps((rows, columns), seed)
-    result, progress = finish(
-        evaluate(Labels(prediction), Labels(truth), CLASSES, block=block, worst_size=size, workers=workers)
-    )
-    whole, edge = ConfusionMatrix(3), BoundaryScore(3)
+@settings(max_examples=40, deadline=None)
+def test_blocks_change_no_figure(seed, rows, columns, block, size, workers, ignore, holes, tolerance):
+    prediction, truth = maps((rows, columns), seed, holes)
+    sources, options = (Labels(prediction), Labels(truth)), {"block": block, "worst_size": size, "workers": workers}
+    result, progress = finish(evaluate(*sources, CLASSES, ignore, tolerance=tolerance, **options))
+    truth = np.where(np.isin(truth, list(ignore)), np.uint8(255), truth)
+    whole, edge = ConfusionMatrix(3), BoundaryScore(3, tolerance)
     whole.update(prediction, truth)
     edge.update(prediction, truth)
     np.testing.assert_array_equal(result.confusion.counts, whole.counts)
@@ -97,6 +100,34 @@ def test_blocks_change_no_figure(seed, rows, columns, block, size, workers):
     assert {(w.wrong, w.window.row, w.window.column) for w in result.worst} <= set(by_hand)
     assert progress[-1].fraction == 1.0
     assert [p.done for p in progress] == sorted(p.done for p in progress)
+
+
+@pytest.mark.parametrize("left_out", [None, 0, 1, 2])
+@pytest.mark.parametrize("as_nodata", [False, True])
+def test_a_boundary_one_column_beside_stays_perfect_whatever_class_is_left_out(left_out, as_nodata):
+    small = np.random.default_rng(5).integers(0, 3, (6, 7), dtype=np.uint8)
+    truth = np.pad(np.kron(small, np.ones((24, 24), np.uint8)), 9)
+    prediction = np.roll(truth, 1, 1)
+    ignore = [] if left_out is None or as_nodata else [left_out]
+    if as_nodata and left_out is not None:
+        truth[truth == left_out] = 255
+    result, _ = finish(evaluate(Labels(prediction), Labels(truth), CLASSES, ignore, block=32))
+    assert result.mean_boundary_f1 == 1.0
+    figures = [c for c in result.per_class if c.index != left_out]
+    assert [(c.boundary_precision, c.boundary_recall, c.boundary_f1) for c in figures] == [(1, 1, 1)] * len(figures)
+
+
+def test_a_class_whose_boundaries_are_all_left_out_has_no_boundary_figures():
+    truth = np.zeros((40, 40), np.uint8)
+    truth[:, 18:22], truth[:, 22:] = 1, 2
+    prediction = np.roll(truth, 2, 1)
+    prediction[:, :2] = 0
+    result, _ = finish(evaluate(Labels(prediction), Labels(truth), CLASSES, ignore=[1]))
+    assert np.isnan(result.mean_boundary_f1)
+    told = result.to_dict()
+    assert [c["boundary_f1"] for c in told["classes"]] == [None] * 3
+    assert [c["boundary_precision"] for c in told["classes"]] == [None] * 3
+    json.dumps(told, allow_nan=False)
 
 
 def test_regions_add_up_to_the_whole():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt
 from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
     multiclass_f1_score,
@@ -47,13 +47,15 @@ def whole_boundary_counts(prediction, truth, classes, tolerance):
     out = (prediction == 255) | (truth == 255)
     maps = [np.where(out, 255, m).astype(np.uint8) for m in (prediction, truth)]
     edges = [plain_boundary(m) for m in maps]
+    beside = binary_dilation(out)  # the default structure: the pixel and its 4-neighbours
+    judged = distance_transform_edt(~beside) > tolerance + 1e-9 if out.any() else np.ones(out.shape, bool)
     counts = np.zeros((4, classes), np.int64)
     for k in range(classes):
         p, t = (e & (m == k) for e, m in zip(edges, maps))
         for row, mine, other in ((0, p, t), (2, t, p)):
-            counts[row, k] = mine.sum()
+            counts[row, k] = (mine & judged).sum()
             if other.any():
-                counts[row + 1, k] = (mine & (distance_transform_edt(~other) <= tolerance + 1e-9)).sum()
+                counts[row + 1, k] = (mine & judged & (distance_transform_edt(~other) <= tolerance + 1e-9)).sum()
     return counts
 
 
@@ -179,10 +181,17 @@ def test_dilate_is_a_euclidean_disc(radius):
     core=st.integers(3, 19),
     tolerance=st.sampled_from([0.0, 1.0, 1.5, 3.0, 5.0]),
     classes=st.sampled_from([2, 3, 11, 20]),
+    cell=st.sampled_from([5, 11]),
+    nodata=st.sampled_from([0.0, 0.002, 0.02]),
+    ignore=st.sets(st.integers(0, 3), max_size=2),
 )
-@settings(max_examples=40, deadline=None)
-def test_streamed_boundary_equals_the_whole_image_by_distance_transform(seed, rows, columns, core, tolerance, classes):
-    truth, prediction = blobs((rows, columns), classes, seed, 0.05), blobs((rows, columns), classes, seed + 7, 0.03)
+@settings(max_examples=80, deadline=None)
+def test_streamed_boundary_equals_the_whole_image_by_distance_transform(
+    seed, rows, columns, core, tolerance, classes, cell, nodata, ignore
+):
+    truth = blobs((rows, columns), classes, seed, nodata, cell)
+    prediction = blobs((rows, columns), classes, seed + 7, nodata / 2, cell)
+    truth[np.isin(truth, list(ignore))] = 255
     streamed = BoundaryScore(classes, tolerance)
     for window in Grid((rows, columns), (core, core)):
         outer = window.expanded(streamed.halo).clipped((rows, columns))
@@ -208,6 +217,64 @@ def test_boundary_in_one_map_only_scores_zero_and_in_none_is_nan():
     score.update(prediction, truth)
     np.testing.assert_array_equal(score.f1, [0, 0, np.nan])
     assert np.isnan(score.recall).all()
+
+
+@given(
+    seed=st.integers(0, 99),
+    shift=st.tuples(st.integers(-3, 3), st.integers(-3, 3)),
+    ignore=st.sets(st.integers(0, 4), max_size=3),
+    nodata=st.sampled_from([0.0, 0.001, 0.01]),
+    cell=st.sampled_from([3, 9, 20]),
+)
+@settings(max_examples=60, deadline=None)
+def test_truth_moved_within_the_tolerance_is_perfect_whatever_is_ignored(seed, shift, ignore, nodata, cell):
+    truth = np.pad(blobs((50, 60), 5, seed, 0.0, cell), 5)  # the frame keeps every boundary inside when moved
+    prediction = np.roll(truth, shift, (0, 1))
+    holes = np.random.default_rng(seed).random(truth.shape) < nodata
+    truth[np.isin(truth, list(ignore)) | holes] = 255
+    score = BoundaryScore(5, float(np.hypot(*shift)))
+    score.update(prediction, truth)
+    np.testing.assert_array_equal(score.predicted_hit, score.predicted)
+    np.testing.assert_array_equal(score.true_hit, score.true)
+    np.testing.assert_array_equal(score.f1, np.where(score.predicted + score.true > 0, 1.0, np.nan))
+
+
+def test_boundaries_near_what_is_left_out_are_not_judged():
+    truth = np.zeros((1, 30), np.uint8)
+    truth[0, 15:] = 1
+    # the pixels on both sides of the boundary are 14 and 15; a neighbour of the hole is one nearer than the hole
+    for hole, judged in ((22, [1, 1]), (20, [1, 1]), (19, [1, 0]), (18, [0, 0]), (16, [0, 0]), (15, [0, 0])):
+        truth_with_hole, prediction = truth.copy(), truth.copy()
+        truth_with_hole[0, hole] = 255
+        for maps in ((prediction, truth_with_hole), (truth_with_hole, prediction)):
+            score = BoundaryScore(2)
+            score.update(*maps)
+            np.testing.assert_array_equal(as_array(score), [judged] * 4, str(hole))
+            np.testing.assert_array_equal(score.f1, [1.0 if n else np.nan for n in judged])
+
+
+def test_where_all_of_one_map_is_left_out_the_figure_of_the_other_stands():
+    truth = np.zeros((1, 30), np.uint8)
+    truth[0, 15:], truth[0, 19] = 1, 255
+    prediction = np.zeros((1, 30), np.uint8)
+    prediction[0, 13:] = 1
+    score = BoundaryScore(2)
+    score.update(prediction, truth)
+    np.testing.assert_array_equal(as_array(score), [[1, 1], [1, 1], [1, 0], [1, 0]])
+    np.testing.assert_array_equal(score.f1, [1, 1])
+    false_alarm = np.zeros((1, 30), np.uint8)
+    false_alarm[0, 6:] = 1
+    score = BoundaryScore(2)
+    score.update(false_alarm, truth)
+    np.testing.assert_array_equal(score.f1, [0, 0])
+
+
+def test_the_border_of_the_image_is_not_left_out():
+    truth = np.zeros((3, 4), np.uint8)
+    truth[:, 2:] = 1
+    score = BoundaryScore(2)
+    score.update(truth, truth)
+    np.testing.assert_array_equal(as_array(score), np.full((4, 2), 3))
 
 
 def test_near_true_boundary():

@@ -2,9 +2,14 @@
 
 Definition. Pixels that truth or prediction leaves out (255) are first taken out of both maps. A *boundary pixel* of
 class k is a pixel of class k with a 4-neighbour of another class; a neighbour that is left out, or the image's border,
-makes no boundary. Precision is the share of predicted boundary pixels of k with a true boundary pixel of k at
-Euclidean distance <= tolerance, recall the same with the maps exchanged, and F1 their harmonic mean. All pixels of the
-image are summed before dividing.
+makes no boundary. A boundary pixel whose counterpart could lie where nothing is known is *not judged*: one within the
+tolerance of a left-out pixel or of a 4-neighbour of one (whether that neighbour is a boundary is not known either).
+Precision is the share of the judged predicted boundary pixels of k with a true boundary pixel of k, judged or not, at
+Euclidean distance <= tolerance, recall the same with the maps exchanged, and F1 their harmonic mean, or the one of them
+that exists. All pixels of the image are summed before dividing.
+
+So whatever is left out, a judged boundary pixel finds the counterpart it has in the full maps, and a prediction that
+is truth moved by no more than the tolerance keeps an F1 of 1. What lies beyond the image's border is not left out.
 
 One pixel has one class, so a byte carries the boundary of eight classes as bits and one dilation by OR serves them all.
 """
@@ -73,8 +78,23 @@ def near_true_boundary(truth: Labels, tolerance: float) -> Mask:
     return dilate(boundary(truth).view(np.uint8), tolerance).view(bool)
 
 
+def not_judged(left_out: Mask, tolerance: float) -> Mask:
+    """Pixels at which a boundary has no known counterpart: within ``tolerance`` of ``left_out`` or a 4-neighbour of it.
+
+    The neighbours count because a boundary against a left-out pixel is lost: without them a boundary moved by the
+    whole tolerance would be judged against nothing.
+    """
+    if not left_out.any():
+        return np.zeros(left_out.shape, bool)
+    return dilate(dilate(left_out.view(np.uint8), 1), tolerance).view(bool)
+
+
 def boundary_halo(tolerance: float) -> int:
-    """Pixels that must be read around a block for its boundary counts to be exact."""
+    """Pixels that must be read around a block for its boundary counts to be exact.
+
+    A match lies within the tolerance and takes one more pixel to be seen as a boundary; what is left out reaches just
+    as far (see :func:`not_judged`).
+    """
     return int(tolerance + 1e-9) + 1
 
 
@@ -88,8 +108,8 @@ def check_tolerance(tolerance: float) -> float:
 class BoundaryScore:
     """Boundary counts per class over any number of blocks; each array is ``(K,)`` int64.
 
-    ``predicted`` and ``true`` count boundary pixels, ``predicted_hit`` and ``true_hit`` those within the tolerance of
-    the other map's boundary of the same class.
+    ``predicted`` and ``true`` count judged boundary pixels, ``predicted_hit`` and ``true_hit`` those of them within the
+    tolerance of the other map's boundary of the same class.
     """
 
     def __init__(self, classes: int, tolerance: float = 3.0) -> None:
@@ -107,7 +127,8 @@ class BoundaryScore:
     def update(self, prediction: Labels, truth: Labels, core: Window | None = None) -> None:
         """Count the pixels of ``core`` (in the arrays' own coordinates; default: all) of two uint8 maps.
 
-        The arrays reach :attr:`halo` pixels beyond ``core`` wherever the image does; 255 is left out.
+        The arrays reach :attr:`halo` pixels beyond ``core`` wherever the image does; 255 is left out, and boundaries
+        near it are not judged.
         """
         core = core or Window.whole((prediction.shape[0], prediction.shape[1]))
         left_out = (prediction == IGNORE_INDEX) | (truth == IGNORE_INDEX)
@@ -115,8 +136,10 @@ class BoundaryScore:
         prediction[left_out] = IGNORE_INDEX
         truth[left_out] = IGNORE_INDEX
         predicted, true = boundary(prediction), boundary(truth)
-        self._count(prediction, predicted, truth, true, core, self.predicted, self.predicted_hit)
-        self._count(truth, true, prediction, predicted, core, self.true, self.true_hit)
+        judged = ~not_judged(left_out, self.tolerance)
+        # What is not judged may still be the match of a pixel that is, one step further from what is left out.
+        self._count(prediction, predicted & judged, truth, true, core, self.predicted, self.predicted_hit)
+        self._count(truth, true & judged, prediction, predicted, core, self.true, self.true_hit)
 
     def _count(
         self, labels: Labels, edge: Mask, others: Labels, others_edge: Mask, core: Window, total: Counts, hit: Counts
@@ -144,22 +167,27 @@ class BoundaryScore:
 
     @property
     def precision(self) -> Figures:
-        """Share of predicted boundary pixels near a true one; NaN where none was predicted."""
+        """Share of judged predicted boundary pixels near a true one; NaN where there is none to judge."""
         return ratio(self.predicted_hit, self.predicted)
 
     @property
     def recall(self) -> Figures:
-        """Share of true boundary pixels near a predicted one; NaN where there is none."""
+        """Share of judged true boundary pixels near a predicted one; NaN where there is none to judge."""
         return ratio(self.true_hit, self.true)
 
     @property
     def f1(self) -> Figures:
-        """Boundary F1 of each class; NaN without any boundary, 0 where only one map has one."""
-        precision, recall = np.nan_to_num(self.precision), np.nan_to_num(self.recall)
+        """Boundary F1 of each class; NaN without any boundary to judge, 0 where only one map has one.
+
+        Where one map's boundaries are all left out and the other's are not, it is the precision or recall that exists:
+        the judged ones may well have met those left out.
+        """
+        precision, recall = self.precision, self.recall
+        precision, recall = (np.where(np.isnan(a), b, a) for a, b in ((precision, recall), (recall, precision)))
         score = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
         return np.where(self.predicted + self.true > 0, score, np.nan)
 
     @property
     def mean_f1(self) -> float:
-        """Mean boundary F1 over the classes that have one."""
+        """Mean boundary F1 over the classes that have one; NaN where none has."""
         return mean(self.f1)

@@ -42,7 +42,8 @@ def evaluate(
     """Compare ``prediction`` with ``truth`` (both one channel of class indices, 255 = nodata) at level 0.
 
     Yields :class:`Progress`; the :class:`Evaluation` is the generator's return value. ``classes=None`` takes as many
-    classes as the maps hold, named by index. ``ignore`` lists classes whose truth pixels are left out of everything.
+    classes as the maps hold, named by index. ``ignore`` lists classes whose truth pixels are left out of everything;
+    boundaries too near to what is left out are not judged (see :mod:`napari_isdnet.engine.boundary`).
     ``roi`` (level-0 pixels of the prediction) limits what is counted, not what its boundaries see, so that the counts
     of two regions add up to those of both. ``tolerance`` is that of the boundary F1, in pixels.
 
