@@ -81,7 +81,9 @@ def show_evaluation(result: Any) -> None:
     print_table(
         f"{facts['prediction']} against {facts['truth']}", ("class", *(k.replace("_", " ") for k in keys)), rows
     )
-    print(f"accuracy {percent(facts['accuracy'])} of {facts['pixels']['evaluated']} pixels")
+    pixels = facts["pixels"]
+    left_out = f"; {pixels['ignored']} left out, 255 or an ignored class in the truth" if pixels["ignored"] else ""
+    print(f"accuracy {percent(facts['accuracy'])} of {pixels['evaluated']} pixels{left_out}")
     for note in facts["notes"]:
         print(note)
 

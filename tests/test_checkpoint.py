@@ -374,7 +374,7 @@ def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path: Path, plain: boo
     assert trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not a zip"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"abc", b"PK\x03\x04 not a zip"])
 def test_convert_of_something_else(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(content)

@@ -235,9 +235,14 @@ def test_evaluate(run: Runner, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     assert ran.json["classes"][0]["iou"] == pytest.approx((2048 - 256) / 2048)
     assert ran.json["classes"][1]["iou"] == pytest.approx(2048 / (2048 + 256))
+    truth[:12] = 255
+    tifffile.imwrite(tmp_path / "marked.tif", truth)
+    marked = (arguments[0], arguments[1], tmp_path / "marked.tif", *arguments[3:])
     table = run(*arguments).out
     assert "water" in table
     assert "87.50%" in table
+    assert "left out" not in table
+    assert "of 3328 pixels; 768 left out, 255 or an ignored class in the truth" in run(*marked).out
 
 
 # ------------------------------------------------------------------------------------------------- segment

@@ -100,6 +100,18 @@ def test_channels_are_picked_and_alpha_is_never_a_colour():
             IntensityPolicy.from_source(open_source(image, axes="yxc"), channels=bad)
 
 
+def test_a_band_that_is_named_is_no_mask_though_the_file_calls_it_alpha():
+    image = np.full((8, 9, 4), 90, np.uint8)
+    image[2, 3, 3] = 0  # near infrared
+    source = WithFacts(image, alpha=3)
+    pixels, valid = IntensityPolicy.from_source(source, "auto", (3, 0, 1)).apply(image)
+    assert valid is None
+    assert pixels[2, 3].tolist() == [0, 90, 90]
+    _, valid = IntensityPolicy.from_source(source).apply(image)
+    assert valid is not None
+    assert not valid[2, 3]
+
+
 def test_nodata_counts_only_where_every_band_has_it_and_is_no_part_of_the_percentiles():
     image = RNG.integers(1000, 2000, (50, 60, 3)).astype(np.int16)
     image[:20] = -9999

@@ -54,12 +54,14 @@ class IntensityPolicy:
 
         ``contrast``: 'auto' (8-bit as it is; 16-bit, float and others by the 0.5 and 99.5 percentiles of each channel),
         'none' (the range of the integer type, or 0..1 for floats) or ``(low, high)``. ``channels``: one or three
-        channel numbers; by default the first three, or the first one, that are not alpha.
+        channel numbers; by default the first three, or the first one, that are not alpha. An alpha channel that is
+        named is a colour and masks nothing: GDAL marks any fourth band of 8 bits so, near infrared too.
         """
         chosen = _choose_channels(source, channels)
         if isinstance(contrast, str) and contrast not in ("auto", "none"):
             contrast = parse_contrast(contrast)
-        base: dict[str, Any] = {"channels": chosen, "nodata": source.nodata, "alpha": source.alpha}
+        named = channels is not None and source.alpha in chosen
+        base: dict[str, Any] = {"channels": chosen, "nodata": source.nodata, "alpha": None if named else source.alpha}
         n = len(chosen)
         if not isinstance(contrast, str):
             low, high = (float(v) for v in contrast)
