@@ -18,8 +18,18 @@ app = typer.Typer(
 
 ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="Annotated image, or its .isdnet folder.")]
 Values = Literal["annotation", "mask"]
+ReadValues = Literal["auto", "annotation", "mask"]
 ValuesOption = Annotated[
     Values, options.option("Label images: 0 unlabelled, or class indices with 255.", "--values", show_default=True)
+]
+ReadValuesOption = Annotated[
+    ReadValues,
+    options.option(
+        "Label images: 'annotation' (0 unlabelled), 'mask' (class indices with 255), or 'auto': a mask where the file"
+        " has class names or 255.",
+        "--values",
+        show_default=True,
+    ),
 ]
 MapOption = Annotated[
     bool, options.option("GeoJSON in the image's map coordinates (QGIS), not in its pixels (QuPath).", "--map")
@@ -43,13 +53,17 @@ def info(image: ImageArgument, json: options.JsonOption = False) -> None:
 def import_(
     image: ImageArgument,
     file: Annotated[Path, typer.Argument(help="GeoJSON, or a label image or pyramid of the image's size.")],
-    values: ValuesOption = "annotation",
+    values: ReadValuesOption = "auto",
     default_class: Annotated[
         str, options.option("Class of shapes that name none.", "--class", metavar="NAME")
     ] = "imported",
     classes: Annotated[
         Path | None,
-        options.option("Classes of a new annotation: JSON, or one per line.", "--classes", metavar="FILE"),
+        options.option(
+            "Classes of a new annotation, and names of a label image's classes in their order: JSON, or one per line.",
+            "--classes",
+            metavar="FILE",
+        ),
     ] = None,
     json: options.JsonOption = False,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -46,16 +47,17 @@ def bring(image: Path, file: Path, values: str, default_class: str, classes: Pat
 
     if not file.exists():
         raise InputError(f"{file} does not exist; give a GeoJSON file or a label image.")
-    known: Sequence[Any] = () if classes is None else read_classes(classes)
+    names = None if classes is None else read_classes(classes)
+    known: Sequence[Any] = names or ()
     if not known and file.suffix.lower() not in OUTLINES:
         labels, own = open_labels(file)
         labels.close()
         known = own or ()
-    with _opened(image, known, read_only=False) as (project, source):
+    with _leaving_nothing(image), _opened(image, known, read_only=False) as (project, source):
         assert project is not None
         before = project.store.class_counts()
         reference = None if source is None else source.georeference
-        steps = bring_in(project.store, file, values, default_class, reference)
+        steps = bring_in(project.store, file, values, default_class, reference, names)
         said = drive(steps, file.name, "Interrupted; what was painted until then is one step to undo in napari.")
         project.store.flush()
         counts = project.store.class_counts()
@@ -135,6 +137,29 @@ def _write_places(found: Sequence[Suggestion], path: Path, reference: GeoReferen
             box = shapely.box(w.column, w.row, w.right, w.bottom)
             writer.add(index, box, box)
         writer.close()
+
+
+@contextmanager
+def _leaving_nothing(image: Path) -> Iterator[None]:
+    """Takes away the project that was made inside for ``image`` when that fails before anything is painted."""
+    from napari_isdnet.io.open import open_source
+
+    folder = store_folder(image)
+    if not (folder / JOURNAL).is_file() and folder.suffix != ENDING:
+        with closing(open_source(image)) as source:
+            folder = project_folder(image, source.identity())
+    if folder.exists():
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        if (folder / JOURNAL).is_file():
+            with Project.open(folder, read_only=True) as project:
+                empty = not any(project.store.class_counts())
+            if empty:
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

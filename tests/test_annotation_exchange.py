@@ -6,10 +6,14 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from napari_isdnet.annotation import exchange
+from napari_isdnet.annotation.chunks import ZARR_FOLDER
 from napari_isdnet.annotation.exchange import IndexView, annotation_values, export_labels, import_labels
-from napari_isdnet.annotation.geojson import connected, export_geojson, import_geojson
+from napari_isdnet.annotation.geojson import connected, export_geojson, import_geojson, read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon, Rectangle
+from napari_isdnet.classes import classes_from
+from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
@@ -120,7 +124,15 @@ def test_map_coordinates_there_and_back(painted, tmp_path):
         (collection(feature("Point", [1, 1])), "shape 0 has no class"),
         (collection(feature("Point", ["x", 1], classification=qupath("a"))), "feature 0 cannot be used"),
         (collection(feature("Point", [1, 1], classification=qupath("a"), width=-3)), "radius must be above 0"),
-        (collection({"type": "Feature", "geometry": None}), "feature 0 cannot be used"),
+        (collection({"type": "Feature"}), "feature 0 cannot be used: it has no member 'geometry'"),
+        (collection({"type": "Feature", "geometry": 5}), "feature 0 cannot be used: its geometry is '5'; give an obj"),
+        (collection(7), "feature 0 cannot be used: it is no feature or geometry but '7'"),
+        (collection(feature("Polygon", None)), "feature 0 .*Polygon has coordinates 'None'; give a list"),
+        (collection(feature("Polygon", [5])), r"feature 0 .*coordinates hold '5'; give lists of points"),
+        (collection(feature("MultiPolygon", [5])), "feature 0 .*'5' for a ring; give a list of points"),
+        (collection(feature("LineString", [[1, 1], [2]])), "feature 0 .*give lists of points of two numbers"),
+        (collection(feature("Point", [1, 1], width="wide")), "feature 0 .*its width is 'wide'; give a number"),
+        (collection({**feature("Point", [1, 1]), "properties": [1]}), r"feature 0 .*its properties are '\[1\]'; give"),
         (json.dumps({"features": 3}), "must be a list"),
     ],
 )
@@ -177,6 +189,110 @@ def test_a_file_with_no_shape_on_the_image_is_refused(store, tmp_path):
         import_geojson(store, path, georeference=reference)
     assert store.position == 0
     assert len(store.classes) == 2
+
+
+def test_features_without_a_geometry_are_left_out_and_counted(store, tmp_path):
+    path, said = tmp_path / "nulls.geojson", []
+    nulls = [{"type": "Feature", "geometry": None, "properties": None}, feature("MultiPolygon", [[]])]
+    path.write_text(collection(*nulls, feature("Point", [5, 5], classification=qupath("roof"), width=None)))
+    import_geojson(store, path, note=said.append)
+    assert said == ["2 of 3 features have no geometry and are left out."]
+    assert store.class_counts()[0] == 0
+    assert store.class_counts()[1] > 0
+    path.write_text(collection(*nulls))
+    import_geojson(store, path, note=said.append)
+    assert said[1:] == ["2 of 2 features have no geometry and are left out.", "nulls.geojson holds no shape."]
+
+
+def test_numbers_name_classes_and_indices_count_those_of_the_annotation(store, tmp_path):
+    path = tmp_path / "numbers.geojson"
+    about = [
+        {"class": 1}, {"class": 2.0}, {"classification": 3}, {"label": 4}, {"classification": {"name": 5}},
+        {"class_index": 1}, {"class_index": 9}, {"class": 1, "label": "road"}, {"class": True}, {"class_index": -1},
+    ]  # fmt: skip
+    path.write_text(collection(*(feature("Point", [20 * n, 5], **p) for n, p in enumerate(about))))
+    assert [d.name for d in read_drawn(path, classes=store.classes)] == [
+        "1", "2", "3", "4", "5", "roof", "9", "road", None, "-1",
+    ]  # fmt: skip
+    import_geojson(store, path, default_class="imported")
+    assert [c.name for c in store.classes] == [
+        "water", "roof", "1", "2", "3", "4", "5", "9", "road", "imported", "-1",
+    ]  # fmt: skip
+    assert all(store.class_counts()[1:])
+
+
+def test_shapes_that_cover_no_pixel_are_refused(store, tmp_path):
+    path = tmp_path / "degrees.geojson"
+    ring = [[13.01, 52.01], [13.02, 52.01], [13.02, 52.02], [13.01, 52.01]]
+    path.write_text(collection(feature("Polygon", [ring], classification=qupath("house"))))
+    reference = GeoReference("EPSG:32640", (0.5, 0.0, 400_000.0, 0.0, -0.5, 2_800_000.0))
+    with pytest.raises(InputError, match=r"longitude and latitude, reproject the file to the image's pixels\.$"):
+        import_geojson(store, path)
+    with pytest.raises(InputError, match=r"are taken as pixels of the image; .* to the image's system EPSG:32640\.$"):
+        import_geojson(store, path, georeference=reference)
+    assert (store.position, len(store.classes)) == (0, 2)
+    path.write_text(collection(feature("Polygon", [ring], classification=qupath("house")), square_at(5, 5, "roof")))
+    import_geojson(store, path)  # one that covers something is enough
+    import_geojson(store, path)  # also where it changes nothing
+    assert store.class_counts()[1] == 400
+
+
+def test_label_files_with_names_are_matched_by_name(painted, tmp_path):
+    expected = values(painted)
+    mask = finish(export_labels(painted, tmp_path / "labels.tif"))
+    painted.flush()
+    named = [("roof", "#ff0000"), ("road", "#00ff00")]
+    for number, (path, kind) in enumerate(((mask, "auto"), (mask, "mask"), (painted.folder / ZARR_FOLDER, "auto"))):
+        with AnnotationStore.create(tmp_path / f"{number}.isdnet", SHAPE, named) as other:
+            finish(import_labels(other, path, kind))
+            assert [c.name for c in other.classes] == ["roof", "road", "water"]  # added with its colour
+            assert other.classes[2].color == (0, 0, 255)
+            assert np.array_equal(values(other), np.array([0, 3, 1], np.uint8)[expected])
+            other.undo()  # one step, with the class
+            assert [c.name for c in other.classes] == ["roof", "road"]
+    with AnnotationStore.create(tmp_path / "given.isdnet", SHAPE, named) as other:
+        finish(import_labels(other, mask, "auto", classes_from(["road", "roof"])))  # what is given goes before
+        assert np.array_equal(values(other), np.array([0, 2, 1], np.uint8)[expected])
+    with AnnotationStore.create(tmp_path / "by index.isdnet", SHAPE, named) as other:
+        finish(import_labels(other, open_source((expected - 1).astype(np.uint8), name="plain"), "auto"))
+        assert np.array_equal(values(other), expected)
+        assert len(other.classes) == 2
+
+
+def test_classes_beyond_the_most_are_refused_before_painting(tmp_path):
+    labels = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    with AnnotationStore.create(tmp_path / "full.isdnet", (10, 20), [f"a{n}" for n in range(100)]) as store:
+        with pytest.raises(InputError, match="would add 200 classes to the 100 of the annotation; 254 are allowed"):
+            finish(import_labels(store, open_source(labels, name="many"), "mask", default_classes(200)))
+        assert store.position == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "named", "nodata", "expected"),
+    [
+        ((0, 0, 1, 1), True, None, "mask"),
+        ((0, 0, 1, 1), False, 255.0, "mask"),
+        ((0, 0, 1, 255), False, None, "mask"),
+        ((0, 1, 1, 2), False, 0.0, "annotation"),
+        ((0, 0, 0, 1), False, None, "annotation"),
+        ((0, 0, 0, 0), False, None, "annotation"),
+        ((1, 2, 1, 2), False, None, "annotation"),
+        ((0, 0, 1, 1), False, None, None),
+        ((0, 1, 2, 1), False, None, None),
+    ],
+)
+def test_what_values_mean_is_told_by_the_file(store, monkeypatch, rows, named, nodata, expected):
+    monkeypatch.setattr(exchange, "_CORE", 16)  # several windows
+    labels = np.repeat(np.array(rows, np.uint8), 10)[:, None] * np.ones((1, 40), np.uint8)
+    source = open_source(labels, name="truth")
+    monkeypatch.setattr(type(source), "nodata", nodata)
+    if expected is None:
+        with pytest.raises(InputError, match=r"^truth has neither .* add --values mask .* or --values annotation \("):
+            finish(exchange.values_of(source, named))
+    else:
+        assert finish(exchange.values_of(source, named)) == expected
+    with pytest.raises(InputError, match="or 'mask'"):  # a file that is written needs to be told
+        finish(export_labels(store, "x.tif", values="auto"))
 
 
 @pytest.mark.parametrize("kind", ["annotation", "mask"])

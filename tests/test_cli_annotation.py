@@ -86,12 +86,12 @@ def test_label_files_come_back_as_they_went(
     assert (labels == 255).sum() == labels.size - 1504
     if classes is not None:  # a plain PNG does not name them
         assert [c.name for c in classes] == ["road", "imported"]
-    # into the annotation of another image, which takes the file's classes where it names them
+    # into the annotation of another image, which takes the file's classes where it names them; found to be a mask
     other = tmp_path / "other.png"
     Image.fromarray(np.zeros((*SHAPE, 3), np.uint8)).save(other)
     more = [] if classes is not None else ["--classes", tmp_path / "names.txt"]
     (tmp_path / "names.txt").write_text("road\nimported\n")
-    again = cli("annotation", "import", other, written, "--values", "mask", "--json", *more)
+    again = cli("annotation", "import", other, written, "--json", *more)
     assert again.code == 0, again.err
     assert again.json["pixels"] == {"road": 1500, "imported": 4}
 
@@ -165,3 +165,39 @@ def test_what_cannot_be_done_is_said(
     assert ran.code == 1
     assert ran.err.strip().splitlines()[-1].startswith("Error: ")
     assert said in ran.err
+
+
+def test_a_label_file_goes_to_the_classes_of_its_names(cli: Runner, tmp_path: Path) -> None:
+    image, labels, names = tmp_path / "land.png", tmp_path / "plain.png", tmp_path / "names.txt"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(image)
+    values = np.full((64, 64), 255, np.uint8)
+    values[:10], values[10:15] = 0, 1
+    Image.fromarray(values).save(labels)
+    names.write_text("road\nroof\n")
+    Project.open(image, ["roof", "water", "road"]).close()
+    ran = cli("annotation", "import", image, labels, "--classes", names, "--json")
+    assert ran.json["pixels"] == {"roof": 5 * 64, "water": 0, "road": 10 * 64}
+    # without names by index
+    ran = cli("annotation", "import", image, labels, "--json")
+    assert ran.json["pixels"] == {"roof": 10 * 64, "water": 5 * 64, "road": 0}
+
+
+def test_an_import_that_fails_leaves_no_project(cli: Runner, image: Path, tmp_path: Path) -> None:
+    ring = [[13.01, 52.01], [13.02, 52.01], [13.02, 52.02], [13.01, 52.01]]
+    degrees, half = tmp_path / "degrees.geojson", tmp_path / "half.tif"
+    degrees.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    labels = np.ones(SHAPE, np.uint8)
+    labels[:300] = 0
+    tifffile.imwrite(half, labels)
+    (tmp_path / "names.txt").write_text("road\n")
+    classes = ("--classes", tmp_path / "names.txt")
+    for file, said in ((degrees, "to the image's system EPSG:32633."), (half, "add --values mask (0 is the first")):
+        ran = cli("annotation", "import", image, file, *classes)
+        assert ran.code == 1
+        assert ran.err.strip().splitlines()[-1].startswith("Error: ")
+        assert said in ran.err
+        assert not Path(f"{image}.isdnet").exists()
+    # one that was there stays as it is
+    Project.open(image, ["road"]).close()
+    assert cli("annotation", "import", image, degrees).code == 1
+    assert [c["name"] for c in cli("annotation", "info", image, "--json").json["classes"]] == ["road"]

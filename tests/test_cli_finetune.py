@@ -19,6 +19,7 @@ from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 
 SIDE = 96
+ANNOTATION = ("--values", "annotation")
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,13 @@ def shapes_file(path: Path, *names: str | None) -> Path:
     [
         (labels_file, "empty.png", (), (), "empty.png holds no painted pixel; annotate"),
         (labels_file, "ignored.png", (255,) * SIDE, ("--values", "mask"), "ignored.png holds no painted pixel"),
-        (labels_file, "mask.png", (1, 255), (), "mask.png holds 255, which marks ignored pixels of a mask of class"),
-        (labels_file, "mask.png", (1, 255), (), "; add --values mask, or replace 255 by 0."),
+        (labels_file, "mask.png", (1, 255), ANNOTATION, "mask.png holds 255, which marks ignored pixels of a mask of"),
+        (labels_file, "mask.png", (1, 255), ANNOTATION, "; add --values mask, or replace 255 by 0."),
         (labels_file, "bad.png", (1, 77), (), "bad.png holds the value 77; with 2 classes and --values annotation 0"),
         (labels_file, "bad.png", (1, 77), (), "0 to 2 are allowed: name every class with --classes FILE, or correct"),
         (labels_file, "bad.png", (0, 2, 255), ("--values", "mask"), "--values mask 0 to 1 are allowed"),
+        (labels_file, "half.png", (1,) * 60, (), "half.png has neither class names nor 255, so that its 0 may be"),
+        (labels_file, "bad.png", (255, 77), (), "with 2 classes and --values mask 0 to 1 are allowed: name every"),
         (shapes_file, "none.geojson", (), (), "none.geojson holds no shape; draw"),
         (shapes_file, "some.geojson", ("red", None), (), "some.geojson, shape 1 has no class; set the classification"),
     ],

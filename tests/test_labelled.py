@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from napari_isdnet_training import labelled
 
 from napari_isdnet.annotation import store as store_module
 from napari_isdnet.annotation.chunks import ChunkCache
+from napari_isdnet.annotation.exchange import export_labels
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
+from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.window import Window
@@ -26,6 +30,39 @@ def gathered(folder):
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def of_file(path, classes=(), values="auto"):
+    image = open_source(np.zeros((64, 64), np.uint8), name="image")
+    steps = labelled.gather(path, image, values, classes_from(classes) if classes else ())
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_an_exported_mask_is_read_with_its_classes_where_they_are(tmp_path):
+    with AnnotationStore.create(tmp_path / "a.isdnet", (64, 64), ["a", "b"]) as store:
+        store.paint(Rectangle(Window(0, 0, 32, 64)), 0)
+        store.paint(Rectangle(Window(40, 0, 10, 10)), 1)
+        expected = store.chunk_counts()
+        for _ in export_labels(store, tmp_path / "mask.tif", format="geotiff"):
+            pass
+    snapshot = of_file(tmp_path / "mask.tif")
+    assert [c.name for c in snapshot.classes] == ["a", "b"]
+    assert snapshot.chunk_counts() == expected
+
+
+def test_class_indices_of_shapes_count_the_classes_that_are_given(tmp_path):
+    path = tmp_path / "shapes.geojson"
+    features = [
+        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [10 + 20 * n, 10]}, "properties": about}
+        for n, about in enumerate(({"class_index": 1}, {"class_index": 0}))
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    assert [c.name for c in of_file(path).classes] == ["1", "0"]
+    assert [c.name for c in of_file(path, ["red", "green"]).classes] == ["red", "green"]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ app.add_typer(benchmark_app, name="benchmark")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe that ships, or a .toml file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
-Values = Literal["annotation", "mask"]
+Values = Literal["auto", "annotation", "mask"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -76,8 +76,12 @@ def finetune(
         str | None, typer.Option("--model", "-m", metavar="NAME|FILE", help="Start; 'backbone' for new classes.")
     ] = None,
     values: Annotated[
-        Values, typer.Option(help="Label images: 0 unlabelled, or class indices with 255.")
-    ] = "annotation",
+        Values,
+        typer.Option(
+            help="Label images: 'annotation' (0 unlabelled), 'mask' (class indices with 255), or 'auto': a mask where"
+            " the file has class names or 255."
+        ),
+    ] = "auto",
     classes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Classes of a label image without names.")
     ] = None,

@@ -115,7 +115,8 @@ def finetune(
         preset: ``quick`` trains the last fusion and the classifier (context head and fusions too where the annotation
             has classes that the model has not), ``thorough`` everything, for longer.
         steps, batch, window: other than the preset's; ``window`` is the side of a training window in pixels.
-        values: what pixels of a label image mean: ``annotation`` (0 = unlabelled) or ``mask`` (255 = ignored).
+        values: what pixels of a label image mean: ``annotation`` (0 = unlabelled), ``mask`` (255 = ignored) or
+            ``auto`` (a mask where the file has class names or 255).
         classes: of a label image that does not name them (default: the model's).
         held_out: share of what is annotated that judges instead of teaching, by regions, 0 to below 1.
         spread: superpixels of about this side in pixels take the class of the thin stroke that lies in them; 0: strokes

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
-from napari_isdnet.annotation.exchange import check_values, import_labels
+from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
 from napari_isdnet.annotation.geojson import Drawn, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.saving import read_state
@@ -35,9 +35,10 @@ def gather(
     """The state of ``annotations`` of ``image`` now.
 
     ``classes`` are those of a label image that names none, and what GeoJSON shapes are matched with (more are added).
-    Raises :class:`InputError` for a file of another size, 255 among annotation values, or nothing painted.
+    ``values`` may be ``'auto'`` (:func:`~napari_isdnet.annotation.exchange.values_of`). Raises :class:`InputError` for
+    a file of another size, 255 among annotation values, or nothing painted.
     """
-    check_values(values)
+    check_values(values, auto=True)
     if isinstance(annotations, Snapshot):
         snapshot = annotations
     elif isinstance(annotations, AnnotationStore):
@@ -96,10 +97,10 @@ def _of_file(
 ) -> Generator[Progress, None, Snapshot]:
     with tempfile.TemporaryDirectory(prefix="isdnet-annotations-") as folder:
         if path.suffix.lower() in (".geojson", ".json"):
-            colors = _first_colors(path, list(read_drawn(path, georeference=image.georeference)))
+            colors = _first_colors(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
             named = classes or classes_from([{"name": n, "color": c} for n, c in colors.items()])
             with AnnotationStore.create(folder, image.shape, named) as store:
-                import_geojson(store, path, georeference=image.georeference)
+                import_geojson(store, path, georeference=image.georeference, classes=classes)
                 return _painted(store, path, fraction)
         source, own = open_labels(path)
         try:
@@ -108,7 +109,7 @@ def _of_file(
                 raise InputError(f"{path} does not name its classes; give them with --classes FILE.")
             with AnnotationStore.create(folder, image.shape, found) as store:
                 try:
-                    yield from import_labels(store, source, values)
+                    yield from import_labels(store, source, values, own)
                 except InputError as error:
                     wrong = _wrong_value(path, source, values, store, bool(own))
                     raise error if wrong is None else InputError(wrong) from error
@@ -131,6 +132,8 @@ def _wrong_value(path: Path, labels: ImageSource, values: str, store: Annotation
     """
     if labels.shape != store.shape or labels.channels != 1 or labels.dtype.kind not in "uib":
         return None
+    if values == AUTO:
+        values = _last(values_of(labels, own, str(path)))
     seen: set[int] = set()
     for window in Grid(labels.shape, (_BLOCK, _BLOCK)):
         seen.update(int(v) for v in np.unique(labels.read(window)))
@@ -149,6 +152,14 @@ def _wrong_value(path: Path, labels: ImageSource, values: str, store: Annotation
     return (
         f"{path} holds the value {wrong}; with {count} classes and --values {values} 0 to {last} are allowed: {mend}."
     )
+
+
+def _last(steps: Generator[Progress, None, str]) -> str:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return str(end.value)
 
 
 def _first_colors(path: Path, shapes: Sequence[Drawn]) -> dict[str, tuple[int, int, int] | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.strokes import Labels, Patch
-from napari_isdnet.classes import IGNORE_INDEX, from_annotation, to_annotation
+from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo, from_annotation, to_annotation
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Clock, Progress
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from napari_isdnet.annotation.store import AnnotationStore
 
 VALUES = ("annotation", "mask")
+AUTO = "auto"
+"""Ask the file what its values are (:func:`values_of`)."""
 _CORE = 2048
 _TILE = 512
 
@@ -55,10 +57,43 @@ class IndexView:
         """Nothing to release: the store stays open."""
 
 
-def check_values(values: str) -> None:
-    """Raise :class:`InputError` unless ``values`` is ``'annotation'`` or ``'mask'``."""
-    if values not in VALUES:
-        raise InputError(f"Label values are 'annotation' (0 = unlabelled) or 'mask' (255 = ignored), got '{values}'.")
+def check_values(values: str, auto: bool = False) -> None:
+    """Raise :class:`InputError` unless ``values`` is ``'annotation'`` or ``'mask'``, or ``'auto'`` where allowed."""
+    if values not in VALUES and not (auto and values == AUTO):
+        more = ", or 'auto' (the file decides)" if auto else ""
+        raise InputError(
+            f"Label values are 'annotation' (0 = unlabelled) or 'mask' (255 = ignored){more}, got '{values}'."
+        )
+
+
+def values_of(
+    source: ImageSource, named: bool, name: str | None = None, clock: Clock | None = None
+) -> Generator[Progress, None, str]:
+    """What a label image holds, ``'annotation'`` or ``'mask'``, by what only one of them has.
+
+    Class names (``named``: it carries some), 255 declared as nodata or 255 as a value make it a mask. 0 declared as
+    nodata, no 0 at all, or 0 in more than half of the pixels (few paint that much) make it an annotation. Raises
+    :class:`InputError` for anything else, under ``name``. Pixels are read in windows, up to the first 255.
+    """
+    if named or source.nodata == IGNORE_INDEX:
+        return "mask"
+    if source.nodata == 0:
+        return "annotation"
+    grid = Grid(source.shape, (_CORE, _CORE))
+    clock = clock or Clock(len(grid))
+    zeros = 0
+    for window in grid:
+        data = source.read(window)[..., 0]
+        if (data == IGNORE_INDEX).any():
+            return "mask"
+        zeros += int(np.count_nonzero(data == 0))
+        yield clock.step(1, "look", window)
+    if 0 < 2 * zeros <= source.shape[0] * source.shape[1]:
+        raise InputError(
+            f"{name or source.name} has neither class names nor 255, so that its 0 may be a class or unlabelled: add"
+            " --values mask (0 is the first class) or --values annotation (0 is unlabelled)."
+        )
+    return "annotation"
 
 
 def annotation_values(data: npt.NDArray[Any], values: str, classes: int, name: str) -> Labels:
@@ -91,45 +126,89 @@ def annotation_values(data: npt.NDArray[Any], values: str, classes: int, name: s
 
 
 def import_labels(
-    store: AnnotationStore, labels: str | os.PathLike[str] | ImageSource, values: str = "annotation"
+    store: AnnotationStore,
+    labels: str | os.PathLike[str] | ImageSource,
+    values: str = "annotation",
+    names: Sequence[ClassInfo] | None = None,
 ) -> Generator[Progress, None, list[Window]]:
     """Paint a label image or pyramid (a file or a source) of the same size over the annotation, as one step to undo.
 
-    Unlabelled (ignored) pixels leave what is there. The whole file is checked before a pixel is painted; it is read in
-    windows of 2048, never as a whole. Returns the windows that changed.
+    ``names`` are the classes that its values count; without them those that a file carries itself. They are found in
+    the annotation by name, and added where they are painted and missing. Where there are none, its values count the
+    classes of the annotation. ``values`` may be ``'auto'`` (:func:`values_of`; the ``names`` of a source are taken for
+    its own). Unlabelled (ignored) pixels leave what is there. The whole file is checked before a pixel is painted; it
+    is read in windows of 2048, never as a whole. Returns the windows that changed.
     """
-    check_values(values)
-    if isinstance(labels, str | os.PathLike):
-        from napari_isdnet.engine.labels import open_labels
+    check_values(values, auto=True)
+    if not isinstance(labels, str | os.PathLike):
+        return (yield from _import(store, labels, values, names, names is not None))
+    from napari_isdnet.annotation.layout import JOURNAL, store_folder
+    from napari_isdnet.annotation.saving import read_state
+    from napari_isdnet.engine.labels import open_labels
 
-        source, _ = open_labels(Path(labels))  # indices, where the file has a palette
-        try:
-            return (yield from import_labels(store, source, values))
-        finally:
-            source.close()
-    source = labels
+    path = Path(labels)
+    source, own = open_labels(path)  # indices, where the file has a palette
+    named, folder = own is not None, store_folder(path)
+    if (folder / JOURNAL).is_file():  # the pyramid of a project: its values and names are known
+        values, state = ("annotation" if values == AUTO else values), read_state(folder)
+        own = None if state is None else tuple(c.info for c in state.classes)
+    try:
+        return (yield from _import(store, source, values, names or own, named))
+    finally:
+        source.close()
+
+
+def _import(
+    store: AnnotationStore, source: ImageSource, values: str, names: Sequence[ClassInfo] | None, named: bool
+) -> Generator[Progress, None, list[Window]]:
     if source.shape != store.shape or source.channels != 1:
         raise InputError(
             f"{source.name} is {source.shape[0]} x {source.shape[1]} with {source.channels} channels; a label image for"
             f" this annotation needs {store.shape[0]} x {store.shape[1]} and one."
         )
     grid = Grid(store.shape, (_CORE, _CORE))
-    clock = Clock(2 * len(grid))
-    classes = len(store.classes)
-    labelled = []
+    clock = Clock((3 if values == AUTO else 2) * len(grid))
+    if values == AUTO:
+        values = yield from values_of(source, named, clock=clock)
+        clock.done = float(len(grid))  # not all of it was needed where a sign came early
+    classes = len(store.classes if names is None else names)
+    labelled, seen = [], np.zeros(256, dtype=np.bool_)
     for window in grid:
-        if annotation_values(source.read(window)[..., 0], values, classes, source.name).any():
+        found = annotation_values(source.read(window)[..., 0], values, classes, source.name)
+        if found.any():
             labelled.append(window)
+            seen[np.unique(found)] = True
         yield clock.step(1, "check", window)
     dirty: dict[Window, None] = {}
     step = uuid.uuid4().hex[:12]
+    with store.group(step):
+        table = _recoding(store, names, np.flatnonzero(seen[1:]).tolist(), source.name)
     for window in labelled:
-        found = annotation_values(source.read(window)[..., 0], values, classes, source.name)
+        found = table[annotation_values(source.read(window)[..., 0], values, classes, source.name)]
         patch = Patch(window, found, found > 0, origin="import")
         with store.group(step):  # not around the yield: what the caller paints there is no part of the import
             dirty.update(dict.fromkeys(store.paint(patch)))
         yield clock.step(1, "paint", window)
     return list(dirty)
+
+
+def _recoding(store: AnnotationStore, names: Sequence[ClassInfo] | None, seen: Sequence[int], name: str) -> Labels:
+    """Annotation values of the store by those of a file; of ``names``, the ``seen`` ones that it lacks are added."""
+    table = np.arange(256, dtype=np.uint8)
+    if names is None:
+        return table
+    known = {c.name: k for k, c in enumerate(store.classes)}
+    missing = [names[k] for k in seen if names[k].name not in known]
+    if len(known) + len(missing) > MAX_CLASSES:
+        raise InputError(
+            f"{name} would add {len(missing)} classes to the {len(known)} of the annotation; {MAX_CLASSES} are allowed:"
+            " rename classes that mean the same to the same name first."
+        )
+    for info in missing:
+        known[info.name] = store.add_class(info.name, info.color)
+    for k in seen:
+        table[k + 1] = known[names[k].name] + 1
+    return table
 
 
 def export_labels(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.progress import Progress
@@ -33,11 +34,13 @@ def bring_in(
     values: str,
     default_class: str | None,
     georeference: GeoReference | None = None,
+    names: Sequence[ClassInfo] | None = None,
 ) -> Generator[Progress, None, str]:
     """Paint a file over the annotation as one step; returns what is to be said about it ('' for nothing).
 
-    ``values`` says what a label image holds, ``'annotation'`` or ``'mask'``; ``georeference`` is the image's, for
-    outlines in map coordinates.
+    ``values`` says what a label image holds, ``'annotation'``, ``'mask'`` or ``'auto'``, and ``names`` which classes
+    it counts (default: those that it carries, else the annotation's); ``georeference`` is the image's, for outlines in
+    map coordinates.
     """
     if path.suffix.lower() in OUTLINES:
         from napari_isdnet.annotation.geojson import import_geojson
@@ -48,7 +51,7 @@ def bring_in(
         return " ".join(said)
     from napari_isdnet.annotation.exchange import import_labels
 
-    yield from import_labels(store, path, values)
+    yield from import_labels(store, path, values, names)
     return ""
 
 

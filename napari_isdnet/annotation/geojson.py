@@ -16,15 +16,19 @@ import numpy as np
 
 from napari_isdnet.annotation.exchange import IndexView
 from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
-from napari_isdnet.classes import parse_color
+from napari_isdnet.classes import ClassInfo, parse_color
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
-from napari_isdnet.io.geojson import read_items
+from napari_isdnet.io.geojson import number_name, read_items
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
     from napari_isdnet.annotation.store import AnnotationStore
+
+_KINDS = (
+    "Polygon", "LineString", "Point", "MultiPolygon", "MultiLineString", "MultiPoint", "GeometryCollection",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Drawn:
     stroke: Stroke
     name: str | None
     color: tuple[int, int, int] | None
+    placed: bool = False
+    """True where the file names the system of its map coordinates; else they count pixels."""
 
 
 def import_geojson(
@@ -44,26 +50,26 @@ def import_geojson(
     line_width: float = 3.0,
     georeference: GeoReference | None = None,
     note: Callable[[str], None] | None = None,
+    classes: Sequence[ClassInfo] | None = None,
 ) -> list[Window]:
     """Paint everything in a GeoJSON file, later features on top, as one step to undo; returns what changed.
 
     A class is found by name and added (with its colour) when it is missing; features without one get
-    ``default_class``, and are refused when that is not given. Lines are ``properties.width`` pixels wide, or
+    ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes`` (default: those of
+    the annotation). Lines are ``properties.width`` pixels wide, or
     ``line_width``; points are discs of that diameter. ``georeference`` is the image's, for files in
     map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file
     with anything that cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape
-    that lies on the image; ``note`` is told in a sentence when some of them do not.
+    that lies on the image or covers a pixel; ``note`` is told in a sentence when some of them do not, and how many
+    features have no geometry.
     """
-    drawn = list(read_drawn(path, line_width, georeference))
+    drawn = list(read_drawn(path, line_width, georeference, store.classes if classes is None else classes, note))
     nameless = next((i for i, item in enumerate(drawn) if item.name is None), None)
     if nameless is not None and default_class is None:
         raise InputError(f"{path}, shape {nameless} has no class; set its classification, or give a default class.")
-    inside = [item for item in drawn if _lies_on(item.stroke, store.shape)]
-    counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
-    if drawn and not inside:
-        other = ", or name the system of its map coordinates (crs)" if georeference is not None else ""
-        raise InputError(f"{counts}; {Path(path).name} must count the pixels of this image{other}.")
+    inside = _inside(store, drawn, Path(path).name, georeference)
     if note is not None and (len(inside) < len(drawn) or not drawn):
+        counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
     dirty: dict[Window, None] = {}
     with store.group():
@@ -73,6 +79,28 @@ def import_geojson(
             index = known[name] if name in known else store.add_class(name, item.color)
             dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
     return list(dirty)
+
+
+def _inside(store: AnnotationStore, drawn: Sequence[Drawn], name: str, image: GeoReference | None) -> list[Drawn]:
+    """The shapes that lie on the image; :class:`InputError` where there are shapes, and none does or covers a pixel."""
+    inside = [item for item in drawn if _lies_on(item.stroke, store.shape)]
+    if drawn and not inside:
+        other = ", or name the system of its map coordinates (crs)" if image is not None else ""
+        raise InputError(
+            f"0 of {len(drawn)} shapes lie on the image; {name} must count the pixels of this image{other}."
+        )
+    # As a rule the first shape covers something; all of them are looked at only where the file is to be refused.
+    if inside and all(item.stroke.cover(store.shape).bounds.empty for item in inside):
+        if inside[0].placed:
+            raise InputError(f"No shape of {name} covers the centre of a pixel; draw larger ones.")
+        crs = None if image is None else image.crs
+        system = "pixels" if not crs else "system " + (crs.split('"')[1] if '"' in crs else crs)
+        raise InputError(
+            f"No shape of {name} covers the centre of a pixel: its coordinates, which name no system (crs), are taken"
+            " as pixels of the image; where they are longitude and latitude, reproject the file to the image's"
+            f" {system}."
+        )
+    return inside
 
 
 def _lies_on(stroke: Stroke, shape: tuple[int, int]) -> bool:
@@ -86,24 +114,61 @@ def _lies_on(stroke: Stroke, shape: tuple[int, int]) -> bool:
 
 
 def read_drawn(
-    path: str | os.PathLike[str], line_width: float = 3.0, georeference: GeoReference | None = None
+    path: str | os.PathLike[str],
+    line_width: float = 3.0,
+    georeference: GeoReference | None = None,
+    classes: Sequence[ClassInfo] = (),
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[Drawn]:
-    """The shapes of a FeatureCollection, a list of features (QuPath), one feature or one geometry."""
+    """The shapes of a FeatureCollection, a list of features (QuPath), one feature or one geometry.
+
+    A feature without a class but with a ``class_index`` gets the name of that one of ``classes``, else the number.
+    Features without a geometry (null or empty, which GeoJSON allows) are left out, and ``note`` is told how many.
+    """
     items, reference = read_items(path, georeference)
+    empty = 0
     for where, item in items:
         try:
-            yield from _feature(item, line_width, reference)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            found = list(_feature(item, line_width, reference, classes))
+        except InputError as error:
             raise InputError(f"{where} cannot be used: {error}") from None
+        empty += not found
+        yield from found
+    if empty and note is not None:
+        note(f"{empty} of {len(items)} features have no geometry and are left out.")
 
 
-def _feature(item: Any, line_width: float, reference: GeoReference | None) -> Iterator[Drawn]:
-    properties = item.get("properties") or {}
-    geometry = item["geometry"] if item.get("type") == "Feature" else item
+def _feature(
+    item: Any, line_width: float, reference: GeoReference | None, classes: Sequence[ClassInfo]
+) -> Iterator[Drawn]:
+    if not isinstance(item, dict):
+        raise InputError(f"it is no feature or geometry but {str(item)[:40]!r}; features are allowed.")
+    properties, geometry = item.get("properties"), item
+    if not isinstance(properties, dict | None):
+        raise InputError(f"its properties are {str(properties)[:40]!r}; give an object of names and values.")
+    properties = properties or {}
+    if item.get("type") == "Feature":
+        if "geometry" not in item:
+            raise InputError("it has no member 'geometry'; give it one, which may be null.")
+        geometry = item["geometry"]
+    if geometry is None:
+        return
     name, color = _class(properties)
-    width = float(properties.get("width", line_width))
-    for stroke in _strokes(geometry, width, reference):
-        yield Drawn(stroke, name, color)
+    index = number_name(properties.get("class_index"))
+    if name is None and index is not None:
+        name = classes[int(index)].name if index.isdecimal() and int(index) < len(classes) else index
+    for stroke in _strokes(geometry, _width(properties, line_width), reference):
+        yield Drawn(stroke, name, color, reference is not None)
+
+
+def _width(properties: Mapping[str, Any], default: float) -> float:
+    width = properties.get("width")
+    if width is None:  # QGIS writes the attributes that a feature has not got as null
+        return default
+    try:
+        return float(width)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"its width is {str(width)[:40]!r}; give a number of pixels above 0.") from None
 
 
 def _class(properties: Mapping[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
@@ -117,27 +182,37 @@ def _class(properties: Mapping[str, Any]) -> tuple[str | None, tuple[int, int, i
         except (InputError, TypeError, ValueError):
             return found["name"], None  # a colour of another kind is no reason to refuse the shape
     texts = (properties.get(key) for key in ("classification", "class", "label", "name"))
-    return next((text for text in texts if isinstance(text, str) and text.strip()), None), None
+    named = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+    # A number is a class where nothing has a name: tables often hold both, a number and what it stands for.
+    inner = found.get("name") if isinstance(found, dict) else found
+    numbers = (number_name(value) for value in (inner, properties.get("class"), properties.get("label")))
+    return named or next((number for number in numbers if number is not None), None), None
 
 
-def _strokes(geometry: Mapping[str, Any], width: float, reference: GeoReference | None) -> Iterator[Stroke]:
+def _strokes(geometry: Any, width: float, reference: GeoReference | None) -> Iterator[Stroke]:
+    if not isinstance(geometry, dict):
+        raise InputError(f"its geometry is {str(geometry)[:40]!r}; give an object with a type and coordinates.")
     kind = geometry.get("type")
+    member = "geometries" if kind == "GeometryCollection" else "coordinates"
+    if kind not in _KINDS:
+        raise InputError(f"it is a {kind}; polygons, lines, points and collections of them are allowed.")
+    parts = geometry.get(member)
+    if not isinstance(parts, list):
+        raise InputError(f"its {kind} has {member} {str(parts)[:40]!r}; give a list.")
     if kind == "GeometryCollection":
-        for part in geometry["geometries"]:
+        for part in parts:
             yield from _strokes(part, width, reference)
         return
-    coordinates = geometry.get("coordinates")
-    if kind in ("MultiPolygon", "MultiLineString", "MultiPoint"):
-        parts = coordinates or []
-        kind = kind.removeprefix("Multi")
-    elif kind in ("Polygon", "LineString", "Point"):
-        parts = [coordinates]
-    else:
-        raise InputError(f"it is a {kind}; polygons, lines, points and collections of them are allowed.")
+    if not kind.startswith("Multi"):
+        parts = [parts]
     for part in parts:
-        if kind == "Polygon":
+        if part == []:  # an empty geometry, as shapely and PostGIS write it
+            continue
+        if kind.endswith("Polygon"):
+            if not isinstance(part, list):
+                raise InputError(f"its {kind} has {str(part)[:40]!r} for a ring; give a list of points.")
             yield Polygon([_centres(ring, reference) for ring in part])
-        elif kind == "LineString":
+        elif kind.endswith("LineString"):
             yield Brush(_centres(part, reference), width / 2)
         else:
             yield Brush(_centres([part], reference), width / 2)
@@ -145,7 +220,13 @@ def _strokes(geometry: Mapping[str, Any], width: float, reference: GeoReference 
 
 def _centres(points: Any, reference: GeoReference | None) -> Any:
     """Corner coordinates (x, y) to (row, column) with centres on whole numbers."""
-    xy = np.array([point[:2] for point in points], dtype=np.float64).reshape(-1, 2)
+    try:
+        numbers = all(isinstance(v, int | float) for point in points for v in point[:2])
+        if not numbers or any(len(point) < 2 for point in points):
+            raise ValueError
+        xy = np.array([point[:2] for point in points], dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, KeyError, OverflowError):
+        raise InputError(f"its coordinates hold {str(points)[:40]!r}; give lists of points of two numbers.") from None
     if reference is not None:
         a, b, c, d, e, f = reference.transform
         xy = (xy - (c, f)) @ np.linalg.inv(np.array([[a, b], [d, e]])).T

@@ -118,7 +118,8 @@ def read_geojson(path: str | os.PathLike[str], georeference: GeoReference | None
     """Polygons of a file: a FeatureCollection, a bare list of features (QuPath), one feature or one geometry.
 
     The class is ``properties.classification.name``; else ``properties.class`` or ``properties.name`` where that is
-    text. ``georeference``: see :func:`read_items`. Points and lines are refused.
+    text; else a number in ``classification`` or ``class``, as text. ``georeference``: see :func:`read_items`. Points
+    and lines are refused.
     """
     items, reference = read_items(path, georeference)
     return [_feature(item, where, reference) for where, item in items]
@@ -198,4 +199,11 @@ def _class(properties: dict[str, Any]) -> tuple[str | None, tuple[int, int, int]
     for key in ("classification", "class", "name"):
         if isinstance(properties.get(key), str):
             return properties[key], None
-    return None, None
+    return next((text for key in ("classification", "class") if (text := number_name(properties.get(key)))), None), None
+
+
+def number_name(value: Any) -> str | None:
+    """The name of a class that a file gives as a number (``1`` and ``1.0`` are the same); None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return str(int(value)) if float(value).is_integer() else str(value)
