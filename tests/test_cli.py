@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import types
@@ -15,11 +14,8 @@ import numpy as np
 import pytest
 import tifffile
 import typer
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from napari_isdnet import cli, cli_options
-from napari_isdnet.cli_output import drive, duration, print_facts
+from napari_isdnet import cli
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
@@ -170,34 +166,6 @@ def test_a_bug_is_called_a_bug(run: Runner, image: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("napari_isdnet.io.open.open_source", broken)
     one_line(run("info", image), 1, "KeyError", "this is a bug", "--debug")
-
-
-# ------------------------------------------------------------------------------------------------- parsing
-
-
-@given(st.tuples(*[st.integers(0, 10**6)] * 2, *[st.integers(1, 10**6)] * 2))
-def test_roi_round_trip(numbers: tuple[int, int, int, int]) -> None:
-    assert cli_options.parse_roi(",".join(map(str, numbers))) == Window(*numbers)
-
-
-@given(st.text(max_size=12))
-@example("0\x1f")  # a separator to a pattern's \\s, none to int()
-def test_parsers_read_or_refuse_any_text(text: str) -> None:
-    for parse in (
-        cli_options.parse_roi,
-        cli_options.parse_channels,
-        cli_options.parse_contrast,
-        cli_options.parse_positive,
-    ):
-        with contextlib.suppress(typer.BadParameter):
-            assert parse(text) is not None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (59.6, "1 min 0 s"), (125, "2 min 5 s"), (7800, "2 h 10 min")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 # ------------------------------------------------------------------------------------------------- commands
@@ -364,11 +332,6 @@ def test_an_image_given_twice_is_segmented_once(
     assert "images" not in ran.json
 
 
-def test_what_is_empty_has_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    print_facts({"a": 0, "b": "", "c": {}, "d": [], "e": None, "f": {"g": False, "h": ""}, "i": [1, 2]})
-    assert capsys.readouterr().out == "a: 0\nf:\n  g: False\ni: 1, 2\n"
-
-
 def test_an_error_in_the_middle_closes_the_engine(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
     engine.fail = InputError("The ledger belongs to another model; use --overwrite.")
     ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine", "--json")
@@ -394,11 +357,3 @@ def test_disk_full_is_one_line(run: Runner, engine: Engine, image: Path, tmp_pat
     ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine")
     assert ran.code == 1
     assert ran.err.strip().splitlines()[-1].startswith("Error: No space left on device (out/scene.job)")
-
-
-def test_drive_returns_what_the_generator_returns() -> None:
-    def steps() -> Generator[Progress, None, str]:
-        yield Progress(0, 1, "[half]")
-        return "done"
-
-    assert drive(steps(), "title", "never") == "done"

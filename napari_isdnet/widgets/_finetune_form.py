@@ -19,10 +19,6 @@ from napari_isdnet.widgets._segment_form import _form, _line, _row
 from napari_isdnet.widgets._tables import reading_table
 
 FLIP_KEY = "Control-B"
-_PRESETS = {
-    "quick": "Quick",
-    "thorough": "Thorough",
-}
 
 
 class FineTuneForm(Controls):
@@ -77,7 +73,7 @@ class FineTuneForm(Controls):
             "preset",
             "Quick trains the last layers, for a first look after a few strokes; Thorough trains everything, for"
             " longer",
-            *((text, key) for key, text in _PRESETS.items()),
+            *((name.capitalize(), name) for name in PRESETS),
         )
         self.steps = self._spin(
             "steps", "Steps of training; it ends earlier when held-out places keep getting worse", 1, 100_000,
