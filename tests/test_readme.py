@@ -1,4 +1,4 @@
-"""The README is held to: its commands exist, its links lead somewhere, its Python runs."""
+"""The README and the page of measurements: their commands exist, their links lead somewhere, their Python runs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ import pytest
 import typer
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", ".github/results/README.md")}
+README = PAGES["README.md"]
 APPS = {"napari-isdnet": "napari_isdnet.cli", "isdnet-train": "napari_isdnet_training.cli"}
 
 
 def commands(text: str) -> list[list[str]]:
-    """Every command line in an indented or fenced block that calls one of our programs, as words."""
+    """Every command line in a block, indented or fenced, or between backticks that calls one of our programs, as words.
+
+    The name of a program alone is none.
+    """
     blocks = re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += [line for line in text.splitlines() if line.startswith("    ")]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
     found = []
     for line in lines:
         for part in re.split(r"&&|\|\||;", line.strip().removeprefix("$ ")):
             words = shlex.split(part, comments=True)
-            if words and words[0] in APPS:
+            if len(words) > 1 and words[0] in APPS:
                 found.append(words)
     return found
 
@@ -56,19 +62,22 @@ def test_the_readme_opens_with_its_two_commands() -> None:
     assert README.index(first[1]) < 1500
 
 
-def test_every_command_in_the_readme_exists() -> None:
-    found = commands(README)
-    assert found
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_on_the_page_exists(page: str) -> None:
+    found = commands(PAGES[page])
+    assert len(found) > 10
     for words in found:
         check(words)
 
 
 def test_the_check_notices_what_does_not_exist() -> None:
     text = "    napari-isdnet segment a.tif --output out --frobnicate\n\n```bash\n$ napari-isdnet frob  # what\n```\n"
+    text += "See `napari-isdnet` and `isdnet-train\nbenchmark frob`.\n"
     found = commands(text)
     assert found == [
         ["napari-isdnet", "frob"],
         ["napari-isdnet", "segment", "a.tif", "--output", "out", "--frobnicate"],
+        ["isdnet-train", "benchmark", "frob"],
     ]
     with pytest.raises(AssertionError, match="no command 'frob'"):
         check(found[0])
@@ -76,9 +85,22 @@ def test_the_check_notices_what_does_not_exist() -> None:
         check(found[1])
 
 
-def test_links_lead_to_files_that_exist() -> None:
-    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", README) if "://" not in link]
-    assert [link for link in links if link and not (ROOT / link).exists()] == []
+def anchors(text: str) -> set[str]:
+    """The names that headings of a page have as link targets."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / name if name else ROOT / page).resolve()
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(PAGES[str(target.relative_to(ROOT))]), link
 
 
 @pytest.mark.parametrize("code", python_blocks(README) or ["import napari_isdnet"])
