@@ -100,10 +100,15 @@ def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run(source, model, tmp_path / "skip", skip_bad_tiles=True).bad_windows == result.bad_windows
 
 
-def test_maps_that_a_geotiff_cannot_hold_are_written_beside_it(model: ISDNet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("format", "suffix", "of_maps"), [("geotiff", ".tif", ".tif"), ("png", ".png", ".ome.zarr")])
+def test_maps_come_in_the_format_of_the_labels_where_it_can_hold_them(
+    model: ISDNet, tmp_path: Path, format: str, suffix: str, of_maps: str
+) -> None:
     result = run(
-        source_of(picture((96, 128))), model, tmp_path, formats=("geotiff",), probabilities=True, uncertainty=True
+        source_of(picture((96, 128))), model, tmp_path, formats=(format,), probabilities=True, uncertainty=True
     )
-    assert result.outputs["labels"].endswith(".tif")
-    assert result.outputs["probabilities"].endswith(".ome.zarr")
-    assert result.outputs["uncertainty"].endswith(".ome.zarr")
+    outputs = {kind: Path(result.outputs[kind]) for kind in ("labels", "probabilities", "uncertainty")}
+    assert outputs["labels"].name.endswith(suffix)
+    assert outputs["probabilities"].name.endswith(f"_probabilities{of_maps}")
+    assert outputs["uncertainty"].name.endswith(f"_uncertainty{of_maps}")
+    assert all(path.exists() for path in outputs.values())

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -20,6 +21,7 @@ import zarr
 from PIL import Image
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.open import open_source
 from napari_isdnet.io.png import check_png
 from napari_isdnet.io.pyramid import halve_by_mode, quantise
 from napari_isdnet.io.sink import FORMATS, check_format, export, result_path, shifted_georeference
@@ -240,12 +242,43 @@ def test_probabilities(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.moveaxis(tiff.asarray(), 0, -1), values)
         for level, (rows, columns) in zip(tiff.series[0].levels, store.levels):
             assert level.shape == (3, rows, columns)
-    for format in ("geotiff", "png"):
-        with pytest.raises(InputError, match="class labels only"):
-            run(export(store, tmp_path / "x", format))
+    with pytest.raises(InputError, match="class labels only"):
+        run(export(store, tmp_path / "x", "png"))
     roi = Window(100, 0, 200, 300)
     part = LabelStore.open(run(export(store, tmp_path / "part.ome.zarr", roi=roi)))
     np.testing.assert_array_equal(part.read(Window.whole(part.shape)), values[roi.slices])
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_maps_in_a_geotiff_say_their_scale_and_their_bands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 256, (1100, 900, 3)).astype(np.uint8)
+    place = None if without else UTM
+    bands = LabelStore.create(tmp_path / "p.ome.zarr", (1100, 900), CLASSES, kind="probabilities", georeference=place)
+    one = LabelStore.create(tmp_path / "u.ome.zarr", (1100, 900), CLASSES, kind="uncertainty", georeference=place)
+    for index, part in enumerate(bands.shards):
+        bands.write_shard(index, values[part.slices])
+        one.write_shard(index, values[part.slices][..., :1])
+    for store in (bands, one):
+        list(store.finish_pyramid())
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_isdnet.io.geotiff._has_rasterio", lambda: not without)
+        paths = [run(export(store, tmp_path / f"{store.kind}.tif", "geotiff")) for store in (bands, one)]
+    assert not list(tmp_path.glob("*.aux.xml"))  # class names of values that are no classes
+    for store, path, names in zip((bands, one), paths, (tuple(c.name for c in bands.classes), ("uncertainty",))):
+        with rasterio.open(path) as data:
+            assert (data.count, data.nodata, data.descriptions) == (len(names), 255, names)
+            assert data.scales == pytest.approx([1 / 254] * len(names))
+            assert data.crs == (None if without else rasterio.CRS.from_epsg(32633))
+            np.testing.assert_array_equal(np.moveaxis(data.read(), 0, -1), values[..., : len(names)])
+            assert len(data.overviews(1)) == len(store.levels) - 1
+        with rasterio.open(path, OVERVIEW_LEVEL=0) as data:
+            expected = store.read(Window.whole(store.levels[1]), 1)
+            np.testing.assert_array_equal(np.moveaxis(data.read(), 0, -1), expected)
+        with closing(open_source(path)) as source:
+            np.testing.assert_array_equal(source.read(Window.whole(source.shape)), values[..., : len(names)])
 
 
 @pytest.mark.parametrize("format", FORMATS)

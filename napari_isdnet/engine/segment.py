@@ -387,7 +387,7 @@ def _bad_windows(ledger: Ledger) -> list[tuple[int, int, int, int]]:
 
 
 def _for_maps(name: str) -> str:
-    return "ome-zarr" if name in ("png", "geotiff") else name  # these hold class maps only
+    return "ome-zarr" if name == "png" else name  # a PNG holds class maps only
 
 
 def _scaled(step: Progress, start: float, share: float) -> Progress:

@@ -1,4 +1,4 @@
-"""GeoTIFF export: a cloud-optimised GeoTIFF with our own overviews (2x2 mode), colour table and category names."""
+"""GeoTIFF export: a cloud-optimised GeoTIFF with our own overviews; class maps with colours and category names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from xml.sax.saxutils import escape
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.disk import remove, replacing, write_atomic
+from napari_isdnet.io.pyramid import QUANTA
 from napari_isdnet.io.source import GeoReference
-from napari_isdnet.io.tiff_pyramid import ensure_labels, stepped, total_work, write_pyramid
+from napari_isdnet.io.tiff_pyramid import stepped, total_work, write_pyramid
 from napari_isdnet.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,13 +25,16 @@ _GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 def export_geotiff(
     store: LabelStore, path: Path, overwrite: bool, compression: str = "deflate"
 ) -> Generator[Progress, None, Path]:
-    """Write a finished label store as GeoTIFF: 512 tiles, overviews, CRS and transform, nodata 255, colour table.
+    """Write a finished store as GeoTIFF: 512 tiles, overviews, CRS and transform, nodata 255.
+
+    Labels have a colour table. Probabilities (a band a class, with its name) and uncertainty stay 8 bit and carry
+    GDAL's scale of 1/254, so that QGIS shows 0.0 to 1.0.
 
     With rasterio the file is laid out as COG. Without it an image that has no CRS becomes a plain tiled TIFF with
     overviews, and one that has raises :class:`~napari_isdnet.exceptions.MissingExtra`. Class names go to the metadata
-    (``CLASS_0`` ...) and, as GDAL's category names, to the side file ``<path>.aux.xml``, where QGIS looks for them.
+    (``CLASS_0`` ...) and, as GDAL's category names of labels, to the side file ``<path>.aux.xml``, where QGIS looks for
+    them.
     """
-    ensure_labels(store, "A GeoTIFF of this package")
     with replacing(path, overwrite) as temporary:
         plain = temporary.with_name(f"{temporary.name}.plain.tif")
         try:
@@ -46,7 +50,8 @@ def export_geotiff(
             yield from stepped(work, total_work(store), "export geotiff")
             if not _has_rasterio():
                 plain.replace(temporary)
-            write_atomic(path.with_name(f"{path.name}.aux.xml"), _category_names(store))
+            if store.kind == "labels":
+                write_atomic(path.with_name(f"{path.name}.aux.xml"), _category_names(store))
         finally:
             remove(plain)
             remove(temporary.with_name(f"{temporary.name}.aux.xml"))
@@ -93,6 +98,14 @@ def _gdal_tags(store: LabelStore) -> list[tuple[int, int, int, Any, bool]]:
         f'<Item name="CLASS_{k}">{escape(escape(c.name))}</Item><Item name="COLOR_{k}">{c.hex}</Item>'
         for k, c in enumerate(store.classes)
     )
+    if store.kind != "labels":
+        names = [c.name for c in store.classes] if store.channels > 1 else [store.kind]
+        for band, name in enumerate(names):
+            facts = {"scale": repr(1 / QUANTA), "offset": "0", "description": escape(escape(name))}
+            items += "".join(
+                f'<Item name="{role.upper()}" sample="{band}" role="{role}">{value}</Item>'
+                for role, value in facts.items()
+            )
     metadata = f"<GDALMetadata>{items}</GDALMetadata>".encode()
     return [(42112, 2, 0, metadata, True), (42113, 2, 0, str(IGNORE_INDEX), True)]
 

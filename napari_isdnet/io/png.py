@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
-from napari_isdnet.io.tiff_pyramid import ensure_labels
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
 
@@ -39,7 +38,10 @@ def export_png(store: LabelStore, path: Path, overwrite: bool) -> Generator[Prog
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    ensure_labels(store, "A PNG")
+    if store.kind != "labels":
+        raise InputError(
+            f"A PNG holds class labels only, got {store.kind}; export those as ome-zarr, ome-tiff or geotiff."
+        )
     check_png(store.shape)
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(store.classes)] = [c.color for c in store.classes]

@@ -1,4 +1,4 @@
-"""A label store as a tiled palette TIFF with its pyramid: shared by the OME-TIFF and the GeoTIFF export."""
+"""A store as a tiled TIFF with its pyramid: shared by the OME-TIFF and the GeoTIFF export."""
 
 from __future__ import annotations
 
@@ -95,6 +95,8 @@ def write_pyramid(
         common |= {"photometric": "minisblack"}
     lower = len(store.levels) - 1
     lead = (store.channels,) if store.channels > 1 else ()
+    if lead and not ome:
+        common["planarconfig"] = "separate"  # bands of one page; OME-TIFF has a page a channel
     with tifffile.TiffWriter(path, bigtiff=True, ome=ome) as writer:
         for level, shape in enumerate(store.levels):
             more: dict[str, Any] = (
@@ -134,9 +136,3 @@ def colormap(classes: Sequence[ClassInfo]) -> npt.NDArray[np.uint16]:
     for index, info in enumerate(classes):
         table[:, index] = [257 * int(v) for v in info.color]
     return table
-
-
-def ensure_labels(store: LabelStore, what: str) -> None:
-    """Raise :class:`InputError` unless ``store`` holds class indices."""
-    if store.kind != "labels":
-        raise InputError(f"{what} holds class labels only, got {store.kind}; export those as ome-zarr or ome-tiff.")

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.geojson import Feature, Writer, read_geojson
@@ -87,20 +87,20 @@ def rasterise(
     """Class indices ``(height, width)`` of ``window``, 255 where no feature is; later features lie on top.
 
     A pixel belongs to a polygon that holds its centre. ``scale`` is how many level-0 pixels one pixel of ``window``
-    measures (``2**level``). A feature's class is found by name; a name that is not among ``classes`` raises
-    :class:`InputError`, or is left out with ``unknown="ignore"``.
+    measures (``2**level``). A feature's class is found by name (:func:`~napari_isdnet.classes.index_of`); a name
+    that is not among ``classes`` raises :class:`InputError`, or is left out with ``unknown="ignore"``.
     """
     import numpy as np
 
-    by_name = {c.name: k for k, c in enumerate(classes)}
+    names = [c.name for c in classes]
     result = np.full(window.shape, IGNORE_INDEX, np.uint8)
     for feature in features:
-        index = by_name.get(feature.name) if feature.name is not None else None
+        index = index_of(feature.name, names) if feature.name is not None else None
         if index is None:
             if unknown == "ignore":
                 continue
             raise InputError(
-                f"A polygon is of class {feature.name!r}; allowed are {', '.join(by_name)}:"
+                f"A polygon is of class {feature.name!r}; allowed are {', '.join(names)}:"
                 " rename its classification or add the class."
             )
         inside, part = polygon_mask(feature.geometry, window, scale)
