@@ -12,7 +12,7 @@ import typer
 import napari_isdnet
 from napari_isdnet import cli_options as options
 from napari_isdnet.cli_annotation import app as annotation_app
-from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, drive, print_error, print_facts, print_json, report
+from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, Interrupted, drive, print_facts, print_json, report
 
 app = typer.Typer(
     help="Segment images of any size with ISDNet: exact, in bounded memory, resumable.",
@@ -278,9 +278,9 @@ def run(application: typer.Typer, arguments: Sequence[str] | None, name: str) ->
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        return report(error, debug)
+        return report(error, debug, "--json" in arguments)
     if code == INTERRUPTED:
-        print_error("Interrupted; run the same command again.")
+        return report(Interrupted("Interrupted; run the same command again."), False, "--json" in arguments)
     return code if isinstance(code, int) else DONE
 
 

@@ -123,7 +123,7 @@ ReportOption = Annotated[
 ProbabilitiesOption = Annotated[
     bool,
     option(
-        "Write IMAGE_probabilities too, in the first --format (OME-Zarr for png and geotiff): one channel a class,"
+        "Write IMAGE_probabilities too, in the first --format (OME-Zarr for png): one channel a class,"
         " 0 to 254 for 0.0 to 1.0 (254 is sure), 255 where there is no data.",
         "--probabilities",
     ),
@@ -131,7 +131,7 @@ ProbabilitiesOption = Annotated[
 UncertaintyOption = Annotated[
     bool,
     option(
-        "Write IMAGE_uncertainty too, in the first --format (OME-Zarr for png and geotiff): entropy of the class"
+        "Write IMAGE_uncertainty too, in the first --format (OME-Zarr for png): entropy of the class"
         " probabilities, 0 to 254 for 0.0 to 1.0 (0 is sure, 254 all classes alike), 255 where there is no data.",
         "--uncertainty",
     ),
@@ -159,4 +159,4 @@ ChannelsOption = Annotated[
     Any,
     option("Channels that are red, green and blue.", "--channels", parser=parse_channels, metavar="R,G,B"),
 ]
-JsonOption = Annotated[bool, option("Print one JSON object as the last line.", "--json")]
+JsonOption = Annotated[bool, option("Print one JSON object as the last line, also of an error.", "--json")]

@@ -140,27 +140,33 @@ def print_error(message: str) -> None:
     print(f"Error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
-def report(error: BaseException, debug: bool) -> int:
-    """Say what went wrong in one line (the whole traceback with ``debug``) and return the exit code."""
+def report(error: BaseException, debug: bool, json: bool = False) -> int:
+    """Say what went wrong in one line (the whole traceback with ``debug``) and return the exit code.
+
+    ``json``: say it on stdout too, as an object with ``error`` and ``exit_code``.
+    """
     if debug:
         traceback.print_exception(error)
+    message, code = _explained(error, debug)
+    if message:  # empty where the help was printed instead
+        print_error(message)
+        if json:
+            print_json({"error": " ".join(message.split()), "exit_code": code})
+    return code
+
+
+def _explained(error: BaseException, debug: bool) -> tuple[str, int]:
+    """The sentence and the exit code of an error."""
     if isinstance(error, Interrupted):
-        print_error(str(error))
-        return INTERRUPTED
+        return str(error), INTERRUPTED
     # Bad usage, as the command-line library raises it (its own package or a vendored one).
     code = getattr(error, "exit_code", None)
     if isinstance(code, int) and hasattr(error, "format_message"):
-        message = error.format_message()
-        if message:  # empty where the help was printed instead
-            print_error(message)
-        return code
+        return str(error.format_message()), code
     if isinstance(error, InputError):
-        print_error(str(error))
-    elif isinstance(error, OSError):
-        print_error(
-            f"{error.strerror or error} ({error.filename or 'no file named'}); check the path, rights and space."
-        )
-    else:
-        hint = "" if debug else " run it again with --debug to see where, and report it"
-        print_error(f"{type(error).__name__}: {error}; this is a bug in napari-isdnet:{hint or ' report it'}.")
-    return FAILED
+        return str(error), FAILED
+    if isinstance(error, OSError):
+        place = error.filename or "no file named"
+        return f"{error.strerror or error} ({place}); check the path, rights and space.", FAILED
+    hint = " report it" if debug else " run it again with --debug to see where, and report it"
+    return f"{type(error).__name__}: {error}; this is a bug in napari-isdnet:{hint}.", FAILED

@@ -97,14 +97,18 @@ def _say(facts: Mapping[str, Any]) -> None:
 
 
 def _summary(done: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
-    """One image: its own figures. Several: the same keys over all of them, and each image's own in ``images``."""
+    """Figures over all images, each one's own in ``images``, and what ``failed`` with the reason.
+
+    ``outputs`` of one image are a mapping by kind, those of several a list.
+    """
+    own = {"images": list(done), "failed": dict(failed)}
     if len(done) == 1 and not failed:
-        return dict(done[0])
+        return {**done[0], **own}
     pixels, seconds = sum(f["pixels"] for f in done), sum(f["seconds"] for f in done)
     outputs: list[Any] = []
     for facts in done:
-        own = facts["outputs"]
-        outputs.extend(own.values() if isinstance(own, Mapping) else own)
+        paths = facts["outputs"]
+        outputs.extend(paths.values() if isinstance(paths, Mapping) else paths)
     shared = {key: done[0][key] for key in ("device", "precision", "context")} if done else {}
     return {
         "outputs": outputs,
@@ -113,6 +117,5 @@ def _summary(done: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> di
         "pixels_per_second": pixels / seconds if seconds else 0.0,
         "peak_rss_bytes": max((f["peak_rss_bytes"] for f in done), default=0),
         **shared,
-        "images": list(done),
-        "failed": dict(failed),
+        **own,
     }

@@ -280,6 +280,8 @@ def test_segment_hands_every_option_to_the_engine(run: Runner, engine: Engine, i
     ]
     keys = {"outputs", "pixels", "seconds", "pixels_per_second", "peak_rss_bytes", "device", "precision", "context"}
     assert keys <= set(ran.json)
+    assert [keys <= set(one) for one in ran.json["images"]] == [True]  # as of several images
+    assert ran.json["failed"] == {}
     assert len(ran.out.strip().splitlines()) == 1
 
 
@@ -311,6 +313,26 @@ def test_one_bad_image_among_many_fails_alone(run: Runner, engine: Engine, image
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("segment", "none.tif", "-o", "out"), 1, "none.tif"),
+        (("segment", "a.tif", "-o", "out", "--window", "two"), 2, "--window"),
+        (("info", "none.tif"), 1, "none.tif"),
+        (("annotation", "info", "none.tif"), 1, "none.tif"),
+    ],
+)
+def test_programs_get_an_error_as_json_too(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run(*arguments, "--json")
+    assert (ran.code, ran.json["exit_code"]) == (code, code)
+    assert said in ran.json["error"]
+    assert ran.err.strip().splitlines()[-1] == f"Error: {ran.json['error']}"
+    assert run(*arguments).out == ""
+
+
 def test_an_error_in_a_batch_names_its_image(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
     engine.fail = InputError("The image is 31 x 31 pixels.")
     text = tmp_path / "text.tif"
@@ -329,7 +351,7 @@ def test_an_image_given_twice_is_segmented_once(
     ran = run("segment", image.name, f"./{image.name}", image, "-o", tmp_path / "out", "-m", "mine", "--json")
     assert ran.code == 0, ran.err
     assert [call["name"] for call in engine.calls] == ["scene"]
-    assert "images" not in ran.json
+    assert len(ran.json["images"]) == 1
 
 
 def test_an_error_in_the_middle_closes_the_engine(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
@@ -337,7 +359,7 @@ def test_an_error_in_the_middle_closes_the_engine(run: Runner, engine: Engine, i
     ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine", "--json")
     assert ran.code == 1
     assert ran.err.strip().splitlines()[-1] == "Error: The ledger belongs to another model; use --overwrite."
-    assert ran.out == ""
+    assert set(ran.json) == {"error", "exit_code"}
     assert engine.closed == 1
 
 

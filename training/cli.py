@@ -34,7 +34,7 @@ app.add_typer(benchmark_app, name="benchmark")
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe that ships, or a .toml file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
 Values = Literal["auto", "annotation", "mask"]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, also of an error.")]
 
 
 @app.command()

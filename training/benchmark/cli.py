@@ -16,7 +16,7 @@ app = typer.Typer(help="Measure networks: speed, accuracy, ablation, the annotat
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Sizes = Annotated[list[str] | None, typer.Option("--size", metavar="HxW", help="Image size, repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, also of an error.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe: data, crops, optimiser of every run.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of every run.")]
