@@ -62,6 +62,21 @@ def classes_from(items: Iterable[Any]) -> tuple[ClassInfo, ...]:
     return tuple(result)
 
 
+def index_of(name: str, names: Sequence[str]) -> int | None:
+    """Which of ``names`` a class of another file means: the same text, or the only one that differs in case and spaces.
+
+    Programs write classes as their users type them: ``Building`` in a GeoJSON is the model's ``building``.
+    """
+    if name in names:
+        return names.index(name)
+    folded = [_folded(other) for other in names]
+    return folded.index(_folded(name)) if folded.count(_folded(name)) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
 def parse_color(color: str | Sequence[int]) -> tuple[int, int, int]:
     """``#rrggbb`` or three numbers 0..255."""
     if isinstance(color, str):

@@ -219,6 +219,9 @@ def test_numbers_name_classes_and_indices_count_those_of_the_annotation(store, t
         "water", "roof", "1", "2", "3", "4", "5", "9", "road", "imported", "-1",
     ]  # fmt: skip
     assert all(store.class_counts()[1:])
+    path.write_text(collection(feature("Point", [5, 25], **{"class": "Roof "})))
+    import_geojson(store, path)
+    assert len(store.classes) == 11  # the roof that is there
 
 
 def test_shapes_that_cover_no_pixel_are_refused(store, tmp_path):
@@ -252,6 +255,10 @@ def test_label_files_with_names_are_matched_by_name(painted, tmp_path):
             assert [c.name for c in other.classes] == ["roof", "road"]
     with AnnotationStore.create(tmp_path / "given.isdnet", SHAPE, named) as other:
         finish(import_labels(other, mask, "auto", classes_from(["road", "roof"])))  # what is given goes before
+        assert np.array_equal(values(other), np.array([0, 2, 1], np.uint8)[expected])
+    with AnnotationStore.create(tmp_path / "case.isdnet", SHAPE, ["Roof", " WATER"]) as other:
+        finish(import_labels(other, mask, "auto"))
+        assert len(other.classes) == 2
         assert np.array_equal(values(other), np.array([0, 2, 1], np.uint8)[expected])
     with AnnotationStore.create(tmp_path / "by index.isdnet", SHAPE, named) as other:
         finish(import_labels(other, open_source((expected - 1).astype(np.uint8), name="plain"), "auto"))

@@ -14,6 +14,7 @@ from napari_isdnet.classes import (
     classes_from,
     distinct_color,
     from_annotation,
+    index_of,
     parse_color,
     to_annotation,
 )
@@ -68,3 +69,13 @@ def test_bad_lists_are_one_sentence(items: list[object], words: str) -> None:
 def test_colours_read_as_written() -> None:
     assert parse_color("#0a0b0c") == (10, 11, 12)
     assert parse_color([0, 128, 255]) == (0, 128, 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("road", 0), ("Road", 1), ("ROAD", None), (" open  LAND ", 2), ("open land", 2), ("STRASSE", 3), ("land", None)],
+)
+def test_a_class_is_found_by_the_same_text_or_the_only_one_that_differs_in_case_and_spaces(
+    name: str, expected: int | None
+) -> None:
+    assert index_of(name, ["road", "Road", "Open land", "Straße"]) == expected

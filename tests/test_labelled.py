@@ -52,6 +52,9 @@ def test_an_exported_mask_is_read_with_its_classes_where_they_are(tmp_path):
     snapshot = of_file(tmp_path / "mask.tif")
     assert [c.name for c in snapshot.classes] == ["a", "b"]
     assert snapshot.chunk_counts() == expected
+    of_the_model = of_file(tmp_path / "mask.tif", ["c", "B"])  # the file's b is the model's B, not a class more
+    assert [c.name for c in of_the_model.classes] == ["a", "B"]
+    assert of_the_model.chunk_counts() == expected
 
 
 def test_class_indices_of_shapes_count_the_classes_that_are_given(tmp_path):

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +18,7 @@ from napari_isdnet.annotation.geojson import Drawn, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.saving import read_state
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from, index_of
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
@@ -103,6 +104,7 @@ def _of_file(
                 import_geojson(store, path, georeference=image.georeference, classes=classes)
                 return _painted(store, path, fraction)
         source, own = open_labels(path)
+        own = _as_the_model_writes(own, classes)
         try:
             found = own or tuple(classes)
             if not found:
@@ -116,6 +118,18 @@ def _of_file(
                 return _painted(store, path, fraction)
         finally:
             source.close()
+
+
+def _as_the_model_writes(own: Sequence[ClassInfo] | None, model: Sequence[ClassInfo]) -> tuple[ClassInfo, ...] | None:
+    """The classes of a file, those that the model knows under the model's name (``Building`` is its ``building``)."""
+    if own is None:
+        return None
+    found, names = list(own), [c.name for c in own]
+    for info in model:
+        index = index_of(info.name, names)
+        if index is not None:
+            found[index] = replace(found[index], name=info.name)
+    return tuple(found)
 
 
 def _painted(store: AnnotationStore, path: Path, fraction: float) -> Snapshot:

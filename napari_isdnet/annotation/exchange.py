@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.strokes import Labels, Patch
-from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo, from_annotation, to_annotation
+from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo, from_annotation, index_of, to_annotation
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Clock, Progress
@@ -197,17 +197,18 @@ def _recoding(store: AnnotationStore, names: Sequence[ClassInfo] | None, seen: S
     table = np.arange(256, dtype=np.uint8)
     if names is None:
         return table
-    known = {c.name: k for k, c in enumerate(store.classes)}
-    missing = [names[k] for k in seen if names[k].name not in known]
-    if len(known) + len(missing) > MAX_CLASSES:
+    own = [c.name for c in store.classes]
+    known = {k: index_of(names[k].name, own) for k in seen}
+    missing = [k for k, index in known.items() if index is None]
+    if len(own) + len(missing) > MAX_CLASSES:
         raise InputError(
-            f"{name} would add {len(missing)} classes to the {len(known)} of the annotation; {MAX_CLASSES} are allowed:"
+            f"{name} would add {len(missing)} classes to the {len(own)} of the annotation; {MAX_CLASSES} are allowed:"
             " rename classes that mean the same to the same name first."
         )
-    for info in missing:
-        known[info.name] = store.add_class(info.name, info.color)
-    for k in seen:
-        table[k + 1] = known[names[k].name] + 1
+    known |= {k: store.add_class(names[k].name, names[k].color) for k in missing}
+    for k, index in known.items():
+        assert index is not None
+        table[k + 1] = index + 1
     return table
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_isdnet.annotation.exchange import IndexView
 from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
-from napari_isdnet.classes import ClassInfo, parse_color
+from napari_isdnet.classes import ClassInfo, index_of, parse_color
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.geojson import number_name, read_items
@@ -75,8 +75,8 @@ def import_geojson(
     with store.group():
         for item in inside:
             name = item.name or default_class or ""
-            known = {c.name: k for k, c in enumerate(store.classes)}
-            index = known[name] if name in known else store.add_class(name, item.color)
+            known = index_of(name, [c.name for c in store.classes])
+            index = store.add_class(name, item.color) if known is None else known
             dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
     return list(dirty)
 
