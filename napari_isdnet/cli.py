@@ -186,7 +186,7 @@ def evaluate(
     json: options.JsonOption = False,
 ) -> None:
     """Compare a class map with the truth: IoU, F1, boundary F1, confusion matrix, worst windows."""
-    from napari_isdnet.cli_commands import show_evaluation
+    from napari_isdnet.cli_evaluation import print_evaluation
     from napari_isdnet.engine.evaluate import evaluate_files
 
     steps = evaluate_files(prediction, truth, classes, ignore or (), output, image, tolerance, roi)
@@ -194,7 +194,7 @@ def evaluate(
     if json:
         print_json(result.to_dict())
     else:
-        show_evaluation(result)
+        print_evaluation(result)
 
 
 @app.command()

@@ -66,28 +66,6 @@ def run_convert(
     }
 
 
-def show_evaluation(result: Any) -> None:
-    """Figures of an evaluation as a table, its notes below."""
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2%}"
-
-    facts = result.to_dict()
-    keys = ("iou", "f1", "precision", "recall", "boundary_f1")
-    rows = [
-        (c["name"] + (" (ignored)" if c["ignored"] else ""), *(percent(c[k]) for k in keys)) for c in facts["classes"]
-    ]
-    rows.append(("mean", *(percent(facts.get(f"mean_{key}")) for key in keys)))
-    print_table(
-        f"{facts['prediction']} against {facts['truth']}", ("class", *(k.replace("_", " ") for k in keys)), rows
-    )
-    pixels = facts["pixels"]
-    left_out = f"; {pixels['ignored']} left out, 255 or an ignored class in the truth" if pixels["ignored"] else ""
-    print(f"accuracy {percent(facts['accuracy'])} of {pixels['evaluated']} pixels{left_out}")
-    for note in facts["notes"]:
-        print(note)
-
-
 def list_samples(folder: Path | None, json: bool) -> None:
     """Every sample, what getting it takes, and where it is if it was got before."""
     from napari_isdnet.io.sample_files import sample_files

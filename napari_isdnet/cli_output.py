@@ -6,10 +6,14 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 Result = TypeVar("Result")
 
@@ -101,7 +105,6 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout; the first column is text, the others are numbers or notes."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -110,11 +113,19 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    if not console.is_terminal:
-        # A pipe has no width: give the table what it needs instead of folding it at 80.
+    print_wide(table)
+
+
+def print_wide(table: Table, lines: Sequence[str] = (), console: Console | None = None) -> None:
+    """A table and the lines below it on stdout, or on ``console``; a pipe has no width, so nothing is folded there."""
+    from rich.console import Console
+
+    console = console or Console()
+    if not console.is_terminal and console.file is sys.stdout:
         console = Console(width=max(80, console.measure(table, options=console.options.update(width=400)).maximum))
     console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:

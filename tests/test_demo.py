@@ -16,7 +16,7 @@ from PIL import Image
 from napari_isdnet import cli, demo, demo_files, demo_text
 from napari_isdnet.classes import classes_from
 from napari_isdnet.demo_pictures import sheet
-from napari_isdnet.engine.evaluate import run_evaluate
+from napari_isdnet.engine.evaluate import evaluate_files
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import samples
 from napari_isdnet.io.world import ProceduralWorld
@@ -80,7 +80,7 @@ def test_everything_that_is_named_exists_and_is_readable(done: tuple[Path, dict]
 
 def test_figures_are_those_of_the_files_that_were_written(done: tuple[Path, dict]) -> None:
     folder, facts = done
-    again = run_evaluate(folder / "result" / "desert-4k.ome.zarr", folder / "desert-4k_truth.tif")
+    again, _ = finish(evaluate_files(folder / "result" / "desert-4k.ome.zarr", folder / "desert-4k_truth.tif"))
     assert facts["figures"]["accuracy"] == pytest.approx(again.accuracy)
     assert facts["figures"]["mean_iou"] == pytest.approx(again.mean_iou)
     # ... and of the exact truth, not of one that went through the picture's lossy compression.

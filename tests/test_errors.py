@@ -8,11 +8,11 @@ from scipy.ndimage import distance_transform_edt
 
 from napari_isdnet.engine import errors
 from napari_isdnet.engine.boundary import boundary
-from napari_isdnet.engine.errors import ErrorSource, error_map, worst_windows
+from napari_isdnet.engine.errors import ErrorSource, error_map
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
-from tests.test_evaluate import Labels, finish, maps
+from tests.test_evaluate import Labels, maps
 
 
 class Pyramid(Labels):
@@ -93,25 +93,10 @@ def test_shifted_truth_reaches_only_part():
     np.testing.assert_array_equal(codes[..., 0], expected)
 
 
-def test_worst_windows_of_one_class_and_of_all():
-    truth = np.zeros((100, 100), np.uint8)
-    prediction = truth.copy()
-    prediction[:10, :10] = 1
-    prediction[80:95, 80:95] = 2
-    for class_index, expected in ((None, [225, 100]), (1, [100]), (0, [225, 100])):
-        found, progress = finish(worst_windows(Labels(prediction), Labels(truth), 50, 5, class_index, block=33))
-        assert [w.wrong for w in found] == expected
-        assert progress[-1].fraction == 1
-    assert found[0].window == Window(50, 50, 50, 50)
-    assert found[0].share == 225 / 2500
-
-
 def test_bad_arguments_are_refused():
     prediction, truth = maps()
     with pytest.raises(InputError, match="class of an error map"):
         ErrorSource(Labels(prediction), Labels(truth), 255)
-    with pytest.raises(InputError, match="size of at least 1"):
-        finish(worst_windows(Labels(prediction), Labels(truth), size=0))
 
 
 def test_one_row_of_pixels_has_errors_at_every_level():

@@ -189,6 +189,16 @@ def test_missing_prediction_is_noted():
     assert any(note.startswith(f"{missing} pixels") for note in result.notes)
 
 
+@pytest.mark.parametrize("truth_is_white", [True, False])
+def test_a_mask_of_black_and_white_is_suspected(truth_is_white):
+    classes = np.array([[0, 0, 1, 1]], np.uint8)
+    white = Labels(classes * 255)
+    pair = (Labels(classes), white) if truth_is_white else (white, Labels(classes))
+    assert any("save that as 1" in note for note in finish(evaluate(*pair))[0].notes)
+    for plain in ((Labels(classes), Labels(classes)), (white, white), (Labels(classes), Labels(classes * 2))):
+        assert not any("save that as 1" in note for note in finish(evaluate(*plain))[0].notes)
+
+
 @pytest.mark.parametrize("where", ["prediction", "truth"])
 def test_value_that_is_no_class_is_named_with_its_position(where):
     prediction, truth = maps()

@@ -121,9 +121,7 @@ def test_streamed_confusion_equals_whole(seed, rows, columns, core):
     whole, streamed = ConfusionMatrix(4), ConfusionMatrix(4)
     whole.update(prediction, truth)
     for window in Grid((rows, columns), (core, core)):
-        part = ConfusionMatrix(4)
-        part.update(prediction[window.slices], truth[window.slices])
-        streamed.merge(part)
+        streamed.update(prediction[window.slices], truth[window.slices])
     np.testing.assert_array_equal(whole.counts, streamed.counts)
     np.testing.assert_array_equal(whole.unpredicted, streamed.unpredicted)
     assert whole.ignored == streamed.ignored

@@ -14,11 +14,12 @@ import tifffile
 from PIL import Image
 from rich.console import Console
 
-from napari_isdnet.engine.evaluate import evaluate, evaluate_files, run_evaluate
+from napari_isdnet.cli_evaluation import print_evaluation
+from napari_isdnet.engine.evaluate import evaluate, evaluate_files
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.engine.pictures import Shades, colored, overview
-from napari_isdnet.engine.report import classes_csv, confusion_csv, print_evaluation, write_report
+from napari_isdnet.engine.report import classes_csv, confusion_csv, write_report
 from napari_isdnet.engine.report_html import area_text
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import make_folder
@@ -127,7 +128,7 @@ def test_files_are_evaluated_and_reported(tmp_path):
     tifffile.imwrite(tmp_path / "truth.tif", truth, tile=(32, 32), compression="zlib")
     (tmp_path / "classes.txt").write_text("land\nroad\nwater\n")
     arguments = tmp_path / "prediction.png", tmp_path / "truth.tif", tmp_path / "classes.txt"
-    result = run_evaluate(*arguments, output=tmp_path / "out")
+    result = finish(evaluate_files(*arguments, output=tmp_path / "out"))[0]
     expected = finish(evaluate(Labels(prediction), Labels(truth), CLASSES))[0]
     np.testing.assert_array_equal(result.confusion.counts, expected.confusion.counts)
     assert (result.prediction, result.truth) == ("prediction.png", "truth.tif")
@@ -203,7 +204,7 @@ def test_results_of_this_package_bring_their_classes(tmp_path, format):
     target.parent.mkdir()
     finish(export(store, target, format))
     tifffile.imwrite(tmp_path / "truth.tif", truth)
-    result = run_evaluate(target, tmp_path / "truth.tif", output=tmp_path / "out")
+    result = finish(evaluate_files(target, tmp_path / "truth.tif", output=tmp_path / "out"))[0]
     assert [(c.name, c.hex) for c in result.classes] == names
     expected = finish(evaluate(Labels(prediction), Labels(truth), CLASSES))[0]
     np.testing.assert_array_equal(result.confusion.counts, expected.confusion.counts)
@@ -213,14 +214,16 @@ def test_maps_that_number_their_classes_differently_are_refused(tmp_path):
     from napari_isdnet.io.store import LabelStore
 
     paths = []
-    for stem, names in (("one", ["land", "road"]), ("two", ["road", "land"]), ("three", ["Land", "road"])):
+    classes = (["land", "road"], ["road", "land"], ["soil", "road"], ["Land", "Road"])
+    for stem, names in zip(("one", "two", "three", "four"), classes):
         paths.append(tmp_path / f"{stem}.ome.zarr")
         store = LabelStore.create(paths[-1], (8, 8), names)
         store.write_shard(0, np.zeros((8, 8), np.uint8))
         finish(store.finish_pyramid())
     with pytest.raises(InputError, match="bring one of them into the other's order"):
-        run_evaluate(paths[0], paths[1])
-    assert "name their classes differently" in run_evaluate(paths[0], paths[2]).notes[-1]
+        finish(evaluate_files(paths[0], paths[1]))[0]
+    assert "name their classes differently" in finish(evaluate_files(paths[0], paths[2]))[0].notes[-1]
+    assert finish(evaluate_files(paths[0], paths[3]))[0].notes == ()
 
 
 def test_files_are_not_compared_for_a_report_that_cannot_be_written(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Where a prediction is wrong: maps of the errors (Figure 6 of the ISDNet paper) and the worst windows."""
+"""Where a prediction is wrong: maps of the errors (Figure 6 of the ISDNet paper)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.boundary import boundary_halo, check_tolerance, near_true_boundary
 from napari_isdnet.engine.labels import LabelPair, leave_out, pair_labels, read_labels
 from napari_isdnet.engine.metrics import Labels
-from napari_isdnet.engine.worst import WorstWindow as WorstWindow
-from napari_isdnet.engine.worst import worst_windows as worst_windows
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, check_window
 from napari_isdnet.window import Window

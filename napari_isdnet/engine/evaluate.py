@@ -83,7 +83,7 @@ def evaluate(
         boundary=_trimmed(edge, len(named)),
         pixel_size=_pixel_size(prediction, truth),
         worst=worst,
-        notes=_notes(pair, matrix),
+        notes=(*_notes(pair, matrix), *_black_and_white(pair, pairs)),
     )
 
 
@@ -175,12 +175,23 @@ def _notes(pair: LabelPair, matrix: ConfusionMatrix) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _black_and_white(pair: LabelPair, pairs: Counts) -> Iterator[str]:
+    """A sentence for a map of 0 and 255 alone beside one with more classes: most likely a mask of black and white."""
+    seen = [set(np.flatnonzero(pairs.sum(axis=axis)).tolist()) for axis in (0, 1)]  # of the prediction, of truth
+    for source, own, other in zip((pair.prediction, pair.truth), seen, reversed(seen)):
+        if own == {0, IGNORE_INDEX} and other - own:
+            yield (
+                f"{source.name} holds only 0 and 255, and 255 is read as no data; if white is a class of it, save that"
+                " as 1 and compare again."
+            )
+
+
 def _names_note(ours: Sequence[ClassInfo] | None, theirs: Sequence[ClassInfo] | None) -> str | None:
     """A sentence where the two maps name their classes differently; an error where they only order them otherwise."""
     if not ours or not theirs:
         return None
     mine, other = [c.name for c in ours], [c.name for c in theirs]
-    if mine == other:
+    if [c.casefold() for c in mine] == [c.casefold() for c in other]:
         return None
     if sorted(mine) == sorted(other):
         raise InputError(
@@ -228,22 +239,3 @@ def evaluate_files(
         for source in (ours, theirs, picture):
             if source is not None:
                 source.close()
-
-
-def run_evaluate(
-    prediction_path: str | Path,
-    truth_path: str | Path,
-    classes_file: str | Path | None = None,
-    ignore: Iterable[int] = (),
-    output: str | Path | None = None,
-    image: str | Path | None = None,
-    tolerance: float = 3.0,
-) -> Evaluation:
-    """:func:`evaluate_files`, run to its end without showing progress."""
-    steps = evaluate_files(prediction_path, truth_path, classes_file, ignore, output, image, tolerance)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result: Evaluation = stop.value
-            return result

@@ -279,10 +279,6 @@ class PredictionPyramid:
         if self._view is not None:
             self.look_at(self._view)
 
-    def retry(self) -> None:
-        """Try the windows that failed again when they are looked at."""
-        self._failed[:] = False
-
     def wait(self, timeout: float | None = None) -> bool:
         """Block until nothing waits; False when ``timeout`` seconds passed first."""
         return self._queue.wait(timeout)

@@ -88,12 +88,6 @@ class ConfusionMatrix:
         self.counts += pairs[:k, :k]
         self.unpredicted += pairs[:k, IGNORE_INDEX]
 
-    def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of another part of the image."""
-        self.counts += other.counts
-        self.unpredicted += other.unpredicted
-        self.ignored += other.ignored
-
     @property
     def evaluated(self) -> int:
         """Number of evaluated pixels."""

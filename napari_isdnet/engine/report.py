@@ -1,4 +1,4 @@
-"""Writing an evaluation down: an HTML report that stands alone, JSON, CSV, and a table for the terminal."""
+"""Writing an evaluation down: an HTML report that stands alone, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,14 +14,11 @@ from napari_isdnet.engine.errors import ERROR_COLORS, error_map
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.engine.labels import leave_out, pair_labels
 from napari_isdnet.engine.pictures import Shades, class_colors, colored, data_uri, overview
-from napari_isdnet.engine.report_html import Shown, area_text, page, percent, thousands
+from napari_isdnet.engine.report_html import Shown, page, percent
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import disk_errors, write_atomic
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 OVERVIEW_PIXELS: Final = 720
 CROP_PIXELS: Final = 360
@@ -133,37 +130,3 @@ def confusion_csv(evaluation: Evaluation) -> str:
     for info, counts, missing in zip(evaluation.classes, matrix.counts, matrix.unpredicted):
         writer.writerow([info.name, *counts.tolist(), int(missing)])
     return text.getvalue()
-
-
-def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Print the figures as a table (to stdout unless a ``rich`` console is given)."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = console or Console()
-    unit = evaluation.pixel_size.unit if evaluation.pixel_size else ""
-    areas = evaluation.pixel_area is not None
-    table = Table(title=f"{evaluation.prediction} against {evaluation.truth}", title_justify="left")
-    table.add_column("Class", no_wrap=True, min_width=min(24, 2 + max(len(c.name) for c in evaluation.classes)))
-    for name in ("IoU", "F1", "Precision", "Recall", "Boundary\nF1", "Truth px", *(("Truth area",) if areas else ())):
-        table.add_column(name, justify="right")
-    for c in evaluation.per_class:
-        name = Text("■ ", style=c.color) + Text(c.name + (" (ignored)" if c.ignored else ""), style="default")
-        figures = [percent(v) for v in (c.iou, c.f1, c.precision, c.recall, c.boundary_f1)]
-        area = [area_text(c.truth_area, unit)] if areas else []
-        table.add_row(name, *figures, thousands(c.truth_pixels), *area, style="dim" if c.ignored else "")
-    table.add_section()
-    means = (evaluation.mean_iou, evaluation.mean_f1, None, None, evaluation.mean_boundary_f1)
-    total = thousands(evaluation.confusion.evaluated)
-    table.add_row("Mean", *("" if v is None else percent(v) for v in means), total, style="bold")
-    console.print(table)
-    left_out = f"; ignored: {', '.join(evaluation.ignored_names)}" if evaluation.ignored_names else ""
-    console.print(
-        Text(
-            f"mIoU {percent(evaluation.mean_iou, 2)} over {', '.join(evaluation.counted) or 'no class'}{left_out}."
-            f" Accuracy {percent(evaluation.accuracy, 2)}."
-        )
-    )
-    for note in evaluation.notes:
-        console.print(Text(note, style="yellow"))

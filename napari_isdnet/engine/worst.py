@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import IGNORE_INDEX
-from napari_isdnet.engine.labels import LabelPair, pair_labels
+from napari_isdnet.engine.labels import LabelPair
 from napari_isdnet.engine.metrics import Counts, Labels, pair_counts
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource
-from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
 
@@ -47,11 +44,10 @@ class WindowErrors:
     Blocks of any size may be counted, each pixel once; memory is 16 bytes per window.
     """
 
-    def __init__(self, shape: tuple[int, int], size: int = 512, class_index: int | None = None) -> None:
+    def __init__(self, shape: tuple[int, int], size: int = 512) -> None:
         if size < 1:
             raise InputError(f"The worst windows need a size of at least 1 pixel, got {size}.")
         self.grid = Grid(shape, (size, size))
-        self.class_index = class_index
         self.wrong: Counts = np.zeros(self.grid.counts, np.int64)
         self.evaluated: Counts = np.zeros(self.grid.counts, np.int64)
 
@@ -59,11 +55,7 @@ class WindowErrors:
         """Counts of a block that covers ``window``: where they go, wrong, evaluated. Changes nothing itself."""
         size = self.grid.core[0]
         known = (truth != IGNORE_INDEX) & (prediction != IGNORE_INDEX)
-        if self.class_index is None:
-            wrong = prediction != truth
-        else:
-            wrong = (prediction == self.class_index) != (truth == self.class_index)
-        wrong &= known
+        wrong = (prediction != truth) & known
         first_row, first_column = window.row // size, window.column // size
         rows = np.maximum(np.arange(first_row, -(-window.bottom // size)) * size - window.row, 0)
         columns = np.maximum(np.arange(first_column, -(-window.right // size)) * size - window.column, 0)
@@ -89,42 +81,11 @@ def _sums(mask: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], columns: npt
     return np.add.reduceat(down, columns, axis=1, dtype=np.int64)
 
 
-def explained(pair: LabelPair, worst: WorstWindow, class_index: int | None = None, most: int = 3) -> WorstWindow:
+def explained(pair: LabelPair, worst: WorstWindow, most: int = 3) -> WorstWindow:
     """``worst`` with its ``most`` commonest confusions, from reading it again."""
     prediction, truth = pair.read(worst.window.intersect(pair.window))
     pairs = pair_counts(prediction, truth)[:IGNORE_INDEX, :IGNORE_INDEX]
     np.fill_diagonal(pairs, 0)
-    if class_index is not None:
-        own = np.zeros_like(pairs, bool)
-        own[class_index] = own[:, class_index] = True
-        pairs[~own] = 0
     order = np.argsort(-pairs, axis=None, kind="stable")[:most]
     found = [Confusion(int(i // IGNORE_INDEX), int(i % IGNORE_INDEX), int(pairs.flat[i])) for i in order]
     return WorstWindow(worst.window, worst.wrong, worst.evaluated, tuple(c for c in found if c.pixels))
-
-
-def worst_windows(
-    prediction: ImageSource,
-    truth: ImageSource,
-    size: int = 512,
-    count: int = 20,
-    class_index: int | None = None,
-    ignore: Iterable[int] = (),
-    roi: Window | None = None,
-    block: int = 2048,
-) -> Generator[Progress, None, list[WorstWindow]]:
-    """Find the ``count`` windows of ``size`` pixels with the most wrong pixels (of one class, or any).
-
-    Reads each pixel once, ``block`` pixels at a time, and yields :class:`Progress`; the list is the generator's return
-    value. Raises :class:`InputError` where the two maps do not lie on one grid.
-    """
-    pair = pair_labels(prediction, truth, ignore)
-    region = pair.window if roi is None else pair.window.intersect(roi)
-    errors = WindowErrors(prediction.shape, size, class_index)
-    grid = Grid(prediction.shape, (block, block))
-    clock = Clock(float(max(1, region.area)))
-    for index in grid.touching(region):
-        core = grid[index].intersect(region)
-        errors.add(*errors.block(*pair.read(core), core))
-        yield clock.step(core.area, "Comparing", core)
-    return [explained(pair, worst, class_index) for worst in errors.ranked(count)]
