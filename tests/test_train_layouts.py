@@ -11,7 +11,8 @@ import pytest
 import tifffile
 import torch
 from napari_isdnet_training import crops
-from napari_isdnet_training.census import check_dataset, problems
+from napari_isdnet_training.census import check_dataset, examine
+from napari_isdnet_training.cli import app
 from napari_isdnet_training.config import Recipe, load_recipe, recipe_names
 from napari_isdnet_training.datasets import LAYOUTS, open_dataset
 from napari_isdnet_training.fakes import MAKERS, make_fake
@@ -22,6 +23,7 @@ from napari_isdnet_training.setup import make_network
 from napari_isdnet_training.sources import decode_mask, open_mask
 from PIL import Image
 
+from napari_isdnet.cli import run
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
@@ -50,11 +52,15 @@ def fakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_for(layout: str, root: Path, *settings: str) -> Recipe:
     if layout in PUBLIC:
         return load_recipe(layout, [f"data.root={root}", *QUICK, *settings])
-    own = [f"data.layout={layout}", f"data.root={root}", "data.classes=['field', 'house']"]
-    names = "['a', 'b']" if layout == "folder" else "['scene1', 'scene2']"
-    held = "['c']" if layout == "folder" else "['scene3']"
-    split = [f"data.train={names}", f"data.validation={held}", "crop.images='epoch'", "run.ema_decay=0.5"]
-    return load_recipe("landcover-lite", [*own, *split, *QUICK, *settings])
+    own = [f"data.root={root}", "crop.images='epoch'", "run.ema_decay=0.5"]
+    if layout == "folder":
+        own += [
+            "data.layout=folder",
+            "data.classes=['field', 'house']",
+            "data.train=['a', 'b']",
+            "data.validation=['c']",
+        ]
+    return load_recipe("landcover-lite-six", [*own, *QUICK, *settings])
 
 
 def names(recipe: Recipe) -> dict[str, list[str]]:
@@ -68,7 +74,9 @@ def test_every_layout_has_a_fake() -> None:
 @pytest.mark.parametrize("layout", MAKERS)
 def test_a_step_trains_and_validates_on_the_fake(layout: str, fakes: Path, tmp_path: Path) -> None:
     recipe = recipe_for(layout, fakes / layout, "run.validate_every=1")
-    assert not list(problems(open_dataset(recipe.data)))
+    found = examine(open_dataset(recipe.data))
+    assert found.problems == ()
+    assert all(counts.all() for counts in found.counts.values())
     shown = list(fit(recipe, tmp_path / "run"))
     assert [p.stage for p in shown] == ["train", "validate"]
     assert np.isfinite(shown[0].figures["loss"])
@@ -305,3 +313,25 @@ def test_fakes_do_not_overwrite(fakes: Path) -> None:
         make_fake("isprs", fakes / "new")
     with pytest.raises(InputError, match="at least 64 pixels, got 8"):
         make_fake("folder", fakes / "new", side=8)
+
+
+def test_check_names_faults_and_classes_that_no_training_mask_holds(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_fake("scenes", tmp_path / "set")
+    command = ["check", "landcover-lite-six", "--set", f"data.root={tmp_path / 'set'}"]
+    assert run(app, command, "isdnet-train") == 0
+    out = capfd.readouterr().out
+    assert "train (6)" in out
+    assert "No fault." in out
+    for number in (1, 2, 3, 5, 6, 7):
+        path = tmp_path / "set" / f"scene{number}_classes.png"
+        mask = np.asarray(Image.open(path))
+        Image.fromarray(np.where(mask == 2, 0, mask)).save(path)
+    Image.fromarray(mask[:-1]).save(tmp_path / "set" / "scene4_classes.png")
+    assert run(app, command, "isdnet-train") == 1
+    found = capfd.readouterr()
+    assert "Class 'road' (index 2) is in none of the 6 training masks" in found.out
+    assert "validation: Mask scene4_classes.png is 127 x" in found.out
+    assert "Error: 2 faults of set; see the lines above, and mend them." in found.err
+    assert run(app, [*command, "--set", "data.allow_empty_classes=true", "--set", "data.validation=[]"], "x") == 0

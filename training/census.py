@@ -106,21 +106,41 @@ def check_dataset(
         s: take_census(dataset.samples[s], len(dataset.classes), dataset.code) for s in splits if s in dataset.samples
     }
     if "train" in result and not allow_empty_classes:
-        total = np.sum([c.counts for c in result["train"]], axis=0)
-        for index in np.flatnonzero(total == 0):
-            raise InputError(
-                f"Class '{dataset.classes[index].name}' (index {index}) is in none of the {len(result['train'])}"
-                f" training masks of {dataset.name}; remove it from data.classes, label some, or set"
-                " data.allow_empty_classes=true."
-            )
+        for sentence in _missing_classes(dataset, result["train"]):
+            raise InputError(sentence)
     return result
 
 
-def problems(dataset: Dataset) -> Iterator[str]:
-    """Every problem of a data set, one sentence each, for ``isdnet-train check``."""
-    for split, samples in dataset.samples.items():
+def _missing_classes(dataset: Dataset, train: Sequence[MaskCensus]) -> Iterator[str]:
+    """A sentence for each class that no training mask holds."""
+    total = np.sum([c.counts for c in train], axis=0)
+    for index in np.flatnonzero(total == 0):
+        yield (
+            f"Class '{dataset.classes[index].name}' (index {index}) is in none of the {len(train)} training masks of"
+            f" {dataset.name}; remove it from data.classes, label some, or set data.allow_empty_classes=true."
+        )
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What ``isdnet-train check`` finds: faults, one sentence each, and pixels per class (K,) of every split."""
+
+    problems: tuple[str, ...]
+    counts: dict[str, npt.NDArray[np.int64]]
+
+
+def examine(dataset: Dataset, *, allow_empty_classes: bool = False) -> Examination:
+    """Look at every sample of every split; a sample with a fault is named and counts nowhere."""
+    found: list[str] = []
+    counts: dict[str, npt.NDArray[np.int64]] = {}
+    for split, samples in ((k, v) for k, v in dataset.samples.items() if v):
+        good: list[MaskCensus] = []
         for sample in samples:
             try:
-                _look_at(sample, len(dataset.classes), dataset.code, 0)
+                good.append(_look_at(sample, len(dataset.classes), dataset.code, 0))
             except InputError as error:
-                yield f"{split}: {error}"
+                found.append(f"{split}: {error}")
+        counts[split] = np.sum([c.counts for c in good], axis=0) if good else np.zeros(len(dataset.classes), np.int64)
+        if split == "train" and len(good) == len(samples) and not allow_empty_classes:
+            found.extend(_missing_classes(dataset, good))
+    return Examination(tuple(found), counts)

@@ -17,7 +17,7 @@ from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, Preset
 
 from napari_isdnet.cli import run
 from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, Precision
-from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json
+from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json, print_table
 from napari_isdnet.exceptions import InputError
 
 app = typer.Typer(
@@ -171,18 +171,23 @@ def evaluate(
 
 @app.command()
 def check(recipe: RecipeName, settings: Settings = None) -> None:
-    """Look at every image and mask of a recipe and name each fault."""
-    from napari_isdnet_training.census import problems
+    """Look at every image and mask of a recipe, name each fault, and say how much of each class there is."""
+    from napari_isdnet_training.census import examine
     from napari_isdnet_training.config import load_recipe
     from napari_isdnet_training.datasets import open_dataset
 
-    dataset = open_dataset(load_recipe(recipe, settings or ()).data)
-    found = list(problems(dataset))
-    for line in found:
+    data = load_recipe(recipe, settings or ()).data
+    dataset = open_dataset(data)
+    found = examine(dataset, allow_empty_classes=data.allow_empty_classes)
+    shares = {split: counts / max(1, counts.sum()) for split, counts in found.counts.items()}
+    rows = [(c.name, *(f"{share[k]:.2%}" for share in shares.values())) for k, c in enumerate(dataset.classes)]
+    titles = (f"{split} ({len(dataset.samples[split])})" for split in shares)
+    print_table(f"{dataset.name}: share of the labelled pixels", ("class", *titles), rows)
+    for line in found.problems:
         typer.echo(line)
-    if found:
-        raise InputError(f"{len(found)} of the samples of {dataset.name} cannot be used; see the lines above.")
-    typer.echo(", ".join(f"{len(v)} {k}" for k, v in dataset.samples.items()) + " samples, no fault.")
+    if found.problems:
+        raise InputError(f"{len(found.problems)} faults of {dataset.name}; see the lines above, and mend them.")
+    typer.echo("No fault.")
 
 
 @app.command()

@@ -18,6 +18,7 @@ Mask = npt.NDArray[np.uint8]
 Maker = Callable[[Path, "Painter"], None]
 
 OWN_CLASSES = classes_from(["field", "house"])
+LAND_COVER = classes_from(["building", "land", "road", "vegetation", "water"])
 MIN_SIDE = 64
 
 
@@ -65,8 +66,9 @@ def _folder(root: Path, painter: Painter) -> None:
 
 
 def _scenes(root: Path, painter: Painter) -> None:
-    for number in range(1, 4):
-        image, mask = painter.paint(OWN_CLASSES)
+    """The seven scenes and five classes that the recipes of land cover name."""
+    for number in range(1, 8):
+        image, mask = painter.paint(LAND_COVER)
         _write_tiff(root / f"scene{number}", image)
         _save(root / f"scene{number}_classes.png", mask)
 
