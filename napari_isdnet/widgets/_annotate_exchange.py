@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
-from napari_isdnet.annotation.files import OUTLINES, bring_in, write_out
+from napari_isdnet.annotation import files
+from napari_isdnet.annotation.files import OUTLINES, write_out
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.source import GeoReference
 from napari_isdnet.progress import Progress
 
-__all__ = ["EXPORTS", "IMPORT_FILTER", "OUTLINES", "Watched", "bring_in", "write_out"]
+__all__ = ["EXPORTS", "IMPORT_FILTER", "OUTLINES", "VALUES", "Watched", "bring_in", "write_out"]
+
+VALUES = {
+    "As the file says (class names or 255)": "auto",
+    "0 = unlabelled, 1 = first class": "annotation",
+    "0 = first class, 255 = unlabelled": "mask",
+}
 
 EXPORTS = {
     "geojson": ("Polygons for QGIS and QuPath (GeoJSON)…", "Outlines with holes, class names and colours", ".geojson"),
@@ -20,6 +32,17 @@ IMPORT_FILTER = (
     "Annotations (*.geojson *.json *.tif *.tiff *.png *.zarr);;GeoJSON, QuPath (*.geojson *.json);;"
     "Label images (*.tif *.tiff *.png *.zarr);;All files (*)"
 )
+
+
+def bring_in(
+    store: AnnotationStore, path: Path, values: str, default_class: str | None, georeference: GeoReference | None
+) -> Generator[Progress, None, str]:
+    """:func:`napari_isdnet.annotation.files.bring_in`; an error says what to choose here, not which option to add."""
+    try:
+        return (yield from files.bring_in(store, path, values, default_class, georeference))
+    except InputError as error:
+        said = re.sub(r"add --values mask \(.*\)\.$", "import it again and choose what its values mean.", str(error))
+        raise InputError(said) from error
 
 
 class Watched(Generator[Progress, None, str]):

@@ -41,16 +41,16 @@ class Exchanging(Flying):
         path, _ = QFileDialog.getOpenFileName(self, "Import annotations", "", exchange.IMPORT_FILTER)
         if not path:
             return
-        values = "annotation"
+        values = "auto"
         if not path.lower().endswith(exchange.OUTLINES):
-            kinds = {"0 = unlabelled, 1 = first class": "annotation", "0 = first class, 255 = unlabelled": "mask"}
-            text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", list(kinds), 0, False)
+            kinds = list(exchange.VALUES)
+            text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", kinds, 0, False)
             if not good:
                 return
-            values = kinds[text]
+            values = exchange.VALUES[text]
         self.import_file(Path(path), values)
 
-    def import_file(self, path: Path, values: str = "annotation") -> None:
+    def import_file(self, path: Path, values: str = "auto") -> None:
         """Paint what a file holds; one step to undo."""
         self._save_editing()
         classes = self.controller.store.classes

@@ -311,7 +311,7 @@ def test_export_and_import(viewer, qtbot, dock, tmp_path) -> None:
     qtbot.waitUntil(lambda: not dock.bar.running, timeout=10_000)
     dock.undo_button.click()
     settle(qtbot, dock)
-    for path, kind in ((tmp_path / "out.geojson", "annotation"), (tmp_path / "out.tif", "mask")):
+    for path, kind in ((tmp_path / "out.geojson", "auto"), (tmp_path / "out.tif", "auto")):
         dock.import_file(path, kind)
         qtbot.waitUntil(lambda: not dock.bar.running, timeout=10_000)
         settle(qtbot, dock)

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QInputDialog
 
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.progress import Progress
@@ -163,6 +164,27 @@ def test_importing_shapes_beside_the_image_is_said(viewer: Any, qtbot: Any, dock
         assert said()[-1].startswith(message), said()
     assert [c.name for c in dock.controller.store.classes] == ["object", "background", "at 60"]
     assert len(said()) == 2
+
+
+def test_labels_that_may_mean_either_are_imported_as_one_chooses(
+    qtbot: Any, dock: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    labels = np.ones(SHAPE, np.uint8)
+    labels[:10] = 0
+    path = tmp_path / "labels.npy"
+    np.save(path, labels)
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    for choice, values in (("As the file says", None), ("0 = unlabelled", labels), ("0 = first class", labels + 1)):
+
+        def choose(_self: Any, _title: str, _text: str, kinds: list[str], *_: Any, start: str = choice) -> Any:
+            return next(kind for kind in kinds if kind.startswith(start)), True
+
+        monkeypatch.setattr(QInputDialog, "getItem", choose)
+        dock.import_button.click()
+        settle(qtbot, dock)
+        if values is None:
+            assert said()[-1].endswith("or unlabelled: import it again and choose what its values mean.")
+        assert np.array_equal(painted(dock), 0 * labels if values is None else values)
 
 
 def test_outlines_in_map_coordinates_are_imported_where_they_lie(
