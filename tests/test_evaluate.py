@@ -253,8 +253,11 @@ def test_a_whole_pixel_shift_on_the_earth_is_followed():
 @pytest.mark.parametrize(
     ("theirs", "words"),
     [
-        (GeoReference("EPSG:32640", (0.5, 0, 1000.2, 0, -0.5, 2000)), "another pixel grid"),
-        (GeoReference("EPSG:32640", (0.6, 0, 1000, 0, -0.6, 2000)), "another pixel grid"),
+        (GeoReference("EPSG:32640", (0.5, 0, 1000.2, 0, -0.5, 2000)), r"shifted by 0.00 rows and 0.40 columns"),
+        (
+            GeoReference("EPSG:32640", (0.6, 0, 1000, 0, -0.6, 2000)),
+            "another pixel grid .* .pixels of 0.6 x 0.6 instead of 0.5 x 0.5",
+        ),
         (GeoReference("EPSG:32639", (0.5, 0, 1000, 0, -0.5, 2000)), "is in EPSG:32640 and truth map in EPSG:32639"),
         (GeoReference("EPSG:32640", (0.5, 0, 9000, 0, -0.5, 2000)), "do not overlap"),
     ],

@@ -148,15 +148,24 @@ def _offset(prediction: ImageSource, truth: ImageSource) -> tuple[int, int] | No
     off_grid = max(abs(rows - round(rows)), abs(columns - round(columns)))
     pixel = abs(determinant) ** 0.5
     if drift > 0.5 * pixel or off_grid > _GRID_SLACK + 1e-9 * reach:
+        how = f"shifted by {abs(rows):.2f} rows and {abs(columns):.2f} columns"
+        if drift > 0.5 * pixel:
+            how = f"pixels of {_sides(theirs.transform)} instead of {_sides(ours.transform)}, or turned"
         raise InputError(
-            f"Truth {truth.name} lies on another pixel grid than {prediction.name} (shift {rows:.2f} rows,"
-            f" {columns:.2f} columns); resample truth to the prediction's grid (nearest neighbour) first."
+            f"Truth {truth.name} lies on another pixel grid than {prediction.name} ({how}); resample truth to the"
+            " prediction's grid (nearest neighbour) first."
         )
     return round(rows), round(columns)
 
 
 def _linear(transform: tuple[float, ...]) -> tuple[float, float, float, float]:
     return transform[0], transform[1], transform[3], transform[4]
+
+
+def _sides(transform: tuple[float, ...]) -> str:
+    """Width and height of a pixel."""
+    a, b, d, e = _linear(transform)
+    return f"{(a * a + d * d) ** 0.5:g} x {(b * b + e * e) ** 0.5:g}"
 
 
 def _short(crs: str) -> str:
