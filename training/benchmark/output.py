@@ -79,28 +79,70 @@ class RunLog:
         write_csv(self.path, self.columns, self.rows, self.notes)
 
 
+MARKERS = {
+    "whole": ("o", "in one piece"),
+    "local": ("s", "in tiles"),
+    "global": ("D", "shrunk"),
+    "half": ("^", "at half the side"),
+    "quarter": ("v", "at a quarter"),
+}
+
+
 def plot_speed(rows: Sequence[Row], path: Path) -> None:
-    """Images a second of every row that has a figure, one panel a size (PNG or SVG by the suffix)."""
+    """Images a second of every row that has a figure: a line a network, a panel a size (PNG or SVG by the suffix)."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         from napari_isdnet.exceptions import MissingExtra
 
         raise MissingExtra("The plot", "matplotlib", "train") from None
+    rows = [row for row in rows if row["fps"]]
     sizes = sorted({(int(r["height"]), int(r["width"])) for r in rows})
-    most = max((sum(1 for r in rows if (r["height"], r["width"]) == s and r["fps"]) for s in sizes), default=1)
-    figure = Figure(figsize=(6 * max(1, len(sizes)), 1.2 + 0.28 * most), layout="constrained")
+    lines = max(
+        (len({r["network"] for r in rows if (int(r["height"]), int(r["width"])) == s}) for s in sizes), default=1
+    )
+    figure = Figure(figsize=(6.4 * max(1, len(sizes)), 1.6 + 0.24 * lines), layout="constrained")
     for index, size in enumerate(sizes):
-        shown = [r for r in rows if (r["height"], r["width"]) == size and r["fps"]]
-        shown.sort(key=lambda r: float(r["fps"]))
         axes = figure.add_subplot(1, len(sizes), index + 1)
-        names = [f"{r['network']}{'' if r['mode'] == 'whole' else ' ' + str(r['mode'])}" for r in shown]
-        colors = ["#c0392b" if str(r["network"]).startswith("isdnet") else "#7f8c8d" for r in shown]
-        axes.barh(names, [float(r["fps"]) for r in shown], color=colors)
-        axes.margins(y=0.01)
-        axes.set_xlabel("images a second")
+        _plot_size(axes, [r for r in rows if (int(r["height"]), int(r["width"])) == size])
         axes.set_title(f"{size[0]} x {size[1]}")
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(temporary, dpi=110)
     temporary.replace(path)
+
+
+def _plot_size(axes: Any, rows: Sequence[Row]) -> None:
+    """The networks by what they do in one piece (else by their slowest way), the slowest first, the fastest on top."""
+    ways: dict[str, dict[str, float]] = {}
+    for row in rows:
+        ways.setdefault(str(row["network"]), {})[str(row["mode"])] = float(row["fps"])
+    ranked = sorted(ways, key=lambda name: ways[name].get("whole", min(ways[name].values())))
+    for line, name in enumerate(ranked):
+        own = name.startswith("isdnet")
+        color = "#c0392b" if own else "#34495e"
+        axes.plot([min(ways[name].values()), max(ways[name].values())], [line, line], color="#d0d5d8", zorder=1)
+        for mode, value in ways[name].items():
+            filled = mode == "whole"
+            face = color if filled else "white"
+            axes.scatter(
+                value, line, marker=MARKERS[mode][0], s=34 if filled else 22, facecolor=face, edgecolor=color, zorder=2
+            )
+    axes.set_yticks(range(len(ranked)), ranked)
+    for label in axes.get_yticklabels():
+        label.set_color("#c0392b" if label.get_text().startswith("isdnet") else "#2c3e50")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(axis="x", color="#eceff1")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.02)
+    axes.set_xlabel("images a second")
+    shown = {mode for way in ways.values() for mode in way}
+    for mode, (marker, text) in MARKERS.items():
+        if mode in shown:
+            face = "#34495e" if mode == "whole" else "white"
+            axes.scatter(
+                [], [], marker=marker, s=34 if mode == "whole" else 22, facecolor=face, edgecolor="#34495e", label=text
+            )
+    axes.legend(loc="upper left", frameon=True, fontsize="small")
