@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_isdnet.engine import maps
-from napari_isdnet.engine.maps import LazyMap, MapStorage
+from napari_isdnet.engine.maps import LazyMap, MapStorage, map_is_stored
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
@@ -37,7 +37,6 @@ def test_ram_and_file_hold_what_numpy_holds(
         path = tmp_path / "a.map"
         path.unlink(missing_ok=True)
         stores = [MapStorage(SHAPE, CHANNELS, np.dtype(np.float16), p) for p in (None, path)]
-        assert all(store.fresh for store in stores)
         truth = np.zeros((*SHAPE, CHANNELS), np.float16)
         for write, read, seed in steps:
             values = np.random.default_rng(seed).normal(size=(*write.shape, CHANNELS)).astype(np.float16)
@@ -48,8 +47,8 @@ def test_ram_and_file_hold_what_numpy_holds(
         for store in stores:
             store.sync()
             store.close()
+        assert map_is_stored(SHAPE, CHANNELS, np.dtype(np.float16), path)
         again = MapStorage(SHAPE, CHANNELS, np.dtype(np.float16), path)
-        assert not again.fresh
         np.testing.assert_array_equal(again.read(Window.whole(SHAPE)), truth)
         again.close()
 
@@ -57,7 +56,8 @@ def test_ram_and_file_hold_what_numpy_holds(
 def test_a_file_of_another_size_counts_as_empty(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.map"
     MapStorage(SHAPE, CHANNELS, np.dtype(np.float32), path).close()
-    assert MapStorage(SHAPE, CHANNELS + 1, np.dtype(np.float32), path).fresh
+    assert not map_is_stored(SHAPE, CHANNELS + 1, np.dtype(np.float32), path)
+    MapStorage(SHAPE, CHANNELS + 1, np.dtype(np.float32), path).close()
     assert path.stat().st_size == 11 * 7 * 4 * 4
 
 

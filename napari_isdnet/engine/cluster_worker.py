@@ -77,6 +77,9 @@ class SumLog:
         """Never asked, since nothing is done."""
         raise KeyError((stage, unit))
 
+    def forget(self, stage: str) -> None:
+        """Nothing is known here."""
+
     def record(self, stage: str, unit: int, sums: npt.NDArray[np.float64]) -> None:
         """A unit is stored."""
         self.found.append((stage, unit, sums))

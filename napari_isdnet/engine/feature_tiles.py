@@ -65,7 +65,7 @@ class RenderPyramid:
 
     # -- worker thread -------------------------------------------------------------------------------------------
     def _work(self, index: int) -> None:
-        if not self._missing(index, 0):
+        if not any(self._missing(index, level) for level in range(self._dense_from + 1)):
             return
         window = self.grid[index]
         picture = self._paint(window.shifted(self.part.row, self.part.column))
@@ -105,12 +105,16 @@ class RenderPyramid:
                 return self._dense[level - self._dense_from][window.slices].copy()
         out = self._enlarged(level, window)
         for index in units:
-            picture = self._fine.get((level, index))
-            area = self.grid[index].divided(2**level).clipped(self.shapes[level])
-            shared = area.intersect(window)
-            if picture is not None and not shared.empty:
-                out[shared.relative_to(window).slices] = picture[shared.relative_to(area).slices]
+            self._copy(level, index, window, out)
         return out
+
+    def _copy(self, level: int, index: int, window: Window, out: Picture) -> None:
+        """What of a unit's picture lies in ``window``, where it is held."""
+        picture = self._fine.get((level, index))
+        area = self.grid[index].divided(2**level).clipped(self.shapes[level])
+        shared = area.intersect(window)
+        if picture is not None and not shared.empty:
+            out[shared.relative_to(window).slices] = picture[shared.relative_to(area).slices]
 
     def _enlarged(self, level: int, window: Window) -> Picture:
         step = 2 ** (self._dense_from - level)
@@ -124,9 +128,17 @@ class RenderPyramid:
 
     def read(self, level: int, window: Window) -> Picture:
         """The picture of ``window``, computed now by the calling thread where it is missing."""
-        for index in self.grid.touching(window.multiplied(2**level).clipped(self.part.shape)):
+        units = self.grid.touching(window.multiplied(2**level).clipped(self.part.shape))
+        if level >= self._dense_from:
+            for index in units:
+                self._work(index)
+            with self._lock:
+                return self._dense[level - self._dense_from][window.slices].copy()
+        out = np.zeros((*window.shape, 4), np.uint8)
+        for index in units:  # one after the other: all of them may be more than the memory holds
             self._work(index)
-        return self.answer(level, window)
+            self._copy(level, index, window, out)
+        return out
 
     @property
     def progress(self) -> tuple[int, int]:

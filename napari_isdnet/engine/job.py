@@ -82,6 +82,10 @@ class LedgerLog:
         sums: npt.NDArray[np.float64] = self.ledger.payload(stage, unit)
         return sums
 
+    def forget(self, stage: str) -> None:
+        """Nothing of ``stage`` is stored any more."""
+        self.ledger.forget(stage)
+
     def record(self, stage: str, unit: int, sums: npt.NDArray[np.float64]) -> None:
         """A unit is stored."""
         self.ledger.record(stage, unit, sums)

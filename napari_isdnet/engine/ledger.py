@@ -33,6 +33,8 @@ HEADER = "ledger.json"
 LOG = "ledger.log"
 LOCK = "lock"
 FORMAT = 1
+FORGET = "*"
+"""As a unit: all units of its stage that came before are not done any more."""
 SYNC_SECONDS = 1.0
 Unit = int | str
 
@@ -87,7 +89,12 @@ class Ledger:
             lock = JobLock(directory / LOCK)
             lock.acquire()
         try:
-            stored = read_header(directory)
+            try:
+                stored = read_header(directory)
+            except InputError:  # damaged, or of another version
+                if resume and not overwrite:
+                    raise
+                stored = None
             if stored is not None and stored != wanted and resume and not overwrite:
                 sentence = _difference_sentence(directory, stored, wanted)
                 raise JobDiffersError(sentence, stored, wanted, read_about(directory))
@@ -127,6 +134,13 @@ class Ledger:
                 self.sync()
         self._where[stage, unit] = (start, len(line))
 
+    def forget(self, stage: str) -> None:
+        """No unit of ``stage`` is done any more: what they said is stored is gone."""
+        self.record(stage, FORGET)
+        self.sync()
+        for name, unit in [key for key in self._where if key[0] == stage]:
+            del self._where[name, unit]
+
     def payload(self, stage: str, unit: Unit) -> Any:
         """What was recorded with that unit; ``KeyError`` where it is not done."""
         start, length = self._where[stage, unit]
@@ -163,7 +177,9 @@ class Ledger:
                 self._file.truncate(start)
                 break
             record = _parse(line)
-            if record is not None:
+            if record is not None and record[1] == FORGET:
+                self._where = {key: place for key, place in self._where.items() if key[0] != record[0]}
+            elif record is not None:
                 self._where[record[0], record[1]] = (start, len(line))
             start += len(line)
 
@@ -188,6 +204,16 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise InputError(
             f"{file} cannot be read ({error}); remove the folder {file.parent} to start the job again."
         ) from error
+
+
+def recorded_units(path: str | os.PathLike[str], stage: str) -> set[Unit]:
+    """Units of ``stage`` that the log in folder ``path`` holds, whoever has the job open; empty where there is none."""
+    file = Path(path) / LOG
+    if not file.is_file():
+        return set()
+    with disk_errors(file), open(file, "rb") as log:
+        records = [record for line in log if (record := _parse(line)) is not None]
+    return {record[1] for record in records if record[0] == stage}
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -220,6 +246,8 @@ def _start_again(directory: Path, header: Mapping[str, Any], about: Mapping[str,
     for entry in directory.iterdir():
         if entry.name not in (LOCK, HEADER):
             remove(entry)
+            if entry.exists():  # its old results would pass for those of the new job
+                raise InputError(f"{entry} cannot be removed; remove it, or choose another --output folder.")
     content = {"format": FORMAT, "header": header, "about": dict(about)}
     write_atomic(directory / HEADER, json.dumps(content, indent=1, sort_keys=True).encode())
 

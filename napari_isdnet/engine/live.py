@@ -108,8 +108,16 @@ class PredictionPyramid:
     def _work(self, index: int) -> None:
         if self._done[index]:  # finished between the look at the list and the wish
             return
-        window, version = self.grid[index], self._version
-        labels = np.ascontiguousarray(self._compute(window), dtype=np.uint8)
+        window = self.grid[index]
+        with self._lock:
+            compute, version = self._compute, self._version
+        try:
+            labels = np.ascontiguousarray(compute(window), dtype=np.uint8)
+        except Exception:
+            if version == self._version:
+                raise
+            self._work(index)  # replaced meanwhile, and closed: its failure says nothing of the new function
+            return
         if labels.shape != window.shape:
             raise ValueError(f"compute() returned {labels.shape} for a window of {window.shape}")
         levels, packed = labels, []

@@ -22,17 +22,13 @@ Array = npt.NDArray[Any]
 
 
 class MapStorage:
-    """A (rows, columns, channels) array in RAM (``path`` None) or in a sparse file.
-
-    ``fresh`` is true where nothing was stored before: in RAM, and in a file that was not there with this size.
-    """
+    """A (rows, columns, channels) array in RAM (``path`` None) or in a sparse file, which may hold some already."""
 
     def __init__(self, shape: tuple[int, int], channels: int, dtype: np.dtype[Any], path: Path | None) -> None:
         self.shape, self.channels, self.dtype, self.path = shape, channels, np.dtype(dtype), path
         self._array: Array | None = None
         self._file: int | None = None
         self._seek = threading.Lock()
-        self.fresh = path is None or not path.is_file() or path.stat().st_size != self.nbytes
         if path is None:
             self._array = np.zeros((*shape, channels), self.dtype)
         else:
@@ -123,6 +119,12 @@ class MapStorage:
             self._file = None
 
 
+def map_is_stored(shape: tuple[int, int], channels: int, dtype: np.dtype[Any], path: Path | None) -> bool:
+    """True where a file of that map is there, whole."""
+    size = shape[0] * shape[1] * channels * dtype.itemsize
+    return path is not None and path.is_file() and path.stat().st_size == size
+
+
 def _bytes_of(values: Array) -> memoryview:
     return memoryview(values.data).cast("B")
 
@@ -135,6 +137,9 @@ class UnitLog(Protocol):
 
     def sums(self, stage: str, unit: int) -> npt.NDArray[np.float64]:
         """The partial sums that were recorded with a unit."""
+
+    def forget(self, stage: str) -> None:
+        """Write down that no unit of ``stage`` is stored any more."""
 
     def record(self, stage: str, unit: int, sums: npt.NDArray[np.float64]) -> None:
         """Write down that a unit is stored, with its partial sums."""

@@ -22,6 +22,7 @@ from napari_isdnet.window import Grid, Window
 if TYPE_CHECKING:
     from napari_isdnet.engine.job import Predictor
 
+KEPT_BYTES = 64 * 2**20
 UNIT = 2048
 """Side of the windows that are predicted; anchored at the image's origin, so that a region is an exact crop."""
 
@@ -109,11 +110,16 @@ class ResultStores:
         found = self._units.get(unit)
         if found is None:
             found = self._predict(self.grid[unit], predictor)
+            if self.region == Window.whole(self.grid.shape):  # shards are the units: nobody asks again
+                return found
             self._units[unit] = found
             # Neighbouring shards of a region share units of the image's grid; two rows' worth would be unbounded.
-            while len(self._units) > 4:
+            while len(self._units) > 1 and (len(self._units) > 4 or self._kept_bytes() > KEPT_BYTES):
                 self._units.popitem(last=False)
         return found
+
+    def _kept_bytes(self) -> int:
+        return sum(values.nbytes for unit in self._units.values() for values in unit.values())
 
     def _predict(self, window: Window, predictor: Predictor) -> dict[str, npt.NDArray[np.uint8]]:
         if len(self.stores) == 1:

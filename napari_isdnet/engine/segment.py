@@ -23,16 +23,17 @@ from napari_isdnet.engine.job import (
     means_key,
     save_means,
 )
-from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header
+from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header, recorded_units
+from napari_isdnet.engine.outputs import STAGE, check_outputs, job_outputs
 from napari_isdnet.engine.patches import check_size
 from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.windowed import window_size
-from napari_isdnet.exceptions import AlreadyThere, InputError
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.cache import cache_within
 from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.polygons import check_available
-from napari_isdnet.io.sink import check_format, export, result_path
+from napari_isdnet.io.sink import check_format, export
 from napari_isdnet.io.source import ImageSource, TileError
 from napari_isdnet.model.isdnet import MIN_SIDE
 from napari_isdnet.progress import Clock, Progress
@@ -154,7 +155,8 @@ class _Job:
             check_format(name, self.region.shape)
         if options.polygons:
             check_available()
-        self.paths = self._paths()
+        o = options
+        self.paths = job_outputs(o.output, source.name, o.formats, o.probabilities, o.uncertainty, o.polygons)
         self.policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
         self.placement = self.place()
         self.job_folder = options.output / f"{source.name}.job"
@@ -184,14 +186,23 @@ class _Job:
     def _begun_without_skipping(self) -> bool:
         """A job that met a bad tile says to use --skip-bad-tiles: what it has done before stays good then."""
         keep = self.options.resume and not self.options.overwrite
-        return keep and (read_header(self.job_folder) or {}).get("skip_bad_tiles") is False
+        return keep and (self._earlier() or {}).get("skip_bad_tiles") is False
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """The header of the job that is there; None for one that cannot be read where it may be thrown away."""
+        try:
+            return read_header(self.job_folder)
+        except InputError:
+            if self.options.resume and not self.options.overwrite:
+                raise
+            return None
 
     def _core(self) -> int:
         """Side of the streaming cores: as asked, else what the memory allows, or less where the job was begun so."""
         o = self.options
         fits = core_for(working_bytes(o.memory), self.source.shape, o.window)
         if o.window is None and o.resume and o.context == "whole":
-            begun = (read_header(self.job_folder) or {}).get("core")
+            begun = (self._earlier() or {}).get("core")
             if isinstance(begun, int) and 0 < begun < fits:
                 return begun
         return fits
@@ -202,27 +213,16 @@ class _Job:
             return {"core": self.core}
         return {"window": window_size(self.model, self.options.window)}
 
-    def _paths(self) -> dict[str, tuple[str, str, Path]]:
-        """Key of the output -> (kind, format, path)."""
-        o, result = self.options, {}
-        kinds = ["labels", *(["probabilities"] if o.probabilities else []), *(["uncertainty"] if o.uncertainty else [])]
-        for kind in kinds:
-            formats = o.formats if kind == "labels" else (_for_maps(o.formats[0]),)
-            for name in formats:
-                key = kind if len(formats) == 1 else f"{kind} {name}"
-                result[key] = (kind, name, result_path(o.output, self.source.name, name, kind))
-        if o.polygons:
-            result["polygons"] = ("polygons", "geojson", o.output / f"{self.source.name}.geojson")
-        result["overlay"] = ("overlay", "png", o.output / f"{self.source.name}_overlay.png")
-        return result
-
     def _warnings(self) -> list[str]:
         size, trained = self.source.pixel_size, self.header.pixel_size
         metres = None if size is None else size.metres
+        scale = float(self.options.scale)
         if metres is None or trained is None or 1 / 1.5 <= metres / trained <= 1.5:
             return []
+        now = "" if scale == 1 else f", {metres:.3g} m at --scale {scale:g}"
+        metres *= scale  # of the file, which is what --scale counts from
         return [
-            f"The image has pixels of {metres:.3g} m, the model was trained at {trained:.3g} m;"
+            f"The image has pixels of {metres:.3g} m{now}, the model was trained at {trained:.3g} m;"
             f" --scale {metres / trained:.3g} resamples it."
         ]
 
@@ -232,11 +232,11 @@ class _Job:
         """All steps, each going on where an earlier run stopped."""
         o = self.options
         make_folder(o.output)
-        fresh = not (self.job_folder / "ledger.json").exists()
-        existing = [path for _, _, path in self.paths.values() if path.exists()]
-        if existing and fresh and not o.overwrite:
-            raise AlreadyThere.at(existing[0])
+        check_outputs(self.paths, self.source, recorded_units(self.job_folder, STAGE), o.overwrite)
         with self._ledger() as ledger, ExitStack() as stack:
+            for _, _, path in self.paths.values():
+                if not ledger.done(STAGE, path.name):  # before it is written: a kill in between must not orphan it
+                    ledger.record(STAGE, path.name)
             stack.enter_context(cache_within(working_bytes(o.memory)))
             stores = stack.enter_context(
                 ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
@@ -384,10 +384,6 @@ def _bad_windows(ledger: Ledger) -> list[tuple[int, int, int, int]]:
     for index in ledger.units("bad"):
         found.update((int(r), int(c), int(h), int(w)) for r, c, h, w in ledger.payload("bad", index)["windows"])
     return sorted(found)
-
-
-def _for_maps(name: str) -> str:
-    return "ome-zarr" if name == "png" else name  # a PNG holds class maps only
 
 
 def _scaled(step: Progress, start: float, share: float) -> Progress:

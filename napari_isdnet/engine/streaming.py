@@ -29,7 +29,7 @@ from torch import Tensor
 from napari_isdnet.engine.device import Placement
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
-from napari_isdnet.engine.maps import LazyMap, MapStorage, UnitLog
+from napari_isdnet.engine.maps import LazyMap, MapStorage, UnitLog, map_is_stored
 from napari_isdnet.engine.means import Means, MeanSums
 from napari_isdnet.engine.patches import PatchReader, as_array, as_tensor, check_size
 from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
@@ -111,12 +111,15 @@ class WholeImage:
     ) -> LazyMap:
         folder, log = self.options.folder, self.options.log
         path = None if folder is None else folder / f"{name}.map"
+        done: Iterable[int] = () if log is None else log.done(name)
+        if log is not None and done and not map_is_stored(shape, channels, self.dtype, path):
+            # A file that was taken away holds none of what the ledger says; before a new one looks as if it did.
+            log.forget(name)
+            done = ()
         storage = MapStorage(shape, channels, self.dtype, path)
-        done: Iterable[int] = ()
-        if log is not None and not storage.fresh:  # a file that was taken away holds none of what the ledger says
-            done = log.done(name)
-            for unit in done:
-                self._sums.add(name, unit, log.sums(name, unit))
+        for unit in done:
+            assert log is not None
+            self._sums.add(name, unit, log.sums(name, unit))
 
         def record(unit: int, values: Array) -> None:
             sums = self._sums.measure(name, unit, values, Grid(shape, (core, core))[unit])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -108,7 +109,8 @@ class ViewQueue(Generic[Key]):
                 self._work(key)
             except Exception as error:  # reported, whatever it is: a worker thread must not die silently
                 if self._on_error is not None:
-                    self._on_error(key, error)
+                    with suppress(Exception):  # whoever listened may be gone; the thread must live on
+                        self._on_error(key, error)
             finally:
                 with self._changed:
                     self._busy.discard(key)

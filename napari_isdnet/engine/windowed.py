@@ -21,10 +21,11 @@ from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, Branch, ISDNet
 from napari_isdnet.progress import Progress
-from napari_isdnet.window import Window
+from napari_isdnet.window import Grid, Window
 
 ALIGN = 32
 CACHE_BYTES = 128 * 2**20
+STRIP = 256
 
 
 class WindowGrid:
@@ -154,8 +155,12 @@ class WindowPredictor:
             total[(..., *into)] += fine[:, :, rows, columns] * weight
             weights[into] += weight
         assert total is not None, "the grid covers every pixel"
-        return total / weights
+        return total.div_(weights)
 
     def labels(self, window: Window) -> npt.NDArray[np.uint8]:
         """Class indices (h, w) of any level-0 window; 255 where the image has no valid pixel."""
-        return self.reader.mask(self.logits(window)[0].argmax(0).to(torch.uint8).numpy(), window)
+        found = np.empty(window.shape, np.uint8)
+        for strip in Grid(window.shape, (STRIP, window.width)):  # bounds the full-resolution logits
+            logits = self.logits(strip.shifted(window.row, window.column))[0]
+            found[strip.slices] = logits.argmax(0).to(torch.uint8).numpy()
+        return self.reader.mask(found, window)

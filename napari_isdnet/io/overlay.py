@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SIDE = 1600
 STRIP = 2048
+STRIP_BYTES = 64 * 2**20
 
 
 def thumbnail(source: ImageSource, window: Window, side: int) -> npt.NDArray[Any]:
@@ -40,9 +41,13 @@ def thumbnail(source: ImageSource, window: Window, side: int) -> npt.NDArray[Any
     ).clipped(shape)
     step = max(1, -(-max(inside.shape) // side))
     strips = []
-    # Strips start at multiples of the step, so that the picked rows are evenly spaced.
-    for strip in Grid(inside.shape, (max(1, STRIP // step) * step, inside.width)):
+    rows = max(1, min(STRIP, STRIP_BYTES // (inside.width * source.channels * source.dtype.itemsize)))
+    # Strips start at multiples of the step, so that the picked rows are evenly spaced; where not even a step's rows
+    # may be held, only the row that is picked is read.
+    for strip in Grid(inside.shape, (max(1, rows // step) * step, inside.width)):
         part = strip.shifted(inside.row, inside.column)
+        if rows < step:
+            part = Window(part.row, part.column, min(rows, part.height), part.width)
         strips.append(source.read(part, level)[::step, ::step])
     return np.concatenate(strips)
 

@@ -11,11 +11,13 @@ import numpy as np
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase, SourceInfo
 from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize
-from napari_isdnet.window import Window
+from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+READ_BYTES = 64 * 2**20
+"""What one read of the source and its sums may take; larger windows are made strip by strip."""
 Taps = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.float64]"]
 
 
@@ -93,6 +95,12 @@ class ScaledSource(SourceBase):
             return np.empty((*window.shape, self.channels), self.dtype)
         origin = self._from_level(level)
         (rows, columns), (length, width) = self.levels[level], self.source.levels[origin]
+        # A row's samples, and the sums over them in float64; rows depend on none but their own, so strips are the same.
+        row_bytes = window.width * max(1.0, width / columns) * max(1.0, length / rows) * self.channels
+        strip = max(1, int(READ_BYTES / (row_bytes * (self.dtype.itemsize + 8))))
+        if window.height > strip:
+            parts = Grid(window.shape, (strip, window.width))
+            return np.concatenate([self._read(p.shifted(window.row, window.column), level) for p in parts])
         down, down_weight = taps(window.row, window.height, length, rows)
         across, across_weight = taps(window.column, window.width, width, columns)
         top, left = int(down.min()), int(across.min())
