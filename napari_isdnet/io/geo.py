@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,23 +33,31 @@ def crs_text(crs: Any) -> str | None:
 
 
 class RasterioSource(SourceBase):
-    """A dataset with one GDAL handle per thread and level, because a handle must not be shared."""
+    """A dataset with as many GDAL handles per level as read at once, because a handle must not be shared."""
 
-    def __init__(self, path: Path, info: SourceInfo) -> None:
+    def __init__(self, path: Path, info: SourceInfo, palette: npt.NDArray[np.uint8] | None = None) -> None:
         super().__init__(info)
         self.path = path
-        self._mine = threading.local()
-        self._all: list[Any] = []
+        self._palette = palette
+        self._free: list[tuple[int, Any]] = []
         self._lock = threading.Lock()
         self._identity = file_identity(path)
 
-    def _handle(self, level: int) -> Any:
-        handles = self._mine.__dict__.setdefault("handles", {})
-        if level not in handles:
-            handles[level] = _open(self.path, level)
+    @contextmanager
+    def _handle(self, level: int) -> Iterator[Any]:
+        with self._lock:
+            place = next((i for i, (own, _) in enumerate(self._free) if own == level), None)
+            handle = None if place is None else self._free.pop(place)[1]
+        handle = handle or _open(self.path, level)
+        try:
+            yield handle
+        finally:
             with self._lock:
-                self._all.append(handles[level])
-        return handles[level]
+                keep = not self.closed
+                if keep:
+                    self._free.append((level, handle))
+            if not keep:
+                handle.close()
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
         from rasterio.errors import RasterioError
@@ -54,9 +65,12 @@ class RasterioSource(SourceBase):
 
         try:
             area = RasterWindow(window.column, window.row, window.width, window.height)
-            data = self._handle(level).read(window=area)
+            with self._handle(level) as handle:
+                data = handle.read(window=area)
         except RasterioError as error:
             raise TileError(self.name, window, level, one_line(error)) from error
+        if self._palette is not None:
+            return self._palette[data[0]]
         return np.ascontiguousarray(data.transpose(1, 2, 0).astype(self.dtype, copy=False))
 
     def identity(self) -> dict[str, Any]:
@@ -64,12 +78,12 @@ class RasterioSource(SourceBase):
         return {"format": self.format, **self._identity}
 
     def close(self) -> None:
-        """Close every thread's handles."""
+        """Close every handle; one that is being read from closes afterwards."""
         super().close()
         with self._lock:
-            for handle in self._all:
-                handle.close()
-            self._all.clear()
+            free, self._free = self._free, []
+        for _, handle in free:
+            handle.close()
 
 
 def _open(path: Path, level: int) -> Any:
@@ -89,10 +103,36 @@ def open_raster(path: Path, name: str) -> RasterioSource:
         raise MissingExtra(f"Reading {path.name}", "rasterio", "geo") from error
     try:
         with _open(path, 0) as dataset:
+            palette = _palette(dataset)
             info = _info(dataset, path, name)
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
         raise InputError(f"{path.name} cannot be read by GDAL ({one_line(error)}); convert it to a GeoTIFF.") from error
-    return RasterioSource(path, info)
+    if palette is None:
+        return RasterioSource(path, info)
+    channels = palette.shape[1]
+    painted = replace(
+        info, channels=channels, dtype=np.dtype(np.uint8), nodata=None, alpha=3 if channels == 4 else None,
+        notes=(*info.notes, "the colour map was applied"),
+    )  # fmt: skip
+    return RasterioSource(path, painted, palette)
+
+
+def _palette(dataset: Any) -> npt.NDArray[np.uint8] | None:
+    """The colours of a single band of indices, (256, 3); (256, 4) where one index is nodata."""
+    from rasterio.enums import ColorInterp
+
+    if dataset.count != 1 or dataset.dtypes[0] != "uint8" or dataset.colorinterp[0] != ColorInterp.palette:
+        return None
+    table = np.zeros((256, 4), np.uint8)
+    for index, color in dataset.colormap(1).items():
+        if index < 256:
+            table[index] = color
+    if dataset.nodata is None:
+        return table[:, :3].copy()
+    table[:, 3] = 255
+    if 0 <= dataset.nodata < 256:
+        table[int(dataset.nodata), 3] = 0
+    return table
 
 
 def _info(dataset: Any, path: Path, name: str) -> SourceInfo:
@@ -129,5 +169,7 @@ def _pixel_size(crs: Any, transform: tuple[float, ...]) -> PixelSize | None:
     row, column = float(np.hypot(transform[1], transform[4])), float(np.hypot(transform[0], transform[3]))
     if crs.is_geographic:
         return PixelSize(row, column, "degree")
+    if not crs.is_projected:  # a local system
+        return None
     metres = float(crs.linear_units_factor[1])
     return PixelSize(row * metres, column * metres, "m")

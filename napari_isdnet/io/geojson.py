@@ -157,12 +157,17 @@ def _reference_of(content: Any, georeference: GeoReference | None, file: Path) -
     named = found.get("properties", {}).get("name") if isinstance(found, dict) else None
     if not isinstance(named, str) or georeference is None or not georeference.crs:
         return None
-    if named.replace("::", ":").split(":")[-2:] != _crs_name(georeference.crs).replace("::", ":").split(":")[-2:]:
+    if _system(named) != _system(_crs_name(georeference.crs)):
         raise InputError(
             f"{file} is in the reference system {named}, the image in {georeference.crs};"
             " save it in that of the image first (in QGIS: Export > Save Features As)."
         )
     return georeference
+
+
+def _system(name: str) -> list[str]:
+    """Authority and code of a reference system; GDAL and QGIS write EPSG:4326, x before y, as CRS84."""
+    return ["EPSG", "4326"] if name.upper().endswith(":CRS84") else name.replace("::", ":").split(":")[-2:]
 
 
 def _feature(item: Any, where: str, reference: GeoReference | None) -> Feature:

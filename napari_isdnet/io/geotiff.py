@@ -50,8 +50,11 @@ def export_geotiff(
             yield from stepped(work, total_work(store), "export geotiff")
             if not _has_rasterio():
                 plain.replace(temporary)
+            names = path.with_name(f"{path.name}.aux.xml")
             if store.kind == "labels":
-                write_atomic(path.with_name(f"{path.name}.aux.xml"), _category_names(store))
+                write_atomic(names, _category_names(store))
+            else:
+                remove(names)  # of a class map that was there before
         finally:
             remove(plain)
             remove(temporary.with_name(f"{temporary.name}.aux.xml"))

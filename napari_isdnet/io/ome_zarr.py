@@ -136,6 +136,15 @@ def read_own(attrs: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
+def is_own(path: Path) -> bool:
+    """True for a result that this package wrote, in which 255 is nodata."""
+    try:
+        read_own(json.loads((path / "zarr.json").read_bytes())["attributes"], path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+        return False
+    return True
+
+
 def georeference_in(path: Path) -> GeoReference | None:
     """Position on the earth of a folder that this package wrote, None where it has none or another wrote it."""
     try:

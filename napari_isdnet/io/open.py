@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.picture import kind_of, open_picture
@@ -151,11 +152,13 @@ def _open_path(path: Path, name: str | None, threads: int | None, memory: int | 
 
 
 def _open_zarr(path: Path, name: str, threads: int | None) -> ImageSource:
-    from napari_isdnet.io.ome_zarr import georeference_in
+    from napari_isdnet.io.ome_zarr import georeference_in, is_own
 
     source = open_zarr(path, name, threads)
-    # OME-Zarr itself has no place for coordinates on the earth: results of this package carry them in their own part.
-    source.info = replace(source.info, georeference=georeference_in(path))
+    # OME-Zarr itself has no place for coordinates on the earth, nor for missing pixels: results of this package carry
+    # them in their own part.
+    nodata = float(IGNORE_INDEX) if is_own(path) else None
+    source.info = replace(source.info, georeference=georeference_in(path), nodata=nodata)
     return source
 
 
@@ -177,7 +180,7 @@ def _open_tiff(path: Path, name: str, threads: int | None) -> ImageSource:
 def _open_npy(path: Path, name: str) -> ImageSource:
     try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header makes Python's own parser raise whatever it likes
         raise InputError(f"{path.name} is no array file that can be read; save it again with numpy.save.") from error
     return ArraySource([data], name)
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, check_window
+from napari_isdnet.io.base import one_line
+from napari_isdnet.io.disk import disk_errors
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, TileError, check_window
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 #: An image whose coarsest level has a longer side than this is slow to show as a whole.
 LARGEST_OVERVIEW = 2048
 CORE = 2048
+VERSION = 2
+"""Of the values in the cache: overviews of another version are not used."""
 _CHUNK = 512
 _DONE = "done.json"
 
@@ -38,7 +42,7 @@ def needs_overviews(source: ImageSource) -> bool:
 
 def overview_path(source: ImageSource, folder: Path) -> Path:
     """Where the overviews of ``source`` belong: named by the image's identity, so that a changed file has others."""
-    text = json.dumps(dict(source.identity()), sort_keys=True, default=str)
+    text = json.dumps([VERSION, dict(source.identity())], sort_keys=True, default=str)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.zarr"
 
 
@@ -48,65 +52,89 @@ def build_overviews(source: ImageSource, folder: Path) -> Generator[Progress, No
     They are written under a temporary name and renamed when whole; closing the generator removes what was written.
     Memory: two windows of 2048 x 2048 pixels.
     """
-    import zarr
-    from zarr.codecs import ZstdCodec
-
     path = overview_path(source, folder)
     if (path / _DONE).exists():
         return path
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    shapes = pyramid_shapes(source.shape)
-    total = sum(rows * columns for level, (rows, columns) in enumerate(shapes) if level not in (1, 2))
-    clock = Clock(total)
-    try:
+    with disk_errors(folder):
+        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        levels = {
-            level: zarr.create_array(
-                part / str(level), shape=(*shape, source.channels), chunks=(_CHUNK, _CHUNK, source.channels),
-                dtype=source.dtype, compressors=ZstdCodec(level=1),
-            )
-            for level, shape in enumerate(shapes) if level >= 2
-        }  # fmt: skip
-        for core in Grid(source.shape, (CORE, CORE)):
-            pixels = halve_mean(halve_mean(source.read(core), source.nodata), source.nodata)
-            levels[2][core.divided(4).slices] = pixels
-            yield clock.step(core.area, "Building the pyramid", core)
-        for level in range(3, len(shapes)):
-            for core in Grid(shapes[level], (CORE // 2, CORE // 2)):
-                finer = core.multiplied(2).clipped(shapes[level - 1])
-                levels[level][core.slices] = halve_mean(np.asarray(levels[level - 1][finer.slices]), source.nodata)
-                yield clock.step(core.area, "Building the pyramid")
-        (part / _DONE).write_text(json.dumps({"levels": shapes, "identity": dict(source.identity())}, default=str))
-        part.rename(path)
+    try:
+        with disk_errors(folder):
+            yield from _write_overviews(source, part)
+            shutil.rmtree(path, ignore_errors=True)  # one that was never finished
+            part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return path
 
 
+def _write_overviews(source: ImageSource, part: Path) -> Generator[Progress, None, None]:
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    shapes = pyramid_shapes(source.shape)
+    total = sum(rows * columns for level, (rows, columns) in enumerate(shapes) if level not in (1, 2))
+    clock = Clock(total)
+    levels = {
+        level: zarr.create_array(
+            part / str(level), shape=(*shape, source.channels), chunks=(_CHUNK, _CHUNK, source.channels),
+            dtype=source.dtype, compressors=ZstdCodec(level=1), config={"write_empty_chunks": True},
+        )
+        for level, shape in enumerate(shapes) if level >= 2
+    }  # fmt: skip
+    for core in Grid(source.shape, (CORE, CORE)):
+        pixels = halve_mean(halve_mean(source.read(core), source.nodata), source.nodata)
+        levels[2][core.divided(4).slices] = pixels
+        yield clock.step(core.area, "Building the pyramid", core)
+    for level in range(3, len(shapes)):
+        for core in Grid(shapes[level], (CORE // 2, CORE // 2)):
+            finer = core.multiplied(2).clipped(shapes[level - 1])
+            levels[level][core.slices] = halve_mean(np.asarray(levels[level - 1][finer.slices]), source.nodata)
+            yield clock.step(core.area, "Building the pyramid")
+    (part / _DONE).write_text(json.dumps({"levels": shapes, "identity": dict(source.identity())}, default=str))
+
+
 def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
     """Mean of 2 x 2 blocks of ``(height, width, channels)``, odd borders averaged over what is there.
 
-    Values equal to ``nodata`` do not count; a block of nothing else stays nodata.
+    A pixel whose samples all equal ``nodata``, and a sample that is not finite, do not count; a block of nothing else
+    stays nodata (or not a number). A block of bits is set where at least half of it is.
     """
     rows, columns, channels = pixels.shape
     out_shape = (-(-rows // 2), -(-columns // 2), channels)
-    work = np.float64 if pixels.dtype.itemsize > 4 else np.float32
+    work = np.float64 if pixels.dtype.itemsize >= 4 else np.float32
     total, count = np.zeros(out_shape, work), np.zeros(out_shape, np.uint8)
     for r in (0, 1):
         for c in (0, 1):
             quarter = pixels[r::2, c::2]
-            valid = np.ones(quarter.shape, bool) if nodata is None else quarter != nodata
-            if nodata is not None and np.isnan(nodata):
-                valid = ~np.isnan(quarter)
+            valid = np.isfinite(quarter) if pixels.dtype.kind == "f" else np.ones(quarter.shape, bool)
+            if nodata is not None and not np.isnan(nodata):
+                valid &= (quarter != nodata).any(axis=2, keepdims=True)  # of all bands, as GDAL's mask
             view = slice(0, quarter.shape[0]), slice(0, quarter.shape[1])
             total[view] += np.where(valid, quarter, 0)
             count[view] += valid
-    mean = total / np.maximum(count, 1)
-    if pixels.dtype.kind in "iu":
-        mean = np.rint(mean)
-    if nodata is not None:
-        mean[count == 0] = nodata
-    return mean.astype(pixels.dtype)
+    result = _as_samples(total / np.maximum(count, 1), pixels.dtype)
+    if nodata is not None and (count == 0).any():
+        # A number of 64 bits has no float64 of its own: what the pixels there hold is taken, not what the number says.
+        result[count == 0] = pixels[::2, ::2][count == 0]
+    elif pixels.dtype.kind == "f":
+        result[count == 0] = np.nan
+    return result
+
+
+def _as_samples(mean: Array, dtype: np.dtype[Any]) -> Array:
+    """Means as samples of ``dtype``: rounded, and within what it holds (float64 rounds the ends of 64 bits beyond)."""
+    if dtype.kind == "b":
+        return mean >= 0.5
+    if dtype.kind not in "iu":
+        return mean.astype(dtype)
+    limits = np.iinfo(dtype)
+    rounded = np.rint(mean)
+    result = np.clip(rounded, limits.min, np.nextafter(float(limits.max), 0) if dtype.itemsize == 8 else limits.max)
+    exact = result.astype(dtype)
+    exact[rounded >= float(limits.max)] = limits.max
+    return exact
 
 
 class OverviewSource:
@@ -118,6 +146,10 @@ class OverviewSource:
         self.source = source
         self._levels = tuple(pyramid_shapes(source.shape))
         self._arrays = {level: zarr.open_array(path / str(level), mode="r") for level in range(2, len(self._levels))}
+        for level, array in self._arrays.items():
+            # Every chunk was written: one that a cleaner of caches took away would read as black.
+            if array.shape[:2] != self._levels[level] or array.nchunks_initialized != array.nchunks:
+                raise ValueError(f"level {level} of {path} is not whole")
 
     @property
     def name(self) -> str:
@@ -176,7 +208,10 @@ class OverviewSource:
             return self.source.read(window)
         if level == 1:
             return halve_mean(self.source.read(window.multiplied(2).clipped(self.shape)), self.nodata)
-        return np.asarray(self._arrays[level][window.slices])
+        try:
+            return np.asarray(self._arrays[level][window.slices])
+        except Exception as error:  # damaged since it was opened
+            raise TileError(self.name, window, level, f"its cached pyramid is damaged: {one_line(error)}") from error
 
     def identity(self) -> Mapping[str, Any]:
         """Identity of the image itself."""
@@ -188,6 +223,15 @@ class OverviewSource:
 
 
 def with_overviews(source: ImageSource, folder: Path) -> ImageSource:
-    """``source`` with its cached overviews where it needs them and they have been built, else itself."""
+    """``source`` with its cached overviews where it needs them and they have been built, else itself.
+
+    Overviews that are not whole any more are removed, so that they are built again.
+    """
     path = overview_path(source, folder) if needs_overviews(source) else None
-    return OverviewSource(source, path) if path is not None and (path / _DONE).exists() else source
+    if path is None or not (path / _DONE).exists():
+        return source
+    try:
+        return OverviewSource(source, path)
+    except Exception:  # whatever the library raises of files that went missing
+        shutil.rmtree(path, ignore_errors=True)
+        return source

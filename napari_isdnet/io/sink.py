@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,15 @@ def export(
     direct = isinstance(source, LabelStore) and window == Window.whole(source.shape) and source.finished
     if direct and isinstance(source, LabelStore):
         return (yield from _write(source, path, format, overwrite, compression))
-    temporary = path.with_name(f".{os.getpid()}{PARTIAL}.store.{path.name}") / f"{source.name}.ome.zarr"
+    folder = path.with_name(f".{os.getpid()}{PARTIAL}.store.{path.name}")
     try:
-        remove(temporary.parent)
-        store = yield from _crop(source, temporary, classes, window)
+        remove(folder)
+        # A source may be named like a path, and what lies there is somebody's.
+        name = re.sub(r"[^\w .()+-]", "_", source.name).strip(" .") or "map"
+        store = yield from _crop(source, folder / f"{name}.ome.zarr", classes, window)
         return (yield from _write(store, path, format, overwrite, compression))
     finally:
-        remove(temporary.parent)
+        remove(folder)
 
 
 def _write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,11 +62,12 @@ class TiffSource(TiledSource):
             )
             for level in self._parts
         )
-        if turned:
+        if first.palette is not None:
+            value = _usable_nodata(nodata_of(key), np.dtype(key.dtype))
+            info = replace(self.info, channels=1, alpha=None, dtype=np.dtype(key.dtype), nodata=value, notes=())
+        else:
             nodata = None if self.nodata is None else inverted_value(self.nodata, key)
             info = replace(self.info, nodata=nodata, notes=())
-        else:
-            info = replace(self.info, channels=1, alpha=None, dtype=np.dtype(key.dtype), notes=())
         layout = Layout(self.levels, parts, info.dtype, info.channels, info.alpha, first.page, ())
         return TiffSource(self.path, layout, info, self._file, self.threads)
 
@@ -82,9 +84,12 @@ class TiffSource(TiledSource):
 
     def _sparse(self, stored: Part, window: Window) -> npt.NDArray[Any]:
         """Tiles that a sparse file does not store: nodata where that is declared, else 0 (GDAL's rule)."""
+        if stored.palette is not None:
+            hidden = np.flatnonzero(stored.palette[:, 3] == 0) if stored.palette.shape[1] == 4 else [0]
+            return np.broadcast_to(stored.palette[hidden[0]], (*window.shape, stored.tiling.count)).copy()
         if stored.color is not None and self.nodata is None:
             return stored.color(np.zeros((*window.shape, stored.samples), self.dtype))
-        value = self.nodata if self.nodata is not None and stored.palette is None else 0
+        value = self.nodata if self.nodata is not None else 0
         if self.alpha is not None and stored.tiling.first == self.alpha:
             value = 0
         return np.full((*window.shape, stored.tiling.count), value, self.dtype)
@@ -160,6 +165,9 @@ def _check_decoders(layout: Layout, name: str) -> None:
                 raise UnsupportedTiff(f"{name} is compressed with {codec!s}, which cannot be decoded here.") from error
         if page.is_subsampled and codec not in JPEG:
             raise UnsupportedTiff(f"{name} has subsampled colours without JPEG; export it as RGB.")
+        if codec in JPEG and page.samplesperpixel >= 3 and (page.planarconfig == 2 or page.photometric == 1):
+            # The codec would take its bands for colours; GDAL knows better.
+            raise UnsupportedTiff(f"{name} stores bands that are no colours as JPEG, which cannot be decoded here.")
         if codec in (33003, 33005):
             raise UnsupportedTiff(f"{name} is an Aperio JPEG 2000 slide.", slide=True)
         _ = part.page.jpegtables
@@ -170,8 +178,10 @@ def _nodata(layout: Layout) -> tuple[float | None, str | None]:
     first = layout.parts[0][0]
     key = layout.page.keyframe
     value = _usable_nodata(nodata_of(key), layout.dtype)
-    if value is None or first.color is None:
-        return value, None
+    if value is None or first.palette is not None:  # an index of the colour map is alpha of the colours
+        return None, None
+    if first.color is None:
+        return (value * 255 if key.dtype == bool and value <= 1 else value), None
     if inverts(key, first.color):
         # Single bits are read as 0 and 255, and so is their nodata.
         return inverted_value(value * 255 if key.dtype == bool and value <= 1 else value, key), None
@@ -188,7 +198,10 @@ def _orientation(page: Any) -> str | None:
 
 def _usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:
     """Nodata that a sample can hold; 1e20 in a byte image, say, is no value of any pixel."""
-    if value is None or dtype.kind == "f":
-        return value
+    if value is None:
+        return None
+    if dtype.kind == "f":  # the lowest and highest number, written with too few digits, are meant exactly
+        ends = (float(np.finfo(dtype).min), float(np.finfo(dtype).max))
+        return next((end for end in ends if math.isclose(value, end, rel_tol=1e-5)), value)
     limits = np.iinfo(dtype)
     return value if value == int(value if np.isfinite(value) else 0) and limits.min <= value <= limits.max else None

@@ -15,6 +15,7 @@ import numpy as np
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import Tiling
 from napari_isdnet.io.tiff_color import JPEG, Color, alpha_samples, color_of, samples_out
+from napari_isdnet.io.tiff_meta import nodata_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -70,8 +71,8 @@ class Part:
             tile = self._decoder(data, self.first_segment + index)[0][0]
         if self.palette is not None:
             return self.palette[tile[..., 0]]
-        if tile.dtype.kind == "b":
-            tile = tile.astype(np.uint8) * np.uint8(255)
+        if tile.dtype.kind == "b" or self.page.keyframe.dtype == bool:  # fax codecs give bits as bytes of 0 and 1
+            tile = (tile != 0).astype(np.uint8) * np.uint8(255)
         return tile if self.color is None else self.color(tile)
 
 
@@ -103,14 +104,15 @@ def layout_of(tif: tifffile.TiffFile, name: str, pages: int) -> Layout:
         )
     levels: list[tuple[int, int]] = []
     parts: list[tuple[Part, ...]] = []
+    nodata = nodata_of(series.keyframe)
     for level, item in enumerate(series.levels):
-        found = _series_parts(item, name, notes if level == 0 else [])
+        found = _series_parts(item, name, notes if level == 0 else [], nodata)
         if level and (_count(found) != _count(parts[0]) or item.keyframe.dtype != series.keyframe.dtype):
             break
         levels.append((int(item.keyframe.imagelength), int(item.keyframe.imagewidth)))
         parts.append(found)
     channels, page = _count(parts[0]), parts[0][0].page
-    alpha = _alpha(page.keyframe, channels, parts[0][0].color)
+    alpha = _alpha(page.keyframe, channels, parts[0][0].color, parts[0][0].palette)
     if alpha is None and 1 < pages <= 1000 and not tif.is_ome:
         parts, masked = _with_masks(tif, levels, parts, channels)
         levels, parts = levels[: len(parts)], parts
@@ -133,7 +135,7 @@ def _count(parts: tuple[Part, ...]) -> int:
     return sum(part.tiling.count for part in parts)
 
 
-def _series_parts(series: Any, name: str, notes: list[str]) -> tuple[Part, ...]:
+def _series_parts(series: Any, name: str, notes: list[str], nodata: float | None) -> tuple[Part, ...]:
     """The channel groups of one level: its pages along the channel axis, the first index of every other axis."""
     axes, shape = _axes_and_shape(series)
     inner = series.keyframe.axes
@@ -155,23 +157,23 @@ def _series_parts(series: Any, name: str, notes: list[str]) -> tuple[Part, ...]:
             raise InputError(
                 f"{name} lacks page {index} (a set of several files?); give one file that holds all channels."
             )
-        result.extend(_page_parts(page, _count(tuple(result)), name, notes))
+        result.extend(_page_parts(page, _count(tuple(result)), name, notes, nodata))
     return tuple(result)
 
 
-def _page_parts(page: Any, first: int, name: str, notes: list[str]) -> list[Part]:
+def _page_parts(page: Any, first: int, name: str, notes: list[str], nodata: float | None) -> list[Part]:
     key = page.keyframe
     if key.imagedepth != 1 or key.tiledepth not in (0, 1):
         raise InputError(f"{name} stores volumes of {key.imagedepth} planes in one page; export one plane as an image.")
     shape, samples = (int(key.imagelength), int(key.imagewidth)), int(key.samplesperpixel)
     planar = samples > 1 and key.planarconfig == 2
-    palette, color = _palette(key, notes), color_of(key, name, notes)
+    palette, color = _palette(key, notes, nodata), color_of(key, name, notes)
     contiguous = 1 if planar else samples
     raw_rows = _raw_rows(page, shape, contiguous)
     tile = (raw_rows, shape[1]) if raw_rows else _segment_shape(key, shape)
     if min(tile) < 1 or min(shape) < 1:
         raise InputError(f"{name} is a damaged TIFF: it claims tiles of {tile[0]} x {tile[1]} pixels.")
-    count = 3 if palette is not None else 1 if planar else samples_out(key, color)
+    count = palette.shape[1] if palette is not None else 1 if planar else samples_out(key, color)
     per_plane = -(-shape[0] // tile[0]) * -(-shape[1] // tile[1])
     if raw_rows:
         per_plane = shape[0] * shape[1] * key.dtype.itemsize
@@ -203,23 +205,33 @@ def _raw_rows(page: Any, shape: tuple[int, int], samples: int) -> int:
     plain = key.dtype is not None and key.bitspersample == key.dtype.itemsize * 8 and key.dtype != bool
     if not (plain and key.is_contiguous and not key.is_tiled and key.predictor == 1 and key.fillorder == 1):
         return 0
-    if key.is_subsampled or key.compression != 1:
+    if key.is_subsampled or key.compression != 1 or not page.dataoffsets[0] or not page.databytecounts[0]:
         return 0
     return max(1, min(shape[0], _BLOCK_BYTES // max(1, shape[1] * samples * key.dtype.itemsize)))
 
 
-def _palette(key: Any, notes: list[str]) -> npt.NDArray[np.uint8] | None:
-    """The colour map of a palette image as (entries, 3); its indices mean nothing to a network."""
+def _palette(key: Any, notes: list[str], nodata: float | None) -> npt.NDArray[np.uint8] | None:
+    """The colour map of a palette image as (entries, 3); its indices mean nothing to a network.
+
+    Nodata is an index, whose colour others may have too: it becomes a fourth column, alpha.
+    """
     if key.photometric != _PALETTE or key.dtype not in (np.uint8, np.uint16):
         return None
     table = key.colormap
     if table is None or table.shape[1] < 1 << key.bitspersample:
         return None
     notes.append("the colour map was applied")
-    return (np.asarray(table).T >> 8).astype(np.uint8)
+    colors = (np.asarray(table).T >> 8).astype(np.uint8)
+    if nodata is None or not (float(nodata).is_integer() and 0 <= nodata < len(colors)):
+        return colors
+    alpha = np.full((len(colors), 1), 255, np.uint8)
+    alpha[int(nodata)] = 0
+    return np.concatenate([colors, alpha], axis=1)
 
 
-def _alpha(key: Any, channels: int, color: Color | None) -> int | None:
+def _alpha(key: Any, channels: int, color: Color | None, palette: Any) -> int | None:
+    if palette is not None:
+        return 3 if channels == 4 == palette.shape[1] else None
     samples = samples_out(key, color)
     if channels != samples:
         return None
@@ -236,7 +248,7 @@ def _with_masks(
         page: Any = item
         if page is not None and page.keyframe.photometric == _MASK and page.keyframe.bitspersample == 1:
             masks[int(page.keyframe.imagelength), int(page.keyframe.imagewidth)] = page
-    if levels[0] not in masks or parts[0][0].page.keyframe.dtype.itemsize != 1:
+    if levels[0] not in masks or parts[0][0].page.keyframe.dtype == np.int8:  # which cannot hold the mask's 255
         return parts, False
     result = []
     for shape, level in zip(levels, parts):

@@ -17,8 +17,9 @@ _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED, _LINEAR_UNITS = 1025, 2048, 3072, 3076
 _MODEL_TYPE = 1024
 _PIXEL_IS_POINT = 2
 _USER_DEFINED = 32767
-_FEET = {9002: 0.3048, 9003: 1200 / 3937}
-"""Metres per unit of the linear unit codes other than metre that are in use (EPSG 9002 foot, 9003 US survey foot)."""
+_GEOCENTRIC = 3
+_UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
+"""Metres per unit of the linear unit codes that are in use (EPSG 9001 metre, 9002 foot, 9003 US survey foot)."""
 
 
 def nodata_of(page: tifffile.TiffPage) -> float | None:
@@ -48,7 +49,7 @@ def transform_of(page: tifffile.TiffPage, point: bool) -> tuple[float, float, fl
     if len(matrix) == 16:
         a, b, c, d, e, f = matrix[0], matrix[1], matrix[3], matrix[4], matrix[5], matrix[7]
     elif len(scale) >= 2 and len(tie) >= 6:
-        a, b, d, e = scale[0], 0.0, 0.0, -scale[1]
+        a, b, d, e = scale[0], 0.0, 0.0, -abs(scale[1])  # some writers store it negative, and mean the same
         c, f = tie[3] - tie[0] * a, tie[4] - tie[1] * e
     else:
         return None
@@ -72,11 +73,29 @@ def georeference_of(page: tifffile.TiffPage, path: str) -> tuple[GeoReference | 
     row, column = math.hypot(transform[1], transform[4]), math.hypot(transform[0], transform[3])
     size: PixelSize | None = None
     if projected:
-        metres = _FEET.get(keys.get(_LINEAR_UNITS, 9001), 1.0)
-        size = PixelSize(row * metres, column * metres, "m")
-    elif _GEOGRAPHIC in keys:
+        metres = _UNITS.get(keys.get(_LINEAR_UNITS, 0)) or _metres_by_rasterio(crs)
+        if metres is None:
+            note = note or "its pixel size is not known, since the unit of its coordinate system is not"
+        else:
+            size = PixelSize(row * metres, column * metres, "m")
+    elif _GEOGRAPHIC in keys and keys.get(_MODEL_TYPE) != _GEOCENTRIC:
         size = PixelSize(row, column, "degree")
     return GeoReference(crs, transform), size, note
+
+
+def _metres_by_rasterio(crs: str | None) -> float | None:
+    """Metres per unit of a projected system; of one with a plain code metres where there is no PROJ to ask."""
+    if crs is None:
+        return None
+    try:
+        from rasterio.crs import CRS
+        from rasterio.errors import CRSError
+    except ImportError:
+        return 1.0
+    try:
+        return float(CRS.from_user_input(crs).linear_units_factor[1])
+    except CRSError:
+        return None
 
 
 def _crs_by_rasterio(path: str) -> tuple[str | None, str | None]:

@@ -91,7 +91,7 @@ def _open(path: Path, name: str, threads: int | None) -> ZarrSource:
     for file in (path / n for n in _METADATA):
         if file.is_file() and file.stat().st_size > _METADATA_LIMIT:
             raise InputError(f"{path.name} has over {_METADATA_LIMIT >> 20} MiB of metadata; it is damaged.")
-    node: Any = zarr.open(str(path), mode="r")
+    node: Any = zarr.open(path, mode="r")  # no text, in which '::' would be the address of another store
     if isinstance(node, zarr.Array):
         axes = find_axes(node.shape, names=_dimension_names(node))
         return ZarrSource(path, [node], axes, _info(name, [node], axes, "Zarr", None), threads)
@@ -104,6 +104,8 @@ def _open(path: Path, name: str, threads: int | None) -> ZarrSource:
     axes = find_axes(arrays[0].shape, names=names or None)
     if any(a.ndim != arrays[0].ndim or a.dtype != arrays[0].dtype for a in arrays):
         raise InputError(f"{path.name} has pyramid levels of different sample types; write it again.")
+    if len({axes.channels(a.shape) for a in arrays}) > 1:
+        raise InputError(f"{path.name} has pyramid levels of different numbers of channels; write it again.")
     size = _pixel_size(multiscale, axes)
     return ZarrSource(path, arrays, axes, _info(name, arrays, axes, f"OME-Zarr {version}", size), threads)
 
@@ -142,15 +144,15 @@ def _dimension_names(array: Any) -> list[str] | None:
 
 
 def _pixel_size(multiscale: Mapping[str, Any], axes: Axes) -> PixelSize | None:
-    scale = np.ones(axes.ndim)
+    scale, stated = np.ones(axes.ndim), False
     for holder in (multiscale, multiscale["datasets"][0]):
         for item in holder.get("coordinateTransformations") or ():
             if item.get("type") == "scale" and len(item["scale"]) == axes.ndim:
-                scale = scale * np.asarray(item["scale"], float)
+                scale, stated = scale * np.asarray(item["scale"], float), True
     described = multiscale["axes"][axes.column] if multiscale.get("axes") else {}
     unit = described.get("unit") if isinstance(described, Mapping) else None
     row, column = float(scale[axes.row]), float(scale[axes.column])
-    if unit is None or not (math.isfinite(row) and math.isfinite(column) and row > 0 and column > 0):
+    if unit is None or not stated or not (math.isfinite(row) and math.isfinite(column) and row > 0 and column > 0):
         return None
     return PixelSize(row, column, _UNITS.get(str(unit), str(unit)))
 

@@ -58,16 +58,55 @@ def _try(file: Path) -> Any:
 
 
 def read(path: Any) -> list[LayerData]:
-    """Open ``path`` as a lazy multiscale image."""
+    """Open ``path`` as a lazy multiscale image; a class map that this package wrote as labels with its classes."""
     from napari_isdnet.io.intensity import IntensityPolicy
     from napari_isdnet.io.open import open_source
     from napari_isdnet.io.overviews import with_overviews
     from napari_isdnet.widgets._image import image_layer
     from napari_isdnet.widgets._settings import pyramid_folder
 
-    source = with_overviews(open_source(path), pyramid_folder())
     _watch_current()
+    store = _class_map(path)
+    if store is not None:
+        return [result_layer(store)]
+    source = with_overviews(open_source(path), pyramid_folder())
     return [image_layer(source, IntensityPolicy.from_source(source), path=str(path))]
+
+
+def _class_map(path: Any) -> Any:
+    """The store of a finished class map; None for anything else."""
+    from napari_isdnet.io.store import LabelStore
+
+    if not os.path.isdir(path):
+        return None
+    try:
+        store = LabelStore.open(path)
+    except InputError:
+        return None
+    return store if store.kind == "labels" else None
+
+
+def result_layer(store: Any) -> LayerData:
+    """The layer data tuple of a finished class map, where it lies in its image."""
+    from napari_isdnet.widgets import _segment_layers as layers
+    from napari_isdnet.widgets._image import layer_settings
+    from napari_isdnet.widgets._lazy import layer_data
+    from napari_isdnet.widgets._segment_controller import color_table
+
+    data, multiscale = layer_data(layers.store_pyramid(store))
+    settings = layer_settings(store)
+    scale = settings.get("scale", (1.0, 1.0))
+    keywords = {
+        "name": store.name,
+        "multiscale": multiscale,
+        "colormap": layers.colormap(color_table(store.classes, frozenset())),
+        "features": layers.class_features(store.classes),
+        "metadata": {layers.CLASSES: store.classes, layers.RESULT: True, layers.STORE: str(store.path)},
+        "opacity": 0.6,
+        "translate": tuple(o * s for o, s in zip(store.origin, scale)),
+        **settings,
+    }
+    return data, keywords, "labels"
 
 
 def _watch_current() -> None:

@@ -280,3 +280,26 @@ def test_a_server_that_does_not_answer_is_one_sentence(qtbot, load, monkeypatch,
     assert "cannot be reached" in notification_manager.records[-1].message
     assert not load.question.isVisible()
     qtbot.waitUntil(lambda: not load.bar.running, timeout=5000)
+
+
+def test_a_result_opens_as_the_class_map_it_is(viewer, qtbot, tmp_path) -> None:
+    from napari.layers import Labels
+
+    from napari_isdnet.io.source import PixelSize
+    from napari_isdnet.io.store import LabelStore
+
+    store = LabelStore.create(
+        tmp_path / "scene.ome.zarr", (600, 700), [("road", "#ff0000"), ("tree", "#00ff00")],
+        pixel_size=PixelSize(2.0, 2.0, "m"), origin=(100, 30),
+    )  # fmt: skip
+    labels = np.tile(np.uint8([0, 1, 255, 1]), (600, 175))
+    store.write_shard(0, labels)
+    list(store.finish_pyramid())
+    (layer,) = viewer.open(str(store.path), plugin="napari-isdnet")
+    assert isinstance(layer, Labels)
+    assert pyramid_of(layer) is not None
+    assert layer.translate.tolist() == [200, 60]
+    assert layer.features["class"].tolist() == ["road", "tree", "no data"]
+    assert layer.colormap.map(np.uint8([1]))[0].tolist() == [0, 1, 0, 1]
+    assert layer.colormap.map(np.uint8([255]))[0, 3] == 0
+    np.testing.assert_array_equal(pyramid_of(layer).read(0, Window.whole((600, 700))), labels)
