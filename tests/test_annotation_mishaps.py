@@ -145,3 +145,28 @@ def test_a_reader_sees_the_chunks_of_a_commit_that_ends_while_it_opens(tmp_path,
     monkeypatch.setattr(chunks, "chunk_files", listed)
     with AnnotationStore.open(tmp_path / "a.isdnet", read_only=True) as reader:
         assert reader.read_labels(Window(0, 0, 50, 50)).all()
+
+
+def test_half_of_an_import_is_not_undone(tmp_path):
+    with AnnotationStore.create(tmp_path / "a.isdnet", (300, 300), ["a"]) as store:
+        painted, go_on = Event(), Event()
+
+        def bring_in():
+            with store.group():
+                store.paint(Rectangle(Window(0, 0, 10, 10)), 0)
+                painted.set()
+                go_on.wait(10)
+                store.paint(Rectangle(Window(100, 0, 10, 10)), 0)
+
+        thread = Thread(target=bring_in)
+        thread.start()
+        assert painted.wait(10)
+        with pytest.raises(InputError, match="still under way"):
+            store.undo()
+        store.paint(Rectangle(Window(200, 0, 10, 20)), 0)  # a stroke meanwhile is a step of its own
+        store.undo()
+        go_on.set()
+        thread.join()
+        assert store.class_counts() == (200,)
+        store.undo()
+        assert store.class_counts() == (0,)

@@ -56,6 +56,7 @@ class AnnotationStore(Reading, ClassEditing):
         self._held = lock
         self._lock = threading.RLock()
         self._group = threading.local()  # of a thread: what others paint meanwhile is no part of it
+        self._open_groups: set[str] = set()
         if not read_only:
             pull_back(folder)
         self.journal = Journal(folder / JOURNAL, read_only)
@@ -252,11 +253,15 @@ class AnnotationStore(Reading, ClassEditing):
         and so is what the group painted after it.
         """
         outer = self._group_name()
-        self._group.name = outer or name or uuid.uuid4().hex[:12]
+        own = self._group.name = outer or name or uuid.uuid4().hex[:12]
+        if outer is None:
+            self._open_groups.add(own)
         try:
             yield
         finally:
             self._group.name = outer
+            if outer is None:
+                self._open_groups.discard(own)
 
     def _group_name(self) -> str | None:
         return getattr(self._group, "name", None)
@@ -283,9 +288,15 @@ class AnnotationStore(Reading, ClassEditing):
         return bool(self.journal.undone)
 
     def undo(self) -> list[Window]:
-        """Take back the last stroke (or group), also one of an earlier session; returns the windows that changed."""
+        """Take back the last stroke (or group), also one of an earlier session; returns the windows that changed.
+
+        Raises :class:`InputError` for a group that another thread is still painting: half of it would be taken back.
+        """
         with self._lock:
             dirty: dict[Window, None] = {}
+            under_way = self.journal.group(self.journal.done[-1]) if self.journal.done else None
+            if under_way in self._open_groups and under_way != self._group_name():
+                raise InputError("The last step is still under way; undo it once it has ended, or cancel it.")
             # All is read before the journal says that it was taken back.
             replaced = {target: self._replaced(target) for target in self._top()} if self.can_undo else {}
             for target, before in replaced.items():

@@ -89,6 +89,7 @@ class PredictionPyramid:
         self._allowed[self.grid.touching(self.within)] = True
         self._lock = threading.Lock()
         self._version = 0  # of ``compute``
+        self._over = False
         self._view: Window | None = None
         self._queue: ViewQueue[int] = ViewQueue(self._work, threads, self._report, name="isdnet-view-live")
 
@@ -246,10 +247,19 @@ class PredictionPyramid:
         return self._dense[-1]
 
     def read(self, level: int, window: Window) -> Labels:
-        """The labels of ``window``, computed now by the calling thread where they are missing."""
+        """The labels of ``window``, computed now by the calling thread where they are missing.
+
+        Once it has ended, what is known, and 255 elsewhere.
+        """
         for index in self.grid.touching(self._at_level_0(level, window)):
+            if self._over:
+                break
             if not self._done[index]:
-                self._work(index)
+                try:
+                    self._work(index)
+                except Exception:
+                    if not self._over:  # else the network went while it was at work
+                        raise
         return self.known(level, window)
 
     @property
@@ -261,6 +271,12 @@ class PredictionPyramid:
     def pending(self) -> int:
         """Windows that wait or are being computed."""
         return self._queue.pending
+
+    def go_on(self, everything: bool) -> None:
+        """What is looked at, or ``everything`` of the region after it, from now on."""
+        self.everything = everything
+        if self._view is not None:
+            self.look_at(self._view)
 
     def pause(self) -> None:
         """Start no further window."""
@@ -282,16 +298,18 @@ class PredictionPyramid:
             self._failed[:] = False
             self._recent.clear()
             self._recent_size = 0
-        if everything is not None:
-            self.everything = everything
-        if self._view is not None:
-            self.look_at(self._view)
+        self.go_on(self.everything if everything is None else everything)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until nothing waits; False when ``timeout`` seconds passed first."""
         return self._queue.wait(timeout)
 
+    def end(self) -> None:
+        """Compute nothing more from now on; returns at once."""
+        self._over = True
+        self.on_change = None
+
     def close(self) -> None:
         """Finish the window at hand, drop the rest, join the threads."""
-        self.on_change = None
+        self.end()
         self._queue.close()

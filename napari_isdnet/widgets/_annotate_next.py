@@ -15,7 +15,7 @@ from napari_isdnet.widgets._annotate_form import AnnotateForm
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
 from napari_isdnet.widgets._next_region import Guide, find_guide, ranked, why
 from napari_isdnet.widgets._notify import notify_info
-from napari_isdnet.widgets._segment_layers import shape_of
+from napari_isdnet.widgets._segment_layers import canvas_size, shape_of
 from napari_isdnet.window import Window
 
 FLIGHT_MS = 350
@@ -76,7 +76,7 @@ class Flying(AnnotateForm):
         layer, camera = self.canvas.layer, self.viewer.camera
         row, column = layer.data_to_world(window.center)[-2:]
         scale = min(abs(float(s)) for s in layer.scale[-2:])
-        goal = (float(row), float(column), math.log(0.85 * min(self._canvas_size()) / (max(window.shape) * scale)))
+        goal = (float(row), float(column), math.log(0.85 * min(canvas_size(self.viewer)) / (max(window.shape) * scale)))
         start = (*map(float, camera.center[-2:]), math.log(camera.zoom))
 
         def step(share: float) -> None:
@@ -91,7 +91,3 @@ class Flying(AnnotateForm):
         self._flight.setEndValue(1.0)
         self._flight.valueChanged.connect(step)
         self._flight.start()
-
-    def _canvas_size(self) -> tuple[int, int]:
-        size = getattr(getattr(self.viewer, "canvas", None), "size", None) or (600, 800)
-        return int(size[0]), int(size[1])

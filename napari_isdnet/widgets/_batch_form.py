@@ -88,8 +88,9 @@ class BatchForm(Controls):
         self.status.setWordWrap(True)
         self.bar = JobBar(self, "batch_job")
         self.looking = JobBar(self, "batch_look")
+        self.models_look, self.opening = JobBar(self, "batch_models_look"), JobBar(self, "batch_opening")
         self.thumbnails = JobBar(self, "batch_thumbnails")
-        for bar in (self.looking, self.thumbnails):
+        for bar in (self.looking, self.models_look, self.opening, self.thumbnails):
             bar.setMaximumHeight(0)
         self._lay_out()
 

@@ -138,6 +138,8 @@ class DemoGuide(QWidget):
         except InputError as error:
             self._say("over", "The demo stopped; all docks work as usual.")
             notify_error(error)
+        except RuntimeError:  # Qt's of a dock that was closed meanwhile
+            self._say("over", "The demo stopped, since one of its docks was closed; the Plugins menu opens it again.")
         if self.state == "over":
             self._timer.stop()
 
@@ -175,8 +177,11 @@ class DemoGuide(QWidget):
             self._say("comparing", "Comparing with the truth; errors show in colour.")
 
     def _finish(self) -> None:
-        if self.docks["Errors"].result is not None:
+        errors = self.docks["Errors"]
+        if errors.result is not None:
             self._say("over", "Done: the map, and its errors in colour. All of it goes on as you move and zoom.")
+        elif not (errors.looking.running or errors.bar.running):
+            self._say("over", "The comparison did not end; press Show errors and compare in the Errors dock.")
 
 
 def _comparable(about: Any) -> bool:

@@ -303,6 +303,10 @@ class JobBar(QWidget):
         """True while the thread of any job runs, also of one that was abandoned."""
         return any(job.alive for job in self._current)
 
+    def threads(self) -> list[threading.Thread]:
+        """Of jobs that are still in a step, also of those that were abandoned."""
+        return [job._thread for job in self._current if job.alive]
+
     def run(
         self,
         work: Work | Callable[[], Work],

@@ -265,6 +265,11 @@ class SegmentController:
         finally:
             steps.close()
 
+    def settle(self) -> None:
+        """The exact answer does not come: go on window by window, provisional as it is."""
+        if self.live is not None:
+            self.live.go_on(self._everything)
+
     def better(self, work: LiveWork) -> None:
         """Answer exactly from now on; the provisional answer stays where it is until it is replaced."""
         self._works.append(work)
@@ -301,6 +306,8 @@ class SegmentController:
         """End the live pyramid: at once for whoever looks, after the window at hand for its thread."""
         live, self.live = self.live, None
         works, self._works = self._works, []
+        if live is not None:
+            live.end()  # its layer stays, and who reads it must not ask a network that is being closed
         closers = [*([] if live is None else [live.close]), *(work.close for work in works)]
         if closers:
             close_later(*closers)

@@ -110,6 +110,7 @@ class SegmentForm(Controls):
         self.job_hint.setWordWrap(True)
         self.job_hint.hide()
         self.bar = JobBar(self, "segment_job")
+        self.export_bar = JobBar(self, "segment_export_job")
 
     def _check(self, name: str, text: str, tip: str) -> QCheckBox:
         return self._dress(QCheckBox(text, self), name, tip)
@@ -144,6 +145,7 @@ class SegmentForm(Controls):
         column.addWidget(self.job_hint)
         column.addWidget(self.bar)
         column.addLayout(_row(self.copy_button, self.export_button))
+        column.addWidget(self.export_bar)
         column.addStretch(1)
         scrolled(self, inside, "segment_scroll")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
@@ -27,6 +30,8 @@ CLASSES = "napari-isdnet-classes"
 RESULT = "napari-isdnet-result"
 #: Key in the metadata of a layer that shows a finished result (classes or uncertainty): where that lies.
 STORE = "napari-isdnet-store"
+#: Key in the metadata of the Shapes layer that was handed out to draw a region into.
+REGION = "napari-isdnet-region"
 #: What napari's own writer of labels says of a class map that it cannot write.
 FINISHED_AS = "Choose 'Class map of ISDNet' as the file type, or a name that ends in .ome.tif, .png or .ome.zarr."
 LIVE_AS = "This class map is computed where one looks; use 'Segment to files' of the Segment dock to have all of it."
@@ -57,9 +62,31 @@ def _pixel_size(layer: Any) -> PixelSize | None:
 
 
 def path_of(layer: Any) -> str | None:
-    """The file behind an image layer; None where there is none."""
+    """The file that holds just what an image layer shows; None where there is none.
+
+    Other readers make several layers of one file, a channel each, and open addresses: a command would read another
+    image from what they name.
+    """
     known = layer.metadata.get(METADATA)
-    return known["path"] if known is not None else layer.source.path
+    if known is not None:
+        path: str | None = known["path"]
+        return path
+    file = layer.source.path
+    if file is None or not os.path.exists(file):
+        return None
+    return file if _is_whole(os.path.abspath(file), shape_of(layer), bool(layer.rgb)) else None
+
+
+@lru_cache(maxsize=64)
+def _is_whole(file: str, shape: tuple[int, int], rgb: bool) -> bool:
+    """True where an image file has the rows, columns and channels of a layer. Pictures are one layer, whoever reads."""
+    if file.lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")):
+        return True
+    try:
+        with closing(open_source(file)) as source:
+            return source.shape == shape and (source.channels > 1) == rgb
+    except InputError:
+        return False
 
 
 def sample_of(layer: Any) -> str | None:
@@ -78,6 +105,12 @@ def file_stem(name: str) -> str:
     kept = "".join(sign if sign.isalnum() or sign in " -_." else "_" for sign in name)
     # Windows takes spaces and dots off the end of a name; file systems end names at 255 bytes.
     return kept.encode()[:180].decode(errors="ignore").strip(" .") or "image"
+
+
+def canvas_size(viewer: Any) -> tuple[int, int]:
+    """Height and width of the canvas in screen pixels."""
+    size = getattr(getattr(viewer, "canvas", None), "size", None) or (600, 800)
+    return int(size[0]), int(size[1])
 
 
 def visible_window(viewer: Any, layer: Any) -> Window:
@@ -122,7 +155,7 @@ def drawn_window(viewer: Any, layer: Any) -> Window | None:
 
     shapes = [item for item in viewer.layers if isinstance(item, Shapes) and item.nshapes]
     active = viewer.layers.selection.active
-    shapes.sort(key=lambda item: item is active)
+    shapes.sort(key=lambda item: (item is active, bool(item.metadata.get(REGION))))
     if not shapes:
         return None
     chosen = shapes[-1]
@@ -245,13 +278,17 @@ def region_layer(viewer: Any, image: Any) -> Any:
     """A Shapes layer ready to draw a rectangle into, made where there is none."""
     from napari.layers import Shapes
 
-    layer = next((item for item in viewer.layers if isinstance(item, Shapes)), None)
+    found = [item for item in viewer.layers if isinstance(item, Shapes)]
+    layer = next((item for item in found if item.metadata.get(REGION)), found[0] if found else None)
     if layer is None:
         width = max(shape_of(image)) / 400
         layer = viewer.add_shapes(
             name="Region", edge_color="#ffb000", face_color=[1, 0.69, 0, 0.08], edge_width=width, **placement(image)
         )
         layer.current_edge_width = width
+    for item in found:
+        item.metadata.pop(REGION, None)
+    layer.metadata[REGION] = True
     viewer.layers.selection.active = layer
     layer.mode = "add_rectangle"
     return layer

@@ -38,6 +38,8 @@ class LiveView(QObject):
         self.layer: Any = None
         self.image: Any = None
         self._source: ImageSource | None = None
+        self._region, self._seen = Window(0, 0, 0, 0), Window(0, 0, 0, 0)
+        self._settled = False
         self._began = 0.0
         self._failed.connect(notify_error)
         self._timer = QTimer(self)
@@ -92,6 +94,8 @@ class LiveView(QObject):
         self.dock.list_classes(self.controller.classes)
         pyramid = self.controller.start_live(source, work, region, settings.region != "visible", provisional=whole)
         self.image, self._source, self._began = image, source, time.monotonic()
+        self._region = self._seen = region
+        self._settled = False
         self.layer = layers.add_labels(
             self.dock.viewer, image, pyramid, self.controller.classes, self.controller.colors(),
             self._name(), opacity=self.dock.opacity.value() / 100,
@@ -101,8 +105,33 @@ class LiveView(QObject):
         if whole:
             self.dock.live_bar.run(
                 lambda: self.controller.prepare_exact(source, settings, policy),
-                on_result=self._better, on_cancel=self.tell,
+                on_result=self._better, on_cancel=self._settle, on_error=self._not_exact,
             )  # fmt: skip
+
+    def _settle(self) -> None:
+        """The whole image was not finished: the provisional answer is all there will be."""
+        self._settled = True
+        self._began = time.monotonic()
+        self.controller.settle()
+        self.tell()
+
+    def _not_exact(self, error: BaseException) -> None:
+        notify_error(error)
+        self._settle()
+
+    def _follow_region(self) -> bool:
+        """Start anew where another rectangle was drawn, and the drawing is over; True where it did."""
+        if self.dock.region.currentData() != "drawn" or self._source is None:
+            return False
+        try:
+            now = self.dock.roi("drawn") or Window.whole(self._source.shape)
+        except InputError:  # nothing is drawn yet
+            return False
+        before, self._seen = self._seen, now
+        if now in (self._region, Window(0, 0, 0, 0)) or now != before:
+            return False
+        self.again()
+        return True
 
     def _name(self) -> str:
         name = "" if self._source is None else self._source.name
@@ -151,7 +180,7 @@ class LiveView(QObject):
     def tell(self) -> None:
         """Bring status and areas up to date."""
         live = self.controller.live
-        if live is None or self._source is None:
+        if live is None or self._source is None or self._follow_region():
             return
         self.dock.classes.set_areas(self.controller.areas.pixels(), self._source.pixel_size)
         done, total = live.progress
@@ -160,7 +189,9 @@ class LiveView(QObject):
             parts = [f"{done:,} of {total:,} windows", describe_time(left) if done < total else "done"]
         else:
             parts = [f"{live.pending} windows to go" if live.pending else "What you see is segmented"]
-        if self.controller.provisional:
+        if self.controller.provisional and self._settled:
+            parts.append("each window by itself: the whole image was not finished")
+        elif self.controller.provisional:
             parts.append("provisional: each window by itself until the whole image is known")
         self._say(" · ".join(part for part in parts if part))
 

@@ -161,6 +161,8 @@ class AnnotateWidget(Exchanging):
         self.start_button.clicked.disconnect()
         self.start_button.clicked.connect(lambda: self.start())
         self._places = None
+        self._visited.clear()
+        self.reason.hide()
         self._list_layers()
 
     def _prediction(self) -> Prediction | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class BatchWidget(BatchForm):
         viewer = real_viewer(napari_viewer)
         self._viewer = viewer
         self.queue = BatchQueue(Path())
+        self._to_add: list[list[str]] = []
         watch(viewer)
         self.files_button.clicked.connect(lambda: self._choose_files())
         self.folder_button.clicked.connect(lambda: self._choose_folder())
@@ -60,7 +62,7 @@ class BatchWidget(BatchForm):
                 if self.model.findData(name) < 0:
                     self.model.addItem(name, name)
 
-        self.looking.run(look_for_models, on_result=show)
+        self.models_look.run(look_for_models, on_result=show)
 
     def _choose_model(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "A model", "", "Models (*.safetensors)")
@@ -85,13 +87,14 @@ class BatchWidget(BatchForm):
         False where that cannot be, which is said.
         """
         text = self.output.text().strip()
-        if not text or Path(text).expanduser() == self.queue.output or self.bar.running:
+        folder = Path(os.path.expanduser(text))  # '~nobody' stays as it is
+        if not text or folder == self.queue.output or self.bar.running:
             return True
         here = [item.path for item in self.queue.items]
         left_out = {item.path for item in self.queue.items if item.state == SKIPPED}
         try:
-            check_folder(Path(text).expanduser())
-            queue = BatchQueue.open(Path(text).expanduser())
+            check_folder(folder)
+            queue = BatchQueue.open(folder)
             queue.add(here)
             queue.skip(row for row, item in enumerate(queue.items) if item.path in left_out)
         except InputError as error:
@@ -137,6 +140,15 @@ class BatchWidget(BatchForm):
         """Add files, folders or patterns; looking through folders happens in a worker thread."""
         if not any(what) or self._busy():
             return
+        self._to_add.append(list(what))
+        if not self.looking.running:
+            self._look_next()
+
+    def _look_next(self) -> None:
+        """Look through the next of what was added while another look was under way."""
+        if not self._to_add:
+            return
+        what = self._to_add.pop(0)
 
         def look() -> Generator[Progress, None, list[Path]]:
             yield Progress(0, 1, "Looking for images")
@@ -147,11 +159,16 @@ class BatchWidget(BatchForm):
                 self.queue.add(paths)
             except InputError as error:
                 notify_error(error)
-                return
-            self.pattern.clear()
-            self._show_all()
+            else:
+                self.pattern.clear()
+                self._show_all()
+            self._look_next()
 
-        self.looking.run(look, on_result=show)
+        def failed(error: BaseException) -> None:
+            notify_error(error)
+            self._look_next()
+
+        self.looking.run(look, on_result=show, on_error=failed)
 
     def _busy(self) -> bool:
         if self.bar.running:
@@ -262,7 +279,7 @@ class BatchWidget(BatchForm):
         if not rows:
             notify_info("Select an image that is done.")
             return
-        self.looking.run(work.open_results(self.queue, rows), on_items=self._add_layers)
+        self.opening.run(work.open_results(self.queue, rows), on_items=self._add_layers)
 
     def _add_layers(self, found: list[work.Opened]) -> None:
         for item in found:

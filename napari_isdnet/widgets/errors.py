@@ -9,6 +9,7 @@ from typing import Any
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from napari_isdnet.engine.evaluation import Evaluation
+from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
@@ -39,6 +40,9 @@ class ErrorsWidget(ErrorsForm):
         self._place: dict[str, Any] | None = None  # of the prediction when it was compared
         self.result: Evaluation | None = None
         self.error_layer: Any = None
+        self._shown: Question | None = None  # by the error layer
+        self._reporting = False
+        self.bar.ended.connect(self._ended)
         watch(viewer)
         self.compare_button.clicked.connect(lambda: self.compare())
         self.prediction_button.clicked.connect(lambda: self._choose_file(self.prediction))
@@ -135,8 +139,11 @@ class ErrorsWidget(ErrorsForm):
         """Open both maps, show the error layer, then find the figures."""
         chosen = self.prediction.currentData(), self.truth.currentData()
         names = self.prediction.currentText(), self.truth.currentText()
-        self.bar.stop()
-        self.looking.stop()
+        if self._reporting:
+            notify_info("The report is being written; compare again once it is done, or cancel it.")
+            return
+        self.bar.abandon()
+        self.looking.abandon()
         self._forget()
         try:
             if None in chosen or chosen[0] is chosen[1]:
@@ -146,7 +153,8 @@ class ErrorsWidget(ErrorsForm):
             part = None
             if len(chosen_layers) == 2:
                 *ready, part = facts.pair_layers(*chosen)
-            question = self._question(self._region(), part)
+            # Where two files lie is known once they are open.
+            question = self._question(self._region(), part) if chosen_layers else None
         except InputError as error:
             notify_error(error)
             return
@@ -165,10 +173,11 @@ class ErrorsWidget(ErrorsForm):
 
         self.looking.run(look, on_result=lambda maps: self._opened(maps, question, names))
 
-    def _opened(self, maps: tuple[LabelMap, LabelMap], question: Question, names: tuple[str, str]) -> None:
+    def _opened(self, maps: tuple[LabelMap, LabelMap], known: Question | None, names: tuple[str, str]) -> None:
         self._maps[:] = [maps]
         self._list_classes(maps)
         try:
+            question = known or self._question(self._region())
             self._show_errors()
         except InputError as error:
             self._failed(error)
@@ -185,7 +194,11 @@ class ErrorsWidget(ErrorsForm):
         self.result = None
         self.clear_figures()
         self._drop_errors()
-        _release(self._maps)
+        if self._maps:
+            # A step at hand may still read them, and waiting for it would hold the window.
+            threads, retired = [*self.bar.threads(), *self.looking.threads()], list(self._maps)
+            self._maps.clear()
+            close_later(*(thread.join for thread in threads), lambda: _release(retired))
 
     def _failed(self, error: BaseException) -> None:
         self._forget()
@@ -208,9 +221,10 @@ class ErrorsWidget(ErrorsForm):
         self.report_button.setEnabled(True)
 
     # -- the layer -----------------------------------------------------------------------------------------------
-    def _show_errors(self) -> None:
+    def _show_errors(self, visible: bool = True, opacity: float = 0.85) -> None:
         prediction, truth = self._maps[0]
-        pyramid = facts.error_pyramid(prediction, truth, self._question())
+        self._shown = self._question()
+        pyramid = facts.error_pyramid(prediction, truth, self._shown)
         self.show_legend(one_class=self.classes.currentData() is not None)
         data, multiscale = layer_data(pyramid)
         place, reference = self._place, self._reference()
@@ -220,7 +234,8 @@ class ErrorsWidget(ErrorsForm):
         name = f"errors: {self.classes.currentText().lower()}"
         self.error_layer = self._viewer.add_labels(
             data, multiscale=multiscale, name=name, colormap=layers.colormap(facts.error_colors()),
-            features=facts.error_features(), metadata={METADATA: {ERRORS: True}}, opacity=0.85, **place,
+            features=facts.error_features(), metadata={METADATA: {ERRORS: True}}, visible=visible,
+            opacity=opacity, **place,
         )  # fmt: skip
         self.error_layer.editable = False
         if active is not None and active in self._viewer.layers:
@@ -233,9 +248,12 @@ class ErrorsWidget(ErrorsForm):
 
     def _restyle(self) -> None:
         """Another class or tolerance: the layer changes at once, the figures are those of all classes."""
-        if self._maps and self.error_layer is not None and self.error_layer in self._viewer.layers:
-            self._drop_errors()
-            self._show_errors()
+        old = self.error_layer
+        if not self._maps or old is None or old not in self._viewer.layers or self._question() == self._shown:
+            return
+        looks = {"visible": old.visible, "opacity": old.opacity}
+        self._drop_errors()
+        self._show_errors(**looks)
 
     # -- going there, writing ------------------------------------------------------------------------------------
     def fly(self, row: int) -> None:
@@ -245,8 +263,7 @@ class ErrorsWidget(ErrorsForm):
             return
         window = self.result.worst[row].window
         self._viewer.camera.center = tuple(layer.data_to_world(window.center))
-        canvas = getattr(self._viewer, "_canvas_size", (600, 800))
-        self._viewer.camera.zoom = facts.zoom_for(window, layer.scale, canvas)
+        self._viewer.camera.zoom = facts.zoom_for(window, layer.scale, layers.canvas_size(self._viewer))
 
     def _choose_report(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the report", "")
@@ -264,6 +281,10 @@ class ErrorsWidget(ErrorsForm):
             on_result=lambda page: notify_info(f"The report is {page}"),
             title="Writing the report",
         )
+        self._reporting = True
+
+    def _ended(self) -> None:
+        self._reporting = False
 
     def _image(self, shape: tuple[int, int]) -> ImageSource | None:
         sources = (source_of(layer) for layer in self._viewer.layers)

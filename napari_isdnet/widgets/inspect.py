@@ -92,6 +92,7 @@ class InspectWidget(InspectForm):
 
     def _start(self, work: Callable[[], Generator[Any, Any, Any]], on_result: Callable[[Any], None]) -> Job:
         """A short job without a bar; it ends with the dock."""
+        self._jobs[:] = [job for job in self._jobs if job.alive or job.running]  # abandoned ones say no end
         job = Job(work)
         self._jobs.append(job)
         job.returned.connect(on_result)
@@ -102,7 +103,7 @@ class InspectWidget(InspectForm):
     def _run(self, work: Callable[[], Generator[Any, Any, Any]], on_result: Callable[[Any], None]) -> None:
         """A short job; only the latest one's answer is wanted, and nothing waits for an older one to end."""
         if self._latest is not None:
-            self._latest.cancel()
+            self._latest.abandon()
         job = self._latest = self._start(work, lambda value: on_result(value) if job is self._latest else None)
 
     def _list_images(self, *_: Any) -> None:
@@ -186,6 +187,10 @@ class InspectWidget(InspectForm):
         self._map_chosen()
 
     def _forget(self) -> None:
+        if self._latest is not None:  # it asks a view that is being closed
+            self._latest.abandon()
+            self._latest = None
+        self.status.setText("")
         for view in self.shared:
             view.release()
         self.shared.clear()
@@ -344,6 +349,8 @@ class InspectWidget(InspectForm):
         self._run(lambda: control.pick(shared, name, row, column), partial(self._answered, shared))
 
     def _answered(self, shared: control.SharedView, picked: control.Picked) -> None:
+        if not self.shared or self.shared[0] is not shared:
+            return
         self.picked = picked
         rows = control.opinion_rows(picked.opinions, shared.classes)
         branches = [b for b in ("both", "shallow", "deep") if b in picked.opinions]

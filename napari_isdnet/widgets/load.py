@@ -200,6 +200,7 @@ class LoadWidget(Controls):
             self.question.ask(text, verb, tip, lambda: self._obtain(sample))
 
         self.bar.run(look, on_result=ask, title=sample.title)
+        self.load_button.setEnabled(bool(self._opened))  # a pyramid that was being built is given up
 
     def _obtain(self, sample: SampleFile) -> None:
         path = str(sample.paths()[0])

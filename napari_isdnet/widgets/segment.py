@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import os
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QMenu
+from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
-from napari_isdnet.io.sink import SUFFIXES, result_path
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
-from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
 from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
@@ -30,13 +29,11 @@ from napari_isdnet.widgets._segment_controller import (
     Finished,
     SegmentController,
     Settings,
-    command,
     region_window,
 )
 from napari_isdnet.widgets._segment_earlier import WAY_OUT, Earlier, in_dock
-from napari_isdnet.widgets._segment_form import TITLES, SegmentForm
+from napari_isdnet.widgets._segment_export import Exporting
 from napari_isdnet.widgets._segment_live import LiveView
-from napari_isdnet.widgets._writer import write_result
 from napari_isdnet.window import Window
 
 SHORTCUT = "Control-Shift-L"
@@ -44,7 +41,7 @@ COMPARE_MS = 500
 """How often the view, which may be the region, is compared with that of an earlier job."""
 
 
-class SegmentWidget(SegmentForm):
+class SegmentWidget(Exporting):
     """Model, region, live view, files. Loading, computing and writing run in worker threads."""
 
     def __init__(
@@ -56,10 +53,13 @@ class SegmentWidget(SegmentForm):
         watch(viewer)
         self.controller = SegmentController(engine or LocalEngine())
         self.live = LiveView(self)
-        self._look = JobBar(self, "segment_look")  # reads headers and devices; never shown for so short a time
-        self._look.setMaximumHeight(0)
+        # They read headers and devices, each for itself; never shown for so short a time.
+        self._first, self._look = JobBar(self, "segment_first_look"), JobBar(self, "segment_look")
+        for bar in (self._first, self._look):
+            bar.setMaximumHeight(0)
         self.result_layer: Any = None
         self.uncertainty_layer: Any = None
+        self._result_of: Any = None  # the image layer below them
         self.earlier: Earlier | None = None
         self._compare_timer = QTimer(self)
         self._compare_timer.setInterval(COMPARE_MS)
@@ -87,12 +87,7 @@ class SegmentWidget(SegmentForm):
         self.output.textEdited.connect(lambda _: self._output_edited())
         self.output_button.clicked.connect(self._choose_output)
         self.segment_button.clicked.connect(self.segment)
-        self.copy_button.clicked.connect(self.copy_command)
-        menu = QMenu(self)
-        for key, title in TITLES.items():
-            menu.addAction(f"{title}…", partial(self._choose_export, key))
-        menu.addAction("GeoJSON polygons…", partial(self._choose_export, "geojson"))
-        self.export_button.setMenu(menu)
+        self._connect_exports()
         events = self.viewer.layers.events
         events.inserted.connect(self._list_images)
         events.removed.connect(self._layer_removed)
@@ -120,20 +115,20 @@ class SegmentWidget(SegmentForm):
         def show(found: Any) -> None:
             names, devices, about = found
             for name in names:
-                self.model.addItem(name, name)
+                if self.model.findData(name) < 0:
+                    self.model.addItem(name, name)
             self.model.setPlaceholderText("Choose a model file…")
             for key, text in devices:
                 self.device.addItem(text, key)
             self.device.setCurrentIndex(max(0, self.device.findData(_settings.device())))
+            if self.controller.about is not None or self._look.running:  # a model was chosen meanwhile
+                return
             if about is not None:
                 self._model_read(names[0], about)
             else:
                 self.model_facts.setText("No model is here yet: choose a file.")
 
-        self._quietly(look, show)
-
-    def _quietly(self, work: Callable[[], Generator[Any, Any, Any]], on_result: Callable[[Any], None]) -> None:
-        self._look.run(work, on_result=on_result)
+        self._first.run(look, on_result=show)
 
     # -- image and model -----------------------------------------------------------------------------------------
     def _list_images(self, event: Any = None) -> None:  # noqa: ARG002
@@ -165,7 +160,7 @@ class SegmentWidget(SegmentForm):
             yield Progress(0, 1, "Reading the model")
             return engine.about(model)
 
-        self._quietly(look, partial(self._model_read, model))
+        self._look.run(look, on_result=partial(self._model_read, model))
 
     def _choose_model_file(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", "Models (*.safetensors);;All files (*)")
@@ -208,7 +203,7 @@ class SegmentWidget(SegmentForm):
         )
 
     def _folder(self) -> Path:
-        return Path(self.output.text().strip() or "segmentation").expanduser()
+        return Path(os.path.expanduser(self.output.text().strip() or "segmentation"))  # '~nobody' stays as it is
 
     def roi(self, kind: str) -> Window | None:
         """The chosen region in level-0 pixels, None for the whole image."""
@@ -290,6 +285,8 @@ class SegmentWidget(SegmentForm):
             found = self._differences()
             if found and not settings.overwrite:
                 raise InputError(f"The job in the folder was begun with {'; '.join(found)}: {WAY_OUT}")
+            if found and self.export_bar.running:
+                raise InputError("The result that would be replaced is being exported; wait for that, or cancel it.")
         except InputError as error:
             notify_error(error)
             return
@@ -335,18 +332,23 @@ class SegmentWidget(SegmentForm):
         for warning in finished.result.warnings:
             notify_info(in_dock(warning))
         notify_info(f"Written: {', '.join(finished.result.outputs.values())}")
-        replaced = [*self._showing(settings, source.name), self.result_layer, self.uncertainty_layer]
+        replaced = self._showing(settings, source.name)
+        if self._result_of is image:
+            replaced += [self.result_layer, self.uncertainty_layer]
         layers.remove_all(self.viewer, replaced)
         if image not in self.viewer.layers:  # it was closed meanwhile; the files are there
             return
-        self.live.stop(remove=True)
+        if self.live.image in (None, image) or not self.live.on:
+            self.live.stop(remove=True)
         self._show_result(image, source, finished)
 
     def _show_result(self, image: Any, source: ImageSource, finished: Finished) -> None:
         """The result as layers, with the classes of the model that made it: another may be chosen by now."""
         classes, counts = finished.labels.classes, finished.result.class_pixels
-        self.list_classes(classes)
-        self.classes.set_areas([counts[info.name] for info in classes], source.pixel_size)
+        if not self.live.on:  # of another image, whose classes and areas the table shows
+            self.list_classes(classes)
+            self.classes.set_areas([counts[info.name] for info in classes], source.pixel_size)
+        self._result_of = image
         self.result_layer = layers.add_labels(
             self.viewer, image, layers.store_pyramid(finished.labels), classes, self.controller.colors(classes),
             f"{source.name} segmentation",
@@ -356,35 +358,3 @@ class SegmentWidget(SegmentForm):
             self.uncertainty_layer = layers.add_uncertainty(
                 self.viewer, image, finished.uncertainty, f"{source.name} uncertainty"
             )
-
-    def copy_command(self) -> None:
-        """Put the command line that does the same on the clipboard."""
-        try:
-            layer, settings = self.image.currentData(), self.settings()
-            path = layers.path_of(layer)
-            if path is None:
-                raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
-            policy = layers.opened(layer)[1]
-            contrast = "auto" if policy is None else policy.contrast
-            text = command(path, replace(settings, contrast=contrast), self.roi(settings.region))
-        except InputError as error:
-            notify_error(error)
-            return
-        copy_text(self.copy_button, text)
-
-    def _choose_export(self, kind: str) -> None:
-        if self.finished is None:
-            return
-        store = self.finished.labels
-        folder = Path(self.output.text())
-        name = folder / f"{store.name}.geojson" if kind == "geojson" else result_path(folder, store.name, kind)
-        suffix = ".geojson" if kind == "geojson" else SUFFIXES[kind]
-        path, _ = QFileDialog.getSaveFileName(self, "Export the result", str(name), f"*{suffix}")
-        if path:
-            self.export(Path(path if path.endswith(suffix) else path + suffix), kind)
-
-    def export(self, path: Path, kind: str) -> None:
-        """Write the last result to ``path`` in one of the engine's formats, or 'geojson'."""
-        assert self.finished is not None
-        work = write_result(self.finished.labels, path, kind)
-        self.bar.run(work, on_result=lambda written: notify_info(f"Written: {written}"), title="Exporting")

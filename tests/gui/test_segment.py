@@ -115,7 +115,7 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
     assert cli.run(cli.app, words[1:], words[0]) == 0  # the same job: it is found done
     for kind, name in (("png", "a.png"), ("ome-tiff", "a.ome.tif"), ("geotiff", "a.tif"), ("geojson", "a.geojson")):
         dock.export(tmp_path / name, kind)
-        qtbot.waitUntil(lambda: not dock.bar.running, timeout=20_000)
+        qtbot.waitUntil(lambda: not dock.export_bar.running, timeout=20_000)
         assert (tmp_path / name).stat().st_size > 0
 
 
