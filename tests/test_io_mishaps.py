@@ -164,6 +164,16 @@ def test_the_lowest_float_written_with_too_few_digits_is_nodata(tmp_path: Path) 
         assert valid(source).mean() == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_planes_that_one_directory_names_are_channels(tmp_path: Path, dtype: str) -> None:
+    data = noise(3, 300, 410).astype(dtype)
+    tifffile.imwrite(tmp_path / "i.tif", data, imagej=True, truncate=True, metadata={"axes": "CYX"})
+    with closing(open_source(tmp_path / "i.tif")) as source:
+        assert source.channels == 3
+        np.testing.assert_array_equal(pixels(source), np.moveaxis(data, 0, -1))
+        np.testing.assert_array_equal(source.read(Window(120, 7, 50, 60)), np.moveaxis(data, 0, -1)[120:170, 7:67])
+
+
 @pytest.mark.parametrize(
     ("crs", "metres"),
     [("EPSG:2263", 1200 / 3937), ("EPSG:24100", 0.3047972654), ("EPSG:32633", 1.0), ("EPSG:3167", None)],
@@ -361,3 +371,32 @@ def test_levels_with_other_channels_are_refused(tmp_path: Path) -> None:
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
     with pytest.raises(InputError, match="different numbers of channels"):
         open_zarr(tmp_path / "a.zarr", "a")
+
+
+@pytest.mark.parametrize(
+    ("image", "world"), [("a.jpg", "a.jgw"), ("a.png", "a.pngw"), ("a.tif", "a.tfw"), ("a.tif", "a.wld")]
+)
+@pytest.mark.parametrize("system", [True, False])
+def test_a_world_file_gives_the_position_that_gdal_finds(tmp_path: Path, image: str, world: str, system: bool) -> None:
+    Image.fromarray(noise(40, 50, 3)).save(tmp_path / image)
+    (tmp_path / world).write_text("0.25\n0.05\n0.04\n-0.25\n500000.125\n5000000.0\n")
+    if system:
+        (tmp_path / "a.prj").write_text(rasterio.CRS.from_epsg(32633).to_wkt())
+    with closing(open_source(tmp_path / image)) as source, rasterio.open(tmp_path / image) as data:
+        assert source.georeference is not None
+        assert source.georeference.transform == pytest.approx(tuple(data.transform)[:6])
+        assert source.georeference.crs == ("EPSG:32633" if system else None)
+        assert (source.pixel_size is not None) == system
+        assert any("its position comes from" in note for note in source.notes)  # type: ignore[attr-defined]
+
+
+def test_a_damaged_world_file_is_said_and_an_own_position_goes_before_it(tmp_path: Path) -> None:
+    Image.fromarray(noise(40, 50, 3)).save(tmp_path / "a.png")
+    (tmp_path / "a.pgw").write_text("0.25\nnothing\n")
+    with closing(open_source(tmp_path / "a.png")) as source:
+        assert source.georeference is None
+        assert any("damaged" in note for note in source.notes)  # type: ignore[attr-defined]
+    own = gdal(tmp_path / "o.tif", noise(16, 16), crs="EPSG:32633", transform=rasterio.Affine(2, 0, 5, 0, -2, 9))
+    (tmp_path / "o.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
+    with closing(open_source(own)) as source:
+        assert source.georeference == GeoReference("EPSG:32633", (2.0, 0.0, 5.0, 0.0, -2.0, 9.0))

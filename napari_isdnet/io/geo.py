@@ -156,14 +156,15 @@ def _info(dataset: Any, path: Path, name: str) -> SourceInfo:
         channels=dataset.count,
         dtype=np.dtype(dataset.dtypes[0]),
         format=f"GDAL {dataset.driver}",
-        pixel_size=_pixel_size(dataset.crs, transform) if placed else None,
+        pixel_size=pixel_size_in(dataset.crs, transform) if placed else None,
         georeference=GeoReference(crs_text(dataset.crs), transform) if placed else None,  # type: ignore[arg-type]
         nodata=None if dataset.nodata is None else float(dataset.nodata),
         alpha=kinds.index(ColorInterp.alpha) if ColorInterp.alpha in kinds else None,
     )
 
 
-def _pixel_size(crs: Any, transform: tuple[float, ...]) -> PixelSize | None:
+def pixel_size_in(crs: Any, transform: tuple[float, ...]) -> PixelSize | None:
+    """Size of a pixel in a reference system of rasterio's; None where the system says nothing of lengths."""
     if not crs:
         return None
     row, column = float(np.hypot(transform[1], transform[4])), float(np.hypot(transform[0], transform[3]))

@@ -14,6 +14,7 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.picture import kind_of, open_picture
+from napari_isdnet.io.sidecar import place_beside
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.io.zarr import is_zarr, open_zarr
 
@@ -129,7 +130,7 @@ def _open_path(path: Path, name: str | None, threads: int | None, memory: int | 
     if not head:
         raise InputError(f"{path.name} cannot be read: the file is empty (0 bytes); copy or export it again.")
     if head[:4] in _TIFF:
-        return _open_tiff(path, name, threads)
+        return _placed(_open_tiff(path, name, threads), path)
     suffix = path.suffix.lower()
     if kind_of(head) == "JPEG 2000" and _has("rasterio"):
         # GDAL reads parts of a JPEG 2000 and its coordinates; without it the file is decoded whole.
@@ -137,7 +138,7 @@ def _open_path(path: Path, name: str | None, threads: int | None, memory: int | 
 
         return open_raster(path, name)
     if kind_of(head) and suffix not in SLIDES:
-        return open_picture(path, name, memory)
+        return _placed(open_picture(path, name, memory), path)
     if head[:6] == b"\x93NUMPY":
         return _open_npy(path, name)
     if suffix in SLIDES:
@@ -149,6 +150,18 @@ def _open_path(path: Path, name: str | None, threads: int | None, memory: int | 
 
         return open_raster(path, name)
     raise InputError(f"{path.name} is no image format that is known; allowed are {ALLOWED}.")
+
+
+def _placed(source: Any, path: Path) -> ImageSource:
+    """``source`` with the position of a world file beside it, where it has none of its own."""
+    if source.georeference is None:
+        place, size, note = place_beside(path)
+        if note is not None:
+            known = source.info.pixel_size or size
+            notes = (*source.info.notes, note)
+            source.info = replace(source.info, georeference=place, pixel_size=known, notes=notes)
+    found: ImageSource = source
+    return found
 
 
 def _open_zarr(path: Path, name: str, threads: int | None) -> ImageSource:

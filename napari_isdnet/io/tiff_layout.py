@@ -152,16 +152,20 @@ def _series_parts(series: Any, name: str, notes: list[str], nodata: float | None
         step *= size
     result: list[Part] = []
     for index in pages:
-        page = series[index] if index < len(series) else None
+        page, planes_before = series[index] if index < len(series) else None, 0
+        if page is None and getattr(series, "is_truncated", False):
+            page, planes_before = series[0], index  # ImageJ names the first of many planes that follow each other
         if page is None:
             raise InputError(
                 f"{name} lacks page {index} (a set of several files?); give one file that holds all channels."
             )
-        result.extend(_page_parts(page, _count(tuple(result)), name, notes, nodata))
+        result.extend(_page_parts(page, _count(tuple(result)), name, notes, nodata, planes_before))
     return tuple(result)
 
 
-def _page_parts(page: Any, first: int, name: str, notes: list[str], nodata: float | None) -> list[Part]:
+def _page_parts(
+    page: Any, first: int, name: str, notes: list[str], nodata: float | None, planes_before: int = 0
+) -> list[Part]:
     key = page.keyframe
     if key.imagedepth != 1 or key.tiledepth not in (0, 1):
         raise InputError(f"{name} stores volumes of {key.imagedepth} planes in one page; export one plane as an image.")
@@ -175,6 +179,11 @@ def _page_parts(page: Any, first: int, name: str, notes: list[str], nodata: floa
         raise InputError(f"{name} is a damaged TIFF: it claims tiles of {tile[0]} x {tile[1]} pixels.")
     count = palette.shape[1] if palette is not None else 1 if planar else samples_out(key, color)
     per_plane = -(-shape[0] // tile[0]) * -(-shape[1] // tile[1])
+    before = planes_before * shape[0] * shape[1] * samples * (0 if key.dtype is None else key.dtype.itemsize)
+    if planes_before and not raw_rows:
+        raise InputError(
+            f"{name} is a stack with one directory for all planes that is compressed; save it as OME-TIFF."
+        )
     if raw_rows:
         per_plane = shape[0] * shape[1] * key.dtype.itemsize
     elif len(page.dataoffsets) < per_plane * (samples if planar else 1) or len(page.databytecounts) < len(
@@ -186,7 +195,7 @@ def _page_parts(page: Any, first: int, name: str, notes: list[str], nodata: floa
     plain = alpha_samples(key) if planar else []
     return [
         Part(
-            page, Tiling(tile, first + i * count, count), i * per_plane, raw_rows, contiguous, palette,
+            page, Tiling(tile, first + i * count, count), before + i * per_plane, raw_rows, contiguous, palette,
             color=None if i in plain else color,
         )
         for i in range(samples if planar else 1)
