@@ -222,6 +222,7 @@ def test_a_device_that_takes_no_core_at_all_is_said(monkeypatch: pytest.MonkeyPa
         streamed(model, picture((300, 300)), 256)
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept_where_glibc_can() -> None:
     """In a process of its own, since it is for good: blocks that are freed and asked for again fault no page anew."""
     import subprocess
@@ -251,6 +252,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert faults["keep"] * 4 < faults["return"], faults
 
 
+@pytest.mark.slow
 def test_freed_memory_is_handed_back_where_glibc_can() -> None:
     """In a process of its own: of blocks that are freed beneath one that is in use, nothing stays resident."""
     import subprocess

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from napari_isdnet.annotation.project import Project
-from napari_isdnet.annotation.regions import split_regions
+from napari_isdnet.annotation.regions import split_store
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Patch, Rectangle
 from napari_isdnet.classes import classes_from
@@ -124,6 +124,7 @@ def test_classes_that_are_not_held_out_are_not_in_the_mean(scene: Path, tmp_path
     assert result.before == {"miou": 0.0, "iou_red": 0.0, "iou_green": 0.0}
 
 
+@pytest.mark.slow
 def test_a_cut_run_goes_on_bit_for_bit_and_a_second_one_is_the_same(
     scene: Path, painted: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_cut_run_goes_on_bit_for_bit_and_a_second_one_is_the_same(
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(scene: Path, painted: Path, model: Path, tmp_path: Path) -> None:
     weights = []
     for seed in (0, 1):
@@ -169,15 +171,13 @@ def test_nothing_is_written_when_the_held_out_regions_get_worse(scene: Path, pai
     wrong = tmp_path / "wrong"
     with AnnotationStore.create(wrong, (SIDE, SIDE), CLASSES) as store:
         labels = truth()
-        split = split_regions({(r, c): {1: 512 * 512} for r in range(3) for c in range(3)}, 512)
+        store.paint(Patch(Window(0, 0, SIDE, SIDE), labels + 1))
+        split = split_store(store, 512)  # from now on the same regions judge
         for place in split.training:  # what teaches is wrong, what judges is right
             inside = split.window(place).clipped(store.shape)
             store.paint(Patch(inside, 2 - labels[inside.slices]))
-        for place in split.validation:
-            inside = split.window(place).clipped(store.shape)
-            store.paint(Patch(inside, labels[inside.slices] + 1))
     output = tmp_path / "worse.safetensors"
-    options = {**SMALL, "steps": 20, "window": 256}
+    options = {**SMALL, "steps": 40, "window": 256, "preset": "thorough"}
     _, result = drain(finetune(scene, wrong, str(good), output=output, **options))
     assert result.model is None
     assert "got worse than" in result.reason
@@ -281,6 +281,7 @@ def test_label_images_of_both_kinds_give_one_snapshot(
             drain(finetune(scene, path, str(model), output=tmp_path / "n.safetensors", values=other, **SMALL))
 
 
+@pytest.mark.slow
 def test_the_command_trains_from_geojson(scene: Path, model: Path, tmp_path: Path, capsys: Any) -> None:
     def square(row: int, column: int, name: str) -> dict[str, Any]:
         ring = [[column, row], [column + 60, row], [column + 60, row + 60], [column, row + 60], [column, row]]

@@ -18,6 +18,7 @@ import pytest
 from napari_isdnet.window import Window
 
 LIMIT = 3 * 2**30
+SIDE = 100_000
 PICTURE, TRUTH = "picture", "truth"
 
 
@@ -57,7 +58,8 @@ class LargeWorld:
         original, reads = kind._read, self.reads
 
         def read(source: Any, window: Window, level: int) -> Any:
-            reads.append((source.kind, level, window))
+            if max(source.shape) == SIDE:  # not the small one that the rounding of weights is measured on
+                reads.append((source.kind, level, window))
             return original(source, window, level)
 
         kind._read = read
