@@ -34,7 +34,7 @@ def recipe(tmp_path: Path) -> Recipe:
     return tiny_recipe(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_ablation_appends_skips_and_trains_equal_networks_once(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "ablation.csv"
     steps = ablation(recipe, output, [7, 6], 1, 1, None, ["command"])
@@ -106,7 +106,7 @@ def test_the_majority_class_is_that_of_training(recipe: Recipe) -> None:
     assert float(matrix.mean_iou) == pytest.approx(0.25)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_has_a_row_a_network_and_the_majority(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "table.csv"
     shown: list[Progress] = []

@@ -146,7 +146,7 @@ def test_where_nothing_can_be_written_the_cache_takes_it(tmp_path: Path, monkeyp
     assert str(folder) in note
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_classes_give_pictures_without_figures(tmp_path: Path) -> None:
     network = lively(small(classes=3))
     network.header = replace(network.header, classes=classes_from(["a", "b", "c"]))

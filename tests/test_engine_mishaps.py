@@ -81,7 +81,7 @@ def test_old_results_that_cannot_be_removed_do_not_pass_for_new_ones(
         assert not (tmp_path / "a.job" / "store").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("text", ['{"format": 2, "header": {}}', "{", '{"format": 1}'])
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": False}])
 def test_a_job_that_cannot_be_read_is_started_again_on_request(

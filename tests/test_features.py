@@ -83,7 +83,7 @@ def finished(steps: Generator[Progress, None, dict[str, Any]]) -> dict[str, Any]
         done = step.fraction
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_context_equals_one_forward(name: str) -> None:
     model, image = lively(NETWORKS[name]), picture((331, 485))

@@ -85,7 +85,7 @@ def same(one: Path, two: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_docks_process_the_generator_and_the_copied_command_give_the_same_weights(
     controller: TuneController, picture: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

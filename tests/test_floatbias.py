@@ -101,7 +101,7 @@ def test_what_it_stands_in_for(layer: nn.Module, can: bool) -> None:
     assert len(found) == can
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_biases_of_a_prepared_network_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model("landcover-lite")
     ready = prepare(model, BFLOAT16)

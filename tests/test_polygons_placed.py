@@ -43,7 +43,7 @@ def extent(path: Path) -> tuple[float, float, float, float]:
     return (*points.min(0).tolist(), *points.max(0).tolist())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_map_coordinates_and_annotations_take_them_back(
     run: Runner, placed: Path, tmp_path: Path
 ) -> None:

@@ -102,7 +102,7 @@ def test_what_is_kept_stays_and_the_rest_needs_no_more_rounding(model: ISDNet) -
     assert all(torch.equal(v, v.bfloat16().float()) for n, v in net.state_dict().items() if n in changed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_outcome_is_remembered_for_the_same_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = rounding.pictures

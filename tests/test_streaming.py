@@ -153,7 +153,7 @@ def test_spilled_maps_give_the_same_bytes(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "maps").iterdir()} >= {"shallow8.map", "quarter.map", "fused.map"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_region_under_known_means_is_the_crop_and_reads_little() -> None:
     model, image = lively(NETWORKS["cheap"]), picture((1500, 1500))
     whole = streamed(model, image, core=256)

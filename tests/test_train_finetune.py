@@ -124,7 +124,7 @@ def test_classes_that_are_not_held_out_are_not_in_the_mean(scene: Path, tmp_path
     assert result.before == {"miou": 0.0, "iou_red": 0.0, "iou_green": 0.0}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cut_run_goes_on_bit_for_bit_and_a_second_one_is_the_same(
     scene: Path, painted: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -144,7 +144,7 @@ def test_a_cut_run_goes_on_bit_for_bit_and_a_second_one_is_the_same(
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_seed_gives_another_model(scene: Path, painted: Path, model: Path, tmp_path: Path) -> None:
     weights = []
     for seed in (0, 1):
@@ -281,7 +281,7 @@ def test_label_images_of_both_kinds_give_one_snapshot(
             drain(finetune(scene, path, str(model), output=tmp_path / "n.safetensors", values=other, **SMALL))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_trains_from_geojson(scene: Path, model: Path, tmp_path: Path, capsys: Any) -> None:
     def square(row: int, column: int, name: str) -> dict[str, Any]:
         ring = [[column, row], [column + 60, row], [column + 60, row + 60], [column, row + 60], [column, row]]

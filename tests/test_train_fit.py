@@ -67,7 +67,7 @@ def drain(steps):
             return shown, stop.value
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_set_is_learnt(tmp_path: Path) -> None:
     # Crops of 128, so that the deep branch (1/4, then stride 8) has more than one position to normalise over.
     recipe = tiny(
@@ -99,7 +99,7 @@ def test_crops_finished_on_the_device_are_those_of_the_workers(tmp_path: Path, s
         assert torch.equal(targets[number], target)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cut_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     recipe = tiny(make_data(tmp_path / "data"))
     drain(fit(recipe, tmp_path / "whole"))

@@ -71,7 +71,7 @@ def test_every_layout_has_a_fake() -> None:
     assert list(MAKERS) == list(LAYOUTS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("layout", MAKERS)
 def test_a_step_trains_and_validates_on_the_fake(layout: str, fakes: Path, tmp_path: Path) -> None:
     recipe = recipe_for(layout, fakes / layout, "run.validate_every=1")

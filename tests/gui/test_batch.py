@@ -82,7 +82,7 @@ def test_add_a_folder_run_see_the_states_open_a_result(viewer, qtbot, batch, ima
     np.testing.assert_array_equal(shown, truth)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cancelled_it_goes_on_in_another_window(viewer, qtbot, batch, images, model, tmp_path) -> None:
     begin(qtbot, batch, images, model, tmp_path / "out", 3)
     qtbot.waitUntil(lambda: batch.bar.running, timeout=5000)
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_made_and_what_is_there_are_said_without_options
     assert "--" not in batch.table.item(0, 1).text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_layers_of_a_result_that_is_replaced_are_removed(viewer, qtbot, batch, images, model, tmp_path) -> None:
     begin(qtbot, batch, images / "a.tif", model, tmp_path / "out", 1)
     qtbot.waitUntil(lambda: states(batch) == ["done"] and not batch.bar.running, timeout=60_000)

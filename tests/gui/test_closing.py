@@ -29,7 +29,7 @@ def gone(qtbot: Any) -> None:
     qtbot.waitUntil(lambda: not our_widgets() and not our_threads(), timeout=30_000)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", DOCKS)
 def test_a_closed_dock_is_destroyed_and_layers_may_come_and_go(viewer, qtbot, name: str) -> None:
     """As a person does it: nothing but napari refers to the dock, and napari collects when a layer is removed."""

@@ -28,7 +28,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return save_model(network, tmp_path / "tiny.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_goes_from_the_image_to_its_errors(viewer: Any, model: Path, qtbot: Any) -> None:
     from napari_isdnet.widgets._demo import DOCKS, open_demo
 

@@ -134,7 +134,7 @@ def test_the_copied_command_says_everything(qtbot: Any, opened: Any, picture: Pa
     assert words[words.index("--held-out") + 1] == "0.2"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_better_weights_show_at_once_and_the_history_goes_back(
     viewer: Any, qtbot: Any, opened: Any, models: Any, tmp_path: Path
 ) -> None:
@@ -208,7 +208,7 @@ def test_stop_keeps_the_best_and_another_start_resumes(viewer: Any, qtbot: Any, 
     at_rest(qtbot, dock)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["window", "dock", "image", "layer"])
 def test_what_is_closed_in_the_middle_leaves_nothing(viewer: Any, qtbot: Any, opened: Any, what: str) -> None:
     dock = opened(steps=5000)

@@ -45,7 +45,7 @@ def said() -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ segment
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_export_runs_beside_a_segmentation(viewer: Any, qtbot: Any, dock: Any, tmp_path: Path) -> None:
     segmented(qtbot, dock)
     dock.output.setText(str(tmp_path / "again"))
@@ -63,7 +63,7 @@ def test_an_export_runs_beside_a_segmentation(viewer: Any, qtbot: Any, dock: Any
     assert (tmp_path / "again" / "field.ome.zarr").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_end_of_a_job_leaves_the_live_view_of_another_image(
     viewer: Any, qtbot: Any, dock: Any, tmp_path: Path
 ) -> None:
@@ -133,7 +133,7 @@ def test_a_channel_of_a_file_is_not_the_file(viewer: Any, tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------------- live, errors
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_live_map_that_was_stopped_is_compared_as_far_as_it_is_known(viewer: Any, qtbot: Any, dock: Any) -> None:
     choose(dock.context, "whole")
     dock.live_button.click()

@@ -43,7 +43,7 @@ def test_the_scripted_path_goes_from_the_whole_to_full_resolution(viewer, qtbot)
     assert max(levels) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "doing", [pytest.param(name, marks=[pytest.mark.slow] if name == "finetune" else []) for name in DOING]
 )

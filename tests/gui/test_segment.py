@@ -87,7 +87,7 @@ def test_a_hidden_class_is_clear_and_opacity_follows(qtbot, dock) -> None:
     assert dock.live.layer.opacity == 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, qtbot, dock, picture, tmp_path) -> None:
     dock.draw_button.click()
     shapes = viewer.layers["Region"]
@@ -134,7 +134,7 @@ def test_cancel_keeps_the_job_and_another_dock_resumes_it(viewer, qtbot, dock, t
     assert LabelStore.open(tmp_path / "out" / "field.ome.zarr").finished
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["layer", "image", "window"])
 def test_what_is_deleted_in_the_middle_leaves_nothing(viewer, qtbot, dock, what) -> None:
     dock.live_button.click()

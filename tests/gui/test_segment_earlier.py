@@ -42,7 +42,7 @@ def dock(viewer: Any, qtbot: Any, tmp_path: Path, model: str, picture: Path, mon
     return open_dock(viewer, qtbot, tmp_path, model, picture, monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_result_has_the_classes_of_what_ran_though_another_model_is_chosen(viewer, qtbot, dock, tmp_path) -> None:
     choose(dock.region, "whole")
     choose(dock.context, "window")
@@ -71,7 +71,7 @@ def test_a_result_has_the_classes_of_what_ran_though_another_model_is_chosen(vie
     assert dock.live.layer.colormap.color_dict[0][3] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_layers_of_a_result_that_is_replaced_are_removed(viewer, qtbot, dock, tmp_path) -> None:
     choose(dock.region, "whole")
     choose(dock.context, "window")
@@ -97,7 +97,7 @@ def test_layers_of_a_result_that_is_replaced_are_removed(viewer, qtbot, dock, tm
     assert mine in viewer.layers
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_resume_is_offered_for_the_same_settings_only(viewer, qtbot, dock, model, tmp_path) -> None:
     from napari.utils.notifications import notification_manager
 

@@ -25,7 +25,7 @@ print("alive")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_loads_after_the_window_was_drawn() -> None:
     """Without ``load_triton`` this dies of a segmentation fault where torch brings triton and Mesa draws."""
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=False)
