@@ -184,6 +184,8 @@ def test_sixteen_bit_pictures_are_stretched_and_bytes_are_not():
         (25_000.0, "m", "2.50 ha"),
         (2.5e7, "m", "25.00 km²"),
         (5e6, "µm", "5.000 mm²"),
+        (1.857e17, "µm", "18.57 ha"),
+        (2e12, "um", "2.0 m²"),
     ],
 )
 def test_areas_read_well(area, unit, text):

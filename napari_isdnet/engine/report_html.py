@@ -62,9 +62,11 @@ def thousands(value: int) -> str:
 
 
 def area_text(area: float | None, unit: str) -> str:
-    """An area in a unit that a person would use: m² become ha from 1 ha and km² from 10 km²; µm² become mm²."""
+    """An area in a unit that a person would use: m² become ha from 1 ha and km² from 10 km²; µm² mm², from 1 m² m²."""
     if area is None:
         return "–"
+    if unit in ("µm", "um", "micrometer") and area >= 1e12:  # land, in the unit that OME files are written in
+        area, unit = area / 1e12, "m"
     if unit in ("m", "metre", "meter") and area >= 1e4:
         return f"{area / 1e6:,.2f} km²" if area >= 1e7 else f"{area / 1e4:,.2f} ha"
     if unit in ("µm", "um", "micrometer") and area >= 1e4:
