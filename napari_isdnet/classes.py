@@ -69,11 +69,12 @@ def index_of(name: str, names: Sequence[str]) -> int | None:
     """
     if name in names:
         return names.index(name)
-    folded = [_folded(other) for other in names]
-    return folded.index(_folded(name)) if folded.count(_folded(name)) == 1 else None
+    wanted, others = folded(name), [folded(other) for other in names]
+    return others.index(wanted) if others.count(wanted) == 1 else None
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A class name without what is typed now so, now so: case and spaces."""
     return " ".join(name.casefold().split())
 
 

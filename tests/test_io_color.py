@@ -12,7 +12,7 @@ from napari_isdnet.classes import ClassInfo
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.describe import describe
-from napari_isdnet.io.ome_zarr import georeference_in
+from napari_isdnet.io.ome_zarr import own_facts, usable_place
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import GeoReference, PixelSize
 from napari_isdnet.io.store import LabelStore
@@ -267,6 +267,8 @@ def test_a_result_of_this_package_keeps_its_position(tmp_path):
     assert (facts["crs"], facts["transform"]) == (place.crs, list(place.transform))
     metadata = store.path / "zarr.json"
     metadata.write_text(metadata.read_text().replace("300000.0", "NaN"))
-    assert georeference_in(store.path) is None
+    own = own_facts(store.path)
+    assert own is not None
+    assert usable_place(own) is None
     metadata.write_text("[]")
-    assert georeference_in(store.path) is None
+    assert own_facts(store.path) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -23,9 +22,8 @@ from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.geojson import read_items
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
-from napari_isdnet.io.overviews import OverviewSource, build_overviews, halve_mean, overview_path, with_overviews
 from napari_isdnet.io.sink import export
-from napari_isdnet.io.source import GeoReference, TileError
+from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.io.zarr import open_zarr
 from napari_isdnet.window import Window
@@ -235,77 +233,6 @@ def test_a_local_system_has_no_pixel_size(tmp_path: Path) -> None:
         assert source.pixel_size is None
 
 
-# ---------------------------------------------------------------------------------------------------------- overviews
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"])
-def test_halving_keeps_what_is_the_same_everywhere(dtype: str) -> None:
-    kind = np.dtype(dtype)
-    if kind.kind == "f":
-        values: tuple[Any, ...] = (np.finfo(kind).min / 8, 0.1, 16_777_216.0)
-    else:
-        values = (np.iinfo(kind).min, np.iinfo(kind).max, 16_777_217 % 2 ** min(25, 8 * kind.itemsize))
-    for value in values:
-        block = np.full((3, 4, 2), value, kind)
-        np.testing.assert_array_equal(halve_mean(block), block[:2, :2])
-        np.testing.assert_array_equal(halve_mean(block, float(block[0, 0, 0])), block[:2, :2])
-
-
-def test_halving_leaves_out_what_is_missing() -> None:
-    broken = np.array([[[1.0], [np.nan]], [[3.0], [np.inf]]], np.float32)
-    assert halve_mean(broken).ravel().tolist() == [2.0]
-    assert halve_mean(broken, -9999.0).ravel().tolist() == [2.0]
-    assert np.isnan(halve_mean(np.full((2, 2, 1), np.nan, np.float32))).all()
-    colours = np.array([[[250, 200, 30], [0, 200, 30]], [[0, 200, 30], [0, 200, 30]]], np.uint8)
-    assert halve_mean(colours, 0.0).ravel().tolist() == [62, 200, 30]  # a dark band is no missing pixel
-    colours[0, 1:] = colours[1] = 0
-    assert halve_mean(colours, 0.0).ravel().tolist() == [250, 200, 30]
-    bits = np.array([[[True], [False]], [[False], [False]]])
-    assert halve_mean(bits).ravel().tolist() == [False]
-    assert halve_mean(~bits).ravel().tolist() == [True]
-
-
-@pytest.fixture
-def wide() -> ArraySource:
-    return ArraySource([noise(64, 4200, 3)], "wide")
-
-
-def test_overviews_with_a_hole_are_built_again(wide: ArraySource, tmp_path: Path) -> None:
-    path = drain(build_overviews(wide, tmp_path))
-    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
-    chunk = next(p for p in sorted((path / "2").rglob("*")) if p.is_file() and p.name != "zarr.json")
-    chunk.unlink()
-    assert with_overviews(wide, tmp_path) is wide
-    assert drain(build_overviews(wide, tmp_path)) == path
-    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
-    shutil.rmtree(path / "2")
-    assert with_overviews(wide, tmp_path) is wide
-
-
-def test_overviews_that_were_never_finished_are_replaced(wide: ArraySource, tmp_path: Path) -> None:
-    path = overview_path(wide, tmp_path)
-    (path / "2").mkdir(parents=True)
-    assert drain(build_overviews(wide, tmp_path)) == path
-    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_chunk_that_breaks_while_it_is_open_is_a_bad_tile(wide: ArraySource, tmp_path: Path) -> None:
-    path = drain(build_overviews(wide, tmp_path))
-    source = with_overviews(wide, tmp_path)
-    for chunk in (path / "2").rglob("*"):
-        if chunk.is_file() and chunk.name != "zarr.json":
-            chunk.write_bytes(chunk.read_bytes()[:9])
-    with pytest.raises(TileError, match="its cached pyramid is damaged"):
-        source.read(Window(0, 0, 8, 8), 2)
-
-
-def test_a_cache_that_cannot_be_written_is_one_sentence(wide: ArraySource, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises((InputError, NotADirectoryError, FileExistsError)):
-        drain(build_overviews(wide, tmp_path / "cache"))
-
-
 # ------------------------------------------------------------------------------------------------------ names and text
 
 
@@ -371,32 +298,3 @@ def test_levels_with_other_channels_are_refused(tmp_path: Path) -> None:
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
     with pytest.raises(InputError, match="different numbers of channels"):
         open_zarr(tmp_path / "a.zarr", "a")
-
-
-@pytest.mark.parametrize(
-    ("image", "world"), [("a.jpg", "a.jgw"), ("a.png", "a.pngw"), ("a.tif", "a.tfw"), ("a.tif", "a.wld")]
-)
-@pytest.mark.parametrize("system", [True, False])
-def test_a_world_file_gives_the_position_that_gdal_finds(tmp_path: Path, image: str, world: str, system: bool) -> None:
-    Image.fromarray(noise(40, 50, 3)).save(tmp_path / image)
-    (tmp_path / world).write_text("0.25\n0.05\n0.04\n-0.25\n500000.125\n5000000.0\n")
-    if system:
-        (tmp_path / "a.prj").write_text(rasterio.CRS.from_epsg(32633).to_wkt())
-    with closing(open_source(tmp_path / image)) as source, rasterio.open(tmp_path / image) as data:
-        assert source.georeference is not None
-        assert source.georeference.transform == pytest.approx(tuple(data.transform)[:6])
-        assert source.georeference.crs == ("EPSG:32633" if system else None)
-        assert (source.pixel_size is not None) == system
-        assert any("its position comes from" in note for note in source.notes)  # type: ignore[attr-defined]
-
-
-def test_a_damaged_world_file_is_said_and_an_own_position_goes_before_it(tmp_path: Path) -> None:
-    Image.fromarray(noise(40, 50, 3)).save(tmp_path / "a.png")
-    (tmp_path / "a.pgw").write_text("0.25\nnothing\n")
-    with closing(open_source(tmp_path / "a.png")) as source:
-        assert source.georeference is None
-        assert any("damaged" in note for note in source.notes)  # type: ignore[attr-defined]
-    own = gdal(tmp_path / "o.tif", noise(16, 16), crs="EPSG:32633", transform=rasterio.Affine(2, 0, 5, 0, -2, 9))
-    (tmp_path / "o.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
-    with closing(open_source(own)) as source:
-        assert source.georeference == GeoReference("EPSG:32633", (2.0, 0.0, 5.0, 0.0, -2.0, 9.0))

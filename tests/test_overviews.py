@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.overviews import (
     OverviewSource,
@@ -16,6 +19,7 @@ from napari_isdnet.io.overviews import (
     overview_path,
     with_overviews,
 )
+from napari_isdnet.io.source import TileError
 from napari_isdnet.window import Window, pyramid_shapes
 
 
@@ -67,3 +71,71 @@ def test_nodata_does_not_count(nodata: float) -> None:
     result = halve_mean(pixels, nodata)[..., 0]
     np.testing.assert_allclose(result, [[3, 3]])
     assert np.array_equal(halve_mean(np.full((2, 2, 1), nodata, np.float32), nodata)[0, 0], [nodata], equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"])
+def test_halving_keeps_what_is_the_same_everywhere(dtype: str) -> None:
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        values: tuple[Any, ...] = (np.finfo(kind).min / 8, 0.1, 16_777_216.0)
+    else:
+        values = (np.iinfo(kind).min, np.iinfo(kind).max, 16_777_217 % 2 ** min(25, 8 * kind.itemsize))
+    for value in values:
+        block = np.full((3, 4, 2), value, kind)
+        np.testing.assert_array_equal(halve_mean(block), block[:2, :2])
+        np.testing.assert_array_equal(halve_mean(block, float(block[0, 0, 0])), block[:2, :2])
+
+
+def test_halving_leaves_out_what_is_missing() -> None:
+    broken = np.array([[[1.0], [np.nan]], [[3.0], [np.inf]]], np.float32)
+    assert halve_mean(broken).ravel().tolist() == [2.0]
+    assert halve_mean(broken, -9999.0).ravel().tolist() == [2.0]
+    assert np.isnan(halve_mean(np.full((2, 2, 1), np.nan, np.float32))).all()
+    colours = np.array([[[250, 200, 30], [0, 200, 30]], [[0, 200, 30], [0, 200, 30]]], np.uint8)
+    assert halve_mean(colours, 0.0).ravel().tolist() == [62, 200, 30]  # a dark band is no missing pixel
+    colours[0, 1:] = colours[1] = 0
+    assert halve_mean(colours, 0.0).ravel().tolist() == [250, 200, 30]
+    bits = np.array([[[True], [False]], [[False], [False]]])
+    assert halve_mean(bits).ravel().tolist() == [False]
+    assert halve_mean(~bits).ravel().tolist() == [True]
+
+
+@pytest.fixture
+def wide() -> ArraySource:
+    return ArraySource([image((64, 4200))], "wide")
+
+
+def test_overviews_with_a_hole_are_built_again(wide: ArraySource, tmp_path: Path) -> None:
+    path = run(build_overviews(wide, tmp_path))[0]
+    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    chunk = next(p for p in sorted((path / "2").rglob("*")) if p.is_file() and p.name != "zarr.json")
+    chunk.unlink()
+    assert with_overviews(wide, tmp_path) is wide
+    assert run(build_overviews(wide, tmp_path))[0] == path
+    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    shutil.rmtree(path / "2")
+    assert with_overviews(wide, tmp_path) is wide
+
+
+def test_overviews_that_were_never_finished_are_replaced(wide: ArraySource, tmp_path: Path) -> None:
+    path = overview_path(wide, tmp_path)
+    (path / "2").mkdir(parents=True)
+    assert run(build_overviews(wide, tmp_path))[0] == path
+    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_chunk_that_breaks_while_it_is_open_is_a_bad_tile(wide: ArraySource, tmp_path: Path) -> None:
+    path = run(build_overviews(wide, tmp_path))[0]
+    source = with_overviews(wide, tmp_path)
+    for chunk in (path / "2").rglob("*"):
+        if chunk.is_file() and chunk.name != "zarr.json":
+            chunk.write_bytes(chunk.read_bytes()[:9])
+    with pytest.raises(TileError, match="its cached pyramid is damaged"):
+        source.read(Window(0, 0, 8, 8), 2)
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(wide: ArraySource, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(InputError, match="cache cannot be written"):
+        run(build_overviews(wide, tmp_path / "cache"))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo
+from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo, folded
 from napari_isdnet.engine.boundary import BoundaryScore
 from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.evaluation import Evaluation
@@ -191,9 +191,10 @@ def _names_note(ours: Sequence[ClassInfo] | None, theirs: Sequence[ClassInfo] | 
     if not ours or not theirs:
         return None
     mine, other = [c.name for c in ours], [c.name for c in theirs]
-    if [c.casefold() for c in mine] == [c.casefold() for c in other]:
+    ordered = [[folded(name) for name in names] for names in (mine, other)]
+    if ordered[0] == ordered[1]:
         return None
-    if sorted(mine) == sorted(other):
+    if sorted(ordered[0]) == sorted(ordered[1]):
         raise InputError(
             f"The prediction numbers its classes {', '.join(mine)} and truth {', '.join(other)}; bring one of them"
             f" into the other's order, or give --classes to compare the indices as they are."

@@ -211,8 +211,9 @@ def recorded_units(path: str | os.PathLike[str], stage: str) -> set[Unit]:
     file = Path(path) / LOG
     if not file.is_file():
         return set()
+    sign = json.dumps(stage).encode()  # a long job's log is mostly sums, which need not be parsed for this
     with disk_errors(file), open(file, "rb") as log:
-        records = [record for line in log if (record := _parse(line)) is not None]
+        records = [record for line in log if sign in line and (record := _parse(line)) is not None]
     return {record[1] for record in records if record[0] == stage}
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_isdnet.engine.job import Predictor
 
 KEPT_BYTES = 64 * 2**20
+"""Of predicted units that neighbouring shards of a region may ask for again."""
 UNIT = 2048
 """Side of the windows that are predicted; anchored at the image's origin, so that a region is an exact crop."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from napari_isdnet.exceptions import AlreadyThere, InputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
-_DENIED = {errno.EACCES, errno.EROFS, errno.EPERM}
+_DENIED = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}
 PARTIAL = ".partial"
 
 
@@ -98,6 +98,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         sync(temporary)
         os.replace(temporary, path)
+
+
+def file_stem(name: str) -> str:
+    """``name``, which may be anything, as the name of a file inside a folder: never a path, never hidden."""
+    kept = "".join(sign if sign.isalnum() or sign in " -_." else "_" for sign in name)
+    # Windows takes spaces and dots off the end of a name; file systems end names at 255 bytes.
+    return kept.encode()[:180].decode(errors="ignore").strip(" .") or "image"
 
 
 def sync(path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.base import SourceBase, SourceInfo, file_identity, one_line
 from napari_isdnet.io.source import GeoReference, PixelSize, TileError
+from napari_isdnet.io.tiff_color import with_alpha
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -123,16 +124,11 @@ def _palette(dataset: Any) -> npt.NDArray[np.uint8] | None:
 
     if dataset.count != 1 or dataset.dtypes[0] != "uint8" or dataset.colorinterp[0] != ColorInterp.palette:
         return None
-    table = np.zeros((256, 4), np.uint8)
+    table = np.zeros((256, 3), np.uint8)
     for index, color in dataset.colormap(1).items():
         if index < 256:
-            table[index] = color
-    if dataset.nodata is None:
-        return table[:, :3].copy()
-    table[:, 3] = 255
-    if 0 <= dataset.nodata < 256:
-        table[int(dataset.nodata), 3] = 0
-    return table
+            table[index] = color[:3]
+    return with_alpha(table, dataset.nodata)
 
 
 def _info(dataset: Any, path: Path, name: str) -> SourceInfo:

@@ -136,21 +136,17 @@ def read_own(attrs: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
-def is_own(path: Path) -> bool:
-    """True for a result that this package wrote, in which 255 is nodata."""
+def own_facts(path: Path) -> dict[str, Any] | None:
+    """:func:`read_own` of a folder that this package wrote; None for any other."""
     try:
-        read_own(json.loads((path / "zarr.json").read_bytes())["attributes"], path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
-        return False
-    return True
-
-
-def georeference_in(path: Path) -> GeoReference | None:
-    """Position on the earth of a folder that this package wrote, None where it has none or another wrote it."""
-    try:
-        place = read_own(json.loads((path / "zarr.json").read_bytes())["attributes"], path)["georeference"]
+        return read_own(json.loads((path / "zarr.json").read_bytes())["attributes"], path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         return None
+
+
+def usable_place(own: dict[str, Any]) -> GeoReference | None:
+    """Position on the earth of what this package wrote; None where it has none that can be used."""
+    place = own["georeference"]
     if place is None or not isinstance(place.crs, str | None) or not all(map(math.isfinite, place.transform)):
         return None
     return GeoReference(place.crs, place.transform)

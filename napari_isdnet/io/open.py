@@ -165,13 +165,14 @@ def _placed(source: Any, path: Path) -> ImageSource:
 
 
 def _open_zarr(path: Path, name: str, threads: int | None) -> ImageSource:
-    from napari_isdnet.io.ome_zarr import georeference_in, is_own
+    from napari_isdnet.io.ome_zarr import own_facts, usable_place
 
     source = open_zarr(path, name, threads)
     # OME-Zarr itself has no place for coordinates on the earth, nor for missing pixels: results of this package carry
     # them in their own part.
-    nodata = float(IGNORE_INDEX) if is_own(path) else None
-    source.info = replace(source.info, georeference=georeference_in(path), nodata=nodata)
+    own = own_facts(path)
+    if own is not None:
+        source.info = replace(source.info, georeference=usable_place(own), nodata=float(IGNORE_INDEX))
     return source
 
 

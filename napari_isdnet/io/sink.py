@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import AlreadyThere, InputError
-from napari_isdnet.io.disk import PARTIAL, remove
+from napari_isdnet.io.disk import PARTIAL, file_stem, remove
 from napari_isdnet.io.geotiff import export_geotiff
 from napari_isdnet.io.ome_tiff import export_ome_tiff
 from napari_isdnet.io.ome_zarr import export_ome_zarr
@@ -80,8 +79,7 @@ def export(
     try:
         remove(folder)
         # A source may be named like a path, and what lies there is somebody's.
-        name = re.sub(r"[^\w .()+-]", "_", source.name).strip(" .") or "map"
-        store = yield from _crop(source, folder / f"{name}.ome.zarr", classes, window)
+        store = yield from _crop(source, folder / f"{file_stem(source.name)}.ome.zarr", classes, window)
         return (yield from _write(store, path, format, overwrite, compression))
     finally:
         remove(folder)

@@ -180,11 +180,12 @@ def _nodata(layout: Layout) -> tuple[float | None, str | None]:
     value = _usable_nodata(nodata_of(key), layout.dtype)
     if value is None or first.palette is not None:  # an index of the colour map is alpha of the colours
         return None, None
+    if key.dtype == bool and value <= 1 and (first.color is None or inverts(key, first.color)):
+        value *= 255  # single bits are read as 0 and 255, and so is their nodata
     if first.color is None:
-        return (value * 255 if key.dtype == bool and value <= 1 else value), None
+        return value, None
     if inverts(key, first.color):
-        # Single bits are read as 0 and 255, and so is their nodata.
-        return inverted_value(value * 255 if key.dtype == bool and value <= 1 else value, key), None
+        return inverted_value(value, key), None
     return None, f"its nodata value {value:g} is ignored, because it means nothing after the conversion"
 
 

@@ -31,6 +31,18 @@ _LUMA = (0.299, 0.587, 0.114)
 _FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 
 
+def with_alpha(colors: npt.NDArray[np.uint8], nodata: float | None) -> npt.NDArray[np.uint8]:
+    """A colour map (entries, 3) with alpha as a fourth column where ``nodata`` is one of its indices.
+
+    Its colour would not do as nodata: other indices may have it too.
+    """
+    if nodata is None or not (float(nodata).is_integer() and 0 <= nodata < len(colors)):
+        return colors
+    alpha = np.full((len(colors), 1), 255, np.uint8)
+    alpha[int(nodata)] = 0
+    return np.concatenate([colors, alpha], axis=1)
+
+
 def color_of(key: Any, name: str, notes: list[str]) -> Color | None:
     """How the samples of a page are converted, None where they are not; :class:`InputError` where nobody knows how."""
     if key.photometric == _WHITE_IS_ZERO:

@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import Tiling
-from napari_isdnet.io.tiff_color import JPEG, Color, alpha_samples, color_of, samples_out
+from napari_isdnet.io.tiff_color import JPEG, Color, alpha_samples, color_of, samples_out, with_alpha
 from napari_isdnet.io.tiff_meta import nodata_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def layout_of(tif: tifffile.TiffFile, name: str, pages: int) -> Layout:
         levels.append((int(item.keyframe.imagelength), int(item.keyframe.imagewidth)))
         parts.append(found)
     channels, page = _count(parts[0]), parts[0][0].page
-    alpha = _alpha(page.keyframe, channels, parts[0][0].color, parts[0][0].palette)
+    alpha = _alpha(parts[0][0], channels)
     if alpha is None and 1 < pages <= 1000 and not tif.is_ome:
         parts, masked = _with_masks(tif, levels, parts, channels)
         levels, parts = levels[: len(parts)], parts
@@ -220,28 +220,21 @@ def _raw_rows(page: Any, shape: tuple[int, int], samples: int) -> int:
 
 
 def _palette(key: Any, notes: list[str], nodata: float | None) -> npt.NDArray[np.uint8] | None:
-    """The colour map of a palette image as (entries, 3); its indices mean nothing to a network.
-
-    Nodata is an index, whose colour others may have too: it becomes a fourth column, alpha.
-    """
+    """The colour map of a palette image, (entries, 3) or with alpha; its indices mean nothing to a network."""
     if key.photometric != _PALETTE or key.dtype not in (np.uint8, np.uint16):
         return None
     table = key.colormap
     if table is None or table.shape[1] < 1 << key.bitspersample:
         return None
     notes.append("the colour map was applied")
-    colors = (np.asarray(table).T >> 8).astype(np.uint8)
-    if nodata is None or not (float(nodata).is_integer() and 0 <= nodata < len(colors)):
-        return colors
-    alpha = np.full((len(colors), 1), 255, np.uint8)
-    alpha[int(nodata)] = 0
-    return np.concatenate([colors, alpha], axis=1)
+    return with_alpha((np.asarray(table).T >> 8).astype(np.uint8), nodata)
 
 
-def _alpha(key: Any, channels: int, color: Color | None, palette: Any) -> int | None:
-    if palette is not None:
-        return 3 if channels == 4 == palette.shape[1] else None
-    samples = samples_out(key, color)
+def _alpha(part: Part, channels: int) -> int | None:
+    if part.palette is not None:
+        return 3 if channels == 4 == part.palette.shape[1] else None
+    key = part.page.keyframe
+    samples = samples_out(key, part.color)
     if channels != samples:
         return None
     found = alpha_samples(key)

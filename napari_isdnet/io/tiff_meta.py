@@ -73,27 +73,29 @@ def georeference_of(page: tifffile.TiffPage, path: str) -> tuple[GeoReference | 
     row, column = math.hypot(transform[1], transform[4]), math.hypot(transform[0], transform[3])
     size: PixelSize | None = None
     if projected:
-        metres = _UNITS.get(keys.get(_LINEAR_UNITS, 0)) or _metres_by_rasterio(crs)
-        if metres is None:
-            note = note or "its pixel size is not known, since the unit of its coordinate system is not"
-        else:
+        metres = _UNITS.get(keys.get(_LINEAR_UNITS, 0))
+        if metres is not None:
             size = PixelSize(row * metres, column * metres, "m")
+        else:
+            size = _size_by_rasterio(crs, transform, _LINEAR_UNITS not in keys)
+            note = note or (None if size else "its pixel size is not known: the unit of its coordinate system is not")
     elif _GEOGRAPHIC in keys and keys.get(_MODEL_TYPE) != _GEOCENTRIC:
         size = PixelSize(row, column, "degree")
     return GeoReference(crs, transform), size, note
 
 
-def _metres_by_rasterio(crs: str | None) -> float | None:
-    """Metres per unit of a projected system; of one with a plain code metres where there is no PROJ to ask."""
-    if crs is None:
-        return None
+def _size_by_rasterio(crs: str | None, transform: tuple[float, ...], usual: bool) -> PixelSize | None:
+    """Pixel size in a projected system whose unit only PROJ knows; without it metres, if the ``usual`` is likely."""
     try:
         from rasterio.crs import CRS
         from rasterio.errors import CRSError
+
+        from napari_isdnet.io.geo import pixel_size_in
     except ImportError:
-        return 1.0
+        row, column = math.hypot(transform[1], transform[4]), math.hypot(transform[0], transform[3])
+        return PixelSize(row, column, "m") if usual and crs is not None else None
     try:
-        return float(CRS.from_user_input(crs).linear_units_factor[1])
+        return pixel_size_in(CRS.from_user_input(crs), transform) if crs is not None else None
     except CRSError:
         return None
 

@@ -16,6 +16,7 @@ from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.disk import file_stem
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource, PixelSize
@@ -80,7 +81,7 @@ def path_of(layer: Any) -> str | None:
 @lru_cache(maxsize=64)
 def _is_whole(file: str, shape: tuple[int, int], rgb: bool) -> bool:
     """True where an image file has the rows, columns and channels of a layer. Pictures are one layer, whoever reads."""
-    if file.lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")):
+    if file.lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")):
         return True
     try:
         with closing(open_source(file)) as source:
@@ -98,13 +99,6 @@ def stem_of(layer: Any) -> str:
     """The name that results of an image layer get; always a safe name of a file."""
     source = source_of(layer)
     return source.name if source is not None else file_stem(str(layer.name))
-
-
-def file_stem(name: str) -> str:
-    """``name``, which may be anything, as the name of a file inside a folder: never a path, never hidden."""
-    kept = "".join(sign if sign.isalnum() or sign in " -_." else "_" for sign in name)
-    # Windows takes spaces and dots off the end of a name; file systems end names at 255 bytes.
-    return kept.encode()[:180].decode(errors="ignore").strip(" .") or "image"
 
 
 def canvas_size(viewer: Any) -> tuple[int, int]:

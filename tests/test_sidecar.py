@@ -1,0 +1,45 @@
+"""World files beside pictures, held against GDAL."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import rasterio
+from PIL import Image
+
+from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import GeoReference
+from tests.test_io_mishaps import gdal, noise
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+@pytest.mark.parametrize(
+    ("image", "world"), [("a.jpg", "a.jgw"), ("a.png", "a.pngw"), ("a.tif", "a.tfw"), ("a.tif", "a.wld")]
+)
+@pytest.mark.parametrize("system", [True, False])
+def test_a_world_file_gives_the_position_that_gdal_finds(tmp_path: Path, image: str, world: str, system: bool) -> None:
+    Image.fromarray(noise(40, 50, 3)).save(tmp_path / image)
+    (tmp_path / world).write_text("0.25\n0.05\n0.04\n-0.25\n500000.125\n5000000.0\n")
+    if system:
+        (tmp_path / "a.prj").write_text(rasterio.CRS.from_epsg(32633).to_wkt())
+    with closing(open_source(tmp_path / image)) as source, rasterio.open(tmp_path / image) as data:
+        assert source.georeference is not None
+        assert source.georeference.transform == pytest.approx(tuple(data.transform)[:6])
+        assert source.georeference.crs == ("EPSG:32633" if system else None)
+        assert (source.pixel_size is not None) == system
+        assert any("its position comes from" in note for note in source.notes)  # type: ignore[attr-defined]
+
+
+def test_a_damaged_world_file_is_said_and_an_own_position_goes_before_it(tmp_path: Path) -> None:
+    Image.fromarray(noise(40, 50, 3)).save(tmp_path / "a.png")
+    (tmp_path / "a.pgw").write_text("0.25\nnothing\n")
+    with closing(open_source(tmp_path / "a.png")) as source:
+        assert source.georeference is None
+        assert any("damaged" in note for note in source.notes)  # type: ignore[attr-defined]
+    own = gdal(tmp_path / "o.tif", noise(16, 16), crs="EPSG:32633", transform=rasterio.Affine(2, 0, 5, 0, -2, 9))
+    (tmp_path / "o.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
+    with closing(open_source(own)) as source:
+        assert source.georeference == GeoReference("EPSG:32633", (2.0, 0.0, 5.0, 0.0, -2.0, 9.0))
