@@ -177,10 +177,11 @@ def _open_zarr(path: Path, name: str, threads: int | None) -> ImageSource:
 
 
 def _open_tiff(path: Path, name: str, threads: int | None) -> ImageSource:
+    from napari_isdnet.io.companions import with_companions
     from napari_isdnet.io.tiff import UnsupportedTiff, open_tiff
 
     try:
-        return open_tiff(path, name, threads)
+        return with_companions(open_tiff(path, name, threads))
     except UnsupportedTiff as error:
         if error.slide:
             from napari_isdnet.io.wsi import open_slide

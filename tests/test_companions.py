@@ -1,0 +1,122 @@
+"""``.ovr`` and ``.msk`` beside a TIFF, as GDAL and QGIS write them, held against GDAL."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import Resampling
+
+from napari_isdnet.engine.labels import open_labels
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.open import open_source
+from napari_isdnet.io.overviews import needs_overviews
+from napari_isdnet.window import Window
+from tests.test_io_mishaps import gdal, noise, valid
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+FACTORS = (2, 4, 8)
+
+
+def with_files(path: Path, *, overviews: bool = True, mask: np.ndarray | None = None) -> Path:
+    """Let GDAL write the coarse levels and the mask of an image beside it."""
+    if mask is not None:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
+            target.write_mask(mask)
+    if overviews:
+        with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as target:
+            target.build_overviews(FACTORS, Resampling.average)
+    return path
+
+
+def image(folder: Path, rows: int = 301, columns: int = 203, **profile: Any) -> Path:
+    tiled = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    return gdal(folder / "a.tif", noise(3, rows, columns), photometric="RGB", **tiled, **profile)
+
+
+def whole(source: Any, level: int) -> np.ndarray:
+    return source.read(Window.whole(source.levels[level]), level)
+
+
+def test_coarse_levels_beside_the_file_are_those_of_gdal(tmp_path: Path) -> None:
+    path = with_files(image(tmp_path))
+    assert path.with_name("a.tif.ovr").is_file()
+    with closing(open_source(path)) as source:
+        assert source.levels == ((301, 203), (151, 102), (76, 51), (38, 26))
+        for level in range(4):
+            view = {} if level == 0 else {"overview_level": level - 1}
+            with rasterio.open(path, **view) as data:
+                np.testing.assert_array_equal(whole(source, level), np.moveaxis(data.read(), 0, 2))
+        assert "its coarse levels come from a.tif.ovr" in source.notes  # type: ignore[attr-defined]
+
+
+def test_a_large_image_with_coarse_levels_beside_it_needs_no_pyramid_in_the_cache(tmp_path: Path) -> None:
+    path = gdal(tmp_path / "large.tif", np.zeros((2100, 2100), np.uint8), compress="deflate", tiled=True)
+    with closing(open_source(path)) as source:
+        assert needs_overviews(source)
+    with_files(path)
+    with closing(open_source(path)) as source:
+        assert not needs_overviews(source)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("overviews", [True, False])
+def test_a_mask_beside_the_file_hides_what_gdal_hides(tmp_path: Path, dtype: str, overviews: bool) -> None:
+    mask = np.where(noise(301, 203, seed=1) > 99, 255, 0).astype(np.uint8)
+    path = gdal(tmp_path / "a.tif", noise(3, 301, 203).astype(dtype), photometric="RGB")
+    with closing(open_source(path)) as source:
+        before = dict(source.identity())
+    with_files(path, overviews=overviews, mask=mask)
+    assert path.with_name("a.tif.msk").is_file()
+    with closing(open_source(path)) as source:
+        assert (source.channels, source.alpha, len(source.levels)) == (4, 3, 4 if overviews else 1)
+        assert dict(source.identity()) != before  # a result depends on it
+        np.testing.assert_array_equal(valid(source), mask != 0)
+        for level in range(len(source.levels)):
+            view = {} if level == 0 else {"overview_level": level - 1}
+            with rasterio.open(path, **view) as data:
+                np.testing.assert_array_equal(whole(source, level)[..., 3] != 0, data.dataset_mask() != 0)
+
+
+def test_files_that_do_not_fit_or_are_damaged_are_left_out_and_said(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    mask = np.full((130, 203), 255, np.uint8)
+    other = with_files(image(tmp_path / "other", rows=130), mask=mask)
+    path = image(tmp_path)
+    for suffix in (".ovr", ".msk"):
+        shutil.copy(other.with_name(f"a.tif{suffix}"), path.with_name(f"a.tif{suffix}"))
+    with closing(open_source(path)) as source:
+        assert (source.channels, len(source.levels)) == (3, 1)
+        assert sum("does not fit" in note for note in source.notes) == 2  # type: ignore[attr-defined]
+    for suffix in (".ovr", ".msk"):
+        path.with_name(f"a.tif{suffix}").write_bytes(b"II*\0 no such file")
+    with closing(open_source(path)) as source:
+        assert (source.channels, len(source.levels)) == (3, 1)
+        assert sum("cannot be read" in note for note in source.notes) == 2  # type: ignore[attr-defined]
+
+
+def test_levels_and_alpha_of_the_file_itself_go_first(tmp_path: Path) -> None:
+    path = image(tmp_path)
+    with rasterio.Env(TIFF_USE_OVR=False), rasterio.open(path, "r+") as target:
+        target.build_overviews(FACTORS, Resampling.nearest)
+    (tmp_path / "a.tif.ovr").write_bytes(b"II*\0")
+    with closing(open_source(path)) as source:
+        assert len(source.levels) == 4
+        assert not source.notes  # type: ignore[attr-defined]
+
+
+def test_a_label_map_is_read_as_stored_and_refused_with_a_mask(tmp_path: Path) -> None:
+    indices = noise(301, 203, top=3)
+    colors = {0: (255, 0, 0, 255), 1: (0, 255, 0, 255), 2: (0, 0, 255, 255)}
+    path = with_files(gdal(tmp_path / "a.tif", indices, colormap=colors))
+    labels, _ = open_labels(path)
+    with closing(labels):
+        np.testing.assert_array_equal(whole(labels, 0)[..., 0], indices)
+    with_files(path, overviews=False, mask=np.full((301, 203), 255, np.uint8))
+    with pytest.raises(InputError, match="a label map has one channel"):
+        open_labels(path)
