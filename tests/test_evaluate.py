@@ -98,6 +98,16 @@ def test_blocks_change_no_figure(seed, rows, columns, block, size, workers, igno
     ]
     assert [w.wrong for w in result.worst] == sorted((n for n, _, _ in by_hand if n), reverse=True)[:20]
     assert {(w.wrong, w.window.row, w.window.column) for w in result.worst} <= set(by_hand)
+    for index, windows in enumerate(result.worst_by_class):
+        concerned = wrong & ((truth == index) | (prediction == index))
+        sums = [
+            int(concerned[r : r + size, c : c + size].sum())
+            for r in range(0, rows, size)
+            for c in range(0, columns, size)
+        ]
+        assert [w.wrong for w in windows] == sorted((n for n in sums if n), reverse=True)[:20]
+        for w in windows:
+            assert w.missed == (wrong & (truth == index))[w.window.slices].sum()
     assert progress[-1].fraction == 1.0
     assert [p.done for p in progress] == sorted(p.done for p in progress)
 
@@ -160,6 +170,7 @@ def test_areas_names_and_json_round_trip():
     again = Evaluation.from_dict(json.loads(text))
     assert again.to_dict() == result.to_dict()
     assert again.worst == result.worst
+    assert again.worst_by_class == result.worst_by_class
     assert result.to_dict()["classes"][1]["iou"] is None
 
 

@@ -18,7 +18,7 @@ from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.engine.labels import LabelPair, open_labels, pair_labels
 from napari_isdnet.engine.metrics import ConfusionMatrix, Counts, check_ignored, pair_counts
-from napari_isdnet.engine.worst import WindowErrors, explained
+from napari_isdnet.engine.worst import BlockErrors, WindowErrors, explained
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.progress import Clock, Progress
@@ -61,14 +61,14 @@ def evaluate(
     if region.empty:
         raise InputError(f"The region {roi} holds no pixel that both maps cover; they share {pair.window}.")
     pairs: Counts = np.zeros((256, 256), np.int64)
-    edge, errors = BoundaryScore(limit, tolerance), WindowErrors(prediction.shape, worst_size)
+    edge, errors = BoundaryScore(limit, tolerance), WindowErrors(prediction.shape, worst_size, limit)
     grid = Grid(prediction.shape, (block, block))
     cores = [grid[index].intersect(region) for index in grid.touching(region)]
     clock = Clock(float(region.area))
     for part in _in_threads(lambda core: _compare(pair, core, limit, tolerance, errors), cores, workers):
         pairs += part.pairs
         edge.merge(part.edge)
-        errors.add(*part.errors)
+        errors.add(part.errors)
         yield clock.step(part.core.area, "Comparing", part.core, {"accuracy": _accuracy(pairs)})
     named = tuple(classes) if classes is not None else default_classes(_count_classes(pairs, ignored))
     matrix = ConfusionMatrix(len(named), ignored)
@@ -83,6 +83,7 @@ def evaluate(
         boundary=_trimmed(edge, len(named)),
         pixel_size=_pixel_size(prediction, truth),
         worst=worst,
+        worst_by_class=tuple(tuple(errors.ranked_of(k, worst_count)) for k in range(len(named))),
         notes=(*_notes(pair, matrix), *_black_and_white(pair, pairs)),
     )
 
@@ -92,7 +93,7 @@ class _Part:
     core: Window
     pairs: Counts
     edge: BoundaryScore
-    errors: tuple[tuple[slice, slice], Counts, Counts]
+    errors: BlockErrors
 
 
 def _compare(pair: LabelPair, core: Window, limit: int, tolerance: float, errors: WindowErrors) -> _Part:

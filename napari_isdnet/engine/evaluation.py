@@ -12,7 +12,7 @@ import numpy as np
 from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.engine.boundary import BoundaryScore
 from napari_isdnet.engine.metrics import ConfusionMatrix, mean
-from napari_isdnet.engine.worst import Confusion, WorstWindow
+from napari_isdnet.engine.worst import ClassWindow, Confusion, WorstWindow
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.window import Window
@@ -51,7 +51,7 @@ class ClassFigures:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was compared, the counts, and the worst windows.
+    """What was compared, the counts, and the worst windows, of any class and of each class (in class order).
 
     ``region`` is in level-0 pixels of the prediction; ``notes`` are sentences that a reader of the figures must know.
     """
@@ -64,6 +64,7 @@ class Evaluation:
     boundary: BoundaryScore
     pixel_size: PixelSize | None = None
     worst: tuple[WorstWindow, ...] = ()
+    worst_by_class: tuple[tuple[ClassWindow, ...], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -161,6 +162,10 @@ class Evaluation:
             "confusion": matrix.counts.tolist(),
             "boundary_counts": {name: getattr(self.boundary, name).tolist() for name in _BOUNDARY},
             "worst_windows": [_worst_dict(w) for w in self.worst],
+            "worst_windows_by_class": [
+                [{**vars(w), "window": _window_dict(w.window), "share": w.share} for w in windows]
+                for windows in self.worst_by_class
+            ],
             "notes": list(self.notes),
         }
 
@@ -196,6 +201,8 @@ class Evaluation:
             boundary=edge,
             pixel_size=None if size is None else PixelSize(**size),
             worst=tuple(_worst_from(w) for w in data["worst_windows"]),
+            # Evaluations of before have none.
+            worst_by_class=tuple(tuple(map(_of_class, w)) for w in data.get("worst_windows_by_class", ())),
             notes=tuple(data["notes"]),
         )
 
@@ -221,3 +228,7 @@ def _worst_dict(worst: WorstWindow) -> dict[str, Any]:
 def _worst_from(data: Mapping[str, Any]) -> WorstWindow:
     confusions = tuple(Confusion(**c) for c in data["confusions"])
     return WorstWindow(Window(**data["window"]), data["wrong"], data["evaluated"], confusions)
+
+
+def _of_class(data: Mapping[str, Any]) -> ClassWindow:
+    return ClassWindow(Window(**data["window"]), data["missed"], data["false_alarm"], data["evaluated"])

@@ -23,6 +23,7 @@ from napari_isdnet.engine.live_errors import LiveErrors
 from napari_isdnet.engine.report import write_report
 from napari_isdnet.engine.report_html import percent
 from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
+from napari_isdnet.engine.worst import ClassWindow, WorstWindow
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize
@@ -289,16 +290,32 @@ def confusion_shares(result: Evaluation) -> tuple[list[int], npt.NDArray[np.floa
     return present, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), counts
 
 
-def worst_rows(result: Evaluation) -> list[tuple[Window, tuple[str, str, str]]]:
-    """(window, cells) of the worst windows, worst first."""
-    rows = []
-    for worst in result.worst:
-        mostly = ", ".join(
-            f"{result.classes[c.truth].name} → {result.classes[c.predicted].name}" for c in worst.confusions[:2]
-        )
-        where = f"{worst.window.row:,}, {worst.window.column:,}"
-        rows.append((worst.window, (f"{100 * worst.share:.0f} %", where, mostly)))
-    return rows
+def worst_rows(result: Evaluation, index: int | None = None) -> list[tuple[Window, tuple[str, str, str]]]:
+    """(window, cells) of the worst windows, worst first: of any class, or of one."""
+    if index is not None:
+        found = result.worst_by_class[index] if index < len(result.worst_by_class) else ()
+        kinds = [
+            [f"{n:,} {kind}" for n, kind in ((w.missed, "missed"), (w.false_alarm, "false alarm")) if n] for w in found
+        ]
+        return [(w.window, (_share(w), _corner(w.window), ", ".join(texts))) for w, texts in zip(found, kinds)]
+    names = result.classes
+    confused = [[f"{names[c.truth].name} → {names[c.predicted].name}" for c in w.confusions[:2]] for w in result.worst]
+    return [(w.window, (_share(w), _corner(w.window), ", ".join(texts))) for w, texts in zip(result.worst, confused)]
+
+
+def _kinds(worst: ClassWindow) -> str:
+    kinds = ((worst.missed, "missed"), (worst.false_alarm, "false alarm"))
+    return ", ".join(f"{pixels:,} {kind}" for pixels, kind in kinds if pixels)
+
+
+def _share(worst: WorstWindow | ClassWindow) -> str:
+    """Percent, with a digit more where whole ones would say nothing."""
+    share = 100 * worst.share
+    return f"{share:.0f} %" if share >= 9.5 else f"{share:.1f} %"
+
+
+def _corner(window: Window) -> str:
+    return f"{window.row:,}, {window.column:,}"
 
 
 def summary(result: Evaluation) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
@@ -26,6 +26,7 @@ from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets._controls import Controls, scrolled
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, reading_table
+from napari_isdnet.window import Window
 
 
 class ErrorsForm(Controls):
@@ -66,12 +67,16 @@ class ErrorsForm(Controls):
         self.summary.setObjectName("errors_summary")
         self.summary.setToolTip("Mean IoU over the classes that occur, and the share of pixels that are right")
         self.summary.setWordWrap(True)
+        self.worst_windows: list[Window] = []
         self.table = reading_table(self, "errors_table", "Figures of every class that occurs", facts.CLASS_HEADER)
         self.matrix = reading_table(self, "errors_matrix", "Rows: truth; columns: what it was called", ("",))
         self.worst = reading_table(
-            self, "errors_worst", "The windows with the most wrong pixels; click one to fly there",
-            facts.WORST_HEADER, stretch=2,
-        )  # fmt: skip
+            self,
+            "errors_worst",
+            "Windows with the most wrong pixels, of the chosen class or of any; click one to fly there",
+            facts.WORST_HEADER,
+            stretch=2,
+        )
         # The last column says more than one line of a narrow dock holds.
         self.worst.setWordWrap(True)
         down = self.worst.verticalHeader()
@@ -149,13 +154,19 @@ class ErrorsForm(Controls):
                     item.setFont(font)
                 self.table.setItem(row, column, item)
         self._show_matrix(result)
-        windows = facts.worst_rows(result)
+        self.show_worst(result)
+
+    def show_worst(self, result: Evaluation) -> None:
+        """Fill the tab of the worst windows: of the chosen class, or of any."""
+        index = self.classes.currentData()
+        windows = facts.worst_rows(result, index)
+        self.worst_windows = [window for window, _ in windows]
         self.worst.setRowCount(len(windows))
         for row, (window, texts) in enumerate(windows):
             for column, text in enumerate(texts):
-                tip = f"Mostly {texts[2]}; click to fly to row {window.row}, column {window.column}"
+                what = f"Mostly {texts[2]}" if index is None else f"{self.classes.currentText()}: {texts[2]} pixels"
+                tip = f"{what}; click to fly to row {window.row}, column {window.column}"
                 item = cell(text, tip=tip, right=column == 0)
-                item.setData(Qt.ItemDataRole.UserRole, row)
                 self.worst.setItem(row, column, item)
 
     def _show_matrix(self, result: Evaluation) -> None:

@@ -247,7 +247,9 @@ class ErrorsWidget(ErrorsForm):
         self.error_layer = None
 
     def _restyle(self) -> None:
-        """Another class or tolerance: the layer changes at once, the figures are those of all classes."""
+        """Another class or tolerance: layer and worst windows change at once, the figures are those of all classes."""
+        if self.result is not None:
+            self.show_worst(self.result)
         old = self.error_layer
         if not self._maps or old is None or old not in self._viewer.layers or self._question() == self._shown:
             return
@@ -261,7 +263,7 @@ class ErrorsWidget(ErrorsForm):
         layer = self.error_layer if self.error_layer in self._viewer.layers else self._reference()
         if self.result is None or layer is None:
             return
-        window = self.result.worst[row].window
+        window = self.worst_windows[row]
         self._viewer.camera.center = tuple(layer.data_to_world(window.center))
         self._viewer.camera.zoom = facts.zoom_for(window, layer.scale, layers.canvas_size(self._viewer))
 

@@ -95,6 +95,17 @@ def test_one_class_is_missed_in_red_and_false_alarm_in_blue(viewer, qtbot, error
     assert [errors.classes.itemText(i) for i in range(4)] == ["Any class", "field", "house", "water"]
     errors.classes.setCurrentIndex(errors.classes.findText("house"))
     errors.classes.activated.emit(2)
+    windows = [item.window for item in errors.result.worst_by_class[1]]
+    assert errors.worst_windows == windows
+    here = windows[0].slices
+    missed, false_alarm = (
+        int(((a == 1) & (b != 1))[here].sum()) for a, b in ((truth, prediction), (prediction, truth))
+    )
+    kinds = ((missed, "missed"), (false_alarm, "false alarm"))
+    assert rows(errors.worst)[0][2] == ", ".join(f"{pixels:,} {kind}" for pixels, kind in kinds if pixels)
+    assert "house: " in errors.worst.item(0, 0).toolTip()
+    errors.fly(0)
+    assert viewer.camera.center[-2:] == windows[0].center
     codes = pyramid_of(errors.error_layer).read(0, Window(0, 0, 900, 1200))
     assert codes[150, 125] == 1
     assert codes[310, 950] == 0
