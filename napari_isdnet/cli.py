@@ -135,6 +135,7 @@ def segment(
             "Resample the image by this factor first.", "--scale", parser=options.parse_positive, metavar="F"
         ),
     ] = "1",
+    orientations: options.OrientationsOption = "1",
     skip_bad_tiles: Annotated[
         bool, options.option("Nodata where the file is damaged, instead of an error.", "--skip-bad-tiles")
     ] = False,
@@ -160,6 +161,7 @@ def segment(
         "contrast": contrast,
         "channels": channels,
         "scale": scale,
+        "orientations": orientations,
         "skip_bad_tiles": skip_bad_tiles,
         "resume": resume,
         "overwrite": overwrite,

@@ -91,6 +91,13 @@ def parse_positive(text: str) -> float:
     return value
 
 
+def parse_orientations(text: str) -> int:
+    """1, 2, 4 or 8."""
+    if text not in ("1", "2", "4", "8"):
+        raise typer.BadParameter(f"'{text}' must be 1, 2, 4 or 8 orientations of the image.")
+    return int(text)
+
+
 def parse_folder(text: str) -> Path:
     """A folder for results: there or to be made, so neither a file nor below one, and not left empty."""
     if not text.strip():
@@ -134,6 +141,16 @@ UncertaintyOption = Annotated[
         "Write IMAGE_uncertainty too, in the first --format (OME-Zarr for png): entropy of the class"
         " probabilities, 0 to 254 for 0.0 to 1.0 (0 is sure, 254 all classes alike), 255 where there is no data.",
         "--uncertainty",
+    ),
+]
+OrientationsOption = Annotated[
+    Any,
+    option(
+        "Average over so many turns and mirrors of the image (test-time augmentation): steadier, often better, and as"
+        " many times the work.",
+        "--orientations",
+        parser=parse_orientations,
+        metavar="1|2|4|8",
     ),
 ]
 RoiOption = Annotated[

@@ -77,7 +77,7 @@ def test_the_options_other_programs_are_written_against_exist() -> None:
         "demo": "headless output",
         "sample": "output yes",
         "segment": "output model context roi window format polygons probabilities uncertainty device precision memory"
-        " contrast channels scale skip_bad_tiles resume overwrite dask json",
+        " contrast channels scale orientations skip_bad_tiles resume overwrite dask json",
         "evaluate": "classes ignore output json",
         "features": "output roi layer context",
         "convert": "output",
@@ -117,6 +117,7 @@ def test_version_and_no_command(run: Runner) -> None:
         (["segment", "a.tif", "-o", "x", "--memory", "-1"], "above 0"),
         (["segment", "a.tif", "-o", "x", "--scale", "nan"], "above 0"),
         (["segment", "a.tif", "-o", "x", "--window", "7"], "32"),
+        (["segment", "a.tif", "-o", "x", "--orientations", "3"], "1, 2, 4 or 8"),
         (["segment", "a.tif", "-o", "x", "--format", "bmp"], "ome-zarr"),
         (["segment", "one/a.tif", "two/a.ome.tif", "-o", "x"], "one name, 'a'"),
         (["segment", "a.tif", "-o", ""], "--output is empty"),
@@ -253,7 +254,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 def test_segment_hands_every_option_to_the_engine(run: Runner, engine: Engine, image: Path, tmp_path: Path) -> None:
     options = "--context window --roi 0,8,16,32 --window 512 --format png --format geotiff --polygons --probabilities"
     options += " --uncertainty --device cuda:1 --precision bfloat16 --memory 1.5 --contrast 0,4095 --channels 2,1,0"
-    options += " --scale 0.5 --skip-bad-tiles --no-resume --overwrite --dask local"
+    options += " --scale 0.5 --orientations 4 --skip-bad-tiles --no-resume --overwrite --dask local"
     ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine", *options.split(), "--json")
     assert ran.code == 0, ran.err
     assert engine.calls == [
@@ -273,6 +274,7 @@ def test_segment_hands_every_option_to_the_engine(run: Runner, engine: Engine, i
             "contrast": (0.0, 4095.0),
             "channels": (2, 1, 0),
             "scale": 0.5,
+            "orientations": 4,
             "skip_bad_tiles": True,
             "resume": False,
             "overwrite": True,

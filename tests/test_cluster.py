@@ -68,9 +68,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name != "zarr.json"}
 
 
-@pytest.mark.parametrize("context", ["whole", "window"])
-def test_same_map_as_without(address: str, image: Path, tmp_path: Path, context: str) -> None:
-    options = {"context": context, "probabilities": True, "uncertainty": True}
+@pytest.mark.parametrize(("context", "orientations"), [("whole", 1), ("window", 1), ("whole", 2), ("window", 2)])
+def test_same_map_as_without(address: str, image: Path, tmp_path: Path, context: str, orientations: int) -> None:
+    options = {"context": context, "orientations": orientations, "probabilities": True, "uncertainty": True}
     alone = run(image, tmp_path / "alone", **options)
     spread = run(image, tmp_path / "spread", dask=address, **options)
     first, second = contents(tmp_path / "alone"), contents(tmp_path / "spread")

@@ -20,10 +20,11 @@ import torch
 from napari_isdnet.engine import cluster_worker as remote
 from napari_isdnet.engine.device import PRECISIONS, Placement, machine_memory, prepare
 from napari_isdnet.engine.halo import NotLocalError
-from napari_isdnet.engine.job import LedgerLog, Predictor, load_means, means_key
+from napari_isdnet.engine.job import LedgerLog, Predictor, known_means, part_folder
 from napari_isdnet.engine.ledger import Ledger
 from napari_isdnet.engine.maps import LazyMap
-from napari_isdnet.engine.patches import PatchReader
+from napari_isdnet.engine.orientations import Oriented, Part, TurnedReader, orientations
+from napari_isdnet.engine.patches import Patches, PatchReader
 from napari_isdnet.engine.results import ResultStores
 from napari_isdnet.engine.segment import EXPORT_SHARE, PREPARE_SHARE, SegmentOptions, SegmentResult, _Job, _scaled
 from napari_isdnet.engine.streaming import SHARES, StreamOptions, WholeImage
@@ -199,26 +200,33 @@ class _ClusterJob(_Job):
             region=self.region,
             wanted=o.wanted(),
             skip_bad_tiles=o.skip_bad_tiles,
+            orientations=o.orientations,
         )
         here = Placement(torch.device("cpu"), torch.float32)  # this process computes no pixel
         reader = PatchReader(self.source, self.policy, self.model, o.skip_bad_tiles)
         if not whole:
             return WindowPredictor(self.model, reader, here, recipe.window)
-        means = load_means(means_key(self.identity)) if o.roi is not None else None
-        stream = StreamOptions(self.core, self.job_folder / "maps", log=LedgerLog(ledger), means=means)
+        turns = orientations(o.orientations)
+        known = known_means(self.identity, len(turns)) if o.roi is not None else [None] * len(turns)
+        ready, log, parts = prepare(self.model, here), LedgerLog(ledger), []
         try:
-            return _ClusterImage(prepare(self.model, here), reader, here, stream, self._client, recipe)
+            for turn, means in zip(turns, known, strict=True):
+                folder = self.job_folder / "maps" / part_folder(turn.number)
+                stream = StreamOptions(self.core, folder, log=log.of(turn.number), means=means)
+                turned = TurnedReader(reader, turn) if turn.number else reader
+                parts.append(Part(turn, _ClusterImage(ready, turned, here, stream, self._client, recipe, turn.number)))
         except NotLocalError as error:
             raise InputError(f"{error.cause}, so it cannot be spread over workers; run it without --dask.") from error
+        return Oriented(parts, reader, self.model.config.num_classes)
 
     def _fill(self, predictor: Predictor, stores: ResultStores, ledger: Ledger) -> Generator[Progress, None, None]:
         assert self._recipe is not None
         start = PREPARE_SHARE if self.options.context == "whole" else 0.0
         todo, total = stores.missing(), len(stores.labels.shards)
         clock = Clock(total, total - len(todo))
-        known = tuple(item.name for item in getattr(predictor, "maps", ()) if not item.missing())
-        means = getattr(predictor, "means", None)
-        for done in spread(self._client, self._recipe, "labels", todo, known, means):
+        images = [part.predictor for part in getattr(predictor, "parts", ())]
+        known = tuple(image.known() for image in images) or (remote.Known(),) * self.options.orientations
+        for done in spread(self._client, self._recipe, "labels", todo, known):
             if done.bad:
                 ledger.record("bad", done.unit, {"windows": done.bad})
             ledger.record("labels", done.unit)
@@ -232,19 +240,25 @@ class _ClusterImage(WholeImage):
     def __init__(
         self,
         model: ISDNet,
-        reader: PatchReader,
+        reader: Patches,
         placement: Placement,
         options: StreamOptions,
         client: Any,
         recipe: remote.Recipe,
+        orientation: int = 0,
     ) -> None:
         super().__init__(model, reader, placement, options)
-        self._client, self._recipe = client, recipe
+        self._client, self._recipe, self._orientation = client, recipe, orientation
+
+    def known(self) -> remote.Known:
+        """What workers must be told of this orientation."""
+        return remote.Known(tuple(item.name for item in self.maps if not item.missing()), self.means)
 
     def _spread(self, stage: str, todo: Sequence[int]) -> Iterator[int]:
-        known = tuple(item.name for item in self.maps if not item.missing())
+        known = [remote.Known()] * self._recipe.orientations
+        known[self._orientation] = self.known()
         by_name = {item.name: item for item in self.maps}
-        for done in spread(self._client, self._recipe, stage, todo, known, self.means):
+        for done in spread(self._client, self._recipe, stage, todo, tuple(known), self._orientation):
             for name, unit, sums in done.sums:
                 self.accept(by_name[name], unit, sums)
             yield done.unit
@@ -266,7 +280,12 @@ class _ClusterImage(WholeImage):
 
 
 def spread(
-    client: Any, recipe: remote.Recipe, stage: str, units: Sequence[int], known: tuple[str, ...], means: Any
+    client: Any,
+    recipe: remote.Recipe,
+    stage: str,
+    units: Sequence[int],
+    known: tuple[remote.Known, ...],
+    orientation: int = 0,
 ) -> Iterator[remote.Done]:
     """Units as workers finish them. A few per worker are under way, so that ending the iterator ends the work soon."""
     from distributed import as_completed
@@ -277,7 +296,7 @@ def spread(
     def send(count: int) -> None:
         for _, unit in zip(range(count), todo, strict=False):
             future = client.submit(
-                remote.run_unit, recipe, stage, unit, known, means, pure=False, retries=RETRIES,
+                remote.run_unit, recipe, remote.Task(stage, unit, orientation), known, pure=False, retries=RETRIES,
                 key=f"isdnet-{stage}-{unit}-{uuid.uuid4().hex[:8]}",
             )  # fmt: skip
             under_way[future] = unit

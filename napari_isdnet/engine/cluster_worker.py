@@ -51,6 +51,24 @@ class Recipe:
     region: Window
     wanted: Wanted
     skip_bad_tiles: bool
+    orientations: int = 1
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the client knows of one orientation: names of the maps that are whole, and the means found so far."""
+
+    maps: tuple[str, ...] = ()
+    means: Means | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unit of work: ``orientation`` says whose pass ``stage`` is (any, for 'labels')."""
+
+    stage: str
+    unit: int
+    orientation: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,37 +123,40 @@ class Station:
         ready = prepare(model, placement)
         self.reader = PatchReader(self.source, recipe.policy, model, recipe.skip_bad_tiles)
         self.predictor: Any = None
-        self._make = lambda means: _predictor(recipe, ready, self.reader, placement, self._log, means)
+        self._make = lambda known: _predictor(recipe, ready, self.reader, placement, self._log, known)
         assert model.header is not None
         self.stores = self._stack.enter_context(
             ResultStores.open(recipe.job, self.source, recipe.region, model.header.classes, recipe.wanted)
         )
-        self._known: tuple[str, ...] | None = None
+        self._known: tuple[tuple[str, ...], ...] | None = None
 
-    def _look(self, known: tuple[str, ...], means: Means | None) -> None:
+    def _look(self, known: tuple[Known, ...]) -> None:
         """Open the maps anew at every barrier, so that a network file system shows what others have written."""
-        if self.predictor is not None and self._known == known:
+        maps = tuple(item.maps for item in known)
+        if self.predictor is not None and self._known == maps:
             return
         if self.predictor is not None:
             self.predictor.close()
-        self.predictor, self._known = self._make(means), known
-        for item in getattr(self.predictor, "maps", ()):
-            if item.name in known:
-                item.mark_done(range(len(item.grid)))
+        self.predictor, self._known = self._make(known), maps
+        for part, names in zip(self.predictor.parts, maps, strict=True):
+            for item in getattr(part.predictor, "maps", ()):
+                if item.name in names:
+                    item.mark_done(range(len(item.grid)))
 
-    def unit(self, stage: str, unit: int, known: tuple[str, ...], means: Means | None) -> Done:
+    def unit(self, task: Task, known: tuple[Known, ...]) -> Done:
         """Compute and write one unit of a stage."""
-        self._look(known, means)
+        self._look(known)
         self._log.found.clear()
         self.reader.bad.clear()
-        if stage == "labels":
-            self.stores.fill(unit, self.predictor)
-            return Done(unit, bad=[list(astuple(w)) for w in self.reader.bad])
-        if stage == "shallow":
-            self.predictor.shallow_unit(unit)
+        if task.stage == "labels":
+            self.stores.fill(task.unit, self.predictor)
+            return Done(task.unit, bad=[list(astuple(w)) for w in self.reader.bad])
+        image = self.predictor.parts[task.orientation].predictor
+        if task.stage == "shallow":
+            image.shallow_unit(task.unit)
         else:
-            next(item for item in self.predictor.maps if item.name == stage).ensure(unit)
-        return Done(unit, list(self._log.found))
+            next(item for item in image.maps if item.name == task.stage).ensure(task.unit)
+        return Done(task.unit, list(self._log.found))
 
     def close(self) -> None:
         """Release everything."""
@@ -148,16 +169,16 @@ _LOCK = threading.Lock()  # a worker with several threads computes one unit at a
 _STATION: list[Station] = []
 
 
-def run_unit(recipe: Recipe, stage: str, unit: int, known: tuple[str, ...], means: Means | None) -> Done:
+def run_unit(recipe: Recipe, task: Task, known: tuple[Known, ...]) -> Done:
     """The task of a worker. What a user can mend comes back as words; anything else is raised, to be tried again."""
     with _LOCK:
         try:
             if not _STATION or _STATION[0].recipe.run != recipe.run:
                 _forget()
                 _STATION.append(Station(recipe))
-            return _STATION[0].unit(stage, unit, known, means)
+            return _STATION[0].unit(task, known)
         except InputError as error:
-            return Done(unit, error=str(error))
+            return Done(task.unit, error=str(error))
         except BaseException:
             _forget()  # a unit that was stored in part must be stored, and its sums told, as a whole when tried again
             raise
@@ -217,12 +238,23 @@ def _open(recipe: Recipe, stack: ExitStack) -> ImageSource:
     return source
 
 
-def _predictor(recipe: Recipe, model: Any, reader: Any, placement: Placement, log: SumLog, means: Means | None) -> Any:
+def _predictor(
+    recipe: Recipe, model: Any, reader: Any, placement: Placement, log: SumLog, known: tuple[Known, ...]
+) -> Any:
+    from napari_isdnet.engine.job import part_folder
+    from napari_isdnet.engine.orientations import Oriented, Part, TurnedReader, orientations
     from napari_isdnet.engine.streaming import StreamOptions, WholeImage
-    from napari_isdnet.engine.windowed import WindowPredictor
+    from napari_isdnet.engine.windowed import CACHE_BYTES, WindowPredictor
 
-    if recipe.context == "window":
-        return WindowPredictor(model, reader, placement, recipe.window)
-    # A whole-image predictor forgets nothing that it was not told: what other workers did is marked by the station.
-    options = StreamOptions(recipe.window, recipe.job / "maps", log=log, means=means)
-    return WholeImage(model, reader, placement, options)
+    turns, parts = orientations(recipe.orientations), []
+    for turn, found in zip(turns, known, strict=True):
+        turned = TurnedReader(reader, turn) if turn.number else reader
+        if recipe.context == "window":
+            cache = CACHE_BYTES // len(turns)
+            parts.append(Part(turn, WindowPredictor(model, turned, placement, recipe.window, cache=cache)))
+            continue
+        # A whole image forgets nothing that it was not told: what other workers did is marked by the station.
+        folder = recipe.job / "maps" / part_folder(turn.number)
+        options = StreamOptions(recipe.window, folder, log=log, means=found.means)
+        parts.append(Part(turn, WholeImage(model, turned, placement, options)))
+    return Oriented(parts, reader, model.config.num_classes)

@@ -15,6 +15,8 @@ def job_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], about:
     Only what both say is compared. ``about`` is what was noted with the stored job; ``wanted`` may hold the name of
     its model as ``model_name``.
     """
+    # A job of one orientation does not say so.
+    stored, wanted = {"orientations": 1, **stored}, {"orientations": 1, **wanted}
     name, new = about.get("model"), wanted.get("model_name")
     other_model = bool(name and new) and name != new and stored.get("model") != wanted.get("model", "")
     keys = [key for key in _ORDER if key in stored and key in wanted and stored[key] != wanted[key]]
@@ -42,8 +44,8 @@ def in_words(error: JobDiffersError, folder: Path, model_name: str) -> JobDiffer
 
 
 _ORDER = (
-    "model", "image", "roi", "context", "probabilities", "uncertainty", "intensity", "scale", "window", "core",
-    "skip_bad_tiles", "device", "precision", "versions",
+    "model", "image", "roi", "context", "probabilities", "uncertainty", "intensity", "scale", "orientations", "window",
+    "core", "skip_bad_tiles", "device", "precision", "versions",
 )  # fmt: skip
 _CONTEXTS = {"whole": "the whole image as context", "window": "window by window"}
 
@@ -60,6 +62,8 @@ def _difference(key: str, old: Any, new: Any) -> str:
         return f"{_CONTEXTS.get(old, old)} (now {_CONTEXTS.get(new, new)})"
     if key in ("probabilities", "uncertainty"):
         return f"{'' if old else 'no '}{key} (now {'with' if new else 'without'})"
+    if key == "orientations":
+        return f"{old} orientation{'s' if old != 1 else ''} (now {new})"
     if key == "skip_bad_tiles":
         return "unreadable tiles skipped (now not)" if old else "unreadable tiles not skipped (now they are)"
     if key == "intensity":

@@ -60,7 +60,7 @@ class FeatureView:
     ) -> None:
         predictor = make_predictor(
             model, source, policy, placement,
-            context=context, window=window, memory=memory, folder=folder, means=means, exact=exact,
+            context=context, window=window, memory=memory, folder=folder, means=(means,), exact=exact,
         )  # fmt: skip
         self.source, self.context, self._folder = source, context, folder
         self._maps: WholeMaps | WindowMaps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,7 +16,7 @@ from napari_isdnet.engine.device import Placement, keep_freed_memory, prepare, r
 from napari_isdnet.engine.halo import NotLocalError
 from napari_isdnet.engine.ledger import Ledger
 from napari_isdnet.engine.means import Means
-from napari_isdnet.engine.patches import PatchReader, Policy
+from napari_isdnet.engine.patches import Patches, PatchReader, Policy
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
@@ -63,32 +63,44 @@ class Predictor(Protocol):
     def logits(self, window: Window) -> Tensor:
         """Logits (1, K, h, w) of a level-0 window."""
 
+    def fine(self, window: Window) -> Callable[[Window], Tensor]:
+        """Logits (1, K, h, w) of parts of a level-0 window; what they share is computed once."""
+
     def close(self) -> None:
         """Release memory and files."""
 
 
 class LedgerLog:
-    """The ledger of a job, as :class:`~napari_isdnet.engine.streaming.WholeImage` sees it."""
+    """The ledger of a job, as :class:`~napari_isdnet.engine.streaming.WholeImage` sees it: of one orientation."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, ledger: Ledger, orientation: int = 0) -> None:
+        self.ledger, self._prefix = ledger, part_folder(orientation)
+
+    def of(self, orientation: int) -> LedgerLog:
+        """The same ledger for another orientation."""
+        return LedgerLog(self.ledger, orientation)
 
     def done(self, stage: str) -> Iterable[int]:
         """Units of ``stage`` that are stored."""
-        return [int(unit) for unit in self.ledger.units(stage)]
+        return [int(unit) for unit in self.ledger.units(self._prefix + stage)]
 
     def sums(self, stage: str, unit: int) -> npt.NDArray[np.float64]:
         """Partial sums of a unit, bit for bit as they were recorded."""
-        sums: npt.NDArray[np.float64] = self.ledger.payload(stage, unit)
+        sums: npt.NDArray[np.float64] = self.ledger.payload(self._prefix + stage, unit)
         return sums
 
     def forget(self, stage: str) -> None:
         """Nothing of ``stage`` is stored any more."""
-        self.ledger.forget(stage)
+        self.ledger.forget(self._prefix + stage)
 
     def record(self, stage: str, unit: int, sums: npt.NDArray[np.float64]) -> None:
         """A unit is stored."""
-        self.ledger.record(stage, unit, sums)
+        self.ledger.record(self._prefix + stage, unit, sums)
+
+
+def part_folder(orientation: int) -> str:
+    """Where an orientation has its maps and records; the image as it is has them where it always had."""
+    return f"turned{orientation}/" if orientation else ""
 
 
 def core_for(budget: int, shape: tuple[int, int], asked: int | None = None) -> int:
@@ -119,30 +131,80 @@ def make_predictor(
     memory: float | None = None,
     folder: Path | None = None,
     log: LedgerLog | None = None,
-    means: Means | None = None,
+    means: Sequence[Means | None] = (),
     skip_bad_tiles: bool = False,
     exact: bool = False,
+    orientations: int = 1,
 ) -> Predictor:
-    """The predictor of an image; maps of more than a quarter of the budget (or ``RAM_MAPS``) go to ``folder``."""
-    from napari_isdnet.engine.oneshot import OneShot
-    from napari_isdnet.engine.streaming import StreamOptions, WholeImage
-    from napari_isdnet.engine.windowed import WindowPredictor
+    """The predictor of an image; maps of more than a quarter of the budget (or ``RAM_MAPS``) go to ``folder``.
+
+    With several ``orientations`` (2, 4 or 8) the mean of that many: see :mod:`napari_isdnet.engine.orientations`.
+    ``means`` are what is known of the whole image, one for each of them.
+    """
+    from napari_isdnet.engine.orientations import Oriented, Part, TurnedReader
+    from napari_isdnet.engine.orientations import orientations as turns_of
+    from napari_isdnet.engine.windowed import CACHE_BYTES, WindowPredictor
 
     if context not in ("whole", "window"):
         raise InputError(f"The context must be whole or window, got '{context}'.")
+    turns = turns_of(orientations)
     reader = PatchReader(source, policy, model, skip_bad_tiles)
     ready = prepare(model, placement)
-    if context == "window":
-        return WindowPredictor(ready, reader, placement, window)
     budget = working_bytes(memory)
     core = core_for(budget, source.shape, window)
-    bytes_per_pixel = map_bytes_per_pixel(ready) * (2 if exact else 1)
+    bytes_per_pixel = map_bytes_per_pixel(ready) * (2 if exact else 1) * len(turns)
     in_ram = folder is None or bytes_per_pixel * source.shape[0] * source.shape[1] < min(budget // 4, RAM_MAPS)
+    parts = []
+    for turn, known in zip(turns, [*means, *[None] * len(turns)]):
+        turned: Patches = TurnedReader(reader, turn) if turn.number else reader
+        if context == "window":
+            predictor: Predictor = WindowPredictor(ready, turned, placement, window, cache=CACHE_BYTES // len(turns))
+        else:
+            own = None if in_ram or folder is None else folder / part_folder(turn.number)
+            notes = None if in_ram or log is None else log.of(turn.number)
+            predictor = _whole(ready, turned, placement, core, budget, own, notes, known, exact)
+        parts.append(Part(turn, predictor))
+    return parts[0].predictor if len(parts) == 1 else Oriented(parts, reader, model.config.num_classes)
+
+
+def _whole(
+    ready: ISDNet,
+    reader: Patches,
+    placement: Placement,
+    core: int,
+    budget: int,
+    folder: Path | None,
+    log: LedgerLog | None,
+    means: Means | None,
+    exact: bool,
+) -> Predictor:
+    """One orientation in the context of the whole image: streamed, or at once where the network cannot be."""
+    from napari_isdnet.engine.oneshot import OneShot
+    from napari_isdnet.engine.streaming import StreamOptions, WholeImage
+
     try:
-        options = StreamOptions(core, None if in_ram else folder, exact, log=None if in_ram else log, means=means)
-        return WholeImage(ready, reader, placement, options)
+        return WholeImage(ready, reader, placement, StreamOptions(core, folder, exact, log=log, means=means))
     except NotLocalError as error:
         return OneShot(ready, reader, placement, budget, error.cause)
+
+
+def known_means(header: Mapping[str, Any], orientations: int = 1) -> list[Means | None]:
+    """What the cache knows of a job's image, one for each orientation."""
+    return [load_means(means_key({**header, **_turned(n)})) for n in range(orientations)]
+
+
+def keep_means(header: Mapping[str, Any], predictor: Predictor) -> None:
+    """Keep what a prepared predictor found, for a later region or view of the same image."""
+    parts = getattr(predictor, "parts", None)
+    found = {p.orientation.number: p.predictor for p in parts} if parts is not None else {0: predictor}
+    for number, part in found.items():
+        means = getattr(part, "means", None)
+        if means is not None:
+            save_means(means_key({**header, **_turned(number)}), means)
+
+
+def _turned(orientation: int) -> dict[str, Any]:
+    return {"orientation": orientation} if orientation else {}
 
 
 def map_bytes_per_pixel(model: ISDNet) -> float:
@@ -171,13 +233,13 @@ def job_header(
     }
 
 
-def means_key(header: dict[str, Any]) -> str:
+def means_key(header: Mapping[str, Any]) -> str:
     """Name under which the global means of an image under a model are kept.
 
     With a ``core`` in the header they are those of that very core, bit for bit; without, of any (they differ by
     rounding, which is enough for looking at an image).
     """
-    keys = ("image", "model", "device", "precision", "intensity", "scale", "core")
+    keys = ("image", "model", "device", "precision", "intensity", "scale", "core", "orientation")
     wanted = {k: header[k] for k in keys if k in header}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()[:32]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, device_memory
-from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
+from napari_isdnet.engine.patches import Patches, as_tensor, check_size
 from napari_isdnet.engine.pieces import labels_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
@@ -33,7 +33,7 @@ def bytes_per_pixel(config: ISDNetConfig) -> int:
 class OneShot:
     """The same interface as :class:`~napari_isdnet.engine.streaming.WholeImage`, for what fits in ``budget`` bytes."""
 
-    def __init__(self, model: ISDNet, reader: PatchReader, placement: Placement, budget: int, cause: str) -> None:
+    def __init__(self, model: ISDNet, reader: Patches, placement: Placement, budget: int, cause: str) -> None:
         check_size(reader.shape, MIN_SIDE)
         need = reader.shape[0] * reader.shape[1] * bytes_per_pixel(model.config)
         if need > budget:
@@ -64,11 +64,15 @@ class OneShot:
         assert self._coarse is not None, "prepare() first"
         return self._coarse, Place.whole(self._coarse)
 
+    def fine(self, window: Window) -> Callable[[Window], Tensor]:  # noqa: ARG002 (all of it is there)
+        """Full-resolution logits (1, K, h, w), float32, of parts of a window."""
+        coarse, place = self._place()
+        return lambda part: resize_bilinear(coarse, place, Place(part, self.reader.shape))
+
     @torch.inference_mode()
     def logits(self, window: Window) -> Tensor:
         """Full-resolution logits (1, K, h, w) of a window, float32."""
-        coarse, place = self._place()
-        return resize_bilinear(coarse, place, Place(window, self.reader.shape))
+        return self.fine(window)(window)
 
     def labels(self, window: Window) -> npt.NDArray[np.uint8]:
         """Class indices (h, w) of a window; 255 where the image has no valid pixel."""

@@ -32,6 +32,20 @@ class Policy(Protocol):
         """Which pixels of (h, w, C) samples are valid (None: all), without the colours."""
 
 
+class Patches(Protocol):
+    """Where a predictor gets its patches from: a :class:`PatchReader`, or one that turns what it reads."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the image."""
+
+    def read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        """Normalised (h, w, 3) of a window, and its valid mask (None: all valid)."""
+
+    def mask(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
+        """``labels`` of a window, set to 255 where the image has no valid pixel."""
+
+
 class PatchReader:
     """Reads windows of an image as normalised float32 patches (1, 3, h, w), channels last.
 

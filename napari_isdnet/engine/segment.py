@@ -18,12 +18,12 @@ from napari_isdnet.engine.job import (
     Predictor,
     core_for,
     job_header,
-    load_means,
+    keep_means,
+    known_means,
     make_predictor,
-    means_key,
-    save_means,
 )
 from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header, recorded_units
+from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.engine.outputs import STAGE, check_outputs, job_outputs
 from napari_isdnet.engine.patches import check_size
 from napari_isdnet.engine.results import ResultStores, Wanted
@@ -89,6 +89,7 @@ class SegmentOptions:
     contrast: Any = "auto"
     channels: Sequence[int] | None = None
     scale: float = 1.0
+    orientations: int = 1
     skip_bad_tiles: bool = False
     resume: bool = True
     overwrite: bool = False
@@ -151,6 +152,7 @@ class _Job:
         self.header = model.header
         check_size(source.shape, MIN_SIDE)
         self.region = options.region(source.shape)
+        orientations(options.orientations)  # or say what is allowed, before anything is written
         for name in options.formats:
             check_format(name, self.region.shape)
         if options.polygons:
@@ -173,6 +175,8 @@ class _Job:
                 "scale": float(options.scale),
                 "probabilities": options.probabilities,
                 "uncertainty": options.uncertainty,
+                # Left out where there is one, so that jobs begun before there were several still go on.
+                **({"orientations": options.orientations} if options.orientations != 1 else {}),
                 "skip_bad_tiles": options.skip_bad_tiles and not self._begun_without_skipping(),
             },
         )
@@ -270,18 +274,18 @@ class _Job:
             memory=o.memory,
             folder=self.job_folder / "maps",
             log=LedgerLog(ledger),
-            means=load_means(means_key(self.identity)) if o.roi is not None else None,
+            means=known_means(self.identity, o.orientations) if o.roi is not None else (),
             skip_bad_tiles=o.skip_bad_tiles,
+            orientations=o.orientations,
         )
 
     def _prepare(self, predictor: Predictor) -> Generator[Progress, None, None]:
         known = predictor.prepared
         for step in predictor.prepare():
             yield _scaled(step, 0.0, PREPARE_SHARE)
-        means = getattr(predictor, "means", None)
-        if means is not None and not known and not self.options.skip_bad_tiles:
-            save_means(means_key(self.identity), means)
-            save_means(means_key({k: v for k, v in self.identity.items() if k != "core"}), means)
+        if not known and not self.options.skip_bad_tiles:
+            keep_means(self.identity, predictor)
+            keep_means({k: v for k, v in self.identity.items() if k != "core"}, predictor)
 
     def _fill(self, predictor: Predictor, stores: ResultStores, ledger: Ledger) -> Generator[Progress, None, None]:
         start = PREPARE_SHARE if self.options.context == "whole" else 0.0

@@ -31,7 +31,7 @@ from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
 from napari_isdnet.engine.maps import LazyMap, MapStorage, UnitLog, map_is_stored
 from napari_isdnet.engine.means import Means, MeanSums
-from napari_isdnet.engine.patches import PatchReader, as_array, as_tensor, check_size
+from napari_isdnet.engine.patches import Patches, as_array, as_tensor, check_size
 from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
 from napari_isdnet.engine.prefetch import ahead
 from napari_isdnet.engine.upload import Sent, Upload
@@ -82,7 +82,7 @@ class WholeImage:
     prepared. Not thread-safe: one thread drives it.
     """
 
-    def __init__(self, model: ISDNet, reader: PatchReader, placement: Placement, options: StreamOptions) -> None:
+    def __init__(self, model: ISDNet, reader: Patches, placement: Placement, options: StreamOptions) -> None:
         check_size(reader.shape, MIN_SIDE)
         self.model, self.reader, self.placement, self.options = model, reader, placement, options
         self.local = LocalNetwork(model)
@@ -370,11 +370,15 @@ class WholeImage:
         window8 = self.local.coarse_window(Place(unit, self.sizes.image), self.sizes.s8)
         return self.coarse_logits(window8), Place(window8, self.sizes.s8)
 
+    def fine(self, window: Window) -> Callable[[Window], Tensor]:
+        """Full-resolution logits (1, K, h, w), float32, of parts of a level-0 window."""
+        coarse, place = self.unit_logits(window)
+        return lambda part: resize_bilinear(coarse, place, Place(part, self.sizes.image))
+
     @torch.inference_mode()
     def logits(self, window: Window) -> Tensor:
         """Full-resolution logits (1, K, h, w) of a level-0 window, float32."""
-        coarse, place = self.unit_logits(window)
-        return resize_bilinear(coarse, place, Place(window, self.sizes.image))
+        return self.fine(window)(window)
 
     @torch.inference_mode()
     def labels(self, window: Window) -> npt.NDArray[np.uint8]:

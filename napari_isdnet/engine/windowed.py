@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, device_memory
-from napari_isdnet.engine.patches import PatchReader, as_tensor, check_size
+from napari_isdnet.engine.patches import Patches, as_tensor, check_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, Branch, ISDNet
 from napari_isdnet.progress import Progress
@@ -84,17 +84,19 @@ class WindowPredictor:
     """One image under one network, window by window. Thread-safe; the network runs one window at a time.
 
     ``window`` is the side of a window (by default the model's), ``overlap`` by default a quarter of it, in pixels.
-    ``branch`` asks what one branch alone would say (see :meth:`ISDNet.forward`).
+    ``branch`` asks what one branch alone would say (see :meth:`ISDNet.forward`); ``cache`` bounds the bytes of coarse
+    logits that are kept.
     """
 
     def __init__(
         self,
         model: ISDNet,
-        reader: PatchReader,
+        reader: Patches,
         placement: Placement,
         window: int | None = None,
         overlap: int | None = None,
         branch: Branch = "both",
+        cache: int = CACHE_BYTES,
     ) -> None:
         check_size(reader.shape, MIN_SIDE)
         size = window_size(model, window)
@@ -102,7 +104,7 @@ class WindowPredictor:
         self.grid = WindowGrid(reader.shape, size, size // 4 // ALIGN * ALIGN if overlap is None else overlap)
         self._coarse: OrderedDict[Window, Tensor] = OrderedDict()
         self._lock = threading.Lock()
-        self._held = 0
+        self._held, self._most = 0, cache
 
     @property
     def prepared(self) -> bool:
@@ -132,7 +134,7 @@ class WindowPredictor:
                 coarse = self.model.coarse_logits(x, self.branch).float().cpu()
             self._coarse[window] = coarse
             self._held += coarse.numel() * 4
-            while self._held > CACHE_BYTES and len(self._coarse) > 1:
+            while self._held > self._most and len(self._coarse) > 1:
                 _, old = self._coarse.popitem(last=False)
                 self._held -= old.numel() * 4
             return coarse
@@ -156,6 +158,10 @@ class WindowPredictor:
             weights[into] += weight
         assert total is not None, "the grid covers every pixel"
         return total.div_(weights)
+
+    def fine(self, window: Window) -> Callable[[Window], Tensor]:  # noqa: ARG002 (windows are cached)
+        """Blended logits (1, K, h, w), float32, of parts of a level-0 window."""
+        return self.logits
 
     def labels(self, window: Window) -> npt.NDArray[np.uint8]:
         """Class indices (h, w) of any level-0 window; 255 where the image has no valid pixel."""

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
-from napari_isdnet.widgets._controls import Controls
+from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._segment_earlier import in_dock
 from napari_isdnet.widgets._tables import cell, reading_table
@@ -66,6 +66,7 @@ class BatchForm(Controls):
             "Whole image: the network's pooling sees all of an image. Window by window: every window by itself",
             ("Whole image (exact)", "whole"), ("Window by window", "window"),
         )  # fmt: skip
+        self.orientations = self._combo("orientations", ORIENTATIONS_TIP, *ORIENTATIONS)
         self.format = self._combo("format", "File format of the class maps", *FORMATS)
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
         self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
@@ -116,6 +117,7 @@ class BatchForm(Controls):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         form.addRow("Model", _row(self.model, self.model_button))
         form.addRow("Context", self.context)
+        form.addRow("Average", self.orientations)
         form.addRow("Format", self.format)
         form.addRow("Also", _row(self.polygons, self.uncertainty, self.overwrite))
         form.addRow("Compute on", self.where)

@@ -22,6 +22,17 @@ from napari_isdnet.widgets import _segment_layers as layers
 
 W = TypeVar("W", bound=QWidget)
 
+ORIENTATIONS = (
+    ("The image as it is", 1),
+    ("2 orientations, twice the time", 2),
+    ("4 orientations, 4 times the time", 4),
+    ("8 orientations, 8 times the time", 8),
+)
+ORIENTATIONS_TIP = (
+    "Average the answer over turns and mirrors of the image (test-time augmentation): steadier and often better, at as"
+    " many times the work"
+)
+
 
 class Controls(QWidget):
     """Makes widgets named ``PREFIX_name``, each with a tooltip."""
@@ -33,7 +44,7 @@ class Controls(QWidget):
         widget.setToolTip(tip)
         return widget
 
-    def _combo(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
+    def _combo(self, name: str, tip: str, *items: tuple[str, Any]) -> QComboBox:
         box = self._dress(QComboBox(self), name, tip)
         box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         box.setMinimumContentsLength(8)

@@ -97,16 +97,16 @@ class LocalEngine:
         automatic = next(text for key, text in texts.items() if key.startswith(best))
         return [("auto", f"Automatic ({automatic})"), *texts.items()]
 
-    def live(self, source: ImageSource, model: str, device: str, policy: Any) -> LiveWork:
+    def live(self, source: ImageSource, model: str, device: str, policy: Any, orientations: int = 1) -> LiveWork:
         """Windowed inference on the live grid."""
         network, placement = self._prepare(model, device)
         from napari_isdnet.engine.job import make_predictor
 
-        predictor = make_predictor(network, source, policy, placement, context="window")
+        predictor = make_predictor(network, source, policy, placement, context="window", orientations=orientations)
         return LiveWork(LIVE_CORE, predictor.labels, predictor.close)
 
     def exact(
-        self, source: ImageSource, model: str, device: str, policy: Any, memory: float | None
+        self, source: ImageSource, model: str, device: str, policy: Any, memory: float | None, orientations: int = 1
     ) -> Generator[Progress, None, LiveWork]:
         """Inference under the means of the whole image, which are found first unless they are known.
 
@@ -114,7 +114,14 @@ class LocalEngine:
         :class:`~napari_isdnet.exceptions.InputError` where another window of napari searches for the same.
         """
         keep_triton_out()
-        from napari_isdnet.engine.job import LedgerLog, job_header, load_means, make_predictor, means_key, save_means
+        from napari_isdnet.engine.job import (
+            LedgerLog,
+            job_header,
+            keep_means,
+            known_means,
+            make_predictor,
+            means_key,
+        )
         from napari_isdnet.engine.ledger import Ledger
         from napari_isdnet.model.checkpoint import model_hash
 
@@ -123,23 +130,22 @@ class LocalEngine:
         header = job_header(
             source, model_hash(network), placement, {"intensity": policy.to_dict(), "scale": 1.0, "memory": memory}
         )
-        key = means_key(header)
-        means = load_means(key)
-        if means is not None:
+        means = known_means(header, orientations)
+        if None not in means:
             return self._under_means(network, source, policy, placement, memory, means)
-        job = self._live_folder() / f"{key}.job"
+        several = f"-{orientations}" if orientations > 1 else ""
+        job = self._live_folder() / f"{means_key(header)}{several}.job"
         with Ledger.open(job, header, overwrite=True) as ledger:
             predictor = make_predictor(
-                network, source, policy, placement, memory=memory, folder=job / "maps", log=LedgerLog(ledger)
-            )
+                network, source, policy, placement, memory=memory, folder=job / "maps", log=LedgerLog(ledger),
+                means=means, orientations=orientations,
+            )  # fmt: skip
             try:
                 yield from predictor.prepare()
             except BaseException:  # also when the generator is closed: the file handles are released
                 predictor.close()
                 raise
-        found = getattr(predictor, "means", None)
-        if found is not None:
-            save_means(key, found)
+        keep_means(header, predictor)
         return _locked(predictor, lambda: _remove(job))
 
     def _under_means(
@@ -149,15 +155,16 @@ class LocalEngine:
         policy: Any,
         placement: Placement,
         memory: float | None,
-        means: Any,
+        means: Sequence[Any],
     ) -> LiveWork:
         """Maps are computed around what is looked at, in sparse files that go with the live view."""
         from napari_isdnet.engine.job import make_predictor
 
         maps = Path(tempfile.mkdtemp(prefix="view-", dir=self._live_folder()))
         predictor = make_predictor(
-            network, source, policy, placement, window=_LIVE_MAP_CORE, memory=memory, folder=maps, means=means
-        )
+            network, source, policy, placement, window=_LIVE_MAP_CORE, memory=memory, folder=maps, means=means,
+            orientations=len(means),
+        )  # fmt: skip
         return _locked(predictor, lambda: _remove(maps))
 
     def segment(

@@ -43,11 +43,11 @@ class Engine(Protocol):
     def devices(self) -> Sequence[tuple[str, str]]:
         """(key, text with name and free memory) of each device."""
 
-    def live(self, source: ImageSource, model: str, device: str, policy: Any) -> LiveWork:
+    def live(self, source: ImageSource, model: str, device: str, policy: Any, orientations: int = 1) -> LiveWork:
         """Prepare to segment windows; may be slow (loads the network)."""
 
     def exact(
-        self, source: ImageSource, model: str, device: str, policy: Any, memory: float | None
+        self, source: ImageSource, model: str, device: str, policy: Any, memory: float | None, orientations: int = 1
     ) -> Generator[Progress, None, LiveWork]:
         """Prepare to segment windows in the context of the whole image; slow."""
 
@@ -73,6 +73,7 @@ class Settings:
     probabilities: bool = False
     uncertainty: bool = False
     overwrite: bool = False
+    orientations: int = 1
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS or self.region not in REGIONS:
@@ -94,6 +95,7 @@ class Settings:
             "probabilities": self.probabilities,
             "uncertainty": self.uncertainty,
             "overwrite": self.overwrite,
+            "orientations": self.orientations,
         }
 
 
@@ -130,6 +132,8 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
         parts += ["--device", settings.device]
     if settings.contrast != "auto":
         parts += ["--contrast", settings.contrast]
+    if settings.orientations != 1:
+        parts += ["--orientations", str(settings.orientations)]
     if settings.memory is not None:
         parts += ["--memory", f"{settings.memory:g}"]
     flags = ("polygons", "probabilities", "uncertainty", "overwrite")
@@ -226,7 +230,9 @@ class SegmentController:
     def prepare_live(self, source: ImageSource, settings: Settings, policy: Any) -> Generator[Progress, None, LiveWork]:
         """Load the network, as a job."""
         yield Progress(0, 1, "Loading the model")
-        return self.engine.live(source, settings.model, settings.device, policy)
+        # In the context of the whole image this answer is provisional: it should come soon.
+        count = settings.orientations if settings.context == "window" else 1
+        return self.engine.live(source, settings.model, settings.device, policy, count)
 
     def start_live(
         self, source: ImageSource, work: LiveWork, region: Window, everything: bool, provisional: bool = False
@@ -250,7 +256,9 @@ class SegmentController:
         self, source: ImageSource, settings: Settings, policy: Any
     ) -> Generator[Progress, None, LiveWork]:
         """The means of the whole image, as a job; what is looked at comes first."""
-        steps = self.engine.exact(source, settings.model, settings.device, policy, settings.memory)
+        steps = self.engine.exact(
+            source, settings.model, settings.device, policy, settings.memory, settings.orientations
+        )
         live, step = self.live, Progress(0, 1, "Whole image")
         try:
             while True:

@@ -67,6 +67,7 @@ class Earlier:
             "probabilities": settings.probabilities,
             "uncertainty": settings.uncertainty,
             "scale": 1.0,
+            "orientations": settings.orientations,
             "skip_bad_tiles": False,
         }
         if settings.device != "auto":

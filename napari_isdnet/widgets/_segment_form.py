@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_isdnet.io.sink import FORMATS
 from napari_isdnet.widgets._class_table import ClassTable
-from napari_isdnet.widgets._controls import Controls, scrolled
+from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls, scrolled
 from napari_isdnet.widgets._job import JobBar
 
 TITLES = {"ome-zarr": "OME-Zarr", "ome-tiff": "OME-TIFF", "geotiff": "GeoTIFF", "png": "PNG"}
@@ -62,6 +62,7 @@ class SegmentForm(Controls):
         self.draw_button = self._dress(
             QPushButton("Draw", self), "draw", "Draw the rectangle on the image, in a Shapes layer"
         )
+        self.orientations = self._combo("orientations", ORIENTATIONS_TIP, *ORIENTATIONS)
         self.device = self._combo("device", "Where the network runs, and the memory that is free there")
 
     def _make_actions(self) -> None:
@@ -127,6 +128,7 @@ class SegmentForm(Controls):
         form.addRow("", self.model_facts)
         form.addRow("Context", self.context)
         form.addRow("Region", _row(self.region, self.draw_button))
+        form.addRow("Average", self.orientations)
         form.addRow("Device", self.device)
         column.addLayout(form)
         for widget in (self.live_button, self.live_status, self.live_bar, self.classes):

@@ -111,6 +111,7 @@ class BatchWidget(BatchForm):
         chosen = self.queue.settings
         self.context.setCurrentIndex(max(0, self.context.findData(chosen.get("context"))))
         self.format.setCurrentIndex(max(0, self.format.findData((chosen.get("formats") or ["ome-zarr"])[0])))
+        self.orientations.setCurrentIndex(max(0, self.orientations.findData(chosen.get("orientations", 1))))
         for name in ("polygons", "uncertainty", "overwrite"):
             getattr(self, name).setChecked(bool(chosen.get(name)))
         self.where.setEditText(chosen.get("dask") or "This program")
@@ -211,6 +212,7 @@ class BatchWidget(BatchForm):
             polygons=self.polygons.isChecked(),
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),
+            orientations=count if (count := int(self.orientations.currentData())) > 1 else None,
             device=device if device != "auto" else None,
             memory=_settings.memory_gib(),
             dask=None if where in ("", "This program") else where,

@@ -75,7 +75,7 @@ class SegmentWidget(Exporting):
         self.model.activated.connect(lambda _: self.choose_model(str(self.model.currentData() or "")))
         self.model_button.clicked.connect(self._choose_model_file)
         self.image.currentIndexChanged.connect(lambda _: self._image_changed())
-        for box in (self.context, self.region, self.device):
+        for box in (self.context, self.region, self.orientations, self.device):
             box.activated.connect(lambda _: self.live.again())
             box.activated.connect(lambda _: self._compare())
         for tick in (self.uncertainty, self.probabilities, self.overwrite):
@@ -200,6 +200,7 @@ class SegmentWidget(Exporting):
             probabilities=self.probabilities.isChecked(),
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),
+            orientations=int(self.orientations.currentData()),
         )
 
     def _folder(self) -> Path:

@@ -36,6 +36,7 @@ class FakeEngine:
         self.asked: list[Window] = []
         self.segmented: list[dict] = []
         self.closed: list[str] = []
+        self.averaged: list[tuple[str, int]] = []
 
     def models(self):
         return ["fields"]
@@ -46,7 +47,9 @@ class FakeEngine:
     def devices(self):
         return [("auto", "Automatic"), ("cpu", "2 CPU cores, 3.0 GiB free")]
 
-    def live(self, source, model, device, policy):
+    def live(self, source, model, device, policy, orientations=1):
+        self.averaged.append(("live", orientations))
+
         def compute(window):
             self.asked.append(window)
             if self.broken:
@@ -55,7 +58,8 @@ class FakeEngine:
 
         return LiveWork((64, 64), compute, lambda: self.closed.append("live"))
 
-    def exact(self, source, model, device, policy, memory):
+    def exact(self, source, model, device, policy, memory, orientations=1):
+        self.averaged.append(("exact", orientations))
         for done in range(3):
             yield Progress(done, 3, "shallow")
         return LiveWork((64, 64), lambda w: np.full(w.shape, 2, np.uint8), lambda: self.closed.append("exact"))
@@ -180,7 +184,7 @@ def test_the_command_is_one_the_command_line_takes() -> None:
     from napari_isdnet.cli import app
 
     settings = Settings(
-        "fields", "window", "visible", "cpu", Path("out"), "geotiff", "0,4095", 2.5, True, True, True, True
+        "fields", "window", "visible", "cpu", Path("out"), "geotiff", "0,4095", 2.5, True, True, True, True, 4
     )
     words = shlex.split(command("image.tif", settings, Window(1, 2, 3, 4)))[1:]
     group = typer.main.get_command(app)
@@ -191,8 +195,20 @@ def test_the_command_is_one_the_command_line_takes() -> None:
     chosen = settings.options(Window(1, 2, 3, 4))
     assert parsed.params["contrast"] == (0, 4095)
     assert [item.value for item in parsed.params["format"]] == list(chosen["formats"])
-    for name in ("polygons", "probabilities", "uncertainty", "overwrite", "device"):
+    for name in ("polygons", "probabilities", "uncertainty", "overwrite", "device", "orientations"):
         assert parsed.params[name] == chosen[name], name
+
+
+def test_a_live_answer_is_averaged_where_it_is_the_last_one() -> None:
+    engine = FakeEngine()
+    controller, source = SegmentController(engine), ArraySource([np.zeros((256, 256), np.uint8)], "a", "yx")
+    whole = Settings("fields", orientations=4)
+    drive(controller.prepare_live(source, whole, None))  # provisional: it should come soon
+    drive(controller.prepare_exact(source, whole, None))
+    drive(controller.prepare_live(source, Settings("fields", "window", orientations=2), None))
+    assert engine.averaged == [("live", 1), ("exact", 4), ("live", 2)]
+    assert "--orientations" not in command("a.tif", Settings("fields"))
+    assert "--orientations 4" in command("a.tif", whole)
 
 
 def test_regions_are_inside_the_image() -> None:
