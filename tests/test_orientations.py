@@ -247,3 +247,26 @@ def test_probabilities_are_those_of_the_mean(tmp_path: Path) -> None:
     shares = store.read(Window.whole(store.shape)) / 254
     expected = averaged(model, image, 4).softmax(1)[0].permute(1, 2, 0).numpy()
     assert np.abs(shares - expected).max() < 0.02
+
+
+def test_the_live_view_answers_as_the_job_does(tmp_path: Path) -> None:
+    from napari_isdnet.model.checkpoint import save_model
+    from napari_isdnet.widgets._engine import LocalEngine
+
+    file = save_model(small_model(), tmp_path / "m.safetensors", half=False)
+    image, engine = picture((160, 128)), LocalEngine(tmp_path / "live")
+    source, policy = source_of(image), policy_of(image)
+    written = labels(run(source, file, tmp_path / "out", orientations=2, precision="auto"))
+    for _ in range(2):  # with the passes, and with the means that the first time found
+        work = finish(engine.exact(source, str(file), "cpu", policy, None, 2))
+        shown = work.compute(Window(0, 0, 160, 128))
+        work.close()
+        assert (shown != written).mean() < 1e-2
+        assert not list((tmp_path / "live").glob("*"))
+    plain = finish(engine.exact(source, str(file), "cpu", policy, None))
+    assert (plain.compute(Window(0, 0, 160, 128)) != written).mean() > 1e-2
+    plain.close()
+    windows = engine.live(source, str(file), "cpu", policy, 2)
+    job = labels(run(source, file, tmp_path / "w", orientations=2, context="window", window=None, precision="auto"))
+    np.testing.assert_array_equal(windows.compute(Window(0, 0, 160, 128)), job)
+    windows.close()

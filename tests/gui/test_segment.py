@@ -97,10 +97,12 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
     shapes.add_rectangles([[shapes.world_to_data(p) for p in corners]])
     assert drawn_window(viewer, image) == Window(100, 200, 300, 300)
     choose(dock.context, "window")
+    choose(dock.orientations, 2)
     dock.copy_button.click()
     words = shlex.split(QApplication.clipboard().text())
     assert words[:3] == ["napari-isdnet", "segment", str(picture)]
     assert words[words.index("--roi") + 1] == "100,200,300,300"
+    assert words[words.index("--orientations") + 1] == "2"
     dock.live_button.click()
     qtbot.waitUntil(lambda: dock.controller.live is not None and not dock.controller.live.pending, timeout=120_000)
     dock.segment_button.click()
