@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import typer
+from napari_isdnet_training.config import load_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", ".github/results/README.md")}
 README = PAGES["README.md"]
+USAGE_ERROR: Any = typer.BadParameter.__base__
 APPS = {"napari-isdnet": "napari_isdnet.cli", "isdnet-train": "napari_isdnet_training.cli"}
 
 
@@ -41,6 +43,12 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"^```python run\n(.*?)^```", text, re.M | re.S)
 
 
+def judged(name: str) -> bool:
+    """Whether a recipe holds out samples: by name, or as its data set is split."""
+    data = load_recipe(name).data
+    return data.layout != "scenes" or bool(data.validation)
+
+
 def check(words: list[str]) -> None:
     """Fails where the program, the command or an option of it does not exist."""
     group: Any = typer.main.get_command(importlib.import_module(APPS[words[0]]).app)
@@ -54,6 +62,14 @@ def check(words: list[str]) -> None:
     for word in rest:
         if re.match(r"--?[a-z]", word):
             assert word.split("=")[0] in known, f"{shlex.join(words)}: there is no option '{word}'"
+    if rest and not hasattr(node, "commands"):  # a command alone is only named
+        try:
+            node.make_context(words[0], list(rest))
+        except USAGE_ERROR as error:
+            raise AssertionError(f"{shlex.join(words)}: {error}") from None
+    if {"evaluate", "ablation", "features", "table"} & set(words[:3]) and words[0] == "isdnet-train":
+        named = [recipe for recipe in recipe_names() if recipe in rest]
+        assert all(judged(recipe) for recipe in named), f"{shlex.join(words)}: nothing of the recipe is held out"
 
 
 def test_the_readme_opens_with_its_two_commands() -> None:
@@ -83,6 +99,10 @@ def test_the_check_notices_what_does_not_exist() -> None:
         check(found[0])
     with pytest.raises(AssertionError, match="no option '--frobnicate'"):
         check(found[1])
+    with pytest.raises(AssertionError, match="output"):
+        check(["napari-isdnet", "segment", "a.tif"])
+    with pytest.raises(AssertionError, match="held out"):
+        check(["isdnet-train", "benchmark", "ablation", "landcover-lite", "--output", "a.csv"])
 
 
 def anchors(text: str) -> set[str]:

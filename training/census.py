@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from napari_isdnet_training.datasets import Dataset, Sample
-from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
+from napari_isdnet_training.sources import MaskCode, open_mask, read_mask, said_here
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
@@ -39,7 +39,7 @@ def take_census(samples: Sequence[Sample], classes: int, code: MaskCode, seed: i
 
 
 def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCensus:
-    shape = _same_shape(sample)
+    shape = same_shape(sample)
     mask = open_mask(sample.mask)
     counts = np.zeros(classes, np.int64)
     places: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(classes)]
@@ -48,7 +48,7 @@ def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCen
     rng = np.random.default_rng([seed, len(sample.name), shape[0], shape[1]])
     try:
         for window in grid:
-            labels = decode_mask(mask.read(window), code, sample.mask.name, window)
+            labels = read_mask(mask, window, code, sample.mask.name)
             found = np.bincount(labels.ravel(), minlength=256)
             wrong = np.flatnonzero(found[classes:IGNORE_INDEX])
             if wrong.size:
@@ -66,7 +66,8 @@ def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCen
     return MaskCensus(sample.name, shape, counts, tuple(_thin(p, rng) for p in places))
 
 
-def _same_shape(sample: Sample) -> tuple[int, int]:
+def same_shape(sample: Sample) -> tuple[int, int]:
+    """Rows and columns of a sample; :class:`InputError` where image and mask are of different size."""
     image, mask = open_source(sample.image), open_mask(sample.mask)
     try:
         if image.shape != mask.shape:
@@ -102,6 +103,8 @@ def check_dataset(
     dataset: Dataset, splits: Sequence[str] = ("train", "validation"), *, allow_empty_classes: bool = False
 ) -> dict[str, list[MaskCensus]]:
     """Census of every split that has samples, and a refusal of classes that no training mask holds."""
+    if "train" in splits:
+        dataset.split("train")  # or say that there is none
     result = {
         s: take_census(dataset.samples[s], len(dataset.classes), dataset.code) for s in splits if s in dataset.samples
     }
@@ -121,6 +124,16 @@ def _missing_classes(dataset: Dataset, train: Sequence[MaskCensus]) -> Iterator[
         )
 
 
+def _read_all(sample: Sample) -> None:
+    """Decode all of an image once: what cannot be read would stop a training much later."""
+    image = open_source(sample.image)
+    try:
+        for window in Grid(image.shape, (BLOCK, BLOCK)):
+            image.read(window)
+    finally:
+        image.close()
+
+
 @dataclass(frozen=True)
 class Examination:
     """What ``isdnet-train check`` finds: faults, one sentence each, and pixels per class (K,) of every split."""
@@ -133,13 +146,16 @@ def examine(dataset: Dataset, *, allow_empty_classes: bool = False) -> Examinati
     """Look at every sample of every split; a sample with a fault is named and counts nowhere."""
     found: list[str] = []
     counts: dict[str, npt.NDArray[np.int64]] = {}
+    if not dataset.samples.get("train"):
+        found.append(f"{dataset.name} has no train samples, so nothing can be trained; check data.root and data.train.")
     for split, samples in ((k, v) for k, v in dataset.samples.items() if v):
         good: list[MaskCensus] = []
         for sample in samples:
             try:
                 good.append(_look_at(sample, len(dataset.classes), dataset.code, 0))
+                _read_all(sample)
             except InputError as error:
-                found.append(f"{split}: {error}")
+                found.append(f"{split}: {said_here(error)}")
         counts[split] = np.sum([c.counts for c in good], axis=0) if good else np.zeros(len(dataset.classes), np.int64)
         if split == "train" and len(good) == len(samples) and not allow_empty_classes:
             found.extend(_missing_classes(dataset, good))

@@ -169,7 +169,7 @@ class RunConfig(_Part):
     steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     sync_batch_norm: bool = True
@@ -202,7 +202,7 @@ class Recipe(_Part):
     name: str
     description: str = ""
     licence: str = "not stated"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
     crop: CropConfig = CropConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -262,7 +262,7 @@ def _read_table(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     path = Path(name)
     shipped = resources.files("napari_isdnet_training") / "recipes" / f"{name}.toml"
     if path.suffix == ".toml" and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
     elif shipped.is_file():
         text = shipped.read_text(encoding="utf-8")
     else:
@@ -277,6 +277,13 @@ def _read_table(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     beside = path.parent / f"{base}"
     target = str(beside) if str(base).endswith(".toml") and beside.is_file() else str(base)
     return _merge(_read_table(target, (*seen, name)), table)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}); save the recipe in UTF-8.") from None
 
 
 def _listed() -> str:

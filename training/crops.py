@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from napari_isdnet_training.config import AugmentConfig, CropConfig, DataConfig
 from napari_isdnet_training.datasets import Sample
 from napari_isdnet_training.device_crops import RawCrop
 from napari_isdnet_training.sampling import CropSampler, Draw
-from napari_isdnet_training.sources import MaskCode, SourceCache, decode_mask, open_mask
+from napari_isdnet_training.sources import MaskCode, SourceCache, open_mask, read_image, read_mask
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import default_collate
 
 from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.window import Window
@@ -27,7 +30,19 @@ Mask = npt.NDArray[np.uint8]
 TRIES = 10
 
 
-class CropDataset(TorchDataset[tuple[torch.Tensor, ...]]):
+@dataclass(frozen=True)
+class Failure:
+    """Why a crop could not be made, on its way from a worker process."""
+
+    reason: str
+
+
+def collate(items: Sequence[Any]) -> Any:
+    """Crops as a batch; a :class:`Failure` among them in their place."""
+    return next((item for item in items if isinstance(item, Failure)), None) or default_collate(list(items))
+
+
+class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
     """Item ``n`` is the n-th augmented crop of a run: ``(3, H, W)`` normalised float32 and ``(H, W)`` int64.
 
     The same n gives the same crop in any process, worker or order. Pixels outside of an image (crops larger than
@@ -53,7 +68,13 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...]]):
         self._mean = np.asarray(data.mean, np.float32)
         self._scale = 1 / np.asarray(data.std, np.float32)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, ...]:
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, ...] | Failure:
+        try:
+            return self._item(number)
+        except InputError as error:  # a worker process would wrap it in its traceback
+            return Failure(str(error))
+
+    def _item(self, number: int) -> tuple[torch.Tensor, ...]:
         if self.raw:
             return self.unfinished(number)
         image, mask = self.pixels(number)
@@ -73,7 +94,11 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...]]):
     def unfinished(self, number: int) -> RawCrop:
         """Crop ``number`` flipped and turned, at the size at which it was cut and in its own colours."""
         rng = self.sampler.rng(number)
-        image, mask = move(*self._cut(number, rng), self.augmentation, rng, self._fill)
+        image, mask = self._cut(number, rng)
+        if self.augmentation.rotate_probability > 0 and mask.shape != self.crop.size:
+            # Turned by any angle before, it would be another crop.
+            image, mask = resize(image.astype(np.float32, copy=False), mask, self.crop.size)
+        image, mask = move(image, mask, self.augmentation, rng, self._fill)
         colors = torch.tensor(draw_colors(self.augmentation, rng), dtype=torch.float32)
         return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(mask)), colors
 
@@ -105,7 +130,7 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...]]):
     def _read_mask(self, sample: Sample, window: Window) -> Mask:
         source = self._masks.get(sample.mask)
         inside = window.clipped(source.shape)
-        labels = decode_mask(source.read(inside), self.code, sample.mask.name, inside)
+        labels = read_mask(source, inside, self.code, sample.mask.name)
         if inside == window:
             return labels
         padded = np.full(window.shape, IGNORE_INDEX, np.uint8)
@@ -117,7 +142,7 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...]]):
         inside = window.clipped(source.shape)
         if sample.name not in self._policies:  # percentiles of a 16-bit image cost a look at its coarse level
             self._policies[sample.name] = IntensityPolicy.from_source(source, channels=self.data.channels)
-        read = source.read(inside)
+        read = read_image(source, inside)
         if self.raw and inside == window and self._policies[sample.name].keeps(read):
             return read  # a quarter of the bytes on their way to the device
         pixels, _ = self._policies[sample.name].apply(read)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from napari_isdnet_training.census import same_shape
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import Dataset, Sample
 from napari_isdnet_training.registry import Network
-from napari_isdnet_training.sources import decode_mask, open_mask
+from napari_isdnet_training.sources import open_mask, read_image, read_mask
 
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
@@ -71,6 +72,8 @@ def evaluate_samples(
     One forward sees all of an image up to :data:`WHOLE_PIXELS`; a larger one is cut into windows of
     :data:`LARGE_WINDOW`, each of which is its own image to the network, so that memory stays bounded.
     """
+    for sample in samples:  # before the first forward
+        same_shape(sample)
     matrix = ConfusionMatrix(len(dataset.classes), dataset.ignored_in_mean)
     clock = Clock(len(samples))
     for sample in samples:
@@ -78,8 +81,8 @@ def evaluate_samples(
         try:
             policy = IntensityPolicy.from_source(image, channels=data.channels)
             for window, own in parts_of(image.shape):
-                pixels, _ = policy.apply(image.read(window))
-                truth = decode_mask(mask.read(own), dataset.code, sample.mask.name, own)
+                pixels, _ = policy.apply(read_image(image, window))
+                truth = read_mask(mask, own, dataset.code, sample.mask.name)
                 predicted = predict_whole(network, pixels, data)
                 matrix.update(predicted[own.relative_to(window).slices], truth)
                 yield clock.step(0, "evaluate")

@@ -16,7 +16,7 @@ from typing import Any
 
 from napari_isdnet_training.determinism import deterministic
 from napari_isdnet_training.labelled import Annotations, gather
-from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, PRESETS, SPREAD, preset_of
+from napari_isdnet_training.presets import BACKBONE, HELD_OUT, MOST_SPREAD, PRESETS, SPREAD, preset_of
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.tuning import ANNOTATIONS, OWN_FILES, Tuning
 from napari_isdnet_training.unfinished import STATE, checkpoint_folder
@@ -26,7 +26,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.model.checkpoint import SUFFIX, default_model
+from napari_isdnet.model.checkpoint import SUFFIX, default_model, find_model
 from napari_isdnet.progress import Progress
 
 
@@ -134,7 +134,7 @@ def finetune(
     options = _options(
         model, preset, steps, batch, window, seed, device, precision, contrast, channels, allow_worse, spread
     )
-    _check_output(target, resume, overwrite)
+    _check_output(target, resume, overwrite, options.model)
     source = image if isinstance(image, ImageSource) else open_source(image)
     try:
         snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model), held_out)
@@ -165,8 +165,8 @@ def _options(
     steps, batch = base.steps if steps is None else steps, base.batch if batch is None else batch
     if steps < 1 or batch < 1:
         raise InputError(f"Fine-tuning needs at least one step of one window, got {steps} steps of {batch}.")
-    if seed < 0:
-        raise InputError(f"The seed must be 0 or more, got {seed}.")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed must be 0 to {2**32 - 1}, got {seed}.")
     if window is not None and window < 64:
         raise InputError(f"A training window must have at least 64 pixels a side, got {window}.")
     if spread and not 4 <= spread <= MOST_SPREAD:
@@ -179,7 +179,9 @@ def _options(
     )  # fmt: skip
 
 
-def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+def _check_output(output: Path, resume: bool, overwrite: bool, model: str) -> None:
+    if model != BACKBONE and output.resolve() == find_model(model).resolve():
+        raise InputError(f"{output} is the model to start from, which must stay; choose another --output.")
     if output.suffix != SUFFIX:
         raise InputError(f"A model file must be named *{SUFFIX}, got '{output.name}'.")
     folder = checkpoint_folder(output)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from napari_isdnet_training.census import check_dataset
 from napari_isdnet_training.config import Recipe
-from napari_isdnet_training.crops import CropDataset
+from napari_isdnet_training.crops import CropDataset, Failure, collate
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
 from napari_isdnet_training.device_crops import DeviceCrops
@@ -35,6 +35,8 @@ from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress
 
+MODELS = ("model.safetensors", "best.safetensors")
+"""The last weights of a run, and those of its best validation."""
 START_OVER = "and start over (--no-resume, or another --output), since a run that goes on keeps its settings"
 
 
@@ -84,7 +86,7 @@ class Run:
             samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code, raw
         )
         self.finisher = DeviceCrops(recipe.data, recipe.crop.size, self.fabric.device) if raw else None
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(recipe.seed % 2**63)
         self.network = network or make_network(recipe, len(self.dataset.classes))
         if self.fabric.device.type == "cpu":
             faster_on_cpu(self.network)
@@ -100,6 +102,9 @@ class Run:
         self.checkpoint, self.saved, self.diverged = output / "last.ckpt.safetensors", (-1, -1), False
         if resume and self.checkpoint.is_file():
             self._resume()
+        elif not resume and self.fabric.is_global_zero:
+            for name in ("last.ckpt.safetensors", *MODELS, "log.csv"):  # or a later call would take them for its own
+                (output / name).unlink(missing_ok=True)
         self.history = History(output, self.state.step, options.tensorboard) if self.fabric.is_global_zero else None
         self._began = time.monotonic() - self.state.seconds
 
@@ -127,7 +132,7 @@ class Run:
         on_gpu = self.fabric.device.type == "cuda"
         loader = DataLoader(
             self.crops, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0,
-            pin_memory=on_gpu, collate_fn=list if self.finisher is not None else None,
+            pin_memory=on_gpu, collate_fn=list if self.finisher is not None else collate,
         )  # fmt: skip
         parts = iter(loader)
         self.module.train()
@@ -162,7 +167,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         # A seed per step and process instead of a saved generator: dropout is the same after a resume.
-        torch.manual_seed(recipe.seed * 1_000_003 + step * 1009 + self.fabric.global_rank)
+        torch.manual_seed((recipe.seed * 1_000_003 + step * 1009 + self.fabric.global_rank) % 2**63)
         self.optimizer.zero_grad(set_to_none=True)
         if recipe.optimizer.frozen_steps:  # every step: an evaluation puts the whole network into training mode again
             self.network.freeze(step < recipe.optimizer.frozen_steps)
@@ -194,6 +199,9 @@ class Run:
 
     def _batch(self, crops: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and targets on the device."""
+        for item in crops if isinstance(crops, list) else [crops]:
+            if isinstance(item, Failure):
+                raise InputError(item.reason)
         if self.finisher is not None:
             return self.finisher.finish(crops)
         image, target = (t.to(self.fabric.device, non_blocking=True) for t in crops)
@@ -260,7 +268,8 @@ class Run:
     def _save(self) -> None:
         now = self.state.step, self.state.validated
         # Weights that are not finite must not replace the last good ones; the next step's loss says it.
-        if self.fabric.is_global_zero and now != self.saved and self._finite():
+        # At step 0 there is nothing to go on with, and its settings would stand in the way of corrected ones.
+        if self.fabric.is_global_zero and now != self.saved and self.state.step > 0 and self._finite():
             self.state.seconds = time.monotonic() - self._began
             save_state(self.checkpoint, self.state, self.network, self.optimizer.optimizer, self.average)
             self.saved = now
@@ -276,7 +285,7 @@ class Run:
 
     def result(self) -> FitResult:
         """Paths and figures."""
-        model, best = self.output / "model.safetensors", self.output / "best.safetensors"
+        model, best = (self.output / name for name in MODELS)
         return FitResult(
             model if model.is_file() else None, best if best.is_file() else None, self.state.step, self.state.figures
         )

@@ -15,7 +15,7 @@ from torch import nn
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.checkpoint import load_model
 
-PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 def make_fabric(options: RunConfig) -> Fabric:

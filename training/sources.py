@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.labels import open_indices
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
-from napari_isdnet.io.open import open_source
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import SKIPPING, ImageSource, TileError
 from napari_isdnet.window import Window
 
 Labels = npt.NDArray[np.uint8]
@@ -60,6 +60,32 @@ def decode_mask(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window
     if NO_CLASS in code.values[:NO_CLASS]:
         _refuse_no_class(labels, values, code.values, name, window)
     return labels
+
+
+def read_mask(mask: ImageSource, window: Window, code: MaskCode, name: str) -> Labels:
+    """:func:`decode_mask` of a window of an open mask; what the file declares as nodata is ignored."""
+    raw = mask.read(window)
+    if mask.nodata is None or code.colors is not None or raw.shape[2] != 1:
+        return decode_mask(raw, code, name, window)
+    hidden = raw[..., 0] == mask.nodata
+    # Some value that is allowed, since nodata itself may be none.
+    allowed = IGNORE_INDEX if code.values is None else next(v for v, k in enumerate(code.values) if k != NO_CLASS)
+    labels = decode_mask(np.where(hidden[..., None], np.array(allowed, np.int64), raw), code, name, window)
+    labels[hidden] = IGNORE_INDEX
+    return labels
+
+
+def read_image(image: ImageSource, window: Window) -> npt.NDArray[Any]:
+    """Pixels of a window; an error says nothing of what only segmenting can skip."""
+    try:
+        return image.read(window)
+    except TileError as error:
+        raise InputError(said_here(error)) from error
+
+
+def said_here(error: InputError) -> str:
+    """What an error says, without advice that is for ``napari-isdnet segment``."""
+    return str(error).replace(SKIPPING, ".") if isinstance(error, TileError) else str(error)
 
 
 def _refuse_no_class(labels: Labels, values: Labels, table: tuple[int, ...], name: str, window: Window) -> None:
@@ -107,23 +133,8 @@ def _by_color(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) 
 
 
 def open_mask(path: Path) -> ImageSource:
-    """A mask as a source; a PNG with a palette gives its indices, not its colours."""
-    if path.suffix.lower() == ".png" and path.is_file():
-        with path.open("rb") as file:
-            head = file.read(26)
-        if len(head) == 26 and head[25] == 3:
-            return _palette_png(path)
-    return open_source(path)
-
-
-def _palette_png(path: Path) -> ImageSource:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return ArraySource([np.asarray(picture)], path.stem, "yx")
-    except OSError as error:
-        raise InputError(f"{path.name} is a damaged PNG ({error}); copy or export it again.") from error
+    """A mask as a source, read as everywhere else: as it is stored, a palette's indices and not its colours."""
+    return open_indices(path)[0]
 
 
 class SourceCache:

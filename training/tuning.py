@@ -177,7 +177,7 @@ class Tuning:
         rate = learning_rate(step, options.steps, self.lr, schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        torch.manual_seed(options.seed * 1_000_003 + step * 1009)  # dropout is the same after a resume
+        torch.manual_seed((options.seed * 1_000_003 + step * 1009) % 2**63)  # dropout is the same after a resume
         image, target = (t.to(device) for t in self.crops.batch(step, options.batch))
         set_mode(self.network, self.still)
         self.optimizer.zero_grad(set_to_none=True)
@@ -320,7 +320,9 @@ class Tuning:
         if written and not self.output.is_file():
             link_or_copy(self.folder / BEST, self.output)
         shutil.rmtree(self.folder, ignore_errors=True)
-        reason = "" if self.judged else "all annotation lies in one region, so none could be held out to judge by"
+        asked = self.snapshot.split.fraction > 0
+        lone = "all annotation lies in one region, so none could be held out to judge by"
+        reason = lone if asked and not self.judged else ""
         if not written:
             reason = (
                 f"the held-out regions got worse than {self.state.baseline:.3f} mIoU, by more than chance, in"

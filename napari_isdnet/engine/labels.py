@@ -181,7 +181,7 @@ def open_labels(
     They come from ``classes_file`` if given, else from the map's own metadata, else they are None. A PNG with a
     palette gives its indices.
     """
-    source, own = _open_indices(Path(path))
+    source, own = open_indices(Path(path))
     if source.channels != 1 or source.dtype.kind not in "bui":
         source.close()
         raise InputError(
@@ -190,8 +190,8 @@ def open_labels(
     return source, own if classes_file is None else read_classes(classes_file)
 
 
-def _open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
-    """Open without applying a palette, which would turn indices into colours."""
+def open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
+    """Open a file as it is stored: no palette, which would turn indices into colours, and bits as 0 and 1."""
     from napari_isdnet.io.open import open_source, stem_of
     from napari_isdnet.io.store import LabelStore
 
@@ -202,8 +202,6 @@ def _open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None
             return open_source(path), None
         return store, store.classes
     source = open_source(path)
-    if source.channels == 1 and not hasattr(source, "indices"):
-        return source, None
     if hasattr(source, "indices"):
         return source.indices(), classes_in_tiff(path)
     if path.suffix.lower() == ".png":
@@ -214,16 +212,29 @@ def _open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None
     return source, None
 
 
+def _png_bits(path: Path) -> int:
+    """Bits a sample of a PNG: the first byte after the size in its header; more than 8 for one of several samples."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return head[24] if head[25] == 0 else 16
+
+
 def _png_indices(path: Path) -> tuple[Labels, tuple[ClassInfo, ...] | None] | None:
-    """Indices of a palette PNG and the classes it names (as this package's exports do); None for another PNG."""
+    """Indices of a PNG that viewers show as something else, and the classes it names (as this package's exports do).
+
+    Those of a palette, or of fewer than 8 bits a pixel, which are shown stretched; None for another PNG.
+    """
     from PIL.PngImagePlugin import PngImageFile
 
     # Not Image.open, which refuses large pictures: the reader that came first has bounded the size already.
     with PngImageFile(path) as image:
-        if image.mode != "P":
+        depth = _png_bits(path)
+        if image.mode != "P" and depth >= 8:
             return None
         image.load()
-        values = np.asarray(image, np.uint8)
+        values = np.asarray(image).astype(np.uint8)
+        if image.mode == "L":
+            values //= 255 // (2**depth - 1)
         text = getattr(image, "text", {}).get("classes")
     try:
         return values, classes_from(json.loads(text)) if text else None

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+SKIPPING = ", or use --skip-bad-tiles to get nodata there."
+"""The end of what a :class:`TileError` says, for whom it is no advice."""
+
+
 @dataclass(frozen=True)
 class PixelSize:
     """Length of one level-0 pixel down and across, in ``unit`` ('m', 'µm', 'degree', ...)."""
@@ -104,7 +108,7 @@ class TileError(InputError):
     def __init__(self, name: str, window: Window, level: int, reason: str) -> None:
         super().__init__(
             f"{name}: cannot read rows {window.row}-{window.bottom - 1}, columns {window.column}-{window.right - 1}"
-            f" at level {level} ({reason}); repair the file, or use --skip-bad-tiles to get nodata there."
+            f" at level {level} ({reason}); repair the file{SKIPPING}"
         )
         self.window = window
         self.level = level

@@ -44,18 +44,21 @@ class TiffSource(TiledSource):
         self._identity = file_identity(path)
 
     def indices(self) -> TiffSource:
-        """The same file read as it is stored, for label maps: no palette, no inversion; itself where it has neither.
+        """The same file read as it is stored, for label maps: no palette, no inversion, bits as 0 and 1.
+
+        Itself where it has none of these.
 
         The file handle is shared: closing either closes both.
         """
         first = self._parts[0][0]
         key = first.page.keyframe
         turned = inverts(key, first.color)
-        if first.palette is None and not turned:
+        bits = key.dtype == bool
+        if first.palette is None and not turned and not bits:
             return self
         parts = tuple(
             tuple(
-                replace(part, color=None)
+                replace(part, color=None, one=1)
                 if part.palette is None
                 else replace(part, palette=None, color=None, tiling=replace(part.tiling, count=1))
                 for part in level
@@ -66,7 +69,11 @@ class TiffSource(TiledSource):
             value = _usable_nodata(nodata_of(key), np.dtype(key.dtype))
             info = replace(self.info, channels=1, alpha=None, dtype=np.dtype(key.dtype), nodata=value, notes=())
         else:
-            nodata = None if self.nodata is None else inverted_value(self.nodata, key)
+            nodata = self.nodata
+            if nodata is not None and turned:
+                nodata = inverted_value(nodata, key)
+            if bits:
+                nodata = _usable_nodata(nodata_of(key), np.dtype(np.uint8))
             info = replace(self.info, nodata=nodata, notes=())
         layout = Layout(self.levels, parts, info.dtype, info.channels, info.alpha, first.page, ())
         return TiffSource(self.path, layout, info, self._file, self.threads)

@@ -41,6 +41,8 @@ class Part:
     samples: int = 1
     palette: Any = None
     scale: int = 1
+    one: int = 255
+    """What a set bit of a 1-bit image is given out as."""
     color: Color | None = None
     """How stored samples become grey or RGB, where that takes more than decoding them."""
 
@@ -72,7 +74,7 @@ class Part:
         if self.palette is not None:
             return self.palette[tile[..., 0]]
         if tile.dtype.kind == "b" or self.page.keyframe.dtype == bool:  # fax codecs give bits as bytes of 0 and 1
-            tile = (tile != 0).astype(np.uint8) * np.uint8(255)
+            tile = (tile != 0).astype(np.uint8) * np.uint8(self.one)
         return tile if self.color is None else self.color(tile)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from napari_isdnet_training.benchmark.output import RunLog
 from napari_isdnet_training.benchmark.runs import setting, train, variant
 from napari_isdnet_training.config import Recipe
+from napari_isdnet_training.datasets import open_dataset
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Clock, Progress
@@ -64,6 +65,7 @@ def ablation(
             raise InputError(f"There is no ablation of table {table}; allowed are {', '.join(map(str, VARIANTS))}.")
     if not recipe.model.name.startswith("isdnet"):
         raise InputError(f"The ablation is of ISDNet; recipe '{recipe.name}' trains '{recipe.model.name}'.")
+    open_dataset(recipe.data).split("validation")  # or say, before hours of training, that nothing can judge it
     log = RunLog(output, ABLATION_COLUMNS, ("table", "variant", "seed", "steps", "recipe", "setting"), notes)
     common = {"steps": steps, "recipe": recipe.name, "setting": setting(recipe)}
     folder = runs or output.with_suffix(".runs")
@@ -89,6 +91,11 @@ def ablation(
     return [r for r in log.rows if all(r[k] == str(v) for k, v in common.items())]
 
 
+def _rounded(value: float) -> float | None:
+    """None for a figure that does not exist (a row of an earlier version without a validation)."""
+    return None if np.isnan(value) else round(value, 4)
+
+
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Mean, standard deviation and number of seeds of the mIoU of every variant."""
     groups: dict[tuple[str, str], list[float]] = {}
@@ -99,8 +106,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "table": table,
             "variant": name,
             "seeds": len(values),
-            "miou": round(float(np.mean(values)), 4),
-            "std": round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None,
+            "miou": _rounded(float(np.mean(values))),
+            "std": _rounded(float(np.std(values, ddof=1))) if len(values) > 1 else None,
         }
         for (table, name), values in sorted(groups.items(), key=lambda item: item[0][0])
     ]

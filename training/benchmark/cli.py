@@ -66,9 +66,10 @@ def speed_command(
     """Images a second, latency, peak memory, parameters and multiply-adds of ISDNet and its baselines."""
     from napari_isdnet_training.benchmark.entries import MODES, choose_entries
     from napari_isdnet_training.benchmark.listed import LISTED, SCALE_NOTE, listed_rows
-    from napari_isdnet_training.benchmark.output import plot_speed, write_csv
+    from napari_isdnet_training.benchmark.output import check_picture, plot_speed, write_csv
     from napari_isdnet_training.benchmark.speed import COLUMNS, SIZES, SpeedOptions, parse_size, speed
 
+    check_picture(plot)
     for mode in modes or ():
         if mode not in MODES:
             raise InputError(f"There is no mode '{mode}'; allowed are {', '.join(MODES)}.")
@@ -248,9 +249,11 @@ def loop_command(
     """Strokes drawn in the left half as a person would, at suggested or random places; the right half is measured."""
     from napari_isdnet_training.benchmark.curves import plot_loop
     from napari_isdnet_training.benchmark.loop import LOOP_COLUMNS, PLACES, LoopOptions, loop
+    from napari_isdnet_training.benchmark.output import check_picture
 
     from napari_isdnet.classes import classes_from
 
+    check_picture(plot)
     options = LoopOptions(
         rounds, share / 100, steps, seeds, spread=spread, device=device, places=tuple(places or PLACES[:2])
     )

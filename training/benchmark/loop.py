@@ -222,7 +222,8 @@ def _rounds(
         output = own / f"round{number}.safetensors"
         known = log.find(**key)
         if known is not None:
-            model, earlier = str(output) if output.is_file() else model, earlier + int(known["strokes"])
+            # A round whose model was refused went on with the one it started from.
+            model, earlier = str(output) if output.is_file() else start, earlier + int(known["strokes"])
             yield clock.reach(before + 1, f"{places}, seed {seed}, round {number}", resumed=True)
             continue
         began = time.monotonic()

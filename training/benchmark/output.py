@@ -88,6 +88,12 @@ MARKERS = {
 }
 
 
+def check_picture(path: Path | None) -> None:
+    """Raise :class:`InputError`, before anything is measured, for a name that no picture can be written to."""
+    if path is not None and path.suffix.lower() not in (".png", ".svg"):
+        raise InputError(f"A plot is written as .png or .svg, got '{path.name}'; give it such a name.")
+
+
 def plot_speed(rows: Sequence[Row], path: Path) -> None:
     """Images a second of every row that has a figure: a line a network, a panel a size (PNG or SVG by the suffix)."""
     try:

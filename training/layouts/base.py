@@ -71,10 +71,17 @@ def stem(path: Path) -> str:
 
 
 def by_stem(folder: Path, ending: str = "") -> dict[str, Path]:
-    """Image files of a folder whose stem ends with ``ending``, by the stem without it; empty without a folder."""
-    if not folder.is_dir():
-        return {}
-    return {stem(p).removesuffix(ending): p for p in listing(folder) if stem(p).endswith(ending)}
+    """Image files of a folder whose stem ends with ``ending``, by the stem without it; empty without a folder.
+
+    Raises :class:`InputError` for two files of one stem, of which only one could be meant.
+    """
+    found: dict[str, Path] = {}
+    for path in listing(folder) if folder.is_dir() else ():
+        if stem(path).endswith(ending):
+            other = found.setdefault(stem(path).removesuffix(ending), path)
+            if other is not path:
+                raise InputError(f"{folder} holds {other.name} and {path.name} of one name; remove or rename one.")
+    return found
 
 
 def natural(text: str) -> list[tuple[int, str]]:
@@ -124,6 +131,13 @@ def select(samples: Sequence[Sample], config: DataConfig, root: Path) -> dict[Sp
                 known = ", ".join(s.name for s in samples[:8])
                 raise InputError(f"data.{split} names '{name}', which matches no sample of {root.name} ({known}, ...).")
         chosen[split] = tuple(s for s in samples if any(fnmatchcase(s.name, n) for n in names))
+    for one, other in (("train", "validation"), ("train", "test")):
+        twice = [s.name for s in chosen[one] if s in chosen[other]]
+        if twice:
+            raise InputError(
+                f"data.{one} and data.{other} both select '{twice[0]}', whose figures would be of what was learnt; name"
+                " it in one of them."
+            )
     return chosen
 
 

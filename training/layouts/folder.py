@@ -29,7 +29,8 @@ from napari_isdnet.exceptions import InputError
 def folder(root: Path, config: DataConfig) -> Dataset:
     """``images/`` and ``masks/``, paired by stem.
 
-    With sub-folders named like the splits (``images/train``, ``masks/train``, ...) those are the splits; else
+    With sub-folders named like the splits (``images/train``, ``masks/train``, ...) those are the splits, and
+    ``data.train`` etc. select among all of them; else
     ``data.train`` etc. select by name; else a sample's split follows from a hash of its name (80 % train, the rest
     validation), so that adding files moves none of the others.
     """
@@ -41,7 +42,7 @@ def folder(root: Path, config: DataConfig) -> Dataset:
                 " (data.images and data.masks name them)."
             )
     if (images / "train").is_dir():
-        return _own(root, config, {s: _paired(images / s, masks / s) for s in SPLITS if (images / s).is_dir()})
+        return _own(root, config, _sorted(images, masks, config, root))
     samples = _paired(images, masks)
     return _own(root, config, select(samples, config, root) if selects(config) else _by_hash(samples))
 
@@ -68,6 +69,19 @@ def _paired(images: Path, masks: Path) -> tuple[Sample, ...]:
     if not found:
         raise InputError(f"{images} holds no image; allowed are {', '.join(IMAGE_SUFFIXES)}.")
     return pairs(found, by_stem(masks), f"of the same name in {masks}")
+
+
+def _sorted(images: Path, masks: Path, config: DataConfig, root: Path) -> dict[Split, tuple[Sample, ...]]:
+    """Samples of sub-folders named like the splits (or ``val``); ``data.train`` etc. select among all of them."""
+    names = {p.name: "validation" if p.name == "val" else p.name for p in sorted(images.iterdir()) if p.is_dir()}
+    unknown = [name for name, split in names.items() if split not in SPLITS]
+    if unknown or len(set(names.values())) < len(names):
+        raise InputError(
+            f"{images} has the folders {', '.join(names)}; allowed are train, validation (or val) and test, each once:"
+            " rename or move the others."
+        )
+    found = {split: _paired(images / name, masks / name) for name, split in names.items()}
+    return select([s for samples in found.values() for s in samples], config, root) if selects(config) else found
 
 
 def _by_hash(samples: Sequence[Sample]) -> dict[Split, tuple[Sample, ...]]:

@@ -35,6 +35,8 @@ def with_worlds(dataset: Dataset, config: DataConfig) -> Dataset:
         )
     order = np.full(256, 255, np.uint8)
     order[: len(ProceduralWorld.classes)] = [names.index(c.name) for c in ProceduralWorld.classes]
+    if config.values == "annotation":  # they are decoded as the other masks: 0 is unlabelled, k + 1 is class k
+        order = (order.astype(int) + 1).astype(np.uint8)
     folder = cache_folder() / "training-worlds"
     added = tuple(_world(folder, FIRST_SEED + n, config.world_size, order) for n in range(config.worlds))
     return replace(dataset, samples={**dataset.samples, "train": (*dataset.split("train"), *added)})
