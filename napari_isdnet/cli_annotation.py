@@ -26,7 +26,8 @@ ReadValuesOption = Annotated[
     ReadValues,
     options.option(
         "Label images: 'annotation' (0 unlabelled), 'mask' (class indices with 255), or 'auto': a mask where the file"
-        " has class names or 255.",
+        " has class names, or 255 beside other classes; an annotation without a 0, or with 0 in more than half of it,"
+        " where --classes does not speak against it; else it asks.",
         "--values",
         show_default=True,
     ),
@@ -88,6 +89,14 @@ def export(
     from napari_isdnet.cli_painted import take_out
 
     _show(take_out(image, output, values, placed, overwrite), json)
+
+
+@app.command()
+def repair(image: ImageArgument, json: options.JsonOption = False) -> None:
+    """Make all that is painted anew from the journal of strokes, after damage to its files."""
+    from napari_isdnet.cli_painted import mend
+
+    _show(mend(image), json)
 
 
 @app.command()

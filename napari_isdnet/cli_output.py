@@ -129,11 +129,14 @@ def print_wide(table: Table, lines: Sequence[str] = (), console: Console | None 
 
 
 def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
-    """``key: value`` lines on stdout, nested mappings indented; what is empty has no line."""
+    """``key: value`` lines on stdout, nested mappings indented; what is empty has no line.
+
+    Keys of nested mappings (classes, say) are names of the user's and stay as they are.
+    """
     for key, value in facts.items():
         if value is None or value in ("", (), [], {}):
             continue
-        words = str(key).replace("_", " ")
+        words = str(key) if indent else str(key).replace("_", " ")
         if isinstance(value, Mapping):
             print(f"{indent}{words}:")
             print_facts(value, indent + "  ")

@@ -10,11 +10,14 @@ from typing import Any
 
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.project import ENDING, Project, project_folder
+from napari_isdnet.annotation.saving import read_state
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import Suggestion, Unpainted, next_regions
 from napari_isdnet.cli_output import drive, print_table
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, ImageSource
+
+_TRIES = 3
 
 
 def describe(image: Path) -> dict[str, Any]:
@@ -73,14 +76,36 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
     kind = kind_of(output)
     if values == "annotation" and kind == "geojson":
         raise InputError("Outlines carry class names, not values; leave --values out, or write a label file.")
-    with _opened(image) as (project, source):
-        assert project is not None
-        reference = _placed(source, image) if placed else None
-        steps = write_out(
-            project.store, output, kind, source, values=values, georeference=reference, overwrite=overwrite
-        )
-        drive(steps, output.name, "Interrupted; nothing was written.")
-        return {"output": str(output), "format": kind, "pixels": sum(project.store.class_counts())}
+    for attempt in range(_TRIES):
+        with _opened(image) as (project, source):
+            assert project is not None
+            reference, state = _placed(source, image) if placed else None, read_state(project.folder)
+            steps = write_out(
+                project.store, output, kind, source, values=values, georeference=reference,
+                overwrite=overwrite or attempt > 0,
+            )  # fmt: skip
+            try:
+                drive(steps, output.name, "Interrupted; nothing was written.")
+            except FileNotFoundError:  # the last label of a chunk was erased meanwhile
+                continue
+            if read_state(project.folder) == state:
+                return {"output": str(output), "format": kind, "pixels": sum(project.store.class_counts())}
+    raise InputError(
+        f"{image} is painted by another program faster than it can be exported; stop painting for a moment, or export"
+        " there. What was written is of several moments: do not use it."
+    )
+
+
+def mend(image: Path) -> dict[str, Any]:
+    """Make chunks, counts and undo of an annotation anew from its journal."""
+    folder = store_folder(image)
+    if not (folder / JOURNAL).is_file():
+        with _opened(image) as (project, _):
+            assert project is not None
+            folder = project.folder
+    with AnnotationStore.open(folder, rebuild=True) as store:
+        counts = store.class_counts()
+        return {"project": str(folder), "pixels": {c.name: n for c, n in zip(store.classes, counts, strict=True)}}
 
 
 def places(

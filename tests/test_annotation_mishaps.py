@@ -77,7 +77,7 @@ def test_an_undo_whose_record_is_damaged_is_not_in_the_journal(tmp_path):
     (folder / "undo/1.bin").write_bytes(b"")
     with AnnotationStore.open(folder) as store:
         assert store.can_undo
-        with pytest.raises(InputError, match=r"stroke 1 .* rebuild=True"):
+        with pytest.raises(InputError, match=r"stroke 1 .* annotation repair"):
             store.undo()
         assert store.position == 1
         store.paint(SECOND, 1)

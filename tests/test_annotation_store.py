@@ -131,7 +131,7 @@ def test_a_damaged_chunk_is_named_and_rebuilt(tmp_path):
         store.paint(Brush([(100, 100)], 40), 0)
         expected = store.read_labels(Window(0, 0, 200, 200))
     (folder / "annotations.zarr/0/c/0/0").write_bytes(b"\x28\xb5\x2f\xfdbroken")
-    with AnnotationStore.open(folder) as store, pytest.raises(InputError, match="rebuild=True"):
+    with AnnotationStore.open(folder) as store, pytest.raises(InputError, match="annotation repair"):
         store.read_labels(Window(0, 0, 200, 200))
     with AnnotationStore.open(folder, rebuild=True) as store:
         assert np.array_equal(store.read_labels(Window(0, 0, 200, 200)), expected)

@@ -62,9 +62,10 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         assert f" {command} " in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command", sorted(COMMANDS - {"annotation"}) + [f"annotation {c}" for c in ("info", "import", "export", "suggest")]
-)
+ANNOTATION = ("info", "import", "export", "repair", "suggest")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS - {"annotation"}) + [f"annotation {c}" for c in ANNOTATION])
 def test_every_command_has_help(run: Runner, command: str) -> None:
     ran = run(*command.split(), "--help")
     assert ran.code == 0
@@ -86,7 +87,7 @@ def test_the_options_other_programs_are_written_against_exist() -> None:
     for command, names in wanted.items():
         assert set(names.split()) <= {p.name for p in group.commands[command].params}
     annotation: Any = group.commands["annotation"]
-    assert set(annotation.commands) == {"info", "import", "export", "suggest"}
+    assert set(annotation.commands) == set(ANNOTATION)
 
 
 def test_the_help_of_maps_says_what_their_values_mean() -> None:

@@ -28,6 +28,10 @@ _PIXELS = CHUNK * CHUNK
 _INT_BYTES = 128  # about what a constant chunk costs in a dict
 
 
+REPAIR = "'napari-isdnet annotation repair IMAGE' makes it anew from the journal of strokes."
+"""What mends all that is not the journal itself."""
+
+
 class DamagedChunk(InputError):
     """The file of a chunk is not whole."""
 
@@ -64,13 +68,9 @@ def decode(data: bytes | None, name: str = "a chunk") -> Chunk:
     try:
         values = np.frombuffer(imagecodecs.zstd_decode(data, out=_PIXELS), dtype=np.uint8)
     except Exception as error:
-        raise DamagedChunk(
-            f"{name} is damaged ({error}); open the project with rebuild=True, which makes it anew from the journal."
-        ) from None
+        raise DamagedChunk(f"{name} is damaged ({error}); {REPAIR}") from None
     if values.size != _PIXELS:
-        raise DamagedChunk(
-            f"{name} holds {values.size} pixels instead of {_PIXELS}; open the project with rebuild=True."
-        )
+        raise DamagedChunk(f"{name} holds {values.size} pixels instead of {_PIXELS}; {REPAIR}")
     return simplified(values.reshape(CHUNK, CHUNK))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 VALUES = ("annotation", "mask")
 AUTO = "auto"
 """Ask the file what its values are (:func:`values_of`)."""
+_READ_AS = {
+    "annotation": "annotation values (0 is unlabelled, 1 the first class)",
+    "mask": "class indices (0 is the first class, 255 unlabelled)",
+}
 _CORE = 2048
 _TILE = 512
 
@@ -67,13 +71,14 @@ def check_values(values: str, auto: bool = False) -> None:
 
 
 def values_of(
-    source: ImageSource, named: bool, name: str | None = None, clock: Clock | None = None
+    source: ImageSource, named: bool, name: str | None = None, clock: Clock | None = None, classes: int | None = None
 ) -> Generator[Progress, None, str]:
     """What a label image holds, ``'annotation'`` or ``'mask'``, by what only one of them has.
 
-    Class names (``named``: it carries some), 255 declared as nodata or 255 as a value make it a mask. 0 declared as
-    nodata, no 0 at all, or 0 in more than half of the pixels (few paint that much) make it an annotation. Raises
-    :class:`InputError` for anything else, under ``name``. Pixels are read in windows, up to the first 255.
+    Class names (``named``: it carries some), 255 declared as nodata, or 255 beside other values than 0 make it a mask.
+    0 declared as nodata, no 0 at all, or 0 in more than half of the pixels (few paint that much) make it an annotation;
+    the last not where it was said that there are ``classes``, and its values are indices of them. Raises
+    :class:`InputError` for anything else, under ``name``. Pixels are read in windows, up to the first sign.
     """
     if named or source.nodata == IGNORE_INDEX:
         return "mask"
@@ -81,14 +86,21 @@ def values_of(
         return "annotation"
     grid = Grid(source.shape, (_CORE, _CORE))
     clock = clock or Clock(len(grid))
-    zeros = 0
+    zeros, seen = 0, np.zeros(0, source.dtype)
     for window in grid:
         data = source.read(window)[..., 0]
-        if (data == IGNORE_INDEX).any():
+        seen = np.union1d(seen, data)
+        if IGNORE_INDEX in seen and ((seen > 0) & (seen < IGNORE_INDEX)).any():
             return "mask"
         zeros += int(np.count_nonzero(data == 0))
         yield clock.step(1, "look", window)
-    if 0 < 2 * zeros <= source.shape[0] * source.shape[1]:
+    if IGNORE_INDEX in seen:
+        raise InputError(
+            f"{name or source.name} holds only 0 and 255: in a mask of class indices 255 is ignored, in a picture of"
+            " black and white it is the class; save white as 1, or add --values mask."
+        )
+    indices = classes is not None and zeros > 0 and seen.size > 0 and int(seen[-1]) < classes
+    if indices or 0 < 2 * zeros <= source.shape[0] * source.shape[1]:
         raise InputError(
             f"{name or source.name} has neither class names nor 255, so that its 0 may be a class or unlabelled: add"
             " --values mask (0 is the first class) or --values annotation (0 is unlabelled)."
@@ -115,6 +127,8 @@ def annotation_values(data: npt.NDArray[Any], values: str, classes: int, name: s
         allowed, last = found, classes
     else:
         allowed, last = found[found != IGNORE_INDEX], classes - 1
+    if allowed.size and not classes:
+        raise InputError(f"{name} does not name its classes; give them (--classes FILE: JSON, or one name per line).")
     if allowed.size and not 0 <= int(allowed[0]) <= int(allowed[-1]) <= last:
         wrong = int(allowed[-1]) if int(allowed[-1]) > last else int(allowed[0])
         raise InputError(
@@ -130,18 +144,20 @@ def import_labels(
     labels: str | os.PathLike[str] | ImageSource,
     values: str = "annotation",
     names: Sequence[ClassInfo] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Generator[Progress, None, list[Window]]:
     """Paint a label image or pyramid (a file or a source) of the same size over the annotation, as one step to undo.
 
     ``names`` are the classes that its values count; without them those that a file carries itself. They are found in
     the annotation by name, and added where they are painted and missing. Where there are none, its values count the
     classes of the annotation. ``values`` may be ``'auto'`` (:func:`values_of`; the ``names`` of a source are taken for
-    its own). Unlabelled (ignored) pixels leave what is there. The whole file is checked before a pixel is painted; it
-    is read in windows of 2048, never as a whole. Returns the windows that changed.
+    its own), and ``note`` is told what was found. Unlabelled (ignored) pixels leave what is there. The whole file is
+    checked before a pixel is painted; it is read in windows of 2048, never as a whole. Returns the windows that
+    changed.
     """
     check_values(values, auto=True)
     if not isinstance(labels, str | os.PathLike):
-        return (yield from _import(store, labels, values, names, names is not None))
+        return (yield from _import(store, labels, values, names, names is not None, note=note))
     from napari_isdnet.annotation.layout import JOURNAL, store_folder
     from napari_isdnet.annotation.saving import read_state
     from napari_isdnet.engine.labels import open_labels
@@ -153,13 +169,20 @@ def import_labels(
         values, state = ("annotation" if values == AUTO else values), read_state(folder)
         own = None if state is None else tuple(c.info for c in state.classes)
     try:
-        return (yield from _import(store, source, values, names or own, named))
+        said = None if names is None else len(names)
+        return (yield from _import(store, source, values, names or own, named, said, note))
     finally:
         source.close()
 
 
 def _import(
-    store: AnnotationStore, source: ImageSource, values: str, names: Sequence[ClassInfo] | None, named: bool
+    store: AnnotationStore,
+    source: ImageSource,
+    values: str,
+    names: Sequence[ClassInfo] | None,
+    named: bool,
+    said: int | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Generator[Progress, None, list[Window]]:
     if source.shape != store.shape or source.channels != 1:
         raise InputError(
@@ -169,7 +192,9 @@ def _import(
     grid = Grid(store.shape, (_CORE, _CORE))
     clock = Clock((3 if values == AUTO else 2) * len(grid))
     if values == AUTO:
-        values = yield from values_of(source, named, clock=clock)
+        values = yield from values_of(source, named, clock=clock, classes=said)
+        if note is not None:
+            note(f"{source.name} was read as {_READ_AS[values]}.")
         clock.done = float(len(grid))  # not all of it was needed where a sign came early
     classes = len(store.classes if names is None else names)
     labelled, seen = [], np.zeros(256, dtype=np.bool_)
@@ -228,6 +253,8 @@ def export_labels(
     ``'geotiff'`` without georeference); an OME-Zarr of these values is ``annotations.zarr`` in the project itself.
     """
     check_values(values)
+    if not store.classes:
+        raise InputError("Nothing is painted yet, and there are no classes; paint something before it is exported.")
     if values == "mask":
         from napari_isdnet.io.sink import export
 

@@ -51,8 +51,19 @@ def bring_in(
         return " ".join(said)
     from napari_isdnet.annotation.exchange import import_labels
 
-    yield from import_labels(store, path, values, names)
-    return ""
+    told: list[str] = []
+    yield from import_labels(store, path, values, names, told.append)
+    return " ".join(told)
+
+
+def check_target(store: AnnotationStore, path: Path, image: Any) -> None:
+    """Refuse a file that the annotation is of, or is kept in, whatever may be overwritten."""
+    target, project = path.resolve(), store.folder.resolve()
+    if target == project or project in target.parents:
+        raise InputError(f"{path} belongs to the annotation itself; choose another name.")
+    own = None if image is None else image.identity().get("path")
+    if own is not None and target == Path(str(own)).resolve():
+        raise InputError(f"{path} is the image that is annotated; choose another name.")
 
 
 def write_out(
@@ -68,8 +79,9 @@ def write_out(
     """Write the annotation as ``kind`` (a value of :data:`KINDS`); a file there is replaced once the new one is whole.
 
     ``image`` gives label files their position; ``georeference`` puts outlines into map coordinates. Returns what is to
-    be said about it.
+    be said about it. Raises :class:`InputError` for the image itself and for what is inside of the project.
     """
+    check_target(store, path, image)
     if kind == "geojson":
         from napari_isdnet.annotation.geojson import export_geojson
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from napari_isdnet.annotation.exchange import IndexView
 from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
-from napari_isdnet.classes import ClassInfo, index_of, parse_color
+from napari_isdnet.classes import MAX_CLASSES, ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
-from napari_isdnet.io.geojson import number_name, read_items
+from napari_isdnet.io.geojson import color_in, number_name, read_items
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.window import Window
 
@@ -71,6 +71,7 @@ def import_geojson(
     if note is not None and (len(inside) < len(drawn) or not drawn):
         counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
+    _check_room(store, [item.name or default_class or "" for item in inside], Path(path).name)
     dirty: dict[Window, None] = {}
     with store.group():
         for item in inside:
@@ -79,6 +80,19 @@ def import_geojson(
             index = store.add_class(name, item.color) if known is None else known
             dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
     return list(dirty)
+
+
+def _check_room(store: AnnotationStore, names: Sequence[str], file: str) -> None:
+    """Refuse a file whose classes are too many or nameless, before its first shape is painted."""
+    known = [c.name for c in store.classes]
+    for name in names:
+        if index_of(name, known) is None:
+            known.append(ClassInfo(name, (0, 0, 0)).name)
+    if len(known) > MAX_CLASSES:
+        raise InputError(
+            f"{file} would add {len(known) - len(store.classes)} classes to the {len(store.classes)} of the annotation;"
+            f" {MAX_CLASSES} are allowed: rename classes that mean the same to the same name first."
+        )
 
 
 def _inside(store: AnnotationStore, drawn: Sequence[Drawn], name: str, image: GeoReference | None) -> list[Drawn]:
@@ -173,14 +187,8 @@ def _width(properties: Mapping[str, Any], default: float) -> float:
 
 def _class(properties: Mapping[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
     found = properties.get("classification")
-    if isinstance(found, dict) and isinstance(found.get("name"), str):
-        color = found.get("color")
-        if color is None and "colorRGB" in found:  # QuPath up to 0.3: a signed 32-bit ARGB number
-            color = f"#{int(found['colorRGB']) & 0xFFFFFF:06x}"
-        try:
-            return found["name"], None if color is None else parse_color(color)
-        except (InputError, TypeError, ValueError):
-            return found["name"], None  # a colour of another kind is no reason to refuse the shape
+    if isinstance(found, dict) and isinstance(found.get("name"), str) and found["name"].strip():
+        return found["name"], color_in(found)
     texts = (properties.get(key) for key in ("classification", "class", "label", "name"))
     named = next((text for text in texts if isinstance(text, str) and text.strip()), None)
     # A number is a class where nothing has a name: tables often hold both, a number and what it stands for.

@@ -183,4 +183,4 @@ class Journal:
 
 
 def _line(entry: Entry) -> bytes:
-    return json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"

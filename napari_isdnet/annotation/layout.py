@@ -73,7 +73,7 @@ def group_json(levels: Sequence[tuple[int, int]], classes: Classes, name: str = 
     multiscales = [{"name": name, "axes": axes, "datasets": datasets, "type": "mode"}]
     ome = {"version": "0.5", "multiscales": multiscales, "image-label": label}
     meta = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
-    return json.dumps(meta, indent=1, ensure_ascii=False).encode()
+    return json.dumps(meta, indent=1).encode()
 
 
 def zarr_files(levels: Sequence[tuple[int, int]], classes: Classes) -> dict[str, bytes | None]:

@@ -236,7 +236,7 @@ class Project:
 
     def _save(self) -> None:
         self._writable()
-        write_atomic(self.folder / FILE, json.dumps(self._content, indent=1, ensure_ascii=False).encode())
+        write_atomic(self.folder / FILE, json.dumps(self._content, indent=1).encode())
 
     def close(self) -> None:
         """Write everything and let others open the project."""
@@ -250,16 +250,26 @@ class Project:
 
 
 def project_folder(path: Path | None, identity: Mapping[str, Any]) -> Path:
-    """``<image>.isdnet`` beside the image; in the cache folder when that is read-only or there is no file."""
-    if path is not None:
-        path = Path(os.path.abspath(path))
-        beside = path.with_name(path.name + ENDING)
-        if (beside / JOURNAL).is_file() or _can_write(path.parent):
-            return beside
+    """``<image>.isdnet`` beside the image; in the cache folder when that is read-only or there is no file.
+
+    A project that is there goes before a place for a new one: a folder may be writable today that was not yesterday.
+    """
+    cached = _cached_folder(path, identity)
+    if path is None:
+        return cached
+    beside = Path(os.path.abspath(path))
+    beside = beside.with_name(beside.name + ENDING)
+    if (beside / JOURNAL).is_file():
+        return beside
+    return cached if (cached / JOURNAL).is_file() or not _can_write(beside.parent) else beside
+
+
+def _cached_folder(path: Path | None, identity: Mapping[str, Any]) -> Path:
+    path = None if path is None else Path(os.path.abspath(path))
     key = str(path) if path is not None else json.dumps(_facts(identity), sort_keys=True)
     stem = path.name if path is not None else str(identity.get("name", "array"))
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:80]
-    return cache_folder() / "projects" / f"{safe}-{blake2b(key.encode(), digest_size=6).hexdigest()}{ENDING}"
+    return cache_folder() / "projects" / f"{safe}-{blake2b(os.fsencode(key), digest_size=6).hexdigest()}{ENDING}"
 
 
 def _can_write(folder: Path) -> bool:

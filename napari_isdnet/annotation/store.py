@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.annotation.chunks import ZARR_FOLDER, ChunkCache, DamagedChunk
+from napari_isdnet.annotation.chunks import REPAIR, ZARR_FOLDER, ChunkCache, DamagedChunk
 from napari_isdnet.annotation.classediting import ClassEditing
 from napari_isdnet.annotation.classlist import class_list
 from napari_isdnet.annotation.counts import Place
@@ -64,7 +64,7 @@ class AnnotationStore(Reading, ClassEditing):
         self.arrays = [AnnotationLevel(self, level) for level in range(len(self.levels))]
         self._cache = ChunkCache(folder, self.levels, cache_bytes)
         self._painter = Painter(self._cache, self.levels)
-        self._undo = UndoArea(folder)
+        self._undo = UndoArea(folder, step=lambda n: self.journal.group(n) or n)
         self._now = read_state(folder) or State(-1, "", (), {})
         self._saver = Saver(folder, self._lock, self._cache, self._undo, self.journal, self._snapshot)
         try:
@@ -308,8 +308,7 @@ class AnnotationStore(Reading, ClassEditing):
             return self._undo.get(target)
         except KeyError:
             raise InputError(
-                f"What stroke {target} of {self.folder} painted over cannot be read, so it is not undone; open the"
-                " project with rebuild=True, which makes that anew from the journal."
+                f"What stroke {target} of {self.folder} painted over cannot be read, so it is not undone; {REPAIR}"
             ) from None
 
     def redo(self) -> list[Window]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,15 @@ class Before:
 
 @dataclass
 class UndoArea:
-    """At most ``records`` strokes and ``size`` bytes can be taken back; the oldest are given up first."""
+    """At most ``records`` steps and ``size`` bytes can be taken back; the oldest are given up first.
+
+    ``step`` says which entries are one step (an import, however many shapes it has).
+    """
 
     folder: Path
     records: int = 2000
     size: int = 256 << 20
+    step: Callable[[int], object] = int
     _new: dict[int, Before] = field(default_factory=dict)
     _writing: dict[int, Before] = field(default_factory=dict)
     _gone: set[int] = field(default_factory=set)
@@ -112,12 +117,17 @@ class UndoArea:
         """The oldest records that must go when records of the given sizes (bytes) are added."""
         sizes = dict(sorted({**self._stored, **new}.items()))
         total = sum(sizes.values())
+        left = Counter(self.step(n) for n in sizes)
         gone: set[int] = set()
         for n, size in sizes.items():
-            if len(sizes) - len(gone) <= self.records and total <= self.size:
+            if len(left) <= self.records and total <= self.size:
                 break
             gone.add(n)
             total -= size
+            step = self.step(n)
+            left[step] -= 1
+            if not left[step]:
+                del left[step]
         return gone
 
     def written(self, sizes: Mapping[int, int], gone: set[int]) -> None:

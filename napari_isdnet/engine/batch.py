@@ -132,7 +132,7 @@ class BatchQueue:
         }
         with disk_errors(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.output / QUEUE, json.dumps(data, indent=1, ensure_ascii=False).encode())
+        write_atomic(self.output / QUEUE, json.dumps(data, indent=1).encode())
 
     def add(self, paths: Iterable[str | os.PathLike[str]]) -> list[Item]:
         """Add images; those that are there already are left. Returns what was added.
@@ -144,7 +144,7 @@ class BatchQueue:
         known = {item.stem: item.path for item in self.items}
         added: list[Item] = []
         for path in paths:
-            full = str(Path(path).expanduser().absolute())
+            full = str(Path(os.path.expanduser(path)).absolute())
             stem = stem_of(Path(full))
             other = known.setdefault(stem, full)
             if other != full:

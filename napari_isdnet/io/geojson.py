@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -193,14 +193,22 @@ def _feature(item: Any, where: str, reference: GeoReference | None) -> Feature:
     return Feature(result, *_class(properties if isinstance(properties, dict) else {}))
 
 
+def color_in(classification: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """The colour of QuPath's ``classification``; one that is none is no reason to refuse the shape."""
+    color = classification.get("color")
+    try:
+        signed = classification.get("colorRGB")  # QuPath up to 0.3: a signed 32-bit ARGB number
+        if color is None and signed is not None:
+            color = f"#{int(signed) & 0xFFFFFF:06x}"
+        return None if color is None else ClassInfo("any", parse_color(color)).color
+    except (InputError, TypeError, ValueError, OverflowError):
+        return None
+
+
 def _class(properties: dict[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
     named = properties.get("classification")
-    if isinstance(named, dict) and isinstance(named.get("name"), str):
-        color = named.get("color")
-        try:
-            return named["name"], parse_color(color) if color is not None else None
-        except (InputError, TypeError, ValueError):
-            return named["name"], None  # a colour of another kind is no reason to refuse the polygon
+    if isinstance(named, dict) and isinstance(named.get("name"), str) and named["name"].strip():
+        return named["name"], color_in(named)
     for key in ("classification", "class", "name"):
         if isinstance(properties.get(key), str):
             return properties[key], None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ def export_model(source: str | Path, target: str | Path) -> Path:
 
     The file appears whole or not at all. Raises :class:`InputError` for another suffix.
     """
-    path = Path(target).expanduser()
+    path = Path(os.path.expanduser(target))
     if path.suffix != SUFFIX:
         raise InputError(f"A model file must be named *{SUFFIX}, got '{path.name}'.")
     header, tensors = read_tensors(source)
@@ -51,9 +52,9 @@ def _lines(header: ModelHeader) -> Iterator[str]:
     if header.lineage:
         yield from ("", "## Where it comes from", "")
         yield from _lineage(header.lineage)
-    if header.figures:
-        yield from ("", "## How good it was", "")
-        yield from _figures(header.figures)
+    figures = list(_figures(header.figures))
+    if figures:
+        yield from ("", "## How good it was", "", *figures)
     yield from (
         "",
         "## How to use it",
@@ -78,7 +79,26 @@ def _lineage(lineage: Mapping[str, Any]) -> Iterator[str]:
             yield f"- {key.replace('_', ' ').capitalize()}: {value}"
 
 
+def _judged(split: str, figures: Mapping[str, Any]) -> Iterator[str]:
+    """What a validation of a training run said, by class."""
+    for key, name in (("miou", "mIoU"), ("accuracy", "Accuracy")):
+        if isinstance(figures.get(key), int | float):
+            yield f"- {name} ({split}): {figures[key]:.3f}"
+    classes = figures.get("classes")
+    known = [n for n, one in classes.items() if isinstance(one, Mapping)] if isinstance(classes, Mapping) else []
+    if known:
+        columns = ("iou", "f1", "precision", "recall")
+        yield from ("", "| class | IoU | F1 | precision | recall |", "| --- | --- | --- | --- | --- |")
+        for name in known:
+            values = (classes[name].get(key) for key in columns)  # type: ignore[index]
+            cells = (f"{v:.3f}" if isinstance(v, int | float) else "–" for v in values)
+            yield f"| {name} | {' | '.join(cells)} |"
+
+
 def _figures(figures: Mapping[str, Any]) -> Iterator[str]:
+    for split in ("validation", "test"):
+        if isinstance(figures.get(split), Mapping):
+            yield from _judged(split, figures[split])
     before, after = figures.get("held_out_before"), figures.get("held_out_after")
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         yield "| held-out strokes | before | after |"

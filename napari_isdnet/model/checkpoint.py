@@ -53,7 +53,7 @@ def default_model() -> str:
 
 def find_model(name_or_path: str | Path) -> Path:
     """The file of a model given by name (see :func:`available_models`) or by path."""
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # '~nobody' stays as it is
     if path.is_file():
         return path
     text = str(name_or_path)
@@ -192,16 +192,22 @@ def write_tensors(
 ) -> None:
     """Write a model file, whole or not at all; ``more`` is text that goes beside the header."""
     metadata = {"format": "pt", METADATA_KEY: header.to_json(), **(more or {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".part", dir=path.parent)
-    os.close(handle)
     try:
-        save_file(dict(tensors), temporary, metadata=metadata)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file.")
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".part", dir=path.parent)
+        os.close(handle)
+        try:
+            save_file(dict(tensors), temporary, metadata=metadata)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except (OSError, SafetensorError) as error:  # a full disk is either, by who was writing
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place.") from error
 
 
 def _umask() -> int:
