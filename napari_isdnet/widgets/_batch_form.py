@@ -117,7 +117,7 @@ class BatchForm(Controls):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         form.addRow("Model", _row(self.model, self.model_button))
         form.addRow("Context", self.context)
-        form.addRow("Average", self.orientations)
+        form.addRow("Average over", self.orientations)
         form.addRow("Format", self.format)
         form.addRow("Also", _row(self.polygons, self.uncertainty, self.overwrite))
         form.addRow("Compute on", self.where)

@@ -23,7 +23,7 @@ from napari_isdnet.widgets import _segment_layers as layers
 W = TypeVar("W", bound=QWidget)
 
 ORIENTATIONS = (
-    ("The image as it is", 1),
+    ("1 orientation, as it lies", 1),
     ("2 orientations, twice the time", 2),
     ("4 orientations, 4 times the time", 4),
     ("8 orientations, 8 times the time", 8),

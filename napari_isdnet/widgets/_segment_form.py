@@ -128,7 +128,7 @@ class SegmentForm(Controls):
         form.addRow("", self.model_facts)
         form.addRow("Context", self.context)
         form.addRow("Region", _row(self.region, self.draw_button))
-        form.addRow("Average", self.orientations)
+        form.addRow("Average over", self.orientations)
         form.addRow("Device", self.device)
         column.addLayout(form)
         for widget in (self.live_button, self.live_status, self.live_bar, self.classes):
