@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_isdnet.engine import windowed
 from napari_isdnet.engine.device import Placement, prepare
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.windowed import WindowGrid, WindowPredictor, window_size
@@ -121,8 +120,7 @@ def test_what_was_computed_is_kept_up_to_a_bound(
     for _ in range(2):
         kept.logits(Window.whole(SHAPE))
     assert len(calls) == len(kept.grid.touching(Window.whole(SHAPE)))
-    monkeypatch.setattr(windowed, "CACHE_BYTES", 1)  # nothing but the latest
-    kept.close()
+    kept = predictor(model, window=64, overlap=32, cache=1)  # nothing but the latest
     torch.testing.assert_close(kept.logits(Window.whole(SHAPE)), whole)
     assert len(kept._coarse) == 1
     kept.close()
