@@ -162,7 +162,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_scraps(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", fails)
-    with pytest.raises(InputError, match="cannot be written .No space"):
+    with pytest.raises(InputError, match=r"cannot be written \(No space"):
         save_model(model, saved)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
