@@ -23,7 +23,7 @@ from napari_isdnet.engine.halo import NotLocalError
 from napari_isdnet.engine.job import LedgerLog, Predictor, known_means, part_folder
 from napari_isdnet.engine.ledger import Ledger
 from napari_isdnet.engine.maps import LazyMap
-from napari_isdnet.engine.orientations import Oriented, Part, TurnedReader, orientations
+from napari_isdnet.engine.orientations import Oriented, Part, orientations, turned
 from napari_isdnet.engine.patches import Patches, PatchReader
 from napari_isdnet.engine.results import ResultStores
 from napari_isdnet.engine.segment import EXPORT_SHARE, PREPARE_SHARE, SegmentOptions, SegmentResult, _Job, _scaled
@@ -213,8 +213,8 @@ class _ClusterJob(_Job):
             for turn, means in zip(turns, known, strict=True):
                 folder = self.job_folder / "maps" / part_folder(turn.number)
                 stream = StreamOptions(self.core, folder, log=log.of(turn.number), means=means)
-                turned = TurnedReader(reader, turn) if turn.number else reader
-                parts.append(Part(turn, _ClusterImage(ready, turned, here, stream, self._client, recipe, turn.number)))
+                image = _ClusterImage(ready, turned(reader, turn), here, stream, self._client, recipe, turn.number)
+                parts.append(Part(turn, image))
         except NotLocalError as error:
             raise InputError(f"{error.cause}, so it cannot be spread over workers; run it without --dask.") from error
         return Oriented(parts, reader, self.model.config.num_classes)

@@ -242,19 +242,19 @@ def _predictor(
     recipe: Recipe, model: Any, reader: Any, placement: Placement, log: SumLog, known: tuple[Known, ...]
 ) -> Any:
     from napari_isdnet.engine.job import part_folder
-    from napari_isdnet.engine.orientations import Oriented, Part, TurnedReader, orientations
+    from napari_isdnet.engine.orientations import Oriented, Part, orientations, turned
     from napari_isdnet.engine.streaming import StreamOptions, WholeImage
     from napari_isdnet.engine.windowed import CACHE_BYTES, WindowPredictor
 
     turns, parts = orientations(recipe.orientations), []
     for turn, found in zip(turns, known, strict=True):
-        turned = TurnedReader(reader, turn) if turn.number else reader
+        patches = turned(reader, turn)
         if recipe.context == "window":
             cache = CACHE_BYTES // len(turns)
-            parts.append(Part(turn, WindowPredictor(model, turned, placement, recipe.window, cache=cache)))
+            parts.append(Part(turn, WindowPredictor(model, patches, placement, recipe.window, cache=cache)))
             continue
         # A whole image forgets nothing that it was not told: what other workers did is marked by the station.
         folder = recipe.job / "maps" / part_folder(turn.number)
         options = StreamOptions(recipe.window, folder, log=log, means=found.means)
-        parts.append(Part(turn, WholeImage(model, turned, placement, options)))
+        parts.append(Part(turn, WholeImage(model, patches, placement, options)))
     return Oriented(parts, reader, model.config.num_classes)

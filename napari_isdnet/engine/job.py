@@ -141,7 +141,7 @@ def make_predictor(
     With several ``orientations`` (2, 4 or 8) the mean of that many: see :mod:`napari_isdnet.engine.orientations`.
     ``means`` are what is known of the whole image, one for each of them.
     """
-    from napari_isdnet.engine.orientations import Oriented, Part, TurnedReader
+    from napari_isdnet.engine.orientations import Oriented, Part, turned
     from napari_isdnet.engine.orientations import orientations as turns_of
     from napari_isdnet.engine.windowed import CACHE_BYTES, WindowPredictor
 
@@ -156,13 +156,13 @@ def make_predictor(
     in_ram = folder is None or bytes_per_pixel * source.shape[0] * source.shape[1] < min(budget // 4, RAM_MAPS)
     parts = []
     for turn, known in zip(turns, [*means, *[None] * len(turns)]):
-        turned: Patches = TurnedReader(reader, turn) if turn.number else reader
+        patches = turned(reader, turn)
         if context == "window":
-            predictor: Predictor = WindowPredictor(ready, turned, placement, window, cache=CACHE_BYTES // len(turns))
+            predictor: Predictor = WindowPredictor(ready, patches, placement, window, cache=CACHE_BYTES // len(turns))
         else:
             own = None if in_ram or folder is None else folder / part_folder(turn.number)
             notes = None if in_ram or log is None else log.of(turn.number)
-            predictor = _whole(ready, turned, placement, core, budget, own, notes, known, exact)
+            predictor = _whole(ready, patches, placement, core, budget, own, notes, known, exact)
         parts.append(Part(turn, predictor))
     return parts[0].predictor if len(parts) == 1 else Oriented(parts, reader, model.config.num_classes)
 

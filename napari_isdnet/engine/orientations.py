@@ -103,6 +103,11 @@ class TurnedReader:
         return labels
 
 
+def turned(reader: Patches, orientation: Orientation) -> Patches:
+    """What a predictor of that orientation reads through; the image's own reader for the image as it is."""
+    return TurnedReader(reader, orientation) if orientation.number else reader
+
+
 class Part:
     """What an orientation's predictor offers; see :class:`~napari_isdnet.engine.job.Predictor`."""
 

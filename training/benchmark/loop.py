@@ -18,7 +18,7 @@ from napari_isdnet_training.benchmark.runs import digest
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.presets import BACKBONE, SPREAD
-from napari_isdnet_training.sources import MaskCode, decode_mask, open_mask
+from napari_isdnet_training.sources import MaskCode, open_mask, read_mask
 from napari_isdnet_training.starting import model_classes
 
 from napari_isdnet.annotation.store import AnnotationStore
@@ -81,7 +81,7 @@ class Scene:
                 )
             whole = Window.whole(source.shape)
             self.pixels, _ = IntensityPolicy.from_source(source).apply(source.read(whole))
-            self.truth = decode_mask(drawn.read(whole), MaskCode(), mask.name, whole)
+            self.truth = read_mask(drawn, whole, MaskCode(), mask.name)
         finally:
             source.close()
             drawn.close()

@@ -14,7 +14,7 @@ from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.datasets import Dataset, open_dataset
 from napari_isdnet_training.evaluate import figures
 from napari_isdnet_training.registry import REGISTRY, check_available
-from napari_isdnet_training.sources import decode_mask, open_mask
+from napari_isdnet_training.sources import open_mask, read_mask
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix
@@ -88,7 +88,7 @@ def _masks(dataset: Dataset, split: str) -> Generator[tuple[str, np.ndarray[Any,
         source = open_mask(sample.mask)
         try:
             for window in Grid(source.shape, (4096, 4096)):
-                yield sample.name, decode_mask(source.read(window), dataset.code, sample.mask.name, window)
+                yield sample.name, read_mask(source, window, dataset.code, sample.mask.name)
         finally:
             source.close()
 
