@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from napari_isdnet_training import evaluate as module
 from napari_isdnet_training.cli import main
+from napari_isdnet_training.config import DataConfig
+from napari_isdnet_training.registry import Network
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.model.checkpoint import save_model
@@ -17,6 +19,8 @@ from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from tests.benchmark_tools import tiny_recipe
+from tests.network_tools import picture
+from tests.test_orientations import averaged, small_model
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -26,8 +30,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Mean and deviation of every evaluated image; all is said to be class 0."""
     taken: list[Any] = []
 
-    def predict(network: Any, image: Any, data: Any) -> Any:
-        taken.append((data.mean, data.std))
+    def predict(network: Any, image: Any, data: Any, count: int) -> Any:
+        taken.append((data.mean, data.std) if count == 1 else count)
         return np.zeros(image.shape[:2], np.uint8)
 
     monkeypatch.setattr(module, "predict_whole", predict)
@@ -53,6 +57,24 @@ def test_a_model_is_normalised_as_it_was_trained(tmp_path: Path, seen: list[Any]
     assert run(tmp_path, ["dark", "light"], "--output", str(output)) == 0
     assert seen == [(MEAN, STD)]
     assert json.loads(output.read_text())["accuracy"] == 0.5
+
+
+def test_figures_are_of_the_mean_of_orientations_where_it_is_asked_for(tmp_path: Path, seen: list[Any]) -> None:
+    (tmp_path / "4").mkdir()
+    (tmp_path / "3").mkdir()
+    assert run(tmp_path / "4", ["dark", "light"], "--orientations", "4") == 0
+    assert seen == [4]
+    assert run(tmp_path / "3", ["dark", "light"], "--orientations", "3") == 2
+
+
+def test_a_forward_of_several_orientations_is_what_segmenting_averages() -> None:
+    model, image = small_model(), picture((96, 128))
+    expected = averaged(model, image, 4)[0].argmax(0).numpy()
+    data = DataConfig(mean=model.header.mean, std=model.header.std)  # type: ignore[union-attr]
+    found = module.predict_whole(Network("m", model, None), image.astype(np.float32), data, 4)
+    assert (found != expected).mean() < 1e-3
+    one = module.predict_whole(Network("m", model, None), image.astype(np.float32), data)
+    assert (one != expected).mean() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from napari_isdnet_training.benchmark.cli_whole import certain_command, read_com
 from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, PresetName
 
 from napari_isdnet.cli import run
-from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, Precision
+from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, OrientationsOption, Precision
 from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json, print_table
 from napari_isdnet.exceptions import InputError
 
@@ -141,6 +141,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     settings: Settings = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    orientations: OrientationsOption = "1",
     as_json: Json = False,
 ) -> None:
     """Figures of a model on the whole images of a recipe's split."""
@@ -162,7 +163,7 @@ def evaluate(
         if output.is_dir():
             raise InputError(f"--output {output} is a folder; name the JSON file to write.")
         make_folder(output.parent)
-    steps = evaluate_samples(Network(model, net, None), dataset.split(split), dataset, data)
+    steps = evaluate_samples(Network(model, net, None), dataset.split(split), dataset, data, orientations)
     facts = figures(drive(steps, "evaluate", "Stopped; nothing was written."), dataset)
     _show(facts, as_json)
     if output is not None:

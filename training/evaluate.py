@@ -15,6 +15,7 @@ from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sources import open_mask, read_image, read_mask
 
 from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
@@ -52,22 +53,31 @@ def normalised(image: npt.NDArray[np.float32], data: DataConfig) -> torch.Tensor
 
 
 @torch.no_grad()
-def predict_whole(network: Network, image: npt.NDArray[np.float32], data: DataConfig) -> npt.NDArray[np.uint8]:
-    """Class indices (H, W) of an image (H, W, 3), 0..255, in one forward over all of it, in evaluation mode."""
+def predict_whole(
+    network: Network, image: npt.NDArray[np.float32], data: DataConfig, count: int = 1
+) -> npt.NDArray[np.uint8]:
+    """Class indices (H, W) of an image (H, W, 3), 0..255, in one forward over all of it, in evaluation mode.
+
+    With a ``count`` of 2, 4 or 8 the logits of so many orientations are averaged.
+    """
     was_training = network.training
     network.eval()
     try:
         device = next(network.parameters()).device
-        logits = network.logits(normalised(image, data).to(device))
-        return logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+        total: torch.Tensor | None = None
+        for turn in orientations(count):
+            logits = turn.back(network.logits(normalised(turn.turn(image), data).to(device)))
+            total = logits if total is None else total + logits
+        assert total is not None
+        return total[0].argmax(0).to(torch.uint8).cpu().numpy()
     finally:
         network.train(was_training)
 
 
 def evaluate_samples(
-    network: Network, samples: Sequence[Sample], dataset: Dataset, data: DataConfig
+    network: Network, samples: Sequence[Sample], dataset: Dataset, data: DataConfig, count: int = 1
 ) -> Generator[Progress, None, ConfusionMatrix]:
-    """Confusion matrix over the whole images of ``samples``; yields after each part.
+    """Confusion matrix over the whole images of ``samples``, in ``count`` orientations; yields after each part.
 
     One forward sees all of an image up to :data:`WHOLE_PIXELS`; a larger one is cut into windows of
     :data:`LARGE_WINDOW`, each of which is its own image to the network, so that memory stays bounded.
@@ -83,7 +93,7 @@ def evaluate_samples(
             for window, own in parts_of(image.shape):
                 pixels, _ = policy.apply(read_image(image, window))
                 truth = read_mask(mask, own, dataset.code, sample.mask.name)
-                predicted = predict_whole(network, pixels, data)
+                predicted = predict_whole(network, pixels, data, count)
                 matrix.update(predicted[own.relative_to(window).slices], truth)
                 yield clock.step(0, "evaluate")
         finally:
