@@ -161,14 +161,12 @@ def test_failures_are_tried_again_and_then_reported(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with distributed.Client(address, set_as_default=False) as client:
-        monkeypatch.setattr(cluster_worker, "run_unit", lambda recipe, stage, unit, *_: fails_once(recipe, unit))
+        monkeypatch.setattr(cluster_worker, "run_unit", lambda recipe, task, _: fails_once(recipe, task.unit))
         recipe: Any = str(tmp_path)
-        assert sorted(done.unit for done in cluster.spread(client, recipe, "deep", range(7), (), None)) == list(
-            range(7)
-        )
+        assert sorted(done.unit for done in cluster.spread(client, recipe, "deep", range(7), ())) == list(range(7))
         monkeypatch.setattr(cluster_worker, "run_unit", always_fails)
         with pytest.raises(InputError, match=r"failed on the cluster 3 times \(OSError: the network drive is gone\)"):
-            list(cluster.spread(client, recipe, "deep", range(3), (), None))
+            list(cluster.spread(client, recipe, "deep", range(3), ()))
 
 
 def test_no_scheduler_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

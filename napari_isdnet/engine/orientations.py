@@ -146,8 +146,8 @@ class Oriented:
             for step in part.predictor.prepare():
                 at, window = number + step.fraction, step.window
                 place = None if window is None else part.orientation.source_window(window, self.reader.shape)
-                stage = f"{step.stage}, orientation {number + 1} of {len(self.parts)}"
-                yield clock.step(max(0.0, at - reached), stage, place)
+                which = f", orientation {number + 1} of {len(self.parts)}" if len(self.parts) > 1 else ""
+                yield clock.step(max(0.0, at - reached), step.stage + which, place)
                 reached = max(reached, at)
             clock.done = number + 1.0
 
