@@ -106,14 +106,7 @@ def segment(
         options.Context, options.option("Global pooling over the whole image, or over each window alone.", "--context")
     ] = options.Context.whole,
     roi: options.RoiOption = None,
-    window: Annotated[
-        int | None,
-        options.option(
-            "Side of a window in pixels; in 'whole' it changes speed and memory, and labels by rounding.",
-            "--window",
-            min=32,
-        ),
-    ] = None,
+    window: options.WindowOption = None,
     format: Annotated[
         list[options.Format] | None,
         options.option("File format; may be repeated.", "--format", "-f", show_default="ome-zarr"),
@@ -130,12 +123,7 @@ def segment(
     ] = None,
     contrast: options.ContrastOption = "auto",
     channels: options.ChannelsOption = None,
-    scale: Annotated[
-        Any,
-        options.option(
-            "Resample the image by this factor first.", "--scale", parser=options.parse_positive, metavar="F"
-        ),
-    ] = "1",
+    scale: options.ScaleOption = "1",
     orientations: options.OrientationsOption = "1",
     skip_bad_tiles: Annotated[
         bool, options.option("Nodata where the file is damaged, instead of an error.", "--skip-bad-tiles")

@@ -143,6 +143,17 @@ UncertaintyOption = Annotated[
         "--uncertainty",
     ),
 ]
+WindowOption = Annotated[
+    int | None,
+    option(
+        "Side of a window in pixels; in 'whole' it changes speed and memory, and labels by rounding.",
+        "--window",
+        min=32,
+    ),
+]
+ScaleOption = Annotated[
+    Any, option("Resample the image by this factor first.", "--scale", parser=parse_positive, metavar="F")
+]
 OrientationsOption = Annotated[
     Any,
     option(

@@ -23,11 +23,8 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.annotation.undo import Before, UndoArea
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.model.card import model_card
-from napari_isdnet.model.checkpoint import find_model, read_header, save_model
 from napari_isdnet.window import Window
 from tests.cli_tools import Runner, runner
-from tests.network_tools import lively, small
 
 SIDE = 300
 
@@ -262,35 +259,3 @@ def test_damage_is_mended_by_the_command_that_the_message_names(cli: Runner, ima
     assert ran.json["pixels"] == {"tree": 2500}
     assert cli("annotation", "export", f"{image}.isdnet", "-o", tmp_path / "out.png").code == 0
     assert cli("annotation", "repair", f"{image}.isdnet").code == 0
-
-
-# -- models -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_model_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors import SafetensorError
-
-    model = lively(small(classes=2, channels=16))
-    (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(InputError, match="is a folder; give the name of a file"):
-        save_model(model, tmp_path / "folder.safetensors")
-
-    def full(*_: Any, **__: Any) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("napari_isdnet.model.checkpoint.save_file", full)
-    with pytest.raises(InputError, match=r"m\.safetensors cannot be written \(.*No space left.*\); free some space"):
-        save_model(model, tmp_path / "m.safetensors")
-    assert [p.name for p in tmp_path.iterdir()] == ["folder.safetensors"]
-
-
-def test_the_card_of_a_shipped_model_says_how_good_it_was() -> None:
-    card = model_card(read_header("landcover-lite"))
-    assert "- mIoU (validation): 0.473" in card
-    assert "| building | 0.679 |" in card
-    assert "How good it was" not in model_card(lively(small(classes=2, channels=16)).header)  # type: ignore[arg-type]
-
-
-def test_a_home_that_is_nobodys_is_one_sentence() -> None:
-    with pytest.raises(InputError, match="There is no model '~nosuch"):
-        find_model("~nosuch/x.safetensors")

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.landcover import LANDCOVER_CLASSES
 from napari_isdnet.model import checkpoint
 from napari_isdnet.model.checkpoint import (
     available_models,
@@ -201,25 +200,6 @@ def test_no_untrained_network_is_ever_a_default(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match=r"untrained network says nothing.*--model"):
         default_model()
     assert "without trained weights" in refusal("reference-resnet18")
-
-
-def test_all_shipped_models_are_small_load_and_say_how_good_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_isdnet.model.checkpoint.user_models_folder", lambda: Path("nowhere"))
-    shipped = available_models()
-    assert {"landcover-lite", "landcover-lite-six", "landcover-r18"} == set(shipped)
-    assert sum(path.stat().st_size for path in shipped.values()) < 60e6
-    for name in shipped:
-        model = load_model(name, training=True)
-        assert model.header is not None
-        assert model.header.name == name
-        assert 0.3 < model.header.figures["validation"]["miou"] < 0.6  # type: ignore[index]
-        assert "scene 4" in model.header.description
-        assert [c.name for c in model.header.classes] == [c.name for c in LANDCOVER_CLASSES]
-
-
-def test_the_shipped_default_loads() -> None:
-    if checkpoint.DEFAULT_MODEL is not None:
-        assert load_model(default_model()).header.lineage
 
 
 def test_unknown_names_and_folders(tmp_path: Path) -> None:

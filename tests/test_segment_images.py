@@ -76,7 +76,9 @@ def test_images_that_cannot_be_used_get_one_sentence(model: ISDNet, tmp_path: Pa
         assert not (tmp_path / "o" / f"{name.split('.')[0]}.ome.zarr").exists()
 
 
-def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("orientations", [1, 2])
+def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientations: int) -> None:
+    options: dict[str, Any] = {"skip_bad_tiles": True, "orientations": orientations}
     scene = picture((256, 256))
     source, hole = source_of(scene), Window(64, 128, 64, 64)
     read = type(source).read
@@ -88,16 +90,16 @@ def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(source), "read", failing)
     with pytest.raises(InputError, match="--skip-bad-tiles"):
-        run(source, model, tmp_path / "stop")
-    advised = run(source, model, tmp_path / "stop", skip_bad_tiles=True)  # the same job goes on as advised
-    result = run(source, model, tmp_path / "skip", skip_bad_tiles=True)
+        run(source, model, tmp_path / "stop", orientations=orientations)
+    advised = run(source, model, tmp_path / "stop", **options)  # the same job goes on as advised
+    result = run(source, model, tmp_path / "skip", **options)
     out = labels(result)
     np.testing.assert_array_equal(labels(advised), out)
     expected = np.zeros(scene.shape[:2], bool)
     expected[hole.slices] = True
     np.testing.assert_array_equal(out == 255, expected)
     assert result.bad_windows == [(64, 128, 64, 64)]
-    assert run(source, model, tmp_path / "skip", skip_bad_tiles=True).bad_windows == result.bad_windows
+    assert run(source, model, tmp_path / "skip", **options).bad_windows == result.bad_windows
 
 
 @pytest.mark.parametrize(("format", "suffix", "of_maps"), [("geotiff", ".tif", ".tif"), ("png", ".png", ".ome.zarr")])

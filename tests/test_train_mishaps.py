@@ -225,7 +225,9 @@ def test_a_check_reads_images_and_says_where_there_is_nothing_to_train(tmp_path:
     with pytest.raises(InputError, match="has no train samples"):
         next(fit(tiny(root).model_copy(update={"data": nothing}), tmp_path / "run"))
     damaged(root)
-    (problem,) = examine(open_dataset(tiny(root).data)).problems
+    found = examine(open_dataset(tiny(root).data))
+    (problem,) = found.problems
+    assert found.counts["train"].sum() == 0  # a sample with a fault counts nowhere
     assert problem.startswith("train: a1: cannot read rows 0-")
     assert problem.endswith("repair the file.")  # what only segmenting can skip is no advice here
 

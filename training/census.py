@@ -13,6 +13,7 @@ from napari_isdnet_training.sources import MaskCode, open_mask, read_mask, said_
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Grid, Window
 
 BLOCK = 2048
@@ -39,7 +40,7 @@ def take_census(samples: Sequence[Sample], classes: int, code: MaskCode, seed: i
 
 
 def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCensus:
-    shape = same_shape(sample)
+    shape = _same_shape(sample)
     mask = open_mask(sample.mask)
     counts = np.zeros(classes, np.int64)
     places: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(classes)]
@@ -66,15 +67,19 @@ def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCen
     return MaskCensus(sample.name, shape, counts, tuple(_thin(p, rng) for p in places))
 
 
-def same_shape(sample: Sample) -> tuple[int, int]:
-    """Rows and columns of a sample; :class:`InputError` where image and mask are of different size."""
+def check_shapes(sample: Sample, image: ImageSource, mask: ImageSource) -> None:
+    """Raise :class:`InputError` where the opened image and mask of a sample are of different size."""
+    if image.shape != mask.shape:
+        raise InputError(
+            f"Mask {sample.mask.name} is {mask.shape[0]} x {mask.shape[1]} pixels but its image {sample.image.name}"
+            f" {image.shape[0]} x {image.shape[1]}; both must have the same size."
+        )
+
+
+def _same_shape(sample: Sample) -> tuple[int, int]:
     image, mask = open_source(sample.image), open_mask(sample.mask)
     try:
-        if image.shape != mask.shape:
-            raise InputError(
-                f"Mask {sample.mask.name} is {mask.shape[0]} x {mask.shape[1]} pixels but its image {sample.image.name}"
-                f" {image.shape[0]} x {image.shape[1]}; both must have the same size."
-            )
+        check_shapes(sample, image, mask)
         return image.shape
     finally:
         image.close()
@@ -152,8 +157,9 @@ def examine(dataset: Dataset, *, allow_empty_classes: bool = False) -> Examinati
         good: list[MaskCensus] = []
         for sample in samples:
             try:
-                good.append(_look_at(sample, len(dataset.classes), dataset.code, 0))
+                census = _look_at(sample, len(dataset.classes), dataset.code, 0)
                 _read_all(sample)
+                good.append(census)
             except InputError as error:
                 found.append(f"{split}: {said_here(error)}")
         counts[split] = np.sum([c.counts for c in good], axis=0) if good else np.zeros(len(dataset.classes), np.int64)

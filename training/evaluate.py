@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from napari_isdnet_training.census import same_shape
+from napari_isdnet_training.census import check_shapes
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import Dataset, Sample
 from napari_isdnet_training.registry import Network
@@ -82,13 +82,12 @@ def evaluate_samples(
     One forward sees all of an image up to :data:`WHOLE_PIXELS`; a larger one is cut into windows of
     :data:`LARGE_WINDOW`, each of which is its own image to the network, so that memory stays bounded.
     """
-    for sample in samples:  # before the first forward
-        same_shape(sample)
     matrix = ConfusionMatrix(len(dataset.classes), dataset.ignored_in_mean)
     clock = Clock(len(samples))
     for sample in samples:
         image, mask = open_source(sample.image), open_mask(sample.mask)
         try:
+            check_shapes(sample, image, mask)
             policy = IntensityPolicy.from_source(image, channels=data.channels)
             for window, own in parts_of(image.shape):
                 pixels, _ = policy.apply(read_image(image, window))

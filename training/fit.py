@@ -86,7 +86,7 @@ class Run:
             samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code, raw
         )
         self.finisher = DeviceCrops(recipe.data, recipe.crop.size, self.fabric.device) if raw else None
-        torch.manual_seed(recipe.seed % 2**63)
+        torch.manual_seed(recipe.seed)
         self.network = network or make_network(recipe, len(self.dataset.classes))
         if self.fabric.device.type == "cpu":
             faster_on_cpu(self.network)
@@ -167,7 +167,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         # A seed per step and process instead of a saved generator: dropout is the same after a resume.
-        torch.manual_seed((recipe.seed * 1_000_003 + step * 1009 + self.fabric.global_rank) % 2**63)
+        torch.manual_seed(recipe.seed * 1_000_003 + step * 1009 + self.fabric.global_rank)
         self.optimizer.zero_grad(set_to_none=True)
         if recipe.optimizer.frozen_steps:  # every step: an evaluation puts the whole network into training mode again
             self.network.freeze(step < recipe.optimizer.frozen_steps)

@@ -177,7 +177,7 @@ class Tuning:
         rate = learning_rate(step, options.steps, self.lr, schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        torch.manual_seed((options.seed * 1_000_003 + step * 1009) % 2**63)  # dropout is the same after a resume
+        torch.manual_seed(options.seed * 1_000_003 + step * 1009)  # dropout is the same after a resume
         image, target = (t.to(device) for t in self.crops.batch(step, options.batch))
         set_mode(self.network, self.still)
         self.optimizer.zero_grad(set_to_none=True)

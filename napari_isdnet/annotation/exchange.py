@@ -217,6 +217,15 @@ def _import(
     return list(dirty)
 
 
+def check_room(own: int, more: int, name: str) -> None:
+    """Refuse a file that would give an annotation of ``own`` classes too many ``more``."""
+    if own + more > MAX_CLASSES:
+        raise InputError(
+            f"{name} would add {more} classes to the {own} of the annotation; {MAX_CLASSES} are allowed: rename classes"
+            " that mean the same to the same name first."
+        )
+
+
 def _recoding(store: AnnotationStore, names: Sequence[ClassInfo] | None, seen: Sequence[int], name: str) -> Labels:
     """Annotation values of the store by those of a file; of ``names``, the ``seen`` ones that it lacks are added."""
     table = np.arange(256, dtype=np.uint8)
@@ -225,11 +234,7 @@ def _recoding(store: AnnotationStore, names: Sequence[ClassInfo] | None, seen: S
     own = [c.name for c in store.classes]
     known = {k: index_of(names[k].name, own) for k in seen}
     missing = [k for k, index in known.items() if index is None]
-    if len(own) + len(missing) > MAX_CLASSES:
-        raise InputError(
-            f"{name} would add {len(missing)} classes to the {len(own)} of the annotation; {MAX_CLASSES} are allowed:"
-            " rename classes that mean the same to the same name first."
-        )
+    check_room(len(own), len(missing), name)
     known |= {k: store.add_class(names[k].name, names[k].color) for k in missing}
     for k, index in known.items():
         assert index is not None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_isdnet.annotation.exchange import IndexView
+from napari_isdnet.annotation.exchange import IndexView, check_room
 from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
-from napari_isdnet.classes import MAX_CLASSES, ClassInfo, index_of
+from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.geojson import color_in, number_name, read_items
@@ -71,7 +71,7 @@ def import_geojson(
     if note is not None and (len(inside) < len(drawn) or not drawn):
         counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
-    _check_room(store, [item.name or default_class or "" for item in inside], Path(path).name)
+    _check_classes(store, [item.name or default_class or "" for item in inside], Path(path).name)
     dirty: dict[Window, None] = {}
     with store.group():
         for item in inside:
@@ -82,17 +82,13 @@ def import_geojson(
     return list(dirty)
 
 
-def _check_room(store: AnnotationStore, names: Sequence[str], file: str) -> None:
+def _check_classes(store: AnnotationStore, names: Sequence[str], file: str) -> None:
     """Refuse a file whose classes are too many or nameless, before its first shape is painted."""
     known = [c.name for c in store.classes]
     for name in names:
         if index_of(name, known) is None:
             known.append(ClassInfo(name, (0, 0, 0)).name)
-    if len(known) > MAX_CLASSES:
-        raise InputError(
-            f"{file} would add {len(known) - len(store.classes)} classes to the {len(store.classes)} of the annotation;"
-            f" {MAX_CLASSES} are allowed: rename classes that mean the same to the same name first."
-        )
+    check_room(len(store.classes), len(known) - len(store.classes), file)
 
 
 def _inside(store: AnnotationStore, drawn: Sequence[Drawn], name: str, image: GeoReference | None) -> list[Drawn]:

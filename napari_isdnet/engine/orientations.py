@@ -108,11 +108,12 @@ def turned(reader: Patches, orientation: Orientation) -> Patches:
     return TurnedReader(reader, orientation) if orientation.number else reader
 
 
+@dataclass(frozen=True)
 class Part:
-    """What an orientation's predictor offers; see :class:`~napari_isdnet.engine.job.Predictor`."""
+    """An orientation and what predicts it (a :class:`~napari_isdnet.engine.job.Predictor`)."""
 
-    def __init__(self, orientation: Orientation, predictor: Any) -> None:
-        self.orientation, self.predictor = orientation, predictor
+    orientation: Orientation
+    predictor: Any
 
     def fine(self, window: Window, shape: tuple[int, int]) -> Callable[[Window], Tensor]:
         """Logits (1, K, h, w) of parts of a window of the image, as they lie in the image."""
