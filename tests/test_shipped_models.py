@@ -1,4 +1,4 @@
-"""The models that ship: small enough, whole, with a card that says how good they are; what cannot be found or written."""
+"""The models that ship: small, whole, with a card that says how good they are; what cannot be found or written."""
 
 from __future__ import annotations
 

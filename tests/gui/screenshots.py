@@ -242,6 +242,10 @@ def errors_picture(output: Path, model: str, theme: str) -> None:
     save(viewer, output / f"errors-{theme}.png")
     dock.tabs.setCurrentWidget(dock.matrix)
     save(viewer, output / f"errors-confusion-{theme}.png")
+    dock.classes.setCurrentIndex(dock.classes.findText("road"))
+    dock.classes.activated.emit(dock.classes.currentIndex())
+    dock.tabs.setCurrentWidget(dock.worst)
+    save(viewer, output / f"errors-worst-{theme}.png")
     viewer.close()
 
 
