@@ -161,11 +161,13 @@ class ErrorsForm(Controls):
         index = self.classes.currentData()
         windows = facts.worst_rows(result, index)
         self.worst_windows = [window for window, _ in windows]
+        what = facts.WORST_HEADER[-1] if index is None else "Pixels"
+        self.worst.setHorizontalHeaderLabels([*facts.WORST_HEADER[:-1], what])
         self.worst.setRowCount(len(windows))
         for row, (window, texts) in enumerate(windows):
             for column, text in enumerate(texts):
-                what = f"Mostly {texts[2]}" if index is None else f"{self.classes.currentText()}: {texts[2]} pixels"
-                tip = f"{what}; click to fly to row {window.row}, column {window.column}"
+                tip = f"Mostly {texts[2]}" if index is None else f"{self.classes.currentText()}: {texts[2]} pixels"
+                tip = f"{tip}; click to fly to row {window.row}, column {window.column}"
                 item = cell(text, tip=tip, right=column == 0)
                 self.worst.setItem(row, column, item)
 
