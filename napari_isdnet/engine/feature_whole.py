@@ -16,6 +16,7 @@ from torch import Tensor
 
 from napari_isdnet.engine.feature_info import ATTENTION, LOGITS, Extent, strides_of
 from napari_isdnet.engine.halo import padded_window
+from napari_isdnet.engine.maps import Values
 from napari_isdnet.engine.patches import as_array, as_tensor
 from napari_isdnet.engine.streaming import WholeImage
 from napari_isdnet.model.fusion import Attention, Fusion
@@ -123,7 +124,7 @@ class WholeMaps:
         image = self.model.super_resolution(self._deep(patch))[1]
         return _cut(image, window, patch.multiplied(16))
 
-    def _tensor(self, values: npt.NDArray[np.generic]) -> Tensor:
+    def _tensor(self, values: Values) -> Tensor:
         return as_tensor(values, self.whole.placement.device, self.whole.placement.dtype)
 
     # ------------------------------------------------------------------ fusions

@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet import __version__
-from napari_isdnet.engine.device import Placement, keep_freed_memory, prepare, return_freed_memory, working_bytes
+from napari_isdnet.engine.device import (
+    Placement,
+    describe_device,
+    keep_freed_memory,
+    prepare,
+    return_freed_memory,
+    working_bytes,
+)
 from napari_isdnet.engine.halo import NotLocalError
 from napari_isdnet.engine.ledger import Ledger
 from napari_isdnet.engine.means import Means
@@ -25,8 +32,10 @@ from napari_isdnet.window import Window
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    import torch
     from torch import Tensor
 
+    from napari_isdnet.engine.streaming import StreamOptions
     from napari_isdnet.model.isdnet import ISDNet
 
 Context = Literal["whole", "window"]
@@ -138,11 +147,14 @@ def make_predictor(
 ) -> Predictor:
     """The predictor of an image; maps of more than a quarter of the budget (or ``RAM_MAPS``) go to ``folder``.
 
+    On a graphics card they stay in its memory where that has room (:func:`room_on_device`).
+
     With several ``orientations`` (2, 4 or 8) the mean of that many: see :mod:`napari_isdnet.engine.orientations`.
     ``means`` are what is known of the whole image, one for each of them.
     """
     from napari_isdnet.engine.orientations import Oriented, Part, turned
     from napari_isdnet.engine.orientations import orientations as turns_of
+    from napari_isdnet.engine.streaming import StreamOptions
     from napari_isdnet.engine.windowed import CACHE_BYTES, WindowPredictor
 
     if context not in ("whole", "window"):
@@ -153,7 +165,9 @@ def make_predictor(
     budget = working_bytes(memory)
     core = core_for(budget, source.shape, window)
     bytes_per_pixel = map_bytes_per_pixel(ready) * (2 if exact else 1) * len(turns)
-    in_ram = folder is None or bytes_per_pixel * source.shape[0] * source.shape[1] < min(budget // 4, RAM_MAPS)
+    size = bytes_per_pixel * source.shape[0] * source.shape[1]
+    on_device = context == "whole" and size < room_on_device(placement.device)
+    in_ram = on_device or folder is None or size < min(budget // 4, RAM_MAPS)
     parts = []
     for turn, known in zip(turns, [*means, *[None] * len(turns)]):
         patches = turned(reader, turn)
@@ -162,30 +176,30 @@ def make_predictor(
         else:
             own = None if in_ram or folder is None else folder / part_folder(turn.number)
             notes = None if in_ram or log is None else log.of(turn.number)
-            predictor = _whole(ready, patches, placement, core, budget, own, notes, known, exact)
+            stream = StreamOptions(core, own, exact, on_device, log=notes, means=known)
+            predictor = _whole(ready, patches, placement, stream, budget)
         parts.append(Part(turn, predictor))
     return parts[0].predictor if len(parts) == 1 else Oriented(parts, reader, model.config.num_classes)
 
 
-def _whole(
-    ready: ISDNet,
-    reader: Patches,
-    placement: Placement,
-    core: int,
-    budget: int,
-    folder: Path | None,
-    log: LedgerLog | None,
-    means: Means | None,
-    exact: bool,
-) -> Predictor:
+def _whole(ready: ISDNet, reader: Patches, placement: Placement, options: StreamOptions, budget: int) -> Predictor:
     """One orientation in the context of the whole image: streamed, or at once where the network cannot be."""
     from napari_isdnet.engine.oneshot import OneShot
-    from napari_isdnet.engine.streaming import StreamOptions, WholeImage
+    from napari_isdnet.engine.streaming import WholeImage
 
     try:
-        return WholeImage(ready, reader, placement, StreamOptions(core, folder, exact, log=log, means=means))
+        return WholeImage(ready, reader, placement, options)
     except NotLocalError as error:
         return OneShot(ready, reader, placement, budget, error.cause)
+
+
+def room_on_device(device: torch.device) -> float:
+    """Bytes of a graphics card's memory that maps may take: half of what is free, the rest is for windows.
+
+    Maps that stay there are neither fetched nor sent again, 7 bytes a pixel both ways. 0 for a processor, whose maps
+    lie in RAM or on the disk.
+    """
+    return describe_device(device)["free"] / 2 if device.type == "cuda" else 0.0
 
 
 def known_means(header: Mapping[str, Any], orientations: int = 1) -> list[Means | None]:

@@ -1,4 +1,4 @@
-"""Feature maps of a whole image, computed unit by unit when first needed, kept in RAM or in a file.
+"""Feature maps of a whole image, computed unit by unit when first needed, kept in RAM, in a file or on the device.
 
 A file is read and written with ``pread`` / ``pwrite`` rather than mapped, so that what was spilled does not count as
 resident memory. Samples lie channels-last: a row of a window is one contiguous piece.
@@ -14,11 +14,58 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from napari_isdnet.io.disk import disk_errors
 from napari_isdnet.window import Grid, Window
 
 Array = npt.NDArray[Any]
+Values = Array | Tensor
+"""(rows, columns, channels) of a map: an array, or a tensor where it is kept on the device."""
+
+
+class Storage(Protocol):
+    """Where the values of a map are kept."""
+
+    shape: tuple[int, int]
+
+    def write(self, window: Window, values: Any) -> None:
+        """Store ``values`` (height, width, channels) at ``window``."""
+
+    def read(self, window: Window) -> Any:
+        """Values (height, width, channels) of ``window``; not to be changed."""
+
+    def sync(self) -> None:
+        """Force what was written to where it outlives the process, if anywhere."""
+
+    def close(self) -> None:
+        """Release memory or file."""
+
+
+class DeviceMap:
+    """A (rows, columns, channels) tensor in the memory of the device that computes it; dies with the process."""
+
+    def __init__(self, shape: tuple[int, int], channels: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = shape
+        self._tensor: Tensor | None = torch.zeros((*shape, channels), dtype=dtype, device=device)
+
+    def write(self, window: Window, values: Tensor) -> None:
+        """Store ``values`` (height, width, channels) at ``window``."""
+        assert self._tensor is not None, "closed"
+        self._tensor[window.slices] = values
+
+    def read(self, window: Window) -> Tensor:
+        """Values (height, width, channels) of ``window``; a view."""
+        assert self._tensor is not None, "closed"
+        return self._tensor[window.slices]
+
+    def sync(self) -> None:
+        """Nothing outlives the process."""
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._tensor = None
 
 
 class MapStorage:
@@ -155,11 +202,11 @@ class LazyMap:
     def __init__(
         self,
         name: str,
-        storage: MapStorage,
+        storage: Storage,
         core: int,
-        compute: Callable[[int, Window], Array],
+        compute: Callable[[int, Window], Values],
         done: Iterable[int] = (),
-        record: Callable[[int, Array], None] | None = None,
+        record: Callable[[int, Any], None] | None = None,
     ) -> None:
         self.name, self.storage = name, storage
         self.grid = Grid(storage.shape, (core, core))
@@ -183,7 +230,7 @@ class LazyMap:
         """Units that another process has stored in the same file."""
         self._done.update(units)
 
-    def put(self, unit: int, values: Array) -> None:
+    def put(self, unit: int, values: Values) -> None:
         """Store a unit that was computed elsewhere (several maps come out of one pass)."""
         self.storage.write(self.grid[unit], values)
         if self._record is not None:
@@ -197,7 +244,7 @@ class LazyMap:
             if unit not in self._done:  # the computation may have put it itself
                 self.put(unit, values)
 
-    def read(self, window: Window) -> Array:
+    def read(self, window: Window) -> Any:
         """Values (height, width, channels) of ``window``, computing what is missing."""
         for unit in self.grid.touching(window):
             self.ensure(unit)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from napari_isdnet.window import Window
 
@@ -55,41 +58,68 @@ class MeanSums:
 
     def __init__(self, bins: Sequence[int], deep: tuple[int, int]) -> None:
         self.bins, self.deep = tuple(bins), deep
-        self._parts: dict[str, dict[int, Vector]] = {}
-        self._pixels: dict[str, int] = {}
+        self._parts: dict[str, dict[int, Vector | Tensor]] = {}
 
     def add(self, name: str, unit: int, sums: Vector) -> None:
         """Take the sums of a unit that was done before."""
         self._parts.setdefault(name, {})[unit] = sums
 
-    def measure(self, name: str, unit: int, values: npt.NDArray[np.generic], window: Window) -> Vector:
-        """Sum a unit's stored values (height, width, channels), keep and return the sums."""
-        if name == "backbone":
-            sums = np.concatenate([self._bin_sums(values, window, n).ravel() for n in self.bins] or [np.zeros(0)])
-        elif name in NAMES:
-            total = values.reshape(-1, values.shape[-1]).sum(0, dtype=np.float64)
-            sums = np.concatenate([total, [float(window.area)]])
+    def measure(self, name: str, unit: int, values: npt.NDArray[np.generic] | Tensor, window: Window) -> None:
+        """Sum a unit's stored values (height, width, channels), where they lie, and keep the sums."""
+        if isinstance(values, Tensor):
+            # Nothing is waited for: the sums stay on the device until a barrier wants them.
+            self._parts.setdefault(name, {})[unit] = self._measured_there(name, values, window)
         else:
-            sums = np.zeros(0)
-        self.add(name, unit, sums)
-        return sums
+            self.add(name, unit, self._measured(name, values, window))
+
+    def of(self, name: str, unit: int) -> Vector:
+        """The sums of a unit."""
+        sums = self._parts[name][unit]
+        return sums.cpu().numpy() if isinstance(sums, Tensor) else sums
+
+    def _measured(self, name: str, values: npt.NDArray[np.generic], window: Window) -> Vector:
+        if name == "backbone":
+            return np.concatenate([self._bin_sums(values, window, n).ravel() for n in self.bins] or [np.zeros(0)])
+        if name in NAMES:
+            total = values.reshape(-1, values.shape[-1]).sum(0, dtype=np.float64)
+            return np.concatenate([total, [float(window.area)]])
+        return np.zeros(0)
+
+    def _measured_there(self, name: str, values: Tensor, window: Window) -> Tensor:
+        none = values.new_zeros(0, dtype=torch.float64)
+        if name == "backbone":
+            return torch.cat([none, *(self._bin_sums_there(values, window, n).ravel() for n in self.bins)])
+        if name in NAMES:
+            total = values.reshape(-1, values.shape[-1]).sum(0, dtype=torch.float64)
+            return F.pad(total, (0, 1), value=float(window.area))
+        return none
 
     def _bounds(self, axis: int, n: int) -> list[tuple[int, int]]:
         size = self.deep[axis]
         return [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
 
-    def _bin_sums(self, values: npt.NDArray[np.generic], window: Window, n: int) -> Vector:
-        sums = np.zeros((n, n, values.shape[-1]))
+    def _bins(self, window: Window, n: int) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+        """The bins of an adaptive pool that a window reaches into, and where in the window they lie."""
         for i, (top, bottom) in enumerate(self._bounds(0, n)):
             for j, (left, right) in enumerate(self._bounds(1, n)):
                 part = window.intersect(Window.from_bounds(top, left, bottom, right))
                 if not part.empty:
-                    sums[i, j] = values[part.relative_to(window).slices].sum((0, 1), dtype=np.float64)
+                    yield i, j, part.relative_to(window).slices
+
+    def _bin_sums(self, values: npt.NDArray[np.generic], window: Window, n: int) -> Vector:
+        sums = np.zeros((n, n, values.shape[-1]))
+        for i, j, where in self._bins(window, n):
+            sums[i, j] = values[where].sum((0, 1), dtype=np.float64)
+        return sums
+
+    def _bin_sums_there(self, values: Tensor, window: Window, n: int) -> Tensor:
+        sums = values.new_zeros((n, n, values.shape[-1]), dtype=torch.float64)
+        for i, j, where in self._bins(window, n):
+            sums[i, j] = values[where].sum((0, 1), dtype=torch.float64)
         return sums
 
     def _total(self, name: str) -> Vector:
-        parts = self._parts[name]
-        return np.sum([parts[unit] for unit in sorted(parts)], axis=0)
+        return np.sum([self.of(name, unit) for unit in sorted(self._parts[name])], axis=0)
 
     def mean(self, name: str) -> Vector:
         """Mean (C,) over a whole map."""

@@ -97,6 +97,16 @@ class TurnedReader:
         turned = np.ascontiguousarray(self.orientation.turn(patch))
         return turned, None if valid is None else self.orientation.turn(valid)
 
+    @property
+    def normal(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """That of the image's own reader."""
+        return self.reader.normal
+
+    def stored(self, window: Window) -> npt.NDArray[Any]:
+        """As :meth:`~napari_isdnet.engine.patches.PatchReader.stored`, of a window of the turned image."""
+        patch = self.reader.stored(self.orientation.source_window(window, self.reader.shape))
+        return np.ascontiguousarray(self.orientation.turn(patch))
+
     def mask(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
         """As it is: only the mean of all orientations is masked, by the image's own reader."""
         del window

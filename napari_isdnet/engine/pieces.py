@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,8 @@ from torch import Tensor
 from napari_isdnet.model.layers import Place, resize_bilinear
 from napari_isdnet.window import Window
 
-Array = npt.NDArray[Any]
+STRIP_BYTES = 256 * 2**20
+"""Of full-resolution logits that a graphics card holds at once."""
 
 
 @dataclass
@@ -32,6 +32,8 @@ def labels_of(
     coarse: Tensor, place: Place, window: Window, full: tuple[int, int], strip: int = 256
 ) -> npt.NDArray[np.uint8]:
     """Enlarge coarse logits to ``window`` and take the best class, strip by strip: no full-size logits tensor."""
+    if coarse.is_cuda:  # few large pieces: each is waited for
+        strip = max(strip, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width)))
     labels = np.empty(window.shape, np.uint8)
     for top in range(0, window.height, strip):
         part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)
@@ -46,11 +48,11 @@ def cut(x: Tensor, window: Window, patch: Window) -> Tensor:
     return x[:, :, rows, columns]
 
 
-def joined(items: list[tuple[Window, Array]]) -> tuple[Window, Array]:
-    """Neighbouring pieces (window, values) as one."""
+def joined(items: list[tuple[Window, Tensor]]) -> tuple[Window, Tensor]:
+    """Neighbouring pieces (window, values (h, w, C)) as one."""
     top, left = min(w.row for w, _ in items), min(w.column for w, _ in items)
     window = Window.from_bounds(top, left, max(w.bottom for w, _ in items), max(w.right for w, _ in items))
-    whole = np.empty((*window.shape, items[0][1].shape[2]), items[0][1].dtype)
+    whole = items[0][1].new_empty((*window.shape, items[0][1].shape[2]))
     for part, values in items:
         whole[part.relative_to(window).slices] = values
     return window, whole

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +28,9 @@ from torch import Tensor
 from napari_isdnet.engine.device import Placement
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
-from napari_isdnet.engine.maps import LazyMap, MapStorage, UnitLog, map_is_stored
+from napari_isdnet.engine.maps import DeviceMap, LazyMap, MapStorage, Storage, UnitLog, Values, map_is_stored
 from napari_isdnet.engine.means import Means, MeanSums
-from napari_isdnet.engine.patches import Patches, as_array, as_tensor, check_size
+from napari_isdnet.engine.patches import Patches, as_tensor, as_values, check_size
 from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
 from napari_isdnet.engine.prefetch import ahead
 from napari_isdnet.engine.upload import Sent, Upload
@@ -42,7 +41,6 @@ from napari_isdnet.model.layers import Place, resize_bilinear
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
-Array = npt.NDArray[Any]
 SMALLEST_CORE = 128
 """Cores are not divided below this side when a device runs out of memory."""
 
@@ -56,12 +54,14 @@ class StreamOptions:
     """How a whole image is streamed; nothing here changes the result beyond rounding.
 
     ``core`` is the side of the level-0 cores of the shallow pass (a multiple of 32); ``folder`` is where the maps are
-    spilled (None: RAM); ``exact`` keeps the maps in float32 instead of float16; ``prefetch`` reads windows ahead.
+    spilled (None: RAM); ``on_device`` keeps them in the memory of the device instead; ``exact`` keeps the maps in
+    float32 instead of float16; ``prefetch`` reads windows ahead.
     """
 
     core: int = 2048
     folder: Path | None = None
     exact: bool = False
+    on_device: bool = False
     prefetch: int = 1
     log: UnitLog | None = None
     means: Means | None = None
@@ -86,7 +86,7 @@ class WholeImage:
         check_size(reader.shape, MIN_SIDE)
         self.model, self.reader, self.placement, self.options = model, reader, placement, options
         self.local = LocalNetwork(model)
-        self._upload = Upload(placement.device)
+        self._upload = Upload(placement.device, reader.normal)
         shape = reader.shape
         deep_input = model.deep_size(*shape)
         stride = self.local.deep_stride
@@ -107,7 +107,7 @@ class WholeImage:
     # ------------------------------------------------------------------ maps
 
     def _map(
-        self, name: str, shape: tuple[int, int], channels: int, core: int, compute: Callable[[int, Window], Array]
+        self, name: str, shape: tuple[int, int], channels: int, core: int, compute: Callable[[int, Window], Values]
     ) -> LazyMap:
         folder, log = self.options.folder, self.options.log
         path = None if folder is None else folder / f"{name}.map"
@@ -116,16 +116,21 @@ class WholeImage:
             # A file that was taken away holds none of what the ledger says; before a new one looks as if it did.
             log.forget(name)
             done = ()
-        storage = MapStorage(shape, channels, self.dtype, path)
+        storage: Storage
+        if self.options.on_device:
+            kept = torch.float32 if self.options.exact else torch.float16
+            storage = DeviceMap(shape, channels, kept, self.placement.device)
+        else:
+            storage = MapStorage(shape, channels, self.dtype, path)
         for unit in done:
             assert log is not None
             self._sums.add(name, unit, log.sums(name, unit))
 
-        def record(unit: int, values: Array) -> None:
-            sums = self._sums.measure(name, unit, values, Grid(shape, (core, core))[unit])
+        def record(unit: int, values: Values) -> None:
+            self._sums.measure(name, unit, values, Grid(shape, (core, core))[unit])
             if log is not None and path is not None:
                 storage.sync()
-                log.record(name, unit, sums)
+                log.record(name, unit, self._sums.of(name, unit))
 
         return LazyMap(name, storage, core, compute, done, record)
 
@@ -150,25 +155,30 @@ class WholeImage:
         for item in self.maps:
             item.storage.close()
 
-    def _tensor(self, values: Array) -> Tensor:
+    def _tensor(self, values: Values) -> Tensor:
         return as_tensor(values, self.placement.device, self.placement.dtype)
+
+    def _kept(self, values: Tensor) -> Values:
+        """(h, w, C) as the maps keep it."""
+        return values if self.options.on_device else values.cpu().numpy()
 
     # ------------------------------------------------------------------ local passes
 
     @torch.inference_mode()
-    def _compute_quarter(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+    def _compute_quarter(self, unit: int, window: Window) -> Values:  # noqa: ARG002
         """The deep input alone (needed before the shallow pass gets there: a region under known means)."""
         core = self.local.quarter_pixels(window, self.sizes.image)
         patch = padded_window(core, self.local.quarter_halo, self.sizes.image)
         x = as_tensor(self.reader.read(patch)[0], self.placement.device)
-        return as_array(self._quarter_of(x, patch, window), self.dtype)
+        return self._kept(as_values(self._quarter_of(x, patch, window), self.dtype))
 
-    def _compute_shallow(self, unit: int, window: Window) -> Array:
+    def _compute_shallow(self, unit: int, window: Window) -> Values:
         """Both shallow maps and the deep input of one level-0 core come out of one read."""
         core = self._core(unit)
         self._store_shallow(unit, self._shallow_of(core, self._read_shallow(core)))
         target = self.shallow16 if window == self.shallow16.grid[unit] else self.shallow8
-        return target.storage.read(window)
+        stored: Values = target.storage.read(window)
+        return stored
 
     def _quarter_unit(self, unit: int) -> int | None:
         """The deep input's unit of a level-0 core; None where the image's last few pixels give it none."""
@@ -196,9 +206,10 @@ class WholeImage:
 
     def _read_shallow(self, core: Window) -> tuple[Window, Sent]:
         patch = padded_window(core, self.local.shallow_halo, self.sizes.image)
-        return patch, self._upload.send(self.reader.read(patch)[0])
+        pixels = self.reader.stored(patch) if self._upload.takes_bytes else self.reader.read(patch)[0]
+        return patch, self._upload.send(pixels)
 
-    def _shallow_of(self, core: Window, read: tuple[Window, Sent]) -> dict[str, tuple[Window, Array]]:
+    def _shallow_of(self, core: Window, read: tuple[Window, Sent]) -> dict[str, tuple[Window, Tensor]]:
         if max(core.shape) <= self._largest:
             try:
                 return self._shallow_at_once(core, *read)
@@ -209,20 +220,20 @@ class WholeImage:
         return self._shallow_in_parts(core)
 
     @torch.inference_mode()
-    def _shallow_at_once(self, core: Window, patch: Window, sent: Sent) -> dict[str, tuple[Window, Array]]:
+    def _shallow_at_once(self, core: Window, patch: Window, sent: Sent) -> dict[str, tuple[Window, Tensor]]:
         x = sent.arrived()
-        result: dict[str, tuple[Window, Array]] = {}
+        result: dict[str, tuple[Window, Tensor]] = {}
         quarter = self.local.quarter_window(core, self.sizes.image, self.sizes.deep_input)
         if not quarter.empty:
-            result["quarter"] = (quarter, as_array(self._quarter_of(x, patch, quarter), self.dtype))
+            result["quarter"] = (quarter, as_values(self._quarter_of(x, patch, quarter), self.dtype))
         p8, p16 = self.local.shallow(x, Place(patch, self.sizes.image))
         for name, tensor, stride, full in (("shallow8", p8, 8, self.sizes.s8), ("shallow16", p16, 16, self.sizes.s16)):
             window = core.divided(stride).clipped(full)
             rows, columns = window.shifted(-patch.row // stride, -patch.column // stride).slices
-            result[name] = (window, as_array(tensor[:, :, rows, columns], self.dtype))
+            result[name] = (window, as_values(tensor[:, :, rows, columns], self.dtype))
         return result
 
-    def _shallow_in_parts(self, core: Window) -> dict[str, tuple[Window, Array]]:
+    def _shallow_in_parts(self, core: Window) -> dict[str, tuple[Window, Tensor]]:
         """The same from four smaller cores, each with its own halo, where the device's memory was too small."""
         half = max(core.shape) // 2 // 32 * 32
         if half < SMALLEST_CORE:
@@ -230,36 +241,36 @@ class WholeImage:
                 f"The device has too little memory even for windows of {2 * half} pixels; end what else uses it,"
                 " or use --device cpu."
             )
-        parts: dict[str, list[tuple[Window, Array]]] = {}
+        parts: dict[str, list[tuple[Window, Tensor]]] = {}
         for window in Grid(core.shape, (half, half)):
             part = window.shifted(core.row, core.column)
             for name, item in self._shallow_of(part, self._read_shallow(part)).items():
                 parts.setdefault(name, []).append(item)
         return {name: joined(items) for name, items in parts.items()}
 
-    def _store_shallow(self, unit: int, result: dict[str, tuple[Window, Array]]) -> None:
+    def _store_shallow(self, unit: int, result: dict[str, tuple[Window, Tensor]]) -> None:
         quarter = self._quarter_unit(unit)
         for item, own in ((self.quarter, quarter), (self.shallow8, unit), (self.shallow16, unit)):
             if own is not None and not item.is_done(own):
-                item.put(own, result[item.name][1])
+                item.put(own, self._kept(result[item.name][1]))
 
     @torch.inference_mode()
-    def _compute_backbone(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+    def _compute_backbone(self, unit: int, window: Window) -> Values:  # noqa: ARG002
         stride, size = self.local.deep_stride, self.sizes.deep_input
         core = window.multiplied(stride).clipped(size)
         patch = padded_window(core, self.local.backbone_halo, size)
         last = self.local.backbone(self._tensor(self.quarter.read(patch)))
-        return as_array(cut(last, window, patch.divided(stride)), self.dtype)
+        return self._kept(as_values(cut(last, window, patch.divided(stride)), self.dtype))
 
     @torch.inference_mode()
-    def _compute_deep(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+    def _compute_deep(self, unit: int, window: Window) -> Values:  # noqa: ARG002
         patch = window.expanded(self.local.head_halo).clipped(self.sizes.deep)
         x = self._tensor(self.backbone.read(patch))
         deep = self.local.project_deep(x, self.gates.pools, Place(patch, self.sizes.deep))
-        return as_array(cut(deep, window, patch), self.dtype)
+        return self._kept(as_values(cut(deep, window, patch), self.dtype))
 
     @torch.inference_mode()
-    def _compute_fused(self, unit: int, window: Window) -> Array:  # noqa: ARG002
+    def _compute_fused(self, unit: int, window: Window) -> Values:  # noqa: ARG002
         patch = window.expanded(self.local.fusion_halo).clipped(self.sizes.s16)
         out = Place(patch, self.sizes.s16)
         below = self.local.coarse_window(out, self.sizes.deep)
@@ -272,7 +283,7 @@ class WholeImage:
             Place(below, self.sizes.deep),
             out,
         )
-        return as_array(cut(fused, window, patch), self.dtype)
+        return self._kept(as_values(cut(fused, window, patch), self.dtype))
 
     # ------------------------------------------------------------------ barriers
 
@@ -318,6 +329,7 @@ class WholeImage:
         clock.resume()
         for unit, read in ahead(todo, lambda u: self._read_shallow(grid[u]), self.options.prefetch):
             self._store_shallow(unit, self._shallow_of(grid[unit], read))
+            self._upload.pace()
             yield clock.step(SHARES["shallow"] / len(grid), "shallow", grid[unit])
 
     def shallow_missing(self) -> list[int]:

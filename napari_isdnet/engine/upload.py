@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from napari_isdnet.engine.patches import as_tensor
 
+Array = npt.NDArray[Any]
+ZERO_AND_ONE = (np.zeros(3, np.float32), np.ones(3, np.float32))
+
 
 class Upload:
-    """Sends windows of an image to one device; on CUDA in a stream of its own, from pinned memory."""
+    """Sends windows of an image to one device; on CUDA in a stream of its own, from pinned memory.
 
-    def __init__(self, device: torch.device) -> None:
+    ``normal`` are the mean and deviation (3,) by which 8-bit windows are normalised once they are there.
+    """
+
+    def __init__(self, device: torch.device, normal: tuple[Array, Array] = ZERO_AND_ONE) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._mean, self._std = (torch.from_numpy(v).to(device).view(1, -1, 1, 1) for v in normal)
+        self._paced: deque[torch.cuda.Event] = deque()
 
-    def send(self, patch: npt.NDArray[Any]) -> Sent:
+    @property
+    def takes_bytes(self) -> bool:
+        """True where 8-bit windows are better sent as they are."""
+        return self.stream is not None
+
+    def tensor(self, patch: Array) -> Tensor:
+        """(1, C, h, w) float32 on the device, normalised if it came as bytes; in the calling thread's stream."""
+        sent = as_tensor(patch, self.device)
+        # As the reader does, in the same order: the same float32 values on every device.
+        return sent if patch.dtype != np.uint8 else sent.sub_(self._mean).div_(self._std)
+
+    def pace(self) -> None:
+        """Wait until all but what was launched since the last call is computed: reading must not run far ahead."""
+        if self.stream is None:
+            return
+        self._paced.append(torch.cuda.current_stream(self.device).record_event())
+        if len(self._paced) > 1:
+            self._paced.popleft().synchronize()
+
+    def send(self, patch: Array) -> Sent:
         """Start to send ``patch`` (h, w, C); returns at once. Any thread may call it."""
         return Sent(patch, self)
 
@@ -26,14 +55,14 @@ class Upload:
 class Sent:
     """A window that was sent; :meth:`arrived` makes it an input of what the calling thread computes next."""
 
-    def __init__(self, patch: npt.NDArray[Any], upload: Upload) -> None:
+    def __init__(self, patch: Array, upload: Upload) -> None:
         self._patch, self._upload = patch, upload
         self._tensor: Tensor | None = None
         if upload.stream is None:
             return
         try:
             with torch.cuda.stream(upload.stream):
-                self._tensor = as_tensor(patch, upload.device)
+                self._tensor = upload.tensor(patch)
                 self._event = upload.stream.record_event()
         except torch.OutOfMemoryError:
             self._tensor = None  # whoever computes sends it again, and knows what to do if that fails
@@ -41,7 +70,7 @@ class Sent:
     def arrived(self) -> Tensor:
         """(1, C, h, w) float32 on the device, in channels-last memory; what is computed next waits for the copy."""
         if self._tensor is None:
-            return as_tensor(self._patch, self._upload.device)
+            return self._upload.tensor(self._patch)
         current = torch.cuda.current_stream(self._upload.device)
         current.wait_event(self._event)
         self._tensor.record_stream(current)  # its memory is not given to another before the network is done with it

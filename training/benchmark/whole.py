@@ -42,15 +42,26 @@ class GivenPixels(PatchReader):
 
     def __init__(self, source: ImageSource, policy: IntensityPolicy, model: ISDNet) -> None:
         super().__init__(source, policy, model)
-        self._known: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+        self._known: dict[type, npt.NDArray[Any]] = {}
 
     def read(self, window: Window) -> tuple[npt.NDArray[np.float32], None]:
         """(h, w, 3) float32, the same for every window of one size."""
-        if window.shape not in self._known:
+        return self._noise(window, np.float32), None
+
+    def stored(self, window: Window) -> npt.NDArray[Any]:
+        """(h, w, 3) in the type that the image's own pixels would be sent in."""
+        return self._noise(window, np.uint8 if self.source.dtype == np.uint8 else np.float32)
+
+    def _noise(self, window: Window, kind: type) -> npt.NDArray[Any]:
+        known = self._known.get(kind)
+        if known is None or known.shape[:2] != window.shape:
             noise = np.random.default_rng(0).standard_normal((256, 256, 3), dtype=np.float32)
+            if kind == np.uint8:
+                noise = np.clip(noise * 55 + 118, 0, 255)
             times = (-(-window.height // 256), -(-window.width // 256), 1)
-            self._known = {window.shape: np.ascontiguousarray(np.tile(noise, times)[: window.height, : window.width])}
-        return self._known[window.shape], None
+            tiled: npt.NDArray[Any] = np.tile(noise.astype(kind), times)[: window.height, : window.width]
+            known = self._known[kind] = np.ascontiguousarray(tiled)
+        return known
 
     def mask(self, labels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:  # noqa: ARG002
         """``labels``: every pixel is valid."""
