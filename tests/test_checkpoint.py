@@ -30,7 +30,8 @@ from napari_isdnet.model.checkpoint import (
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.convert import convert
 from napari_isdnet.model.header import METADATA_KEY, ModelHeader
-from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.isdnet import TRAINING_ONLY, ISDNet
+from tests.network_tools import small
 
 SHAPES = Path(__file__).parent / "golden" / "deepglobe_r18_state_dict_shapes.json"
 
@@ -168,6 +169,24 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_scraps(
 
 
 # ------------------------------------------------------------------------------------------------- identity
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small("reference", 3),
+        small("paper", 3),
+        small("reference", 3, deep="tf_efficientnet_lite0", shallow="tf_efficientnet_lite0", deep_stride=16),
+        small("reference", 3, branches="deep"),
+        small("reference", 3, branches="shallow"),
+        small("reference", 3, fusion="cat_ca", deep_head="pspnet"),
+    ],
+    ids=lambda c: f"{c.flavour} {c.branches} {c.fusion}",
+)
+def test_names_tell_what_only_training_needs(config: ISDNetConfig) -> None:
+    whole, inference = (set(ISDNet(c).state_dict()) for c in (config, config.inference()))
+    assert {key for key in whole if key.startswith(TRAINING_ONLY)} == whole - inference
+    assert not any(key.startswith(TRAINING_ONLY) for key in inference)
 
 
 def test_hash_follows_what_a_prediction_depends_on(model: ISDNet, tmp_path: Path) -> None:

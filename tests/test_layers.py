@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "napari_isdnet"
 TRAINING = "napari_isdnet_training"
 # Small modules beside the layers that any of them may use; they must stay free of heavy imports themselves.
-COMMON = {"exceptions", "classes", "window", "progress", "paths", "landcover"}
+COMMON = {"exceptions", "classes", "window", "progress", "prefetch", "paths", "landcover"}
 LAYERS = {
     "model": COMMON | {"model"},
     "io": COMMON | {"io"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import os
+from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,16 @@ from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
     from napari_isdnet.engine.job import Predictor
+    from napari_isdnet.engine.ledger import Ledger
 
 KEPT_BYTES = 64 * 2**20
 """Of predicted units that neighbouring shards of a region may ask for again."""
 UNIT = 2048
 """Side of the windows that are predicted; anchored at the image's origin, so that a region is an exact crop."""
+
+FEW_CLASSES = 16
+"""Up to so many, comparing with every class is faster than ``bincount``, which widens pixels to 64 bits and keeps other
+threads waiting."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class ResultStores:
         self.region, self.stores = region, stores
         self.grid = Grid(image, (UNIT, UNIT))
         self._units: OrderedDict[int, dict[str, npt.NDArray[np.uint8]]] = OrderedDict()
+        self._counted: dict[int, npt.NDArray[np.int64]] = {}  # pixels of every class, of shards written here
 
     @classmethod
     @contextmanager
@@ -99,9 +107,10 @@ class ResultStores:
         return parts
 
     def write(self, index: int, parts: dict[str, npt.NDArray[np.uint8]]) -> Window:
-        """Write one shard of every store; may run beside :meth:`predict` of another. Returns its window."""
+        """Write one shard of every store; may run beside others and :meth:`predict` of more. Returns its window."""
         for kind, values in parts.items():
             self.stores[kind].write_shard(index, values)
+        self._counted[index] = _counts(parts["labels"], len(self.labels.classes))
         return self.labels.shards[index]
 
     def _extra(self, kind: str) -> tuple[int, ...]:
@@ -158,7 +167,49 @@ class ResultStores:
     def class_pixels(self) -> dict[str, int]:
         """Pixels of every class in the result, by name (and ``nodata``)."""
         counts = np.zeros(256, np.int64)
-        for window in self.labels.shards:
-            counts += np.bincount(self.labels.read(window).ravel(), minlength=256)
+        for index, window in enumerate(self.labels.shards):
+            known = self._counted.get(index)
+            counts += _counts(self.labels.read(window), len(self.labels.classes)) if known is None else known
         named = {info.name: int(counts[i]) for i, info in enumerate(self.labels.classes)}
         return {**named, "nodata": int(counts[IGNORE_INDEX])}
+
+
+def written(
+    todo: Sequence[int], stores: ResultStores, predictor: Predictor, ledger: Ledger
+) -> Iterator[tuple[int, Window]]:
+    """(shard, its window) of shards that are on the disk; while some are written, the next is computed.
+
+    What could not be read is noted here and not in the passes before, whose windows overlap.
+    """
+    bad: list[Window] = getattr(getattr(predictor, "reader", None), "bad", [])
+    bad.clear()
+    writers = writers_at_once()
+    waiting: deque[tuple[int, Future[Window]]] = deque()
+    with ThreadPoolExecutor(writers, thread_name_prefix="isdnet-write") as pool:
+        for index in todo:
+            parts = stores.predict(index, predictor)
+            if bad:
+                ledger.record("bad", index, {"windows": [list(astuple(w)) for w in bad]})
+                bad.clear()
+            if len(waiting) == writers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+            waiting.append((index, pool.submit(stores.write, index, parts)))
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+def writers_at_once() -> int:
+    """Shards that are written at once: a graphics card makes one in a few milliseconds, writing it takes ten."""
+    return max(1, min(4, (os.cpu_count() or 1) // 3))
+
+
+def _counts(labels: npt.NDArray[np.uint8], classes: int) -> npt.NDArray[np.int64]:
+    """How many of ``labels`` are which value, (256,)."""
+    if classes > FEW_CLASSES:
+        return np.bincount(labels.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    for value in (*range(classes), IGNORE_INDEX):
+        counts[value] = np.count_nonzero(labels == value)
+    return counts

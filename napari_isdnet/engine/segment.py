@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header, re
 from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.engine.outputs import STAGE, check_outputs, job_outputs
 from napari_isdnet.engine.patches import check_size
-from napari_isdnet.engine.results import ResultStores, Wanted
+from napari_isdnet.engine.results import ResultStores, Wanted, written
 from napari_isdnet.engine.windowed import window_size
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.cache import cache_within
@@ -291,7 +290,7 @@ class _Job:
         start = PREPARE_SHARE if self.options.context == "whole" else 0.0
         todo, total = stores.missing(), len(stores.labels.shards)
         clock = Clock(total, total - len(todo))
-        for index, window in _written(todo, stores, predictor, ledger):
+        for index, window in written(todo, stores, predictor, ledger):
             ledger.record("labels", index)
             step = clock.step(1, "write", window.shifted(self.region.row, self.region.column))
             yield _scaled(step, start, 1 - EXPORT_SHARE - start)
@@ -357,29 +356,6 @@ class _Job:
             bad_windows=bad,
             warnings=self.warnings,
         )
-
-
-def _written(
-    todo: Sequence[int], stores: ResultStores, predictor: Predictor, ledger: Ledger
-) -> Iterator[tuple[int, Window]]:
-    """(shard, its window) of shards that are on the disk; while one is written, the next is computed.
-
-    What could not be read is noted here and not in the passes before, whose windows overlap.
-    """
-    bad: list[Window] = getattr(getattr(predictor, "reader", None), "bad", [])
-    bad.clear()
-    with ThreadPoolExecutor(1, thread_name_prefix="isdnet-write") as pool:
-        waiting: tuple[int, Future[Window]] | None = None
-        for index in todo:
-            parts = stores.predict(index, predictor)
-            if bad:
-                ledger.record("bad", index, {"windows": [list(astuple(w)) for w in bad]})
-                bad.clear()
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = index, pool.submit(stores.write, index, parts)
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
 
 
 def _bad_windows(ledger: Ledger) -> list[tuple[int, int, int, int]]:

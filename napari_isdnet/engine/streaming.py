@@ -32,12 +32,12 @@ from napari_isdnet.engine.maps import DeviceMap, LazyMap, MapStorage, Storage, U
 from napari_isdnet.engine.means import Means, MeanSums
 from napari_isdnet.engine.patches import Patches, as_tensor, as_values, check_size
 from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
-from napari_isdnet.engine.prefetch import ahead
 from napari_isdnet.engine.upload import Sent, Upload
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.fusion import Attention
 from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
 from napari_isdnet.model.layers import Place, resize_bilinear
+from napari_isdnet.prefetch import ahead
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
+from functools import partial as partial_function
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import PARTIAL, disk_errors, replacing, sync
+from napari_isdnet.io.disk import PARTIAL, disk_errors, replacing
 from napari_isdnet.io.ome_zarr import MARKERS, attributes, read_own
+from napari_isdnet.io.shards import ZSTD_LEVEL, Shards
 from napari_isdnet.io.source import GeoReference, PixelSize, TileError, check_window
+from napari_isdnet.prefetch import ahead
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 SHARD = 2048
+BUILDING_BYTES = 128 * 2**20
+"""Of levels that are built at once: a shard, what it is made from, and what is made of it."""
 KINDS = ("labels", "probabilities", "uncertainty")
 
 
@@ -105,7 +110,7 @@ class LabelStore:
                     dtype="uint8",
                     chunks=(*(1 for _ in lead), chunk, chunk),
                     shards=(*lead, side, side),
-                    compressors=ZstdCodec(level=3, checksum=False),
+                    compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=False),
                     fill_value=IGNORE_INDEX,
                     dimension_names=["c", "y", "x"][1 - len(lead) :],
                 )
@@ -152,6 +157,11 @@ class LabelStore:
         """Rows and columns of every level."""
         return tuple((int(a.shape[-2]), int(a.shape[-1])) for a in self._arrays)
 
+    @cached_property
+    def _shards(self) -> tuple[Shards, ...]:
+        """What is read and written of every level."""
+        return tuple(Shards.of(array, self.path / array.basename) for array in self._arrays)
+
     @property
     def channels(self) -> int:
         """1 for labels and uncertainty, else the number of classes."""
@@ -189,11 +199,13 @@ class LabelStore:
         import numpy as np
 
         check_window(self, window, level)
+        array = self._shards[level]
+        lead = tuple(slice(0, n) for n in array.shape[:-2])
         try:
-            array = np.asarray(self._arrays[level][(..., *window.slices)])
+            values = array.read((*lead, *window.slices))
         except Exception as error:
             raise TileError(self.name, window, level, str(error)) from error
-        return array[..., np.newaxis] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, 0, -1))
+        return values[..., np.newaxis] if values.ndim == 2 else np.ascontiguousarray(np.moveaxis(values, 0, -1))
 
     def read_labels(self, window: Window, level: int = 0) -> npt.NDArray[np.uint8]:
         """First channel of :meth:`read`, ``(height, width)``."""
@@ -254,9 +266,11 @@ class LabelStore:
         marker = self._marker(level, index)
         with disk_errors(self.path):
             self._unmark(level, index)
-            data = array if array.ndim == 2 else np.moveaxis(array, -1, 0)
-            self._arrays[level][(..., *window.slices)] = data
-            sync(self._shard_file(level, index))
+            place = divmod(index, self.shards_of(level).counts[1])
+            if array.ndim == 2:
+                self._shards[level].write(place, array)
+            else:
+                self._shards[level].write((0, *place), np.moveaxis(array, -1, 0))
             if mark:
                 marker.parent.mkdir(parents=True, exist_ok=True)
                 marker.touch()
@@ -269,11 +283,6 @@ class LabelStore:
             covering = window.divided(2 ** (coarser - level))
             for other in self.shards_of(coarser).touching(covering):
                 self._marker(coarser, other).unlink(missing_ok=True)
-
-    def _shard_file(self, level: int, index: int) -> Path:
-        down, across = divmod(index, self.shards_of(level).counts[1])
-        folder = self.path / self._arrays[level].basename / "c"
-        return (folder if self._arrays[level].ndim == 2 else folder / "0") / str(down) / str(across)
 
     def build_level_block(self, level: int, index: int, *, mark: bool = True) -> Window:
         """Make shard ``index`` of ``level`` (at least 1) from the level below it, and mark it done if ``mark``."""
@@ -292,6 +301,11 @@ class LabelStore:
         self.write_shard(index, result[..., 0] if self.kind == "labels" else result, level, mark=mark)
         return window
 
+    @property
+    def _builders(self) -> int:
+        """How many shards of a level are built at once: as many as there are cores and ``BUILDING_BYTES`` allow."""
+        return max(1, min(8, os.cpu_count() or 1, BUILDING_BYTES // (3 * SHARD * SHARD * self.channels)))
+
     def finish_pyramid(self, partial: bool = False) -> Generator[Progress, None, None]:
         """Build what is missing of the lower levels; resumable, one shard in memory, same bytes every time.
 
@@ -304,12 +318,13 @@ class LabelStore:
                 f"{self.path} is not complete: {len(missing)} of {len(self.shards)} shards are missing;"
                 " run the same command again to resume it."
             )
-        todo = [(level, i) for level in range(1, len(self.levels)) for i in self.missing(level)]
+        todo = [self.missing(level) for level in range(1, len(self.levels))]
         total = sum(len(self.shards_of(level)) for level in range(1, len(self.levels)))
-        clock = Clock(total, total - len(todo))
-        for level, index in todo:
-            window = self.build_level_block(level, index, mark=not missing)
-            yield clock.step(1, "pyramid", window.multiplied(2**level).clipped(self.shape))
+        clock = Clock(total, total - sum(map(len, todo)))
+        for level, shards in enumerate(todo, 1):  # one after the other: each is made from the one below
+            build = partial_function(self.build_level_block, level, mark=not missing)
+            for _, window in ahead(shards, build, self._builders):
+                yield clock.step(1, "pyramid", window.multiplied(2**level).clipped(self.shape))
         for leftover in self.path.rglob(f"*{PARTIAL}"):  # of writers that were killed
             leftover.unlink(missing_ok=True)
 

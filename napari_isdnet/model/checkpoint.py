@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import METADATA_KEY, ModelHeader
-from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.isdnet import TRAINING_ONLY, ISDNet
 from napari_isdnet.model.presets import PRESETS
 from napari_isdnet.paths import user_models_folder
 
@@ -98,8 +97,8 @@ def save_model(
     header = header or header_of(model)
     if header.config.inference() != config.inference():
         raise InputError("The header describes another configuration than the model's; make it from model.config.")
-    keep = model.state_dict().keys() if training else _keys(config)
-    tensors = {key: _stored(key, value, half) for key, value in model.state_dict().items() if key in keep}
+    state = model.state_dict()
+    tensors = {k: _stored(k, v, half) for k, v in state.items() if training or not k.startswith(TRAINING_ONLY)}
     header = replace(header, config=config)
     write_tensors(tensors, path, header)
     return path
@@ -118,8 +117,8 @@ def load_model(name_or_path: str | Path, training: bool = False) -> ISDNet:
     path = find_model(name_or_path)
     with _opened(path) as file:
         header = _header_of(path, file.metadata())
-        dropped = set() if training else _keys(header.config) - _keys(header.config.inference())
-        tensors = {key: file.get_tensor(key) for key in file.keys() if key not in dropped}  # noqa: SIM118 (no mapping)
+        keys = [key for key in file.keys() if training or not key.startswith(TRAINING_ONLY)]  # noqa: SIM118 (no mapping)
+        tensors = {key: file.get_tensor(key) for key in keys}
     model = ISDNet(header.config if training else header.config.inference())
     _check_tensors(path, model.state_dict(), tensors)
     model.load_state_dict({key: _full(value) for key, value in tensors.items()})
@@ -145,9 +144,8 @@ def model_hash(model: ISDNet | str | Path) -> str:
     header, config = header_of(model), model.config.inference()
     relevant = (config.to_dict(), header.mean, header.std, header.window, header.contrast, header.classes)
     digest = hashlib.sha256(repr(relevant).encode())
-    keep = _keys(config)
     for key, value in sorted(model.state_dict().items()):
-        if key in keep and not key.endswith("num_batches_tracked"):
+        if not key.startswith(TRAINING_ONLY) and not key.endswith("num_batches_tracked"):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -157,12 +155,6 @@ def header_of(model: ISDNet) -> ModelHeader:
     """The model's header, or one with numbered classes and the usual normalisation where it has none yet."""
     header = getattr(model, "header", None)
     return header if isinstance(header, ModelHeader) else ModelHeader.default(model.config)
-
-
-def _keys(config: ISDNetConfig) -> set[str]:
-    """Names of the weights of a network, without making them."""
-    with torch.device("meta"):
-        return set(ISDNet(config).state_dict())
 
 
 def _stored(key: str, value: Tensor, half: bool) -> Tensor:

@@ -67,6 +67,11 @@ def nearest_index(n_in: int, n_out: int) -> tuple[int, ...]:
     return tuple(int(v) for v in F.interpolate(line, size=n_out, mode="nearest")[0, 0])
 
 
+TRAINING_ONLY = ("deep_classifier.", "aux_stage.", "super_resolution.", "aux16.", "aux8.")
+"""How the names of weights begin that only training needs: they are in a network of ``config`` and not in one of
+``config.inference()``."""
+
+
 class ISDNet(nn.Module):
     """The network of a configuration.
 

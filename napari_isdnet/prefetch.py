@@ -1,4 +1,4 @@
-"""Reading ahead: while the network computes one window, a thread reads the next."""
+"""Working ahead: while one window is computed, threads read, write or build others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ahead(keys: Iterable[Key], load: Callable[[Key], Value], count: int) -> Iter
             yield key, load(key)
         return
     waiting: deque[tuple[Key, Future[Value]]] = deque()
-    with ThreadPoolExecutor(count, thread_name_prefix="isdnet-read") as pool:
+    with ThreadPoolExecutor(count, thread_name_prefix="isdnet-ahead") as pool:
         iterator = iter(keys)
         try:
             for key in iterator:
