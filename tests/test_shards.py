@@ -120,7 +120,7 @@ def test_damage_is_a_tile_that_cannot_be_read(tmp_path: Path, damage: str) -> No
     else:
         data[-12 if damage == "index" else 3] ^= 0x55
     file.write_bytes(bytes(data))
-    with pytest.raises(TileError, match="^a: cannot read rows 0-39"):
+    with pytest.raises(TileError, match=r"^a: cannot read rows 0-39"):
         store.read(Window(0, 0, 40, 40))
     np.testing.assert_array_equal(store.read_labels(Window(64, 0, 36, 64)), labels[64:, :64])
 
