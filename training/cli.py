@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from napari_isdnet_training.benchmark.cli import app as benchmark_app
-from napari_isdnet_training.benchmark.cli_whole import certain_command, read_command, whole_command
+from napari_isdnet_training.benchmark.cli_whole import certain_command, read_command, stages_command, whole_command
 from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, PresetName
 
 from napari_isdnet.cli import run
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 benchmark_app.command("whole")(whole_command)
+benchmark_app.command("stages")(stages_command)
 benchmark_app.command("read")(read_command)
 benchmark_app.command("certain")(certain_command)
 app.add_typer(benchmark_app, name="benchmark")

@@ -91,5 +91,5 @@ def write_overlay(
     columns = (np.arange(rgb.shape[1]) + 0.5) * below.shape[1] / rgb.shape[1]
     picture = blend(rgb, below[rows.astype(int)][:, columns.astype(int)], classes)
     with replacing(path, overwrite=True) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
     return path

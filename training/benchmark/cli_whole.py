@@ -1,4 +1,4 @@
-"""``isdnet-train benchmark whole``, ``read`` and ``certain``: whole images end to end, reading alone, skipping work."""
+"""``isdnet-train benchmark whole``, ``stages``, ``read`` and ``certain``: whole images, their parts, skipping work."""
 
 from __future__ import annotations
 
@@ -38,6 +38,33 @@ def whole_command(
     if output is not None:
         write_csv(output, WHOLE_COLUMNS, rows, _notes())
     _show("Whole image", WHOLE_COLUMNS, rows, as_json)
+
+
+def stages_command(
+    image: Annotated[Path, typer.Argument(help="Image.")],
+    model: Annotated[str | None, typer.Option(help="Model; the default model if not given.")] = None,
+    window: Annotated[int | None, typer.Option(min=32, help="Streaming core; by default what --memory allows.")] = None,
+    memory: Annotated[float | None, typer.Option(metavar="GIB", help="Memory budget of the job.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="CSV file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What bounds a whole image: seconds of decoding, copying, computing and writing, by thread."""
+    from napari_isdnet_training.benchmark.output import write_csv
+    from napari_isdnet_training.benchmark.stages import STAGE_COLUMNS, measure_stages
+
+    from napari_isdnet.engine.job import keep_memory_within
+    from napari_isdnet.model.checkpoint import default_model
+
+    keep_memory_within(memory)  # as the command line of the job does
+    steps = measure_stages(
+        image, model or default_model(), window=window, memory=memory, device=device, precision=precision
+    )
+    rows = drive(steps, "stages", "Stopped; nothing was written.")
+    if output is not None:
+        write_csv(output, STAGE_COLUMNS, rows, _notes())
+    _show("Stages", STAGE_COLUMNS, rows, as_json)
 
 
 def read_command(
