@@ -156,6 +156,7 @@ class Station:
             image.shallow_unit(task.unit)
         else:
             next(item for item in image.maps if item.name == task.stage).ensure(task.unit)
+        image.flush()  # before anybody is told
         return Done(task.unit, list(self._log.found))
 
     def close(self) -> None:

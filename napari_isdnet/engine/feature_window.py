@@ -161,7 +161,7 @@ class WindowMaps:
 
     def logits(self, window: Window, branch: Branch = "both") -> Tensor:
         """Blended logits (1, K, h, w) of a level-0 window."""
-        return self._predictors[branch].logits(window)
+        return self._predictors[branch].logits(window).cpu()
 
     def close(self) -> None:
         """Forget everything."""

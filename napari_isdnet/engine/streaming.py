@@ -17,7 +17,7 @@ big image, once the means are known, computes only what it needs, and equals the
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_isdnet.engine.commits import Commits
 from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.gates import Gates
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
 from napari_isdnet.engine.maps import DeviceMap, LazyMap, MapStorage, Storage, UnitLog, Values, map_is_stored
@@ -34,7 +36,6 @@ from napari_isdnet.engine.patches import Patches, as_tensor, as_values, check_si
 from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
 from napari_isdnet.engine.upload import Sent, Upload
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.model.fusion import Attention
 from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
 from napari_isdnet.model.layers import Place, resize_bilinear
 from napari_isdnet.prefetch import ahead
@@ -67,13 +68,6 @@ class StreamOptions:
     means: Means | None = None
 
 
-@dataclass
-class _Gates:
-    pools: list[Tensor] = field(default_factory=list)
-    fuse16: Attention | None = None
-    fuse8: Attention | None = None
-
-
 class WholeImage:
     """One image under one network, streamed.
 
@@ -100,7 +94,9 @@ class WholeImage:
         self.dtype = np.dtype(np.float32 if options.exact else np.float16)
         self.means: Means | None = options.means
         self._sums = MeanSums(self.local.bins, self.sizes.deep)
-        self._gates: _Gates | None = None
+        self._gates = Gates()
+        spilled = options.folder is not None and not options.on_device
+        self._commits = Commits(options.log) if options.log is not None and spilled else None
         self._largest = 2**31  # side of the largest core that the device's memory has not refused
         self._make_maps()
 
@@ -128,9 +124,8 @@ class WholeImage:
 
         def record(unit: int, values: Values) -> None:
             self._sums.measure(name, unit, values, Grid(shape, (core, core))[unit])
-            if log is not None and path is not None:
-                storage.sync()
-                log.record(name, unit, self._sums.of(name, unit))
+            if self._commits is not None:
+                self._commits.add(storage, name, unit, self._sums.of(name, unit))
 
         return LazyMap(name, storage, core, compute, done, record)
 
@@ -150,10 +145,19 @@ class WholeImage:
         self.fused = self._map("fused", sizes.s16, c, max(16, core // 8), self._compute_fused)
         self.maps = (self.quarter, self.shallow16, self.shallow8, self.backbone, self.deep, self.fused)
 
+    def flush(self) -> None:
+        """Wait until what was computed is on the disk and in the log."""
+        if self._commits is not None:
+            self._commits.flush()
+
     def close(self) -> None:
         """Release RAM and files; spilled files stay for a resume."""
-        for item in self.maps:
-            item.storage.close()
+        try:
+            if self._commits is not None:
+                self._commits.close()
+        finally:
+            for item in self.maps:
+                item.storage.close()
 
     def _tensor(self, values: Values) -> Tensor:
         return as_tensor(values, self.placement.device, self.placement.dtype)
@@ -206,8 +210,7 @@ class WholeImage:
 
     def _read_shallow(self, core: Window) -> tuple[Window, Sent]:
         patch = padded_window(core, self.local.shallow_halo, self.sizes.image)
-        pixels = self.reader.stored(patch) if self._upload.takes_bytes else self.reader.read(patch)[0]
-        return patch, self._upload.send(pixels)
+        return patch, self._upload.send(self._upload.pixels(self.reader, patch))
 
     def _shallow_of(self, core: Window, read: tuple[Window, Sent]) -> dict[str, tuple[Window, Tensor]]:
         if max(core.shape) <= self._largest:
@@ -288,18 +291,10 @@ class WholeImage:
     # ------------------------------------------------------------------ barriers
 
     @property
-    def gates(self) -> _Gates:
+    def gates(self) -> Gates:
         """What the means say: projected pools and attention; as much of it as the means allow so far."""
-        if self._gates is None:
-            self._gates = _Gates()
-        gates, means, device = self._gates, self.means or Means(), self.placement.device
-        if not gates.pools and means.pools is not None:
-            gates.pools = self.local.context([torch.from_numpy(p).float().to(device)[None] for p in means.pools])
-        if gates.fuse16 is None and means.has("shallow16", "deep16"):
-            gates.fuse16 = self.local.attention(self.model.fuse16, means.vector("shallow16"), means.vector("deep16"))
-        if gates.fuse8 is None and means.has("shallow8", "fused"):
-            gates.fuse8 = self.local.attention(self.model.fuse8, means.vector("shallow8"), means.vector("fused"))
-        return gates
+        self._gates.learn(self.local, self.means or Means(), self.placement.device)
+        return self._gates
 
     @property
     def prepared(self) -> bool:
@@ -331,6 +326,7 @@ class WholeImage:
             self._store_shallow(unit, self._shallow_of(grid[unit], read))
             self._upload.pace()
             yield clock.step(SHARES["shallow"] / len(grid), "shallow", grid[unit])
+        self.flush()
 
     def shallow_missing(self) -> list[int]:
         """Cores of the shallow pass that are not done, ascending."""
@@ -356,6 +352,7 @@ class WholeImage:
         for unit in todo:
             item.ensure(unit)
             yield clock.step(share, stage, item.grid[unit].multiplied(scale).clipped(self.sizes.image))
+        self.flush()
 
     # ------------------------------------------------------------------ results
 

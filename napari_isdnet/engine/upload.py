@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_isdnet.engine.patches import as_tensor
+from napari_isdnet.engine.patches import Patches, as_tensor
+from napari_isdnet.window import Window
 
 Array = npt.NDArray[Any]
 ZERO_AND_ONE = (np.zeros(3, np.float32), np.ones(3, np.float32))
@@ -32,6 +33,10 @@ class Upload:
     def takes_bytes(self) -> bool:
         """True where 8-bit windows are better sent as they are."""
         return self.stream is not None
+
+    def pixels(self, reader: Patches, window: Window) -> Array:
+        """A window in the form in which it is best sent."""
+        return reader.stored(window) if self.takes_bytes else reader.read(window)[0]
 
     def tensor(self, patch: Array) -> Tensor:
         """(1, C, h, w) float32 on the device, normalised if it came as bytes; in the calling thread's stream."""

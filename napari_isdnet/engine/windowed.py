@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, device_memory
-from napari_isdnet.engine.patches import Patches, as_tensor, check_size
+from napari_isdnet.engine.patches import Patches, check_size
+from napari_isdnet.engine.upload import Upload
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, Branch, ISDNet
 from napari_isdnet.progress import Progress
@@ -102,6 +103,7 @@ class WindowPredictor:
         size = window_size(model, window)
         self.model, self.reader, self.placement, self.branch = model, reader, placement, branch
         self.grid = WindowGrid(reader.shape, size, size // 4 // ALIGN * ALIGN if overlap is None else overlap)
+        self._upload = Upload(placement.device, reader.normal)
         self._coarse: OrderedDict[Window, Tensor] = OrderedDict()
         self._lock = threading.Lock()
         self._held, self._most = 0, cache
@@ -129,9 +131,9 @@ class WindowPredictor:
             if found is not None:
                 self._coarse.move_to_end(window)
                 return found
-            x = as_tensor(self.reader.read(window)[0], self.placement.device)
             with device_memory():
-                coarse = self.model.coarse_logits(x, self.branch).float().cpu()
+                x = self._upload.tensor(self._upload.pixels(self.reader, window))
+                coarse = self.model.coarse_logits(x, self.branch).float()
             self._coarse[window] = coarse
             self._held += coarse.numel() * 4
             while self._held > self._most and len(self._coarse) > 1:
@@ -141,17 +143,18 @@ class WindowPredictor:
 
     @torch.inference_mode()
     def logits(self, window: Window) -> Tensor:
-        """Blended logits (1, K, h, w) of any level-0 window, float32, on the CPU."""
+        """Blended logits (1, K, h, w) of any level-0 window, float32, on the device."""
         total: Tensor | None = None
-        weights = torch.zeros(window.shape)
+        device = self.placement.device
+        weights = torch.zeros(window.shape, device=device)
         for tile in self.grid.touching(window):
             part = tile.intersect(window)
             fine = F.interpolate(self.coarse_logits(tile), size=tile.shape, mode="bilinear", align_corners=False)
             if total is None:
-                total = torch.zeros(1, fine.shape[1], *window.shape)
+                total = torch.zeros(1, fine.shape[1], *window.shape, device=device)
             rows, columns = part.relative_to(tile).slices
-            ramp_rows = torch.from_numpy(self.grid.ramp(tile.row, tile.height, 0))[rows]
-            ramp_columns = torch.from_numpy(self.grid.ramp(tile.column, tile.width, 1))[columns]
+            ramp_rows = torch.from_numpy(self.grid.ramp(tile.row, tile.height, 0)[rows]).to(device)
+            ramp_columns = torch.from_numpy(self.grid.ramp(tile.column, tile.width, 1)[columns]).to(device)
             weight = ramp_rows[:, None] * ramp_columns[None]
             into = part.relative_to(window).slices
             total[(..., *into)] += fine[:, :, rows, columns] * weight
@@ -168,5 +171,5 @@ class WindowPredictor:
         found = np.empty(window.shape, np.uint8)
         for strip in Grid(window.shape, (STRIP, window.width)):  # bounds the full-resolution logits
             logits = self.logits(strip.shifted(window.row, window.column))[0]
-            found[strip.slices] = logits.argmax(0).to(torch.uint8).numpy()
+            found[strip.slices] = logits.argmax(0).to(torch.uint8).cpu().numpy()
         return self.reader.mask(found, window)
