@@ -28,10 +28,10 @@ from napari_isdnet.model.laplacian import LaplacianPyramid
 
 
 @pytest.mark.parametrize("size", [(64, 96), (600, 96), (61, 90)])
-def test_the_best_class_by_strips_is_that_of_the_full_logits(size: tuple[int, int]) -> None:
+def test_the_best_class_is_that_of_the_full_logits(size: tuple[int, int]) -> None:
     coarse = torch.randn(1, 5, -(-size[0] // 8), -(-size[1] // 8), generator=torch.Generator().manual_seed(0))
     fine = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)[0]
-    labels = best_class(coarse, size, strip=128)
+    labels = best_class(coarse, size)
     top = fine.topk(2, dim=0).values
     clear = (top[0] - top[1]) > 1e-5
     assert clear.float().mean() > 0.99

@@ -27,6 +27,11 @@ def check(n_in: tuple[int, int], n_out: tuple[int, int], window: Window) -> None
     got = resize_bilinear(patch, Place(needed, n_in), Place(window, n_out))
     assert got.shape == expected.shape
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+    with torch.inference_mode():  # in slices, which gradients do not pass through
+        assert torch.equal(resize_bilinear(patch, Place(needed, n_in), Place(window, n_out)), got)
+        halves = resize_bilinear(patch.bfloat16(), Place(needed, n_in), Place(window, n_out))
+    assert halves.dtype == torch.bfloat16
+    torch.testing.assert_close(halves.float(), expected, atol=0.1, rtol=0)
 
 
 @settings(max_examples=80, deadline=None)

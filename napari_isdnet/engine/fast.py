@@ -21,25 +21,32 @@ def compiled(model: ISDNet) -> tuple[Callable[[Tensor], Tensor], str]:
     return _compile(model.coarse_logits, next(model.parameters()).is_cuda)
 
 
-def compiled_labels(model: ISDNet) -> tuple[Callable[[Tensor], Tensor], str]:
+def compiled_labels(model: ISDNet, tune: bool = False) -> tuple[Callable[[Tensor], Tensor], str]:
     """As :func:`compiled`, from the image (1, 3, H, W) to its classes (H, W) uint8.
 
     Enlarging the logits and choosing the best class become one kernel, which never writes full-size logits: for a GPU.
+    ``tune`` tries several kernels for every layer, which takes minutes once.
     """
 
     def labels(x: Tensor) -> Tensor:
         fine = F.interpolate(model.coarse_logits(x), size=x.shape[2:], mode="bilinear", align_corners=False)
         return fine[0].argmax(0).to(torch.uint8)
 
-    return _compile(labels, next(model.parameters()).is_cuda)
+    return _compile(labels, next(model.parameters()).is_cuda, tune)
 
 
-def _compile(function: Callable[[Tensor], Tensor], graph: bool) -> tuple[Callable[[Tensor], Tensor], str]:
+def _compile(
+    function: Callable[[Tensor], Tensor], graph: bool, tune: bool = False
+) -> tuple[Callable[[Tensor], Tensor], str]:
+    mode = "reduce-overhead" if graph else None
+    if tune:
+        mode = "max-autotune" if graph else "max-autotune-no-cudagraphs"
     try:
-        built = torch.compile(function, dynamic=False, mode="reduce-overhead" if graph else None)
+        built = torch.compile(function, dynamic=False, mode=mode)
     except RuntimeError as error:  # a platform that torch cannot compile for
         return function, f"not compiled: {_brief(error)}"
-    return _State(function, built), "TorchInductor" + (", CUDA graphs" if graph else "")
+    note = "TorchInductor" + (", kernels tuned" if tune else "") + (", CUDA graphs" if graph else "")
+    return _State(function, built), note
 
 
 class _State:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.engine.patches import Patches
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Clock, Progress
@@ -187,7 +188,7 @@ class Oriented:
         fine, found = self.fine(window), np.empty(window.shape, np.uint8)
         for strip in Grid(window.shape, (rows, window.width)):  # bounds the full-resolution logits
             logits = fine(strip.shifted(window.row, window.column))[0]
-            found[strip.slices] = logits.argmax(0).to(torch.uint8).cpu().numpy()
+            found[strip.slices] = best_of(logits).cpu().numpy()
         return self.reader.mask(found, window)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_isdnet.engine.enlarge import best_of, classes_of
 from napari_isdnet.model.layers import Place, resize_bilinear
 from napari_isdnet.window import Window
 
@@ -31,14 +32,19 @@ class Sizes:
 def labels_of(
     coarse: Tensor, place: Place, window: Window, full: tuple[int, int], strip: int = 256
 ) -> npt.NDArray[np.uint8]:
-    """Enlarge coarse logits to ``window`` and take the best class, strip by strip: no full-size logits tensor."""
+    """The best class (h, w) of coarse logits (1, K, h', w') enlarged to ``window``, without a full-size logits tensor.
+
+    On a processor only pixels between cells of different classes are enlarged, elsewhere all are, strip by strip.
+    """
+    if coarse.device.type == "cpu":
+        return classes_of(coarse, place, Place(window, full)).numpy()
     if coarse.is_cuda:  # few large pieces: each is waited for
         strip = max(strip, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width)))
     labels = np.empty(window.shape, np.uint8)
     for top in range(0, window.height, strip):
         part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)
         fine = resize_bilinear(coarse, place, Place(part, full))
-        labels[top : top + part.height] = fine[0].argmax(0).to(torch.uint8).cpu().numpy()
+        labels[top : top + part.height] = best_of(fine[0]).cpu().numpy()
     return labels
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, device_memory
+from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.engine.patches import Patches, check_size
 from napari_isdnet.engine.upload import Upload
 from napari_isdnet.exceptions import InputError
@@ -171,5 +172,5 @@ class WindowPredictor:
         found = np.empty(window.shape, np.uint8)
         for strip in Grid(window.shape, (STRIP, window.width)):  # bounds the full-resolution logits
             logits = self.logits(strip.shifted(window.row, window.column))[0]
-            found[strip.slices] = logits.argmax(0).to(torch.uint8).cpu().numpy()
+            found[strip.slices] = best_of(logits).cpu().numpy()
         return self.reader.mask(found, window)

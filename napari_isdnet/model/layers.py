@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -86,9 +87,15 @@ class Place:
         return Place(self.window.divided(f).clipped(full), full)
 
 
-def _axis(start: int, count: int, n_in: int, n_out: int, offset: int, available: int, device: torch.device):  # type: ignore[no-untyped-def]
-    """Left index (into the patch), right index and weight of linear interpolation along one axis, whole coordinates."""
-    position = ((torch.arange(start, start + count, dtype=torch.float64) + 0.5) * (n_in / n_out) - 0.5).clamp_(min=0)
+def axis_weights(axis: int, place: Place, out: Place, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For every pixel of ``out`` along an axis: the two cells of the patch at ``place`` that it lies between, and the
+    weight of the second."""
+    w_in, w_out = place.window, out.window
+    offset, available = ((w_in.row, w_in.height), (w_in.column, w_in.width))[axis]
+    start, count = ((w_out.row, w_out.height), (w_out.column, w_out.width))[axis]
+    n_in, n_out = place.full[axis], out.full[axis]
+    position = (torch.arange(start, start + count, dtype=torch.float64) + 0.5) * (n_in / n_out) - 0.5
+    position.clamp_(min=0)
     left = position.floor().clamp_(max=n_in - 1)
     weight = (position - left).to(torch.float32)
     right = (left + 1).clamp_(max=n_in - 1)
@@ -117,16 +124,32 @@ def resize_bilinear(x: Tensor, place: Place, out: Place) -> Tensor:
     exact = _integer_upsampling(x, place, out)
     if exact is not None:
         return exact
-    for axis in (0, 1):
-        w_in, w_out = place.window, out.window
-        offset, available = ((w_in.row, w_in.height), (w_in.column, w_in.width))[axis]
-        start, count = ((w_out.row, w_out.height), (w_out.column, w_out.width))[axis]
-        low, high, weight = _axis(start, count, place.full[axis], out.full[axis], offset, available, x.device)
-        shape = [1, 1, 1, 1]
-        shape[2 + axis] = count
-        a, b = x.index_select(2 + axis, low).float(), x.index_select(2 + axis, high).float()
-        x = torch.lerp(a, b, weight.view(shape)).to(x.dtype)
+    # Along the columns while there are few rows.
+    for axis in (1, 0):
+        x = _mixed(x, axis, place.full[axis], out.full[axis], *axis_weights(axis, place, out, x.device))
     return x
+
+
+def _mixed(x: Tensor, axis: int, n_in: int, n_out: int, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
+    """Linear interpolation of a patch along one axis: between cells ``low`` and ``high``, ``weight`` of the second."""
+    dim, shape = 2 + axis, [1, 1, 1, 1]
+    shape[dim] = -1
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        a, b = x.index_select(dim, low).float(), x.index_select(dim, high).float()
+        return torch.lerp(a, b, weight.view(shape)).to(x.dtype)
+    # Every n-th pixel, for an enlargement by about n, lies one cell after the one before, but for a few slips: slices
+    # between them instead of gathering pixel by pixel, at a quarter of the time and to the same bits.
+    x, step = x.contiguous(), max(1, round(n_out / n_in))
+    result = x.new_empty((*x.shape[:dim], len(low), *x.shape[dim + 1 :]))
+    for phase in range(min(step, len(low))):
+        first, second, share = low[phase::step], high[phase::step], weight[phase::step]
+        slips = ((first.diff() != 1) | (second.diff() != 1)).nonzero()[:, 0] + 1
+        edges = [0, *slips.tolist(), len(first)]
+        for start, stop in pairwise(edges):
+            a, b = (x.narrow(dim, int(at[start]), stop - start).float() for at in (first, second))
+            place = slice(phase + start * step, phase + (stop - 1) * step + 1, step)
+            result[(slice(None),) * dim + (place,)] = torch.lerp(a, b, share[start:stop].view(shape))
+    return result
 
 
 def _integer_upsampling(x: Tensor, place: Place, out: Place) -> Tensor | None:

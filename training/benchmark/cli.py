@@ -106,6 +106,7 @@ def path_command(
     device: Device = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
     compile_too: Annotated[bool, typer.Option("--compile", help="Measure torch.compile too.")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="And with kernels tuned, which takes minutes once.")] = False,
     output: Annotated[Path | None, typer.Option(help="CSV file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +126,7 @@ def path_command(
     x = torch.randn(1, 3, height, width)
     if image is not None:
         x = _picture(image, net, (height, width))
-    steps = measure_path(net, x, device=device, rounds=rounds, compile_too=compile_too)
+    steps = measure_path(net, x, device=device, rounds=rounds, compile_too=compile_too, tune=tune)
     rows = drive(steps, "path", "Stopped; nothing was written.")
     if output is not None:
         write_csv(output, PATH_COLUMNS, rows, _notes())

@@ -11,37 +11,23 @@ from napari_isdnet_training.registry import Network
 from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, prepare
+from napari_isdnet.engine.enlarge import classes_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.layers import Place
+from napari_isdnet.window import Window
 
 Labelling = Callable[[Tensor], Tensor]
 
 SCALES = {"whole": 1.0, "half": 0.5, "quarter": 0.25}
 
 
-def best_class(coarse: Tensor, size: tuple[int, int], strip: int = 256) -> Tensor:
-    """Class indices (H, W) uint8 of logits (1, K, h, w) enlarged to ``size``, strip by strip.
-
-    The full-size logits are never held: a strip of them is enlarged, its best class taken and the strip forgotten. In
-    channels-last order the classes of a pixel lie side by side, which makes the search several times faster on a CPU.
-    """
-    coarse = coarse.contiguous(memory_format=torch.channels_last)
-    h, height = coarse.shape[2], size[0]
-    if height % h or coarse.is_cuda or height <= strip:
-        fine = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
-        return fine[0].argmax(0).to(torch.uint8)
-    factor = height // h
-    rows = max(1, strip // factor)
-    result = torch.empty(size, dtype=torch.uint8)
-    for top in range(0, h, rows):
-        bottom = min(h, top + rows)
-        low, high = max(0, top - 1), min(h, bottom + 1)  # one row more on each side: interpolation reads neighbours
-        part = coarse[:, :, low:high].contiguous(memory_format=torch.channels_last)
-        fine = F.interpolate(part, size=((high - low) * factor, size[1]), mode="bilinear", align_corners=False)
-        start = (top - low) * factor
-        best = fine[0, :, start : start + (bottom - top) * factor].argmax(0)
-        result[top * factor : bottom * factor] = best.to(torch.uint8)
-    return result
+def best_class(coarse: Tensor, size: tuple[int, int]) -> Tensor:
+    """Class indices (H, W) uint8 of logits (1, K, h, w) enlarged to ``size``; on a processor as the engine does it."""
+    if coarse.device.type == "cpu":
+        return classes_of(coarse, Place.whole(coarse), Place(Window.whole(size), size))
+    fine = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+    return fine[0].argmax(0).to(torch.uint8)
 
 
 def place(network: Network, placement: Placement, prepared: bool) -> Network:

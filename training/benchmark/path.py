@@ -41,7 +41,9 @@ class ConvolvedPyramid(LaplacianPyramid):
         return self._filter(spread, 4.0)[:, :, : size[0], : size[1]]
 
 
-def variants(model: ISDNet, device: str, compile_too: bool) -> dict[str, tuple[Callable[[Tensor], Tensor], str]]:
+def variants(
+    model: ISDNet, device: str, compile_too: bool, tune: bool = False
+) -> dict[str, tuple[Callable[[Tensor], Tensor], str]]:
     """Functions from a normalised image (1, 3, H, W) to labels, and a note each; ``plain`` is the yardstick."""
 
     def full(net: ISDNet) -> Callable[[Tensor], Tensor]:
@@ -65,12 +67,14 @@ def variants(model: ISDNet, device: str, compile_too: bool) -> dict[str, tuple[C
         found["bfloat16 compiled"] = (lambda x: best_class(ready(x), (x.shape[2], x.shape[3])), note)
         if target.type == "cuda":
             found["bfloat16 compiled to labels"] = compiled_labels(prepare(model, choose(device, "bfloat16")))
+    if tune:
+        found["bfloat16 tuned to labels"] = compiled_labels(prepare(model, choose(device, "bfloat16")), tune=True)
     return found
 
 
 @torch.inference_mode()
 def measure_path(
-    model: ISDNet, x: Tensor, *, device: str = "auto", rounds: int = 5, compile_too: bool = False
+    model: ISDNet, x: Tensor, *, device: str = "auto", rounds: int = 5, compile_too: bool = False, tune: bool = False
 ) -> Generator[Progress, None, list[dict[str, Any]]]:
     """Time every variant on one image in alternating rounds; yields after each, returns rows of :data:`PATH_COLUMNS`.
 
@@ -80,7 +84,7 @@ def measure_path(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     placement = choose(device, "float32")
     x = x.to(placement.device)
-    found = variants(model, device, compile_too)
+    found = variants(model, device, compile_too, tune)
     times: dict[str, list[float]] = {name: [] for name in found}
     clock = Clock(len(found) * (rounds + 1))
     labels: dict[str, Tensor] = {}
