@@ -86,3 +86,17 @@ def test_a_full_disk_is_told_and_what_did_not_arrive_is_not_recorded() -> None:
         commits.close()
     assert log.units == [0]
     assert threading.active_count() == threads - 1
+
+
+def test_after_a_failure_nothing_is_recorded_whatever_the_disk_says_then() -> None:
+    disk, log, commits = made(most=9)
+    for unit in range(3):
+        commits.add(disk, "fused", unit, SUMS)  # type: ignore[arg-type]
+    disk.error = InputError("The disk is full")
+    disk.let.release(1)
+    with pytest.raises(InputError, match="full"):
+        commits.flush()
+    disk.error = None  # Linux tells of lost pages once
+    disk.let.release(9)
+    commits.close()
+    assert log.units == []

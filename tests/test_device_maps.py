@@ -21,6 +21,7 @@ from napari_isdnet.engine.orientations import orientations, turned
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.streaming import StreamOptions, WholeImage
 from napari_isdnet.engine.upload import Upload
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.model.isdnet import ISDNet
@@ -88,7 +89,9 @@ def test_cores_that_a_device_refuses_are_joined_there(monkeypatch: pytest.Monkey
     assert refused
 
 
-def test_sums_that_stay_on_the_device_are_those_of_numpy() -> None:
+@pytest.mark.parametrize("limit", [1, 100, 2**26])
+def test_sums_that_stay_on_the_device_are_those_of_numpy(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_isdnet.engine.means.WIDENED_BYTES", limit)
     rng, deep = np.random.default_rng(0), (11, 13)
     here, there = MeanSums((1, 2, 3, 6), deep), MeanSums((1, 2, 3, 6), deep)
     values = rng.normal(size=(*deep, 4)).astype(np.float16)
@@ -156,6 +159,47 @@ def test_a_job_keeps_its_maps_where_there_is_room(tmp_path: Path, monkeypatch: p
         assert isinstance(predictor.shallow8.storage, DeviceMap) == (kind is DeviceMap)
         assert (tmp_path / "maps").exists() == (kind is not DeviceMap)
         predictor.close()
+
+
+def test_known_means_ask_for_no_whole_maps_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = lively(NETWORKS["lite"]), picture(SHAPE)
+    monkeypatch.setattr(job, "room_on_device", lambda device: 1e12)
+    known = streamed(model, image).means
+    for means, there in (((), True), ((None,), True), ((known,), False)):
+        predictor = job.make_predictor(model, source_of(image), policy_of(image), CPU, means=means)
+        assert isinstance(predictor, WholeImage)
+        assert isinstance(predictor.shallow8.storage, DeviceMap) == there
+        predictor.close()
+
+
+def test_a_device_that_has_been_filled_meanwhile_leaves_the_maps_to_ram(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = lively(NETWORKS["lite"]), picture(SHAPE)
+    monkeypatch.setattr(job, "room_on_device", lambda device: 1e12)
+
+    def full(*_: object) -> DeviceMap:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("napari_isdnet.engine.streaming.DeviceMap", full)
+    predictor = job.make_predictor(model, source_of(image), policy_of(image), CPU)
+    assert isinstance(predictor, WholeImage)
+    for _ in predictor.prepare():
+        pass
+    assert predictor.labels(Window(0, 0, 40, 50)).shape == (40, 50)
+    predictor.close()
+
+
+@pytest.mark.parametrize("piece", ["backbone", "project_deep", "fuse16", "classify"])
+def test_too_little_memory_in_any_pass_is_a_sentence(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(LocalNetwork, piece, full)
+
+    def run() -> None:
+        streamed(lively(NETWORKS["lite"]), picture((300, 300)), on_device=True).labels(Window(0, 0, 9, 9))
+
+    with pytest.raises(InputError, match="too little memory"):
+        run()
 
 
 @pytest.mark.gpu

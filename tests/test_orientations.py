@@ -17,7 +17,7 @@ from napari_isdnet.engine import job
 from napari_isdnet.engine.device import Placement, prepare
 from napari_isdnet.engine.job import make_predictor
 from napari_isdnet.engine.ledger import JobDiffersError, read_header
-from napari_isdnet.engine.orientations import COUNTS, Orientation, Oriented, TurnedReader, orientations
+from napari_isdnet.engine.orientations import COUNTS, Orientation, Oriented, Part, TurnedReader, orientations
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.segment import SegmentResult, segment
 from napari_isdnet.exceptions import InputError
@@ -272,3 +272,21 @@ def test_the_live_view_answers_as_the_job_does(tmp_path: Path) -> None:
     job = labels(run(source, file, tmp_path / "w", orientations=2, context="window", window=None, precision="auto"))
     np.testing.assert_array_equal(windows.compute(Window(0, 0, 160, 128)), job)
     windows.close()
+
+
+def test_all_orientations_are_closed_whatever_one_of_them_says() -> None:
+    closed: list[int] = []
+
+    class Failing:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def close(self) -> None:
+            closed.append(self.number)
+            if self.number == 1:
+                raise InputError("The disk is full")
+
+    mean = Oriented([Part(o, Failing(o.number)) for o in orientations(4)], None, 3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="full"):
+        mean.close()
+    assert sorted(closed) == [0, 1, 2, 3]

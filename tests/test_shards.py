@@ -11,12 +11,12 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from zarr.codecs import GzipCodec, ZstdCodec
+from zarr.codecs import BytesCodec, GzipCodec, ZstdCodec
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.shards import ZSTD_LEVEL, Shards, crc32c
 from napari_isdnet.io.source import TileError
-from napari_isdnet.io.store import LabelStore
+from napari_isdnet.io.store import BUILDING_BYTES, SHARD, LabelStore
 from napari_isdnet.window import Window
 
 
@@ -129,6 +129,31 @@ def test_arrays_that_are_coded_in_another_way_are_refused(tmp_path: Path) -> Non
     for codec in (GzipCodec(), ZstdCodec(level=ZSTD_LEVEL + 1)):
         with pytest.raises(InputError, match="coded in another way"):
             Shards.of(array_in(tmp_path, (8, 8), (8, 8), (4, 4), codec), tmp_path / "0")
+
+
+def test_the_order_of_the_bytes_of_a_single_byte_is_nothing(tmp_path: Path) -> None:
+    """zarr 3.0 writes it down, later versions do not; stores of either are read and gone on with."""
+    group = zarr.create_group(store=tmp_path, zarr_format=3)
+    codec = ZstdCodec(level=ZSTD_LEVEL, checksum=False)
+    array = group.create_array(
+        "0", shape=(8, 8), shards=(8, 8), chunks=(4, 4), dtype="uint8", compressors=codec, fill_value=255,
+        serializer=BytesCodec(endian="little"),
+    )  # fmt: skip
+    array[:] = 3
+    shards = Shards.of(array, tmp_path / "0")
+    assert (shards.read((slice(0, 8), slice(0, 8))) == 3).all()
+    shards.write((0, 0), np.full((8, 8), 4, np.uint8))
+    assert (array[:] == 4).all()
+
+
+@pytest.mark.parametrize("channels", [1, 19, 200])
+def test_what_is_built_at_once_is_bounded_by_bytes(tmp_path: Path, channels: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("napari_isdnet.io.store.os.cpu_count", lambda: 64)
+    kind = "labels" if channels == 1 else "probabilities"
+    names = [f"class {n}" for n in range(channels)]
+    store = LabelStore.create(tmp_path / "a.ome.zarr", (3000, 3000), names, kind=kind)
+    assert store._builders == max(1, BUILDING_BYTES // (5 * SHARD * SHARD * channels))
+    assert 1 <= store._builders <= 8
 
 
 def test_the_checksum_is_castagnoli() -> None:

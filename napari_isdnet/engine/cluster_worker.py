@@ -161,9 +161,11 @@ class Station:
 
     def close(self) -> None:
         """Release everything."""
-        if self.predictor is not None:
-            self.predictor.close()
-        self._stack.close()
+        try:
+            if self.predictor is not None:
+                self.predictor.close()
+        finally:
+            self._stack.close()
 
 
 _LOCK = threading.Lock()  # a worker with several threads computes one unit at a time; torch has threads of its own

@@ -36,7 +36,12 @@ class Commits:
 
     def _record(self) -> None:
         future, name, unit, sums = self._waiting.popleft()
-        future.result()
+        try:
+            future.result()
+        except BaseException:
+            # A system may report once that pages were lost, and say of the same file ever after that all is well.
+            self._waiting.clear()
+            raise
         self._log.record(name, unit, sums)
 
     def flush(self) -> None:

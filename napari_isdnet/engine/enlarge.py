@@ -48,7 +48,7 @@ class _Axis:
 
 
 def best_of(logits: Tensor) -> Tensor:
-    """Index (...) uint8 of the largest of (K, ...), the first of equals: ``argmax`` over the first axis.
+    """Index (...) uint8 of the largest of (K, ...), the first of equals: ``argmax`` over the first axis, without NaN.
 
     On a processor ``argmax`` goes through it pixel by pixel; comparing whole planes takes a fifth of the time.
     """

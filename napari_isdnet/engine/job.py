@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -147,7 +149,8 @@ def make_predictor(
 ) -> Predictor:
     """The predictor of an image; maps of more than a quarter of the budget (or ``RAM_MAPS``) go to ``folder``.
 
-    On a graphics card they stay in its memory where that has room (:func:`room_on_device`).
+    On a graphics card they stay in its memory where that has room (:func:`room_on_device`) and the whole image is asked
+    for: with known ``means`` only what is looked at is computed, which is little of a sparse file and all of a memory.
 
     With several ``orientations`` (2, 4 or 8) the mean of that many: see :mod:`napari_isdnet.engine.orientations`.
     ``means`` are what is known of the whole image, one for each of them.
@@ -166,8 +169,9 @@ def make_predictor(
     core = core_for(budget, source.shape, window)
     bytes_per_pixel = map_bytes_per_pixel(ready) * (2 if exact else 1) * len(turns)
     size = bytes_per_pixel * source.shape[0] * source.shape[1]
-    on_device = context == "whole" and size < room_on_device(placement.device)
-    in_ram = on_device or folder is None or size < min(budget // 4, RAM_MAPS)
+    asked = any(item is None or not item.complete for item in means) or not means
+    on_device = context == "whole" and asked and size < room_on_device(placement.device)
+    in_ram = folder is None or size < min(budget // 4, RAM_MAPS)
     parts = []
     for turn, known in zip(turns, [*means, *[None] * len(turns)]):
         patches = turned(reader, turn)
@@ -176,18 +180,30 @@ def make_predictor(
         else:
             own = None if in_ram or folder is None else folder / part_folder(turn.number)
             notes = None if in_ram or log is None else log.of(turn.number)
-            stream = StreamOptions(core, own, exact, on_device, log=notes, means=known)
-            predictor = _whole(ready, patches, placement, stream, budget)
+            stream = StreamOptions(core, own, exact, log=notes, means=known)
+            predictor = _whole(ready, patches, placement, stream, budget, on_device)
         parts.append(Part(turn, predictor))
     return parts[0].predictor if len(parts) == 1 else Oriented(parts, reader, model.config.num_classes)
 
 
-def _whole(ready: ISDNet, reader: Patches, placement: Placement, options: StreamOptions, budget: int) -> Predictor:
-    """One orientation in the context of the whole image: streamed, or at once where the network cannot be."""
+def _whole(
+    ready: ISDNet, reader: Patches, placement: Placement, options: StreamOptions, budget: int, on_device: bool
+) -> Predictor:
+    """One orientation in the context of the whole image: streamed, or at once where the network cannot be.
+
+    ``on_device`` tries to keep the maps there, which another program may have filled meanwhile.
+    """
+    import torch
+
     from napari_isdnet.engine.oneshot import OneShot
     from napari_isdnet.engine.streaming import WholeImage
 
     try:
+        if on_device:
+            there = replace(options, folder=None, log=None, on_device=True)
+            with suppress(torch.OutOfMemoryError):
+                return WholeImage(ready, reader, placement, there)
+            torch.cuda.empty_cache()
         return WholeImage(ready, reader, placement, options)
     except NotLocalError as error:
         return OneShot(ready, reader, placement, budget, error.cause)
@@ -199,7 +215,13 @@ def room_on_device(device: torch.device) -> float:
     Maps that stay there are neither fetched nor sent again, 7 bytes a pixel both ways. 0 for a processor, whose maps
     lie in RAM or on the disk.
     """
-    return describe_device(device)["free"] / 2 if device.type == "cuda" else 0.0
+    if device.type != "cuda":
+        return 0.0
+    import torch
+
+    # What an earlier job left with the allocator is free, too.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (describe_device(device)["free"] + kept) / 2
 
 
 def known_means(header: Mapping[str, Any], orientations: int = 1) -> list[Means | None]:

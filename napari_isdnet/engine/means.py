@@ -15,6 +15,7 @@ from napari_isdnet.window import Window
 
 Vector = npt.NDArray[np.float64]
 NAMES = ("shallow16", "shallow8", "deep16", "fused")
+WIDENED_BYTES = 64 * 2**20
 
 
 @dataclass
@@ -90,7 +91,7 @@ class MeanSums:
         if name == "backbone":
             return torch.cat([none, *(self._bin_sums_there(values, window, n).ravel() for n in self.bins)])
         if name in NAMES:
-            total = values.reshape(-1, values.shape[-1]).sum(0, dtype=torch.float64)
+            total = _sum_there(values)
             return F.pad(total, (0, 1), value=float(window.area))
         return none
 
@@ -115,7 +116,7 @@ class MeanSums:
     def _bin_sums_there(self, values: Tensor, window: Window, n: int) -> Tensor:
         sums = values.new_zeros((n, n, values.shape[-1]), dtype=torch.float64)
         for i, j, where in self._bins(window, n):
-            sums[i, j] = values[where].sum((0, 1), dtype=torch.float64)
+            sums[i, j] = _sum_there(values[where])
         return sums
 
     def _total(self, name: str) -> Vector:
@@ -137,3 +138,12 @@ class MeanSums:
             result.append(np.moveaxis(sums / (heights[:, None] * widths[None])[..., None], -1, 0))
             start += n * n * channels
         return result
+
+
+def _sum_there(values: Tensor) -> Tensor:
+    """(h, w, C) to sums (C,) in float64, in strips: a card widens all that it sums at once."""
+    rows = max(1, WIDENED_BYTES // (8 * max(1, values[0].numel())))
+    total = values.new_zeros(values.shape[-1], dtype=torch.float64)
+    for strip in values.split(rows):
+        total += strip.sum((0, 1), dtype=torch.float64)
+    return total

@@ -8,6 +8,7 @@ maps and means of its own, so that the mean stays exact and bounded in memory, a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,5 +194,6 @@ class Oriented:
 
     def close(self) -> None:
         """Release memory and files of every orientation."""
-        for part in self.parts:
-            part.predictor.close()
+        with ExitStack() as stack:  # all of them, whatever one of them says
+            for part in self.parts:
+                stack.callback(part.predictor.close)

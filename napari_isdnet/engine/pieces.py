@@ -39,7 +39,7 @@ def labels_of(
     if coarse.device.type == "cpu":
         return classes_of(coarse, place, Place(window, full)).numpy()
     if coarse.is_cuda:  # few large pieces: each is waited for
-        strip = max(strip, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width)))
+        strip = max(1, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width)))
     labels = np.empty(window.shape, np.uint8)
     for top in range(0, window.height, strip):
         part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)

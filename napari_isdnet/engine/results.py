@@ -30,6 +30,8 @@ KEPT_BYTES = 64 * 2**20
 UNIT = 2048
 """Side of the windows that are predicted; anchored at the image's origin, so that a region is an exact crop."""
 
+WRITING_BYTES = 32 * 2**20
+"""Of shards that are written at once, if these are several."""
 FEW_CLASSES = 16
 """Up to so many, comparing with every class is faster than ``bincount``, which widens pixels to 64 bits and keeps other
 threads waiting."""
@@ -50,7 +52,7 @@ class ResultStores:
         self.region, self.stores = region, stores
         self.grid = Grid(image, (UNIT, UNIT))
         self._units: OrderedDict[int, dict[str, npt.NDArray[np.uint8]]] = OrderedDict()
-        self._counted: dict[int, npt.NDArray[np.int64]] = {}  # pixels of every class, of shards written here
+        self._counted: dict[int, npt.NDArray[np.int64]] = {}  # by shard written here, what _counts says
 
     @classmethod
     @contextmanager
@@ -183,7 +185,7 @@ def written(
     """
     bad: list[Window] = getattr(getattr(predictor, "reader", None), "bad", [])
     bad.clear()
-    writers = writers_at_once()
+    writers = writers_at_once(sum(store.channels for store in stores.stores.values()))
     waiting: deque[tuple[int, Future[Window]]] = deque()
     with ThreadPoolExecutor(writers, thread_name_prefix="isdnet-write") as pool:
         for index in todo:
@@ -200,9 +202,12 @@ def written(
             yield first, future.result()
 
 
-def writers_at_once() -> int:
-    """Shards that are written at once: a graphics card makes one in a few milliseconds, writing it takes ten."""
-    return max(1, min(4, (os.cpu_count() or 1) // 3))
+def writers_at_once(channels: int) -> int:
+    """Shards that are written at once: a graphics card makes one in a few milliseconds, writing it takes ten.
+
+    As many as the cores are for, and as ``WRITING_BYTES`` hold of ``channels`` channels.
+    """
+    return max(1, min(4, (os.cpu_count() or 1) // 3, WRITING_BYTES // (UNIT * UNIT * channels)))
 
 
 def _counts(labels: npt.NDArray[np.uint8], classes: int) -> npt.NDArray[np.int64]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from napari_isdnet.engine.commits import Commits
-from napari_isdnet.engine.device import Placement
+from napari_isdnet.engine.device import Placement, device_memory
 from napari_isdnet.engine.gates import Gates
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
@@ -305,7 +305,10 @@ class WholeImage:
         """Run what is missing of the passes up to the last barrier; cancel by not asking for the next item."""
         if self.prepared:
             return
-        clock = Clock(1.0)
+        with device_memory():
+            yield from self._passes(Clock(1.0))
+
+    def _passes(self, clock: Clock) -> Generator[Progress, None, None]:
         yield from self._shallow_pass(clock)
         yield from self._pass(clock, self.backbone, "deep", self.local.deep_stride * self.model.config.downscale)
         self.means = Means(
@@ -377,7 +380,8 @@ class WholeImage:
     def unit_logits(self, unit: Window) -> tuple[Tensor, Place]:
         """Stride-8 logits that a level-0 window needs for its enlargement, and where they lie."""
         window8 = self.local.coarse_window(Place(unit, self.sizes.image), self.sizes.s8)
-        return self.coarse_logits(window8), Place(window8, self.sizes.s8)
+        with device_memory():
+            return self.coarse_logits(window8), Place(window8, self.sizes.s8)
 
     def fine(self, window: Window) -> Callable[[Window], Tensor]:
         """Full-resolution logits (1, K, h, w), float32, of parts of a level-0 window."""

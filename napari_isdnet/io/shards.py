@@ -45,7 +45,7 @@ class Shards:
     @classmethod
     def of(cls, array: Any, folder: Path) -> Shards:
         """Those of a zarr array that lies in ``folder``; :class:`InputError` where it is coded in another way."""
-        if [codec.to_dict() for codec in array.metadata.codecs] != [_codec(tuple(array.chunks))]:
+        if [_plain(codec.to_dict()) for codec in array.metadata.codecs] != [_codec(tuple(array.chunks))]:
             raise InputError(f"{folder} is coded in another way than results are; make it again.")
         shards, chunks = tuple(map(int, array.shards)), tuple(map(int, array.chunks))
         return cls(folder, tuple(map(int, array.shape)), shards, chunks, int(array.fill_value))
@@ -58,15 +58,15 @@ class Shards:
 
     def write(self, place: tuple[int, ...], values: Array) -> None:
         """Replace a shard by ``values``, which are cut off where the array ends; forced to the disk, all or nothing."""
-        path, data = self.path(place), self._encoded(values)
-        if data is None:
+        path, parts = self.path(place), self._encoded(values)
+        if not parts:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -74,8 +74,8 @@ class Shards:
             temporary.unlink(missing_ok=True)
             raise
 
-    def _encoded(self, values: Array) -> bytes | None:
-        """The bytes of a shard; None where it holds nothing but the fill value."""
+    def _encoded(self, values: Array) -> list[bytes]:
+        """The bytes of a shard, in parts; none where it holds nothing but the fill value."""
         encode = _zstd().encode
         index = np.full((*self.counts, 2), EMPTY, "<u8")
         parts: list[bytes] = []
@@ -91,10 +91,10 @@ class Shards:
             parts.append(encode(np.ascontiguousarray(chunk)))
             index[number] = offset, len(parts[-1])
             offset += len(parts[-1])
-        if not parts:
-            return None
-        table = index.tobytes()
-        return b"".join((*parts, table, crc32c(table).to_bytes(4, "little")))
+        if parts:
+            table = index.tobytes()
+            parts += [table, crc32c(table).to_bytes(4, "little")]
+        return parts
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -157,11 +157,20 @@ def _codec(chunk: tuple[int, ...]) -> dict[str, Any]:
     """How :meth:`~napari_isdnet.io.store.LabelStore.create` asks zarr to code an array."""
     from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
-    return ShardingCodec(
+    codec = ShardingCodec(
         chunk_shape=chunk,
         codecs=(BytesCodec(endian=None), ZstdCodec(level=ZSTD_LEVEL, checksum=False)),
         index_codecs=(BytesCodec(), Crc32cCodec()),
-    ).to_dict()
+    )
+    return _plain(codec.to_dict())
+
+
+def _plain(codec: dict[str, Any]) -> dict[str, Any]:
+    """A sharding codec without the order of the bytes of a single byte, which zarr 3.0 writes down and 3.1 does not."""
+    settings = dict(codec.get("configuration", {}))
+    inner = settings.get("codecs", ())
+    settings["codecs"] = [{"name": "bytes"} if part.get("name") == "bytes" else part for part in inner]
+    return {**codec, "configuration": settings}
 
 
 @cache

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHUNK = 512
 SHARD = 2048
 BUILDING_BYTES = 128 * 2**20
-"""Of levels that are built at once: a shard, what it is made from, and what is made of it."""
+"""Of levels that are built at once; measured, one takes five times what a shard holds."""
 KINDS = ("labels", "probabilities", "uncertainty")
 
 
@@ -304,10 +304,10 @@ class LabelStore:
     @property
     def _builders(self) -> int:
         """How many shards of a level are built at once: as many as there are cores and ``BUILDING_BYTES`` allow."""
-        return max(1, min(8, os.cpu_count() or 1, BUILDING_BYTES // (3 * SHARD * SHARD * self.channels)))
+        return max(1, min(8, os.cpu_count() or 1, BUILDING_BYTES // (5 * SHARD * SHARD * self.channels)))
 
     def finish_pyramid(self, partial: bool = False) -> Generator[Progress, None, None]:
-        """Build what is missing of the lower levels; resumable, one shard in memory, same bytes every time.
+        """Build what is missing of the lower levels; resumable, few shards in memory, same bytes every time.
 
         Raises :class:`InputError` where level 0 is not complete, unless ``partial``: then missing shards count as
         nodata, and the levels are left unmarked, to be built again once level 0 is complete.

@@ -134,7 +134,7 @@ def _mixed(x: Tensor, axis: int, n_in: int, n_out: int, low: Tensor, high: Tenso
     """Linear interpolation of a patch along one axis: between cells ``low`` and ``high``, ``weight`` of the second."""
     dim, shape = 2 + axis, [1, 1, 1, 1]
     shape[dim] = -1
-    if x.device.type != "cpu" or torch.is_grad_enabled():
+    if x.device.type != "cpu" or n_out < n_in or torch.is_grad_enabled():
         a, b = x.index_select(dim, low).float(), x.index_select(dim, high).float()
         return torch.lerp(a, b, weight.view(shape)).to(x.dtype)
     # Every n-th pixel, for an enlargement by about n, lies one cell after the one before, but for a few slips: slices
