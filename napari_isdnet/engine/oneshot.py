@@ -25,9 +25,11 @@ def bytes_per_pixel(config: ISDNetConfig) -> int:
 
     Measured as the growth of the process on squares of 640 to 1024 pixels, batch norm folded: 131 to 143 with both
     branches (STDC-2, STDC-1; ResNet18 at a quarter), 183 with EfficientNet-B0 as deep branch, 117 for the shallow
-    branch alone, 268 and 770 for ResNet18 and ResNet50 alone at full scale.
+    branch alone, 268 and 770 for ResNet18 and ResNet50 alone at full scale; 297 with EfficientNet-Lite0 as shallow
+    branch, whose blocks widen six times at half the side (2048 pixels).
     """
-    return 200 if config.branches == "shallow" else 200 + 600 // config.downscale**2
+    shallow = 200 if config.shallow in ("stdc1", "stdc2", "narrow") else 350
+    return shallow if config.branches == "shallow" else shallow + 600 // config.downscale**2
 
 
 class OneShot:
