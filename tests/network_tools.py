@@ -1,11 +1,16 @@
 """Small networks with weights that matter, and images to run them on."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from napari_isdnet.classes import classes_from
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.model.checkpoint import load_model
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
@@ -49,3 +54,13 @@ def source_of(image: np.ndarray, name: str = "picture") -> ArraySource:
 def policy_of(image: np.ndarray) -> IntensityPolicy:
     """Its intensity policy."""
     return IntensityPolicy.from_source(source_of(image))
+
+
+def refusal(path: Path | str) -> str:
+    """The sentence with which a model file is refused."""
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    return message

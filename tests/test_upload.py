@@ -14,11 +14,12 @@ from napari_isdnet.engine import upload
 from napari_isdnet.engine.patches import as_tensor
 from napari_isdnet.engine.upload import Upload
 
+NORMAL = (np.zeros(3, np.float32), np.ones(3, np.float32))
 PATCH = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
 
 
 def test_on_a_cpu_it_is_the_patch() -> None:
-    assert torch.equal(Upload(torch.device("cpu")).send(PATCH).arrived(), as_tensor(PATCH, torch.device("cpu")))
+    assert torch.equal(Upload(torch.device("cpu"), NORMAL).send(PATCH).arrived(), as_tensor(PATCH, torch.device("cpu")))
 
 
 class Card:
@@ -32,7 +33,7 @@ class Card:
         monkeypatch.setattr(torch.cuda, "stream", self.within)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
         monkeypatch.setattr(upload, "as_tensor", self.as_tensor)
-        self.upload = Upload(torch.device("cpu"))
+        self.upload = Upload(torch.device("cpu"), NORMAL)
         self.upload.stream = copying  # type: ignore[assignment]
 
     @contextmanager
@@ -78,7 +79,7 @@ def test_short_of_memory_it_is_sent_again_by_who_computes(monkeypatch: pytest.Mo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_card_many_windows_arrive_whole() -> None:
     device = torch.device("cuda")
-    up = Upload(device)
+    up = Upload(device, NORMAL)
     patches = [np.full((512, 512, 3), n, np.float32) for n in range(64)]
     sums = [sent.arrived().mean() for sent in [up.send(p) for p in patches]]
     assert [float(s) for s in sums] == list(range(64))

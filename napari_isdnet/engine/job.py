@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_isdnet import __version__
 from napari_isdnet.engine.device import (
@@ -34,7 +35,6 @@ from napari_isdnet.window import Window
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import torch
     from torch import Tensor
 
     from napari_isdnet.engine.streaming import StreamOptions
@@ -193,8 +193,6 @@ def _whole(
 
     ``on_device`` tries to keep the maps there, which another program may have filled meanwhile.
     """
-    import torch
-
     from napari_isdnet.engine.oneshot import OneShot
     from napari_isdnet.engine.streaming import WholeImage
 
@@ -217,8 +215,6 @@ def room_on_device(device: torch.device) -> float:
     """
     if device.type != "cuda":
         return 0.0
-    import torch
-
     # What an earlier job left with the allocator is free, too.
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return (describe_device(device)["free"] + kept) / 2
@@ -257,8 +253,6 @@ def job_header(
     source: ImageSource, model_hash: str, placement: Placement, parameters: dict[str, Any]
 ) -> dict[str, Any]:
     """What must be equal for a job to be resumed."""
-    import torch
-
     return {
         "image": dict(source.identity()),
         "model": model_hash,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from napari_isdnet.window import Window
@@ -16,6 +16,7 @@ from napari_isdnet.window import Window
 Vector = npt.NDArray[np.float64]
 NAMES = ("shallow16", "shallow8", "deep16", "fused")
 WIDENED_BYTES = 64 * 2**20
+"""Of values that are summed at once on a device: a card widens all of them to float64 first."""
 
 
 @dataclass
@@ -66,58 +67,34 @@ class MeanSums:
         self._parts.setdefault(name, {})[unit] = sums
 
     def measure(self, name: str, unit: int, values: npt.NDArray[np.generic] | Tensor, window: Window) -> None:
-        """Sum a unit's stored values (height, width, channels), where they lie, and keep the sums."""
-        if isinstance(values, Tensor):
-            # Nothing is waited for: the sums stay on the device until a barrier wants them.
-            self._parts.setdefault(name, {})[unit] = self._measured_there(name, values, window)
+        """Sum a unit's stored values (height, width, channels), where they lie, and keep the sums.
+
+        Those of a tensor stay on its device until a barrier wants them: nothing is waited for.
+        """
+        if name == "backbone":
+            parts = [_sum(values[where]) for n in self.bins for where in self._bins(window, n)]
+        elif name in NAMES:
+            total = _sum(values)
+            parts = [total, _number(total, window.area)]
         else:
-            self.add(name, unit, self._measured(name, values, window))
+            parts = []
+        self._parts.setdefault(name, {})[unit] = _joined(parts)
 
     def of(self, name: str, unit: int) -> Vector:
         """The sums of a unit."""
         sums = self._parts[name][unit]
         return sums.cpu().numpy() if isinstance(sums, Tensor) else sums
 
-    def _measured(self, name: str, values: npt.NDArray[np.generic], window: Window) -> Vector:
-        if name == "backbone":
-            return np.concatenate([self._bin_sums(values, window, n).ravel() for n in self.bins] or [np.zeros(0)])
-        if name in NAMES:
-            total = values.reshape(-1, values.shape[-1]).sum(0, dtype=np.float64)
-            return np.concatenate([total, [float(window.area)]])
-        return np.zeros(0)
-
-    def _measured_there(self, name: str, values: Tensor, window: Window) -> Tensor:
-        none = values.new_zeros(0, dtype=torch.float64)
-        if name == "backbone":
-            return torch.cat([none, *(self._bin_sums_there(values, window, n).ravel() for n in self.bins)])
-        if name in NAMES:
-            total = _sum_there(values)
-            return F.pad(total, (0, 1), value=float(window.area))
-        return none
-
     def _bounds(self, axis: int, n: int) -> list[tuple[int, int]]:
         size = self.deep[axis]
         return [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
 
-    def _bins(self, window: Window, n: int) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
-        """The bins of an adaptive pool that a window reaches into, and where in the window they lie."""
-        for i, (top, bottom) in enumerate(self._bounds(0, n)):
-            for j, (left, right) in enumerate(self._bounds(1, n)):
+    def _bins(self, window: Window, n: int) -> Iterator[tuple[slice, slice]]:
+        """Where in a window each bin of an adaptive pool of n x n lies, which may be nowhere."""
+        for top, bottom in self._bounds(0, n):
+            for left, right in self._bounds(1, n):
                 part = window.intersect(Window.from_bounds(top, left, bottom, right))
-                if not part.empty:
-                    yield i, j, part.relative_to(window).slices
-
-    def _bin_sums(self, values: npt.NDArray[np.generic], window: Window, n: int) -> Vector:
-        sums = np.zeros((n, n, values.shape[-1]))
-        for i, j, where in self._bins(window, n):
-            sums[i, j] = values[where].sum((0, 1), dtype=np.float64)
-        return sums
-
-    def _bin_sums_there(self, values: Tensor, window: Window, n: int) -> Tensor:
-        sums = values.new_zeros((n, n, values.shape[-1]), dtype=torch.float64)
-        for i, j, where in self._bins(window, n):
-            sums[i, j] = _sum_there(values[where])
-        return sums
+                yield (slice(0), slice(0)) if part.empty else part.relative_to(window).slices
 
     def _total(self, name: str) -> Vector:
         return np.sum([self.of(name, unit) for unit in sorted(self._parts[name])], axis=0)
@@ -140,10 +117,22 @@ class MeanSums:
         return result
 
 
-def _sum_there(values: Tensor) -> Tensor:
-    """(h, w, C) to sums (C,) in float64, in strips: a card widens all that it sums at once."""
-    rows = max(1, WIDENED_BYTES // (8 * max(1, values[0].numel())))
+def _sum(values: Any) -> Any:
+    """(h, w, C) to sums (C,) in float64, where the values lie."""
+    if not isinstance(values, Tensor):
+        return values.reshape(-1, values.shape[-1]).sum(0, dtype=np.float64)
     total = values.new_zeros(values.shape[-1], dtype=torch.float64)
-    for strip in values.split(rows):
+    for strip in values.split(max(1, WIDENED_BYTES // (8 * values.shape[1] * values.shape[2] or 1))):
         total += strip.sum((0, 1), dtype=torch.float64)
     return total
+
+
+def _number(like: Any, value: float) -> Any:
+    """A vector of one, beside another; of a tensor without a copy from the host, which would be waited for."""
+    return torch.full_like(like[:1], value) if isinstance(like, Tensor) else np.array([float(value)])
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if not parts:
+        return np.zeros(0)
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else np.concatenate(parts)

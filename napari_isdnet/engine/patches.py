@@ -73,11 +73,8 @@ class PatchReader:
 
     def read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
         """Normalised (h, w, 3) of a window inside the image, and its valid mask (None: all valid)."""
-        try:
-            raw = self.source.read(window)
-        except TileError:
-            if not self.skip_bad_tiles:
-                raise
+        raw = self._raw(window)
+        if raw is None:
             return self._salvage(window)
         rgb, valid = self.policy.apply(raw)
         return self._normalise(rgb, valid), valid
@@ -87,13 +84,19 @@ class PatchReader:
 
         For a device that normalises faster than this process, over a way on which a quarter of the bytes counts.
         """
+        raw = self._raw(window)
+        if raw is None:
+            return self._salvage(window)[0]
+        return raw if self.policy.keeps(raw) else self._normalise(*self.policy.apply(raw))
+
+    def _raw(self, window: Window) -> npt.NDArray[Any] | None:
+        """Samples as stored; None where they cannot be read and that is to be put up with."""
         try:
-            raw = self.source.read(window)
+            return self.source.read(window)
         except TileError:
             if not self.skip_bad_tiles:
                 raise
-            return self._salvage(window)[0]
-        return raw if self.policy.keeps(raw) else self._normalise(*self.policy.apply(raw))
+            return None
 
     def _normalise(self, rgb: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
         """``rgb`` (h, w, 3), which the policy made for us, normalised in place."""
@@ -140,12 +143,8 @@ class PatchReader:
         """``labels`` of a window, set to 255 where the image has no valid pixel."""
         if not self.may_mask:
             return labels
-        try:
-            valid = self.policy.valid(self.source.read(window))
-        except TileError:
-            if not self.skip_bad_tiles:
-                raise
-            valid = self._salvage(window)[1]
+        raw = self._raw(window)
+        valid = self._salvage(window)[1] if raw is None else self.policy.valid(raw)
         if valid is not None:
             labels[~valid] = IGNORE_INDEX
         return labels

@@ -173,7 +173,7 @@ class WholeImage:
         """The deep input alone (needed before the shallow pass gets there: a region under known means)."""
         core = self.local.quarter_pixels(window, self.sizes.image)
         patch = padded_window(core, self.local.quarter_halo, self.sizes.image)
-        x = as_tensor(self.reader.read(patch)[0], self.placement.device)
+        x = self._upload.tensor(self._upload.pixels(self.reader, patch))
         return self._kept(as_values(self._quarter_of(x, patch, window), self.dtype))
 
     def _compute_shallow(self, unit: int, window: Window) -> Values:

@@ -14,7 +14,6 @@ from napari_isdnet.engine.patches import Patches, as_tensor
 from napari_isdnet.window import Window
 
 Array = npt.NDArray[Any]
-ZERO_AND_ONE = (np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
 class Upload:
@@ -23,7 +22,7 @@ class Upload:
     ``normal`` are the mean and deviation (3,) by which 8-bit windows are normalised once they are there.
     """
 
-    def __init__(self, device: torch.device, normal: tuple[Array, Array] = ZERO_AND_ONE) -> None:
+    def __init__(self, device: torch.device, normal: tuple[Array, Array]) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._mean, self._std = (torch.from_numpy(v).to(device).view(1, -1, 1, 1) for v in normal)
