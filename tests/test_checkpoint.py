@@ -153,6 +153,18 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_scraps(
     assert os.listdir(saved.parent) == [saved.name]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(("sync", os.fstat(file).st_ino)), sync(file))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("rename", os.stat(a).st_ino)), rename(a, b))[1])
+    path = save_model(model, tmp_path / "new.safetensors")
+    assert done == [("sync", path.stat().st_ino), ("rename", path.stat().st_ino)]
+    assert path.stat().st_mode & 0o600 == 0o600
+
+
 # ------------------------------------------------------------------------------------------------- identity
 
 

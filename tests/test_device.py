@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import copy
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         found = choose()
         assert (found.device.type, found.precision) == ("cpu", precision)
     assert choose("cpu", "float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize(("capability", "native"), [((6, 1), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_cards_that_only_imitate_bfloat16_are_known(
+    capability: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert device.multiplies_bfloat16(torch.device("cuda")) == native
+
+
+def test_float32_on_a_card_is_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolutions, products = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True)
+    monkeypatch.setattr(torch.backends, "cudnn", convolutions)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", products)
+    device.exact_float32(CPU.device)
+    assert convolutions.allow_tf32
+    device.exact_float32(torch.device("cuda"))
+    assert (convolutions.allow_tf32, products.allow_tf32) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +188,18 @@ def test_half_precision_keeps_the_gates_in_float32() -> None:
     assert ready.fuse8.alpha_shallow.dtype == torch.float32
     with torch.no_grad():
         assert ready(torch.randn(1, 3, 64, 64)).logits.isfinite().all()
+
+
+def test_half_precision_keeps_what_norms_of_the_gates_have_learnt() -> None:
+    model = lively(small(classes=3, channels=16))
+    norms = [name for name, m in model.named_modules() if "_gate" in name and isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    ready = prepare(model, Placement(torch.device("cpu"), torch.bfloat16), fold=False)
+    for name in norms:
+        wanted, kept = model.get_submodule(name), ready.get_submodule(name)
+        assert torch.equal(kept.running_mean, wanted.running_mean)
+        assert torch.equal(kept.weight, wanted.weight)
+    assert ready.classifier.conv.bn.running_mean.dtype == torch.bfloat16
 
 
 # ------------------------------------------------------------------------------------------------- too little memory

@@ -100,10 +100,21 @@ def test_sums_that_stay_on_the_device_are_those_of_numpy(limit: int, monkeypatch
             here.measure(name, unit, values[window.slices], window)
             there.measure(name, unit, torch.from_numpy(values[window.slices]), window)
             np.testing.assert_allclose(there.of(name, unit), here.of(name, unit), rtol=1e-12)
-    np.testing.assert_allclose(there.mean("fused"), values.astype(np.float64).mean((0, 1)), rtol=1e-12)
-    for ours, bins in zip(there.pools("backbone"), (1, 2, 3, 6), strict=True):
+    units = len(Grid(deep, (4, 4)))
+    np.testing.assert_allclose(there.mean("fused", units), values.astype(np.float64).mean((0, 1)), rtol=1e-12)
+    for ours, bins in zip(there.pools("backbone", units), (1, 2, 3, 6), strict=True):
         pooled = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(values).double().permute(2, 0, 1), bins)
         np.testing.assert_allclose(ours, pooled.numpy(), rtol=1e-9)
+
+
+def test_a_mean_over_some_units_is_none_over_all() -> None:
+    sums, grid = MeanSums((1,), (8, 8)), Grid((8, 8), (4, 4))
+    for unit in range(3):
+        sums.measure("fused", unit, np.ones((4, 4, 2), np.float16), grid[unit])
+    with pytest.raises(RuntimeError, match="3 of 4 units of 'fused'"):
+        sums.mean("fused", len(grid))
+    with pytest.raises(RuntimeError, match="0 of 4"):
+        sums.pools("backbone", len(grid))
 
 
 def test_bytes_are_normalised_to_the_very_values_of_the_reader() -> None:

@@ -111,13 +111,37 @@ def test_dropped_windows_show_their_coarse_levels_and_come_back(monkeypatch: pyt
     pyramid = PredictionPyramid((512, 512), (64, 64), compute, memory=6000)
     pyramid.answer(0, Window.whole((512, 512)))
     pyramid.wait(10)
-    assert pyramid.progress[0] < len(pyramid.grid)
+    assert pyramid.progress[0] == len(pyramid.grid)  # each was computed, though not all are kept
     known = pyramid.answer(0, Window.whole((512, 512)))
     assert (known != 255).all()
     assert pyramid.wait(10)
     before = count
     np.testing.assert_array_equal(pyramid.read(0, Window(0, 0, 64, 64)), truth[:64, :64])
-    assert before >= len(pyramid.grid)
+    assert before > len(pyramid.grid)  # the second look computed what had been dropped
+    pyramid.close()
+
+
+def test_the_rest_of_the_image_is_computed_once_however_little_is_kept_and_however_often_one_looks(monkeypatch) -> None:
+    monkeypatch.setattr(live, "DENSE_PIXELS", 2**12)
+    truth = truth_of((512, 512))
+    calls: list[Window] = []
+
+    def compute(window: Window) -> np.ndarray:
+        calls.append(window)
+        return truth[window.slices]
+
+    pyramid = PredictionPyramid((512, 512), (64, 64), compute, everything=True, memory=6000)
+    seen, coarse = Window(0, 0, 64, 64), len(pyramid.shapes) - 1
+    for _ in range(4):
+        pyramid.answer(coarse, Window.whole(pyramid.shapes[coarse]))
+        assert pyramid.wait(10)
+        assert pyramid.progress == (64, 64)
+    assert len(calls) == 64
+    for _ in range(3):
+        pyramid.answer(0, seen)  # dropped long ago
+        assert pyramid.wait(10)
+        np.testing.assert_array_equal(pyramid.answer(0, seen), truth[:64, :64])
+    assert calls[64:] == [seen]
     pyramid.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,30 @@ def test_other_samples_are_segmented(model: ISDNet, tmp_path: Path, kind: str) -
     result = run(path, model, tmp_path / "o")
     assert result.class_pixels["nodata"] == 0
     assert labels(result).shape == (96, 130)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "options", "words"),
+    [
+        ({"asked": "0,30000"}, {}, "--contrast 0,30000"),
+        ({"asked": "0,30000"}, {"contrast": (0, 30000)}, None),
+        ({"asked": "0,30000", "channels": [2, 1, 0]}, {"contrast": (0, 30000)}, "--contrast 0,30000 --channels 2,1,0"),
+        ({"channels": [2, 1, 0]}, {"channels": (2, 1, 0)}, None),
+        ({"channels": [7, 1, 0]}, {}, None),  # an image that has no such channel
+        (None, {}, None),
+    ],
+)
+def test_a_model_tuned_on_other_colours_says_so(
+    contrast: dict[str, Any] | None, options: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    model = four_classes()
+    assert model.header is not None
+    model.header = replace(model.header, contrast=contrast)
+    tifffile.imwrite(tmp_path / "deep.tif", picture((96, 96)).astype(np.uint16) * 100, photometric="rgb")
+    warnings = run(tmp_path / "deep.tif", model, tmp_path / "o", **options).warnings
+    assert len(warnings) == (words is not None)
+    if words is not None:
+        assert f"tuned on images shown with {words}, this one" in warnings[0]
 
 
 def test_images_that_cannot_be_used_get_one_sentence(model: ISDNet, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
-from napari_isdnet.model.checkpoint import load_model, save_model
+from napari_isdnet.model.card import model_card
+from napari_isdnet.model.checkpoint import load_model, read_header, save_model
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
@@ -145,6 +146,21 @@ def test_a_cut_run_goes_on_bit_for_bit_and_a_second_one_is_the_same(
 
 
 @pytest.mark.long
+def test_colours_that_were_chosen_by_hand_go_with_the_model(
+    scene: Path, painted: Path, model: Path, tmp_path: Path
+) -> None:
+    options = {**SMALL, "steps": 1, "allow_worse": True}
+    for path, chosen, kept in (
+        (tmp_path / "plain.safetensors", {}, None),
+        (tmp_path / "chosen.safetensors", {"contrast": (0, 200), "channels": (2, 1, 0)}, "0,200"),
+    ):
+        drain(finetune(scene, painted, str(model), output=path, **options, **chosen))
+        wanted = None if kept is None else {"asked": kept, "channels": [2, 1, 0]}
+        assert read_header(path).contrast == wanted
+    assert read_header(path).contrast_options == "--contrast 0,200 --channels 2,1,0"
+    assert "- Images were shown to it with --contrast 0,200 --channels 2,1,0\n" in model_card(read_header(path))
+
+
 def test_another_seed_gives_another_model(scene: Path, painted: Path, model: Path, tmp_path: Path) -> None:
     weights = []
     for seed in (0, 1):

@@ -279,12 +279,21 @@ class Tuning:
         metres = self.source.pixel_size.metres if self.source.pixel_size is not None else None
         return ModelHeader(
             config=self.net.config, classes=snapshot.classes, name=self.output.stem, mean=self.mean, std=self.std,
+            contrast=self._contrast(),
             description=f"fine-tuned from {parent.name if parent else 'a pretrained backbone'} on {self.source.name}",
             pixel_size=metres or (parent.pixel_size if parent else None),
             window=parent.window if parent else self.window,
             licence=parent.licence if parent else "not stated", lineage=lineage,
             figures={"held_out_before": self.before, "held_out_after": self.after} if self.judged else {},
         )  # fmt: skip
+
+    def _contrast(self) -> dict[str, Any] | None:
+        """How samples became colours, where that was chosen: the model's next image should be read alike."""
+        policy = self.pixels.policy
+        usual = IntensityPolicy.from_source(self.source, "none").channels
+        chosen: dict[str, Any] = {} if policy.contrast == "auto" else {"asked": policy.contrast}
+        chosen |= {} if policy.channels == usual else {"channels": list(policy.channels)}
+        return chosen or None
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 

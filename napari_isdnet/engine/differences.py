@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.engine.ledger import JobDiffersError
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
+
+if TYPE_CHECKING:
+    from napari_isdnet.io.source import ImageSource
+    from napari_isdnet.model.header import ModelHeader
 
 
 def job_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
@@ -29,6 +36,26 @@ def job_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], about:
         now = "" if new is None else f" (now '{new}')"
         words.insert(0, f"the model '{name}'{now}" if other_model else f"other weights of the model{now}")
     return words
+
+
+def shown_otherwise(source: ImageSource, policy: IntensityPolicy, header: ModelHeader) -> str | None:
+    """A sentence where a model was tuned on other colours than ``policy`` makes of ``source``; None where it was not.
+
+    Contrast that was chosen by hand belongs to the model: percentiles of another image would show it other colours.
+    """
+    if not header.contrast_options:
+        return None
+    chosen = header.contrast or {}
+    try:
+        alike = IntensityPolicy.from_source(source, chosen.get("asked", policy.contrast), chosen.get("channels"))
+    except InputError:  # an image without such channels
+        return None
+    if replace(alike, contrast=policy.contrast) == policy:
+        return None
+    return (
+        f"The model was tuned on images shown with {header.contrast_options}, this one is shown with other colours;"
+        f" {header.contrast_options} shows it alike."
+    )
 
 
 def in_words(error: JobDiffersError, folder: Path, model_name: str) -> JobDiffersError:

@@ -267,9 +267,9 @@ def means_key(header: Mapping[str, Any]) -> str:
     """Name under which the global means of an image under a model are kept.
 
     With a ``core`` in the header they are those of that very core, bit for bit; without, of any (they differ by
-    rounding, which is enough for looking at an image).
+    rounding, which is enough for looking at an image). Other versions may compute others, as for a job.
     """
-    keys = ("image", "model", "device", "precision", "intensity", "scale", "core", "orientation")
+    keys = ("image", "model", "device", "precision", "intensity", "scale", "core", "orientation", "versions")
     wanted = {k: header[k] for k in keys if k in header}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()[:32]
 

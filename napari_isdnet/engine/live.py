@@ -83,14 +83,15 @@ class PredictionPyramid:
         self._size = 0
         self._recent: OrderedDict[tuple[int, int], Labels] = OrderedDict()  # (level, index): unpacked
         self._recent_size = 0
-        self._done = np.zeros(len(self.grid), dtype=bool)
+        self._done = np.zeros(len(self.grid), dtype=bool)  # computed by ``compute`` as it is: coarse levels are right
+        self._fine = np.zeros(len(self.grid), dtype=bool)  # of those, not dropped for memory since: all levels are
         self._failed = np.zeros(len(self.grid), dtype=bool)
         self._allowed = np.zeros(len(self.grid), dtype=bool)
         self._allowed[self.grid.touching(self.within)] = True
         self._lock = threading.Lock()
         self._version = 0  # of ``compute``
         self._over = False
-        self._view: Window | None = None
+        self._view: tuple[Window, int] | None = None  # and the level it was looked at
         self._queue: ViewQueue[int] = ViewQueue(self._work, threads, self._report, name="isdnet-view-live")
 
     def _first_dense(self, core: tuple[int, int]) -> int:
@@ -107,7 +108,7 @@ class PredictionPyramid:
 
     # -- worker threads ------------------------------------------------------------------------------------------
     def _work(self, index: int) -> None:
-        if self._done[index]:  # finished between the look at the list and the wish
+        if self._fine[index]:  # finished between the look at the list and the wish
             return
         window = self.grid[index]
         with self._lock:
@@ -130,7 +131,7 @@ class PredictionPyramid:
             if current:
                 self._keep(index, packed)
                 self._paint(index, levels)
-                self._done[index] = True
+                self._done[index] = self._fine[index] = True
         if not current:  # the function was replaced meanwhile
             self._work(index)
             return
@@ -152,7 +153,7 @@ class PredictionPyramid:
         while self._size > self._memory and len(self._windows) > 1:
             old, dropped = self._windows.popitem(last=False)
             self._size -= sum(map(len, dropped))
-            self._done[old] = False  # its coarse levels stay; at full zoom it is computed again when looked at
+            self._fine[old] = False  # its coarse levels stay; at full zoom it is computed again when looked at
 
     def _paint(self, index: int, labels: Labels) -> None:
         """Write a window into the dense levels and bring the coarser ones up to date around it."""
@@ -172,7 +173,7 @@ class PredictionPyramid:
     def answer(self, level: int, window: Window) -> Labels:
         """What is known of ``window`` at ``level`` now (255 elsewhere); what is missing there is computed next."""
         if window.area > 1:  # a single pixel is a question about a value, not a new view
-            self.look_at(self._at_level_0(level, window))
+            self.look_at(self._at_level_0(level, window), level)
         return self.known(level, window)
 
     def follow(self, follower: Callable[[Window], None]) -> Callable[[], None]:
@@ -226,14 +227,17 @@ class PredictionPyramid:
                     self._recent_size -= self._recent.popitem(last=False)[1].nbytes
         return labels
 
-    def look_at(self, view: Window) -> None:
-        """Compute what is missing in ``view`` (level 0), nearest to its middle first; earlier wishes are dropped."""
-        self._view = view
+    def look_at(self, view: Window, level: int = 0) -> None:
+        """Compute what is missing in ``view`` (level 0), nearest to its middle first; earlier wishes are dropped.
+
+        ``level`` is the one that is shown: what was dropped for memory is computed again only where it is seen.
+        """
+        self._view = view, level
         inside = np.zeros(len(self.grid), dtype=bool)
         inside[self.grid.touching(view)] = True
-        wanted = self._allowed & ~self._failed & ~self._done
-        if not self.everything:
-            wanted &= inside
+        wanted = ~self._done if self.everything else inside & ~self._done
+        wanted |= inside & ~self._known_at(level)
+        wanted &= self._allowed & ~self._failed
         keys = np.flatnonzero(wanted)
         row, column = view.center
         down, across = np.divmod(keys, self.grid.counts[1])
@@ -241,6 +245,10 @@ class PredictionPyramid:
         columns = (across + 0.5) * self.grid.core[1] - column
         order = np.lexsort((rows**2 + columns**2, ~inside[keys]))
         self._queue.replace(keys[order].tolist())
+
+    def _known_at(self, level: int) -> npt.NDArray[np.bool_]:
+        """Which windows are known at ``level``."""
+        return self._fine if level < self._dense_from else self._done
 
     def overview(self) -> Labels:
         """The coarsest level, filled in place."""
@@ -254,7 +262,7 @@ class PredictionPyramid:
         for index in self.grid.touching(self._at_level_0(level, window)):
             if self._over:
                 break
-            if not self._done[index]:
+            if not self._known_at(level)[index]:
                 try:
                     self._work(index)
                 except Exception:
@@ -276,7 +284,7 @@ class PredictionPyramid:
         """What is looked at, or ``everything`` of the region after it, from now on."""
         self.everything = everything
         if self._view is not None:
-            self.look_at(self._view)
+            self.look_at(*self._view)
 
     def pause(self) -> None:
         """Start no further window."""
@@ -294,7 +302,7 @@ class PredictionPyramid:
         with self._lock:
             self._compute = compute
             self._version += 1
-            self._done[:] = False
+            self._done[:] = self._fine[:] = False
             self._failed[:] = False
             self._recent.clear()
             self._recent_size = 0

@@ -192,11 +192,15 @@ class UnitLog(Protocol):
         """Write down that a unit is stored, with its partial sums."""
 
 
+Compute = Callable[[int, Window], Values | None]
+
+
 class LazyMap:
     """A feature map whose units are computed when first read.
 
-    ``compute(unit, window)`` returns the values (height, width, channels) of that unit's window; ``done`` and
-    ``record`` ask and tell a ledger, so that a job that was killed goes on where it stopped.
+    ``compute(unit, window)`` returns the values (height, width, channels) of that unit's window, or None when it has
+    put them itself; ``done`` and ``record`` ask and tell a ledger, so that a job that was killed goes on where it
+    stopped.
     """
 
     def __init__(
@@ -204,7 +208,7 @@ class LazyMap:
         name: str,
         storage: Storage,
         core: int,
-        compute: Callable[[int, Window], Values],
+        compute: Compute,
         done: Iterable[int] = (),
         record: Callable[[int, Any], None] | None = None,
     ) -> None:
@@ -241,7 +245,7 @@ class LazyMap:
         """Compute a unit unless it is there."""
         if unit not in self._done:
             values = self._compute(unit, self.grid[unit])
-            if unit not in self._done:  # the computation may have put it itself
+            if values is not None:
                 self.put(unit, values)
 
     def read(self, window: Window) -> Any:

@@ -96,17 +96,20 @@ class MeanSums:
                 part = window.intersect(Window.from_bounds(top, left, bottom, right))
                 yield (slice(0), slice(0)) if part.empty else part.relative_to(window).slices
 
-    def _total(self, name: str) -> Vector:
-        return np.sum([self.of(name, unit) for unit in sorted(self._parts[name])], axis=0)
+    def _total(self, name: str, units: int) -> Vector:
+        parts = self._parts.get(name, {})
+        if len(parts) != units:  # a mean over some of them would look like one over all
+            raise RuntimeError(f"Only {len(parts)} of {units} units of '{name}' were summed.")
+        return np.sum([self.of(name, unit) for unit in sorted(parts)], axis=0)
 
-    def mean(self, name: str) -> Vector:
-        """Mean (C,) over a whole map."""
-        total = self._total(name)
+    def mean(self, name: str, units: int) -> Vector:
+        """Mean (C,) over a whole map of ``units``."""
+        total = self._total(name, units)
         return total[:-1] / total[-1]
 
-    def pools(self, name: str) -> list[Vector]:
-        """Adaptive average pools (C, n, n) of a whole map, one for each of the bins."""
-        total, start, result = self._total(name), 0, []
+    def pools(self, name: str, units: int) -> list[Vector]:
+        """Adaptive average pools (C, n, n) of a whole map of ``units``, one for each of the bins."""
+        total, start, result = self._total(name, units), 0, []
         channels = len(total) // max(1, sum(n * n for n in self.bins))
         for n in self.bins:
             sums = total[start : start + n * n * channels].reshape(n, n, channels)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.engine.device import Placement, choose, peak_rss_bytes, working_bytes
-from napari_isdnet.engine.differences import in_words
+from napari_isdnet.engine.differences import in_words, shown_otherwise
 from napari_isdnet.engine.job import (
     Context,
     LedgerLog,
@@ -217,17 +217,20 @@ class _Job:
         return {"window": window_size(self.model, self.options.window)}
 
     def _warnings(self) -> list[str]:
+        return [text for text in (self._other_size(), shown_otherwise(self.source, self.policy, self.header)) if text]
+
+    def _other_size(self) -> str | None:
         size, trained = self.source.pixel_size, self.header.pixel_size
         metres = None if size is None else size.metres
         scale = float(self.options.scale)
         if metres is None or trained is None or 1 / 1.5 <= metres / trained <= 1.5:
-            return []
+            return None
         now = "" if scale == 1 else f", {metres:.3g} m at --scale {scale:g}"
         metres *= scale  # of the file, which is what --scale counts from
-        return [
+        return (
             f"The image has pixels of {metres:.3g} m{now}, the model was trained at {trained:.3g} m;"
             f" --scale {metres / trained:.3g} resamples it."
-        ]
+        )
 
     # ------------------------------------------------------------------ steps
 

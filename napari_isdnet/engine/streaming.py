@@ -103,7 +103,12 @@ class WholeImage:
     # ------------------------------------------------------------------ maps
 
     def _map(
-        self, name: str, shape: tuple[int, int], channels: int, core: int, compute: Callable[[int, Window], Values]
+        self,
+        name: str,
+        shape: tuple[int, int],
+        channels: int,
+        core: int,
+        compute: Callable[[int, Window], Values | None],
     ) -> LazyMap:
         folder, log = self.options.folder, self.options.log
         path = None if folder is None else folder / f"{name}.map"
@@ -136,8 +141,8 @@ class WholeImage:
         # Patches of the deep input as large as those of the image: a dilated backbone looks far, and halos cost time.
         deep_core = max(256, core + 2 * (local.shallow_halo - local.backbone_halo)) // 32 * 32
         self.quarter = self._map("quarter", sizes.deep_input, 3, core // scale, self._compute_quarter)
-        self.shallow16 = self._map("shallow16", sizes.s16, c, core // 16, self._compute_shallow)
-        self.shallow8 = self._map("shallow8", sizes.s8, c, core // 8, self._compute_shallow)
+        self.shallow16 = self._map("shallow16", sizes.s16, c, core // 16, lambda unit, _: self.shallow_unit(unit))
+        self.shallow8 = self._map("shallow8", sizes.s8, c, core // 8, lambda unit, _: self.shallow_unit(unit))
         self.backbone = self._map(
             "backbone", sizes.deep, local.backbone_channels, deep_core // local.deep_stride, self._compute_backbone
         )
@@ -175,14 +180,6 @@ class WholeImage:
         patch = padded_window(core, self.local.quarter_halo, self.sizes.image)
         x = self._upload.tensor(self._upload.pixels(self.reader, patch))
         return self._kept(as_values(self._quarter_of(x, patch, window), self.dtype))
-
-    def _compute_shallow(self, unit: int, window: Window) -> Values:
-        """Both shallow maps and the deep input of one level-0 core come out of one read."""
-        core = self._core(unit)
-        self._store_shallow(unit, self._shallow_of(core, self._read_shallow(core)))
-        target = self.shallow16 if window == self.shallow16.grid[unit] else self.shallow8
-        stored: Values = target.storage.read(window)
-        return stored
 
     def _quarter_unit(self, unit: int) -> int | None:
         """The deep input's unit of a level-0 core; None where the image's last few pixels give it none."""
@@ -312,13 +309,16 @@ class WholeImage:
         yield from self._shallow_pass(clock)
         yield from self._pass(clock, self.backbone, "deep", self.local.deep_stride * self.model.config.downscale)
         self.means = Means(
-            self._sums.pools("backbone"),
-            {name: self._sums.mean(name) for name in ("shallow16", "shallow8")},
+            self._sums.pools("backbone", len(self.backbone.grid)),
+            {item.name: self._mean(item) for item in (self.shallow16, self.shallow8)},
         )
         yield from self._pass(clock, self.deep, "context", self.local.deep_stride * self.model.config.downscale)
-        self.means.vectors["deep16"] = self._sums.mean("deep16")
+        self.means.vectors["deep16"] = self._mean(self.deep)
         yield from self._pass(clock, self.fused, "fuse", 16)
-        self.means.vectors["fused"] = self._sums.mean("fused")
+        self.means.vectors["fused"] = self._mean(self.fused)
+
+    def _mean(self, item: LazyMap) -> npt.NDArray[np.float64]:
+        return self._sums.mean(item.name, len(item.grid))
 
     def _shallow_pass(self, clock: Clock) -> Generator[Progress, None, None]:
         grid = Grid(self.sizes.image, (self.options.core, self.options.core))
@@ -337,7 +337,7 @@ class WholeImage:
         return [unit for unit in range(count) if not self._shallow_done(unit)]
 
     def shallow_unit(self, unit: int) -> None:
-        """One core of the shallow pass: read, compute, store."""
+        """One core of the shallow pass: both shallow maps and the deep input come out of one read."""
         core = self._core(unit)
         self._store_shallow(unit, self._shallow_of(core, self._read_shallow(core)))
 

@@ -43,6 +43,8 @@ def _lines(header: ModelHeader) -> Iterator[str]:
     size = f"{header.pixel_size:g} m" if header.pixel_size else "not stated"
     yield f"- Network: ISDNet, {header.flavour} flavour, deep branch {header.config.deep}"
     yield f"- Pixel size: {size}; windows of {header.window} pixels"
+    if header.contrast_options:
+        yield f"- Images were shown to it with {header.contrast_options}"
     yield f"- Licence: {header.licence}"
     yield f"- Made with napari-isdnet {header.version}"
     yield ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -188,24 +188,18 @@ def write_tensors(
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file.")
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".part", dir=path.parent)
-        os.close(handle)
+        temporary = path.with_name(f".{path.stem[:100]}-{os.getpid()}-{threading.get_ident()}.part")
         try:
             save_file(dict(tensors), temporary, metadata=metadata)
-            os.chmod(temporary, 0o666 & ~_umask())
+            with open(temporary, "rb+") as file:  # on the disk before the name says so: power may go at any time
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except (OSError, SafetensorError) as error:  # a full disk is either, by who was writing
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place.") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

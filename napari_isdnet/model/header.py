@@ -25,9 +25,9 @@ class ModelHeader:
 
     ``mean`` and ``std`` normalise red, green and blue on the 0..255 scale. ``pixel_size`` is the pixel's side in
     metres at training, or None where it is unknown. ``window`` is the side in pixels of the windows the network was
-    trained on, which is also the window of windowed inference. ``contrast`` holds the intensity limits used in
-    training, where the images were not 8-bit. ``lineage`` says where the weights come from (recipe, seed, data,
-    parent), ``figures`` what was measured with them.
+    trained on, which is also the window of windowed inference. ``contrast`` holds how the samples of training became
+    colours where that was chosen by hand: ``asked`` ('none' or 'LOW,HIGH') and, where chosen, ``channels``.
+    ``lineage`` says where the weights come from (recipe, seed, data, parent), ``figures`` what was measured with them.
     """
 
     config: ISDNetConfig
@@ -60,6 +60,14 @@ class ModelHeader:
     def flavour(self) -> str:
         """``reference`` or ``paper``: whose side the network takes where the two differ."""
         return str(self.config.flavour)
+
+    @property
+    def contrast_options(self) -> str:
+        """The options by which another image becomes colours as those of training did; '' where none was chosen."""
+        chosen = self.contrast or {}
+        parts = [f"--contrast {chosen['asked']}"] if chosen.get("asked") else []
+        parts += [f"--channels {','.join(map(str, chosen['channels']))}"] if chosen.get("channels") else []
+        return " ".join(parts)
 
     @classmethod
     def default(cls, config: ISDNetConfig, **values: Any) -> ModelHeader:

@@ -211,6 +211,8 @@ def about(header: ModelHeader) -> ModelAbout:
     size = f"{header.pixel_size:g} m pixels" if header.pixel_size else "pixel size not stated"
     summary = f"{len(header.classes)} classes · {size} · {header.window} px windows"
     lines = [header.name, header.description, f"Flavour {header.flavour}, deep branch {header.config.deep}"]
+    if header.contrast_options:
+        lines.append(f"Tuned on images shown with {header.contrast_options}")
     lines += [f"Licence: {header.licence}", f"Made with version {header.version}"]
     lines += [f"{key}: {value:.4g}" for key, value in header.figures.items() if isinstance(value, int | float)]
     details = "\n".join(line for line in lines if line)
