@@ -52,6 +52,8 @@ def classes_from(items: Iterable[Any]) -> tuple[ClassInfo, ...]:
         if isinstance(item, dict):
             name, color = item.get("name", ""), item.get("color")
         elif isinstance(item, tuple | list):
+            if len(item) != 2:
+                raise InputError(f"A class must be a name, or a name and a colour, got {list(item)}.")
             name, color = item
         result.append(ClassInfo(str(name), parse_color(color) if color is not None else distinct_color(index)))
     names = [c.name for c in result]
@@ -89,9 +91,11 @@ def parse_color(color: str | Sequence[int]) -> tuple[int, int, int]:
         except ValueError:
             raise InputError(f"A colour must look like #rrggbb, got '{color}'.") from None
         return value >> 16, value >> 8 & 255, value & 255
-    if len(color) != 3:
-        raise InputError(f"A colour must be three numbers 0..255, got {list(color)}.")
-    return int(color[0]), int(color[1]), int(color[2])
+    try:
+        red, green, blue = (int(value) for value in color)
+    except (TypeError, ValueError):
+        raise InputError(f"A colour must look like #rrggbb or be three numbers 0..255, got {color!r}.") from None
+    return red, green, blue
 
 
 def distinct_color(index: int) -> tuple[int, int, int]:

@@ -204,12 +204,14 @@ def features(
     device: options.DeviceOption = "auto",
     contrast: options.ContrastOption = "auto",
     channels: options.ChannelsOption = None,
+    overwrite: Annotated[bool, options.option("Replace maps that are there.", "--overwrite")] = False,
     json: options.JsonOption = False,
 ) -> None:
     """Write what the network's branches see: feature maps, attention vectors and relation matrices."""
     from napari_isdnet.cli_commands import run_features
 
     settings = {"context": context.value, "device": device, "contrast": contrast, "channels": channels}
+    settings["overwrite"] = overwrite
     _show(run_features(image, output, model, roi, tuple(layer or ()), settings), json)
 
 

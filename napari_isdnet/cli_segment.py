@@ -21,7 +21,9 @@ def segment_all(
     from napari_isdnet.io.open import stem_of
 
     images = _once(images)
-    _check_stems({path: stem_of(Path(path.name or path.resolve().name)) for path in images}, images)
+    stems = {path: stem_of(Path(path.name or path.resolve().name)) for path in images}
+    _check_stems(stems, images)
+    _check_results(stems, output, settings)
     from napari_isdnet.engine.job import keep_memory_within
     from napari_isdnet.model.checkpoint import default_model, load_model
 
@@ -83,6 +85,23 @@ def _check_stems(stems: Mapping[Path, str], images: Sequence[Path]) -> None:
                 "rename one, or use another output folder for it.",
                 param_hint="IMAGE...",
             )
+
+
+def _check_results(stems: Mapping[Path, str], output: Path, settings: Mapping[str, Any]) -> None:
+    """Two images may have one result: ``a_overlay.png`` is a picture of ``a.png``, and may be an image itself."""
+    from napari_isdnet.engine.outputs import job_outputs
+
+    kinds = [settings[key] for key in ("formats", "probabilities", "uncertainty", "polygons")]
+    first: dict[Path, Path] = {}
+    for path, stem in stems.items():
+        for _, _, target in job_outputs(output, stem, *kinds).values():
+            other = first.setdefault(target, path)
+            if other is not path:
+                raise typer.BadParameter(
+                    f"{other} and {path} would both write {target.name}: rename one, or use another output folder"
+                    " for it.",
+                    param_hint="IMAGE...",
+                )
 
 
 def _say(facts: Mapping[str, Any]) -> None:

@@ -58,6 +58,9 @@ def test_colours_of_neighbours_and_of_many_classes_differ() -> None:
         ([("a", "#12345")], "must look like #rrggbb"),
         ([("a", [1, 2])], "three numbers 0..255"),
         ([("a", [1, 2, 256])], "three numbers 0..255"),
+        ([("a", ["x", "y", "z"])], "three numbers 0..255"),
+        ([("a", 7)], "three numbers 0..255"),
+        ([("a", [1, 2, 3], "x")], "a name, or a name and a colour"),
     ],
 )
 def test_bad_lists_are_one_sentence(items: list[object], words: str) -> None:

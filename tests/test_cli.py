@@ -121,6 +121,8 @@ def test_version_and_no_command(run: Runner) -> None:
         (["segment", "a.tif", "-o", "x", "--orientations", "3"], "1, 2, 4 or 8"),
         (["segment", "a.tif", "-o", "x", "--format", "bmp"], "ome-zarr"),
         (["segment", "one/a.tif", "two/a.ome.tif", "-o", "x"], "one name, 'a'"),
+        (["segment", "a.png", "a_overlay.png", "-o", "x", "-f", "png"], "would both write a_overlay.png"),
+        (["segment", "a.png", "a_uncertainty.tif", "-o", "x", "--uncertainty"], "both write a_uncertainty.ome.zarr"),
         (["segment", "a.tif", "-o", ""], "--output is empty"),
         (["features", "a.tif", "-o", " "], "--output is empty"),
         (

@@ -22,7 +22,7 @@ from napari_isdnet.engine.feature_info import Extent
 from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.rendering import Rendering, fit_basis, paint, similarity
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Progress
@@ -190,6 +190,8 @@ def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
             assert 0 <= next(steps).fraction <= 1
     facts = stop.value.value
     assert [layer["name"] for layer in facts["layers"]] == ["deep", "H0", "H1"]
+    with pytest.raises(AlreadyThere, match=r"attention\.json exists"):  # another image may have that name
+        next(write_features(source_of(image), model, output=tmp_path, layers=["deep"]))
     expected = one_shot(model, image)
     group = zarr.open_group(facts["outputs"]["deep"], mode="r")
     transforms = group.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]

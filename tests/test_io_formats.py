@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
 import imagecodecs
@@ -13,7 +14,9 @@ import rasterio
 import tifffile
 import zarr
 
+from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.io import geo
 from napari_isdnet.io.array import find_axes
 from napari_isdnet.io.describe import describe
 from napari_isdnet.io.geo import open_raster
@@ -171,6 +174,48 @@ def test_gdal_reads_what_tifffile_does_not(tmp_path):
     source.close()
     with pytest.raises(InputError, match="closed"):
         source.read(Window(0, 0, 1, 1))
+
+
+def test_a_mosaic_is_another_image_when_its_sources_are(tmp_path):
+    path, mosaic = tmp_path / "part.tif", tmp_path / "mosaic.vrt"
+    with rasterio.open(path, "w", driver="GTiff", height=20, width=30, count=1, dtype="uint8") as data:
+        data.write(noise(1, 20, 30))
+    mosaic.write_text(
+        '<VRTDataset rasterXSize="30" rasterYSize="20"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+
+    def identity():
+        with closing(open_source(mosaic)) as source:
+            return source.identity()
+
+    before = identity()
+    assert before["files"] == 1
+    (tmp_path / "mosaic.vrt.aux.xml").write_text("<PAMDataset></PAMDataset>")  # as a viewer leaves it
+    assert identity() == before
+    with rasterio.open(path, "r+") as data:
+        data.write(noise(1, 20, 30))
+    assert identity() != before
+
+
+def test_labels_with_colours_in_a_gdal_raster_are_read_as_indices(tmp_path):
+    indices = noise(20, 30) % 4
+    with rasterio.open(tmp_path / "a.img", "w", driver="HFA", height=20, width=30, count=1, dtype="uint8") as data:
+        data.write(indices[None])
+        data.write_colormap(1, {i: (60 * i, 9, 200 - 60 * i, 255) for i in range(4)})
+    with closing(open_source(tmp_path / "a.img")) as picture:
+        assert picture.channels == 3
+    source, classes = open_labels(tmp_path / "a.img")
+    with closing(source):
+        np.testing.assert_array_equal(source.read(Window(0, 0, 20, 30))[..., 0], indices)
+    assert classes is None
+
+
+def test_a_container_of_several_images_names_them(tmp_path):
+    several = SimpleNamespace(count=0, subdatasets=["NETCDF:a.nc:red", "NETCDF:a.nc:green"], dtypes=())
+    with pytest.raises(InputError, match=r"holds 2 images \(red, green\).*gdal_translate 'NETCDF:a.nc:red' red.tif"):
+        geo._info(several, tmp_path / "a.nc", "a")
 
 
 def test_gdal_overviews_are_levels(tmp_path):

@@ -191,6 +191,30 @@ def test_crs_without_a_code_and_feet(tmp_path):
     assert (source.pixel_size.unit, source.pixel_size.metres, source.georeference.crs) == ("degree", None, "EPSG:4326")
 
 
+def test_codes_beyond_those_of_epsg_are_not_taken_for_them(tmp_path):
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 54009)  # Mollweide, by ESRI's number
+    tifffile.imwrite(
+        tmp_path / "esri.tif", np.ones((8, 8), np.uint8), photometric="minisblack",
+        extratags=[(33550, "d", 3, (2.0, 2.0, 0.0)), (33922, "d", 6, (0.0, 0.0, 0.0, 5.0, 6.0, 0.0)),
+                   (34735, "H", len(keys), keys)],
+    )  # fmt: skip
+    place = open_source(tmp_path / "esri.tif").georeference
+    assert place.transform == (2, 0, 5, 0, -2, 6)
+    assert place.crs is None or not place.crs.startswith("EPSG:")
+
+
+def test_control_points_are_no_grid_and_the_note_says_what_to_do(tmp_path):
+    points = [rasterio.control.GroundControlPoint(r, c, 100 + 2 * c, 200 - 2 * r) for r, c in ((0, 0), (0, 8), (8, 0))]
+    path = tmp_path / "gcp.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=8, width=8, count=1, dtype="uint8", crs="EPSG:32640", gcps=points
+    ) as dataset:
+        dataset.write(np.ones((1, 8, 8), np.uint8))
+    source = open_source(path)
+    assert source.georeference is None
+    assert any("3 ground control points are not used: warp it" in note for note in source.notes)
+
+
 def test_pixel_is_point_is_shifted_to_corners_as_gdal_does(tmp_path):
     path = tmp_path / "point.tif"
     with rasterio.open(

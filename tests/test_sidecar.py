@@ -33,6 +33,38 @@ def test_a_world_file_gives_the_position_that_gdal_finds(tmp_path: Path, image: 
         assert any("its position comes from" in note for note in source.notes)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("system", [True, False])
+def test_a_position_that_gdal_wrote_beside_a_picture_is_found(tmp_path: Path, system: bool) -> None:
+    gdal(
+        tmp_path / "a.png", noise(40, 50), driver="PNG", crs="EPSG:32633" if system else None,
+        transform=rasterio.Affine(0.5, 0.1, 400000, 0.1, -0.5, 5000000),
+    )  # fmt: skip
+    assert (tmp_path / "a.png.aux.xml").is_file()
+    with closing(open_source(tmp_path / "a.png")) as source:
+        place = GeoReference("EPSG:32633" if system else None, (0.5, 0.1, 400000.0, 0.1, -0.5, 5000000.0))
+        assert source.georeference == place
+        assert (source.pixel_size is not None) == system
+        assert "its position comes from a.png.aux.xml" in source.notes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("<PAMDataset><Histograms/></PAMDataset>", None),
+        ("<PAMDataset><GeoTransform>1, 2, x</GeoTransform></PAMDataset>", "damaged"),
+        ("<PAMDataset><GeoTransform>0, 1, 2, 0, 1, 2</GeoTransform></PAMDataset>", "damaged"),
+        ("<PAMDataset><GCPList><GCP/></GCPList></PAMDataset>", "control points"),
+    ],
+)
+def test_what_gdal_wrote_beside_a_picture_is_used_or_said(tmp_path: Path, text: str, note: str | None) -> None:
+    Image.fromarray(noise(40, 50, 3)).save(tmp_path / "a.png")
+    (tmp_path / "a.png.aux.xml").write_text(text)
+    with closing(open_source(tmp_path / "a.png")) as source:
+        assert source.georeference is None
+        notes = source.notes  # type: ignore[attr-defined]
+        assert any(note in text for text in notes) if note else not notes
+
+
 def test_a_damaged_world_file_is_said_and_an_own_position_goes_before_it(tmp_path: Path) -> None:
     Image.fromarray(noise(40, 50, 3)).save(tmp_path / "a.png")
     (tmp_path / "a.pgw").write_text("0.25\nnothing\n")

@@ -49,12 +49,15 @@ def default_classes(count: int) -> tuple[ClassInfo, ...]:
 
 
 def classes_in_tiff(path: Path) -> tuple[ClassInfo, ...] | None:
-    """Classes that this package's OME-TIFF and GeoTIFF exports name; None where there are none, or not all."""
+    """Classes that this package's OME-TIFF and GeoTIFF exports name; None where there are none, not all, or no TIFF."""
     import tifffile
 
-    with tifffile.TiffFile(path, _multifile=False) as tif:
-        tag = tif.pages.first.tags.get(42112)
-        ome, gdal = tif.ome_metadata or "", str(tag.value) if tag else ""
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as tif:
+            tag = tif.pages.first.tags.get(42112)
+            ome, gdal = tif.ome_metadata or "", str(tag.value) if tag else ""
+    except tifffile.TiffFileError:
+        return None
     known: dict[int, dict[str, str]] = {}
     for index, key, value in _OME_ITEM.findall(ome):
         known.setdefault(int(index), {})[key] = unescape(value)

@@ -15,7 +15,7 @@ from napari_isdnet.engine.feature_info import MapInfo, chosen
 from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.job import Context
 from napari_isdnet.engine.rendering import Rendering, kinds_for, paint
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import make_folder, replacing, write_atomic
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.ome_zarr import _UNITS as UNITS
@@ -42,13 +42,15 @@ def write_features(
     memory: float | None = None,
     contrast: Any = "auto",
     channels: Sequence[int] | None = None,
+    overwrite: bool = False,
 ) -> Generator[Progress, None, dict[str, Any]]:
-    """Write maps of an image to ``output``, replacing those of an earlier run; a generator of progress.
+    """Write maps of an image to ``output``; a generator of progress.
 
     For each layer ``<stem>_<layer>.ome.zarr`` (channel, row, column; float16; placed on the image by scale and
     translation) and ``<stem>_<layer>.png`` (PCA to RGB, or the channels themselves where there are three, at most 2048
     cells a side); for all ``<stem>_attention.json``. ``roi`` is a rectangle of level-0 pixels; ``layers`` are names of
-    maps, ``residuals`` for all H, by default all. Returns JSON-ready facts: ``outputs`` and ``layers``.
+    maps, ``residuals`` for all H, by default all. Files that are there, which may be another image's, are replaced with
+    ``overwrite`` only. Returns JSON-ready facts: ``outputs`` and ``layers``.
     """
     shape = source.shape
     region = roi or Window.whole(shape)
@@ -63,6 +65,11 @@ def write_features(
     view = FeatureView(source, model, policy, placement, context, memory=memory, folder=maps)
     try:
         names = chosen(tuple(layers), view.names)
+        attention = output / f"{source.name}_attention.json"
+        targets = [attention, *(output / f"{source.name}_{n}.{end}" for n in names for end in ("ome.zarr", "png"))]
+        there = next((path for path in targets if path.exists()), None)
+        if there is not None and not overwrite:
+            raise AlreadyThere.at(there)
         make_folder(output)
         for step in view.prepare():
             yield Progress(_PREPARE * step.fraction, 1.0, step.stage, step.window, step.seconds_left)
@@ -71,9 +78,8 @@ def write_features(
         for name in names:
             for step in _write_map(view, name, region, output, outputs, clock):
                 yield Progress(_PREPARE + (1 - _PREPARE) * step.fraction, 1.0, name, step.window, step.seconds_left)
-        path = output / f"{source.name}_attention.json"
-        write_atomic(path, json.dumps(attention_facts(view, region), indent=1).encode())
-        outputs["attention"] = str(path)
+        write_atomic(attention, json.dumps(attention_facts(view, region), indent=1).encode())
+        outputs["attention"] = str(attention)
         return {
             "outputs": outputs,
             "context": context,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,13 +37,27 @@ def crs_text(crs: Any) -> str | None:
 class RasterioSource(SourceBase):
     """A dataset with as many GDAL handles per level as read at once, because a handle must not be shared."""
 
-    def __init__(self, path: Path, info: SourceInfo, palette: npt.NDArray[np.uint8] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: SourceInfo,
+        palette: npt.NDArray[np.uint8] | None = None,
+        stored: SourceInfo | None = None,
+        files: Sequence[str] = (),
+    ) -> None:
         super().__init__(info)
         self.path = path
-        self._palette = palette
+        self._palette, self._stored, self._files = palette, stored, files
         self._free: list[tuple[int, Any]] = []
         self._lock = threading.Lock()
-        self._identity = file_identity(path)
+        self._identity = file_identity(path) | _others(path, files)
+
+    def indices(self) -> RasterioSource:
+        """The same raster as it is stored, for label maps: indices without their colours. Itself where it has none."""
+        if self._stored is None:
+            return self
+        self.close()
+        return RasterioSource(self.path, self._stored, files=self._files)
 
     @contextmanager
     def _handle(self, level: int) -> Iterator[Any]:
@@ -75,7 +90,7 @@ class RasterioSource(SourceBase):
         return np.ascontiguousarray(data.transpose(1, 2, 0).astype(self.dtype, copy=False))
 
     def identity(self) -> dict[str, Any]:
-        """Path, size and modification time when it was opened."""
+        """Path, size and modification time when it was opened; those of the files that it refers to, too."""
         return {"format": self.format, **self._identity}
 
     def close(self) -> None:
@@ -105,17 +120,32 @@ def open_raster(path: Path, name: str) -> RasterioSource:
     try:
         with _open(path, 0) as dataset:
             palette = _palette(dataset)
-            info = _info(dataset, path, name)
+            info, files = _info(dataset, path, name), tuple(dataset.files)
     except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
         raise InputError(f"{path.name} cannot be read by GDAL ({one_line(error)}); convert it to a GeoTIFF.") from error
     if palette is None:
-        return RasterioSource(path, info)
+        return RasterioSource(path, info, files=files)
     channels = palette.shape[1]
     painted = replace(
         info, channels=channels, dtype=np.dtype(np.uint8), nodata=None, alpha=3 if channels == 4 else None,
         notes=(*info.notes, "the colour map was applied"),
     )  # fmt: skip
-    return RasterioSource(path, painted, palette)
+    return RasterioSource(path, painted, palette, info, files)
+
+
+def _others(path: Path, files: Sequence[str]) -> dict[str, Any]:
+    """A digest of what belongs to a raster beside its own file: the sources of a VRT, the data beside a header.
+
+    Statistics and overviews are left out: GIS programs write them when they only look.
+    """
+    digest, count = hashlib.sha256(), 0
+    for name in sorted(files):
+        other = Path(name)
+        if name.endswith((".aux.xml", ".ovr")) or other == path or not other.is_file():
+            continue
+        stat, count = other.stat(), count + 1
+        digest.update(f"{other.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return {"files": count, "files_digest": digest.hexdigest()[:32]} if count else {}
 
 
 def _palette(dataset: Any) -> npt.NDArray[np.uint8] | None:
@@ -134,6 +164,12 @@ def _palette(dataset: Any) -> npt.NDArray[np.uint8] | None:
 def _info(dataset: Any, path: Path, name: str) -> SourceInfo:
     from rasterio.enums import ColorInterp
 
+    if dataset.count == 0 and dataset.subdatasets:
+        parts = [part.rpartition(":")[2] for part in dataset.subdatasets]
+        raise InputError(
+            f"{path.name} holds {len(parts)} images ({', '.join(parts[:6])}{', ...' if parts[6:] else ''}); write one"
+            f" to a file of its own: gdal_translate '{dataset.subdatasets[0]}' {parts[0].strip('/')}.tif"
+        )
     dtypes = set(dataset.dtypes)
     if len(dtypes) != 1:
         raise InputError(

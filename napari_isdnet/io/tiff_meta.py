@@ -17,6 +17,7 @@ _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED, _LINEAR_UNITS = 1025, 2048, 3072, 3076
 _MODEL_TYPE = 1024
 _PIXEL_IS_POINT = 2
 _USER_DEFINED = 32767
+"""The last code that may be EPSG's; beyond it are those of vendors (OGC GeoTIFF 1.1, requirements 25.1)."""
 _GEOCENTRIC = 3
 _UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 """Metres per unit of the linear unit codes that are in use (EPSG 9001 metre, 9002 foot, 9003 US survey foot)."""
@@ -64,11 +65,13 @@ def georeference_of(page: tifffile.TiffPage, path: str) -> tuple[GeoReference | 
     keys = geo_keys(page)
     transform = transform_of(page, keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT)
     if transform is None:
-        return None, None, None
+        points = len(_floats(page, _TIEPOINT)) // 6
+        warp = f"its {points} ground control points are not used: warp it to a grid first (gdalwarp)"
+        return None, None, warp if points > 1 else None
     projected = _PROJECTED in keys or keys.get(_MODEL_TYPE) == 1
     code = keys.get(_PROJECTED) if projected else keys.get(_GEOGRAPHIC)
     crs, note = (None if code is None else f"EPSG:{code}"), None
-    if keys and code in (None, 0, _USER_DEFINED):
+    if keys and (not code or code >= _USER_DEFINED):
         crs, note = _crs_by_rasterio(path)
     row, column = math.hypot(transform[1], transform[4]), math.hypot(transform[0], transform[3])
     size: PixelSize | None = None
