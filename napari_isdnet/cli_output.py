@@ -6,6 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_isdnet.exceptions import InputError
@@ -163,9 +164,10 @@ def report(error: BaseException, debug: bool, json: bool = False) -> int:
         traceback.print_exception(error)
     message, code = _explained(error, debug)
     if message:  # empty where the help was printed instead
-        print_error(message)
-        if json:
-            print_json({"error": " ".join(message.split()), "exit_code": code})
+        with suppress(OSError):  # a full disk behind stdout takes no sentence about it either
+            print_error(message)
+            if json:
+                print_json({"error": " ".join(message.split()), "exit_code": code})
     return code
 
 

@@ -207,6 +207,7 @@ def test_evaluate(run: Runner, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     assert ran.json["classes"][0]["iou"] == pytest.approx((2048 - 256) / 2048)
     assert ran.json["classes"][1]["iou"] == pytest.approx(2048 / (2048 + 256))
+    one_line(run(*arguments, "--roi", "0,0,65,1"), 1, "The region 0,0,65,1 must lie inside prediction.tif of 64 x 64")
     truth[:12] = 255
     tifffile.imwrite(tmp_path / "marked.tif", truth)
     marked = (arguments[0], arguments[1], tmp_path / "marked.tif", *arguments[3:])

@@ -117,6 +117,8 @@ def test_the_command_says_once_why_no_model_was_written(
         ran = capsys.readouterr()
         assert ran.err == "Error: No model was written: the held-out regions got no better (--allow-worse).\n"
         if more:
-            assert json.loads(ran.out)["reason"] == result.reason
+            facts = json.loads(ran.out)
+            assert facts["reason"] == result.reason
+            assert (ran.err, facts["exit_code"]) == (f"Error: {facts['error']}\n", 1)
         else:
             assert ran.out == "steps: 5\nbest step: 0\nheld out before:\n  miou: 0.5\n"

@@ -129,9 +129,12 @@ def finetune(
     facts = result.to_dict()
     if result.model is None and not as_json:
         del facts["reason"]  # it is the error below; a program that reads JSON gets it there
+    refusal = f"No model was written: {result.reason} (--allow-worse)."
+    if result.model is None and as_json:
+        facts |= {"error": refusal, "exit_code": FAILED}
     _show(facts, as_json)
     if result.model is None:
-        print_error(f"No model was written: {result.reason} (--allow-worse).")
+        print_error(refusal)
         raise typer.Exit(FAILED)
 
 
