@@ -18,8 +18,8 @@ from napari_isdnet.engine.feature_info import ATTENTION, LOGITS, Extent, strides
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.maps import Values
 from napari_isdnet.engine.patches import as_array, as_tensor
+from napari_isdnet.engine.pieces import cut
 from napari_isdnet.engine.streaming import WholeImage
-from napari_isdnet.model.fusion import Attention, Fusion
 from napari_isdnet.model.isdnet import Branch
 from napari_isdnet.model.layers import Place, resize_bilinear
 from napari_isdnet.progress import Progress
@@ -110,34 +110,24 @@ class WholeMaps:
         core = window.multiplied(stride).clipped(self.whole.sizes.image)
         x, place = self._patch(core, self.local.shallow_halo)
         maps = self.model.shallow(self.model.shallow_input(x, place).to(self.model.dtype))
-        return _cut(maps[0 if stride == 8 else 1], window, place.window.divided(stride))
+        return cut(maps[0 if stride == 8 else 1], window, place.window.divided(stride))
 
     def _deep(self, window: Window) -> Tensor:
         full = self.whole.sizes.deep
         patch = window.expanded(self.local.head_halo).clipped(full)
         x = self._tensor(self.whole.backbone.read(patch))
-        return _cut(self.local.head(x, self.whole.gates.pools, Place(patch, full)), window, patch)
+        return cut(self.local.head(x, self.whole.gates.pools, Place(patch, full)), window, patch)
 
     def _super_resolution(self, window: Window) -> Tensor:
         # Three 3x3 convolutions at 4, 8 and 16 cells to one, and the head's: less than one cell of the deep map.
         patch = window.divided(16).expanded(1).clipped(self.whole.sizes.deep)
         image = self.model.super_resolution(self._deep(patch))[1]
-        return _cut(image, window, patch.multiplied(16))
+        return cut(image, window, patch.multiplied(16))
 
     def _tensor(self, values: Values) -> Tensor:
         return as_tensor(values, self.whole.placement.device, self.whole.placement.dtype)
 
     # ------------------------------------------------------------------ fusions
-
-    @staticmethod
-    def _fuse(fusion: Fusion, s: Tensor, d: Tensor, gates: Attention, places: tuple[Place, Place], drop: str) -> Tensor:
-        """One fusion; ``drop`` names the summand that is set to zero: 'shallow', 'deep' or none."""
-        context = fusion.context(d, gates.deep, *places)
-        if drop == "deep":
-            context = torch.zeros_like(context)
-        if drop == "shallow":
-            s = torch.zeros_like(s)
-        return fusion.combine(s, gates.shallow, context)
 
     def _first(self, window: Window, branch: Branch) -> Tensor:
         """The first fusion's map of a window at stride 16."""
@@ -147,16 +137,15 @@ class WholeMaps:
         out = Place(patch, sizes.s16)
         below = self.local.coarse_window(out, sizes.deep)
         s, d = self._tensor(self.whole.shallow16.read(patch)), self._tensor(self.whole.deep.read(below))
-        drop = {"both": "none", "shallow": "deep", "deep": "shallow"}[branch]
-        fused = self._fuse(self.model.fuse16, s, d, gates, (Place(below, sizes.deep), out), drop)
-        return _cut(fused, window, patch)
+        fused = self.local.fuse(self.model.fuse16, s, d, gates, Place(below, sizes.deep), out, branch)
+        return cut(fused, window, patch)
 
     def _projected(self, window: Window, branch: Branch) -> Tensor:
         """The first fusion's map as it enters the second one."""
         if branch == "both":
             return self._tensor(self.whole.fused.read(window))
         patch = window.expanded(self.local.fusion_halo).clipped(self.whole.sizes.s16)
-        return _cut(self.model.fuse8.project_deep(self._first(patch, branch)), window, patch)
+        return cut(self.model.fuse8.project_deep(self._first(patch, branch)), window, patch)
 
     def _second(self, window: Window, branch: Branch) -> Tensor:
         """The second fusion's map of a window at stride 8."""
@@ -166,14 +155,15 @@ class WholeMaps:
         out = Place(patch, sizes.s8)
         below = self.local.coarse_window(out, sizes.s16)
         s, d = self._tensor(self.whole.shallow8.read(patch)), self._projected(below, branch)
-        drop = "shallow" if branch == "deep" else "none"
-        fused = self._fuse(self.model.fuse8, s, d, gates, (Place(below, sizes.s16), out), drop)
-        return _cut(fused, window, patch)
+        # For the shallow branch the first fusion has left out the deep one already.
+        only: Branch = "deep" if branch == "deep" else "both"
+        fused = self.local.fuse(self.model.fuse8, s, d, gates, Place(below, sizes.s16), out, only)
+        return cut(fused, window, patch)
 
     def _coarse(self, window: Window, branch: Branch) -> Tensor:
         """Logits of a window at stride 8."""
         patch = window.expanded(self.local.head8_halo).clipped(self.whole.sizes.s8)
-        return _cut(self.model.classifier(self._second(patch, branch)), window, patch).float()
+        return cut(self.model.classifier(self._second(patch, branch)), window, patch).float()
 
     # ------------------------------------------------------------------ answers
 
@@ -201,9 +191,3 @@ class WholeMaps:
         """Release memory and files."""
         with self._lock:
             self.whole.close()
-
-
-def _cut(x: Tensor, window: Window, patch: Window) -> Tensor:
-    """The part of a map that lies at ``patch`` which belongs to ``window``."""
-    rows, columns = window.relative_to(patch).slices
-    return x[:, :, rows, columns]

@@ -78,8 +78,8 @@ def _extent(run: Callable[[Tensor], Tensor], channels: int, length: int, axis: i
 def probe_halo(pieces: Sequence[nn.Module], run: Callable[..., Tensor], channels: int, what: str) -> int:
     """Halo in input pixels of ``run(x, *pieces)``, a multiple of nothing in particular.
 
-    ``run`` gets a strip (1, channels, ...) of ones and transparent copies of ``pieces``. Raises :class:`NotLocalError`
-    (naming ``what``) where the receptive field does not end within ``MAX_PROBE`` pixels.
+    ``run`` gets a strip (1, channels, ...) of one small value and transparent copies of ``pieces``. Raises
+    :class:`NotLocalError` (naming ``what``) where the receptive field does not end within ``MAX_PROBE`` pixels.
     """
     copies = [_transparent(piece) for piece in pieces]
     halo = 0

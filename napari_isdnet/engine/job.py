@@ -127,7 +127,7 @@ def core_for(budget: int, shape: tuple[int, int], asked: int | None = None) -> i
     pixels = budget / 2 / 400 if budget >= KEEPS_MEMORY else max(0, budget - 96 * 2**20) / 200
     side = int(pixels**0.5) - 2 * 224
     core = next((c for c in (4096, 3072, 2048, 1536, 1024, 768) if c <= side), 512)
-    # No larger than the image: maps are allocated by the core.
+    # No larger than the image, which is then one core.
     return min(core, -(-max(shape) // 32) * 32)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from napari_isdnet.engine.halo import NotLocalError, probe_halo
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.fusion import Attention, Fusion
-from napari_isdnet.model.isdnet import ISDNet, nearest_index
+from napari_isdnet.model.isdnet import Branch, ISDNet, nearest_index
 from napari_isdnet.model.layers import Place, needed_for_resize
 from napari_isdnet.window import Window
 
@@ -163,9 +163,19 @@ class LocalNetwork:
         with torch.inference_mode():
             return fusion.attention(*vectors)
 
-    def fuse(self, fusion: Fusion, s: Tensor, d: Tensor, gates: Attention, place: Place, out: Place) -> Tensor:
-        """One fusion of projected maps: ``s`` at ``out``, ``d`` at ``place`` of its coarser map."""
-        return fusion.combine(s, gates.shallow, fusion.context(d, gates.deep, place, out))
+    def fuse(
+        self, fusion: Fusion, s: Tensor, d: Tensor, gates: Attention, place: Place, out: Place, only: Branch = "both"
+    ) -> Tensor:
+        """One fusion of projected maps: ``s`` at ``out``, ``d`` at ``place`` of its coarser map.
+
+        ``only`` one branch: the other's summand is zero, the attention stays that of both.
+        """
+        context = fusion.context(d, gates.deep, place, out)
+        if only == "shallow":
+            context = torch.zeros_like(context)
+        if only == "deep":
+            s = torch.zeros_like(s)
+        return fusion.combine(s, gates.shallow, context)
 
     def fuse16(self, s: Tensor, d: Tensor, gates: Attention, place: Place, out: Place) -> Tensor:
         """First fusion, projected for the second."""

@@ -52,11 +52,11 @@ SHARES = {"shallow": 0.61, "deep": 0.19, "context": 0.04, "fuse": 0.03, "write":
 
 @dataclass
 class StreamOptions:
-    """How a whole image is streamed; nothing here changes the result beyond rounding.
+    """How a whole image is streamed; nothing here changes the result beyond rounding, unless ``means`` are another's.
 
-    ``core`` is the side of the level-0 cores of the shallow pass (a multiple of 32); ``folder`` is where the maps are
-    spilled (None: RAM); ``on_device`` keeps them in the memory of the device instead; ``exact`` keeps the maps in
-    float32 instead of float16; ``prefetch`` reads windows ahead.
+    ``core``: side of the level-0 cores of the shallow pass (a multiple of 32); ``folder``: where the maps are spilled
+    (None: RAM), of which ``log`` says what is done; ``on_device`` keeps them on the device instead; ``exact`` in
+    float32, not float16; ``prefetch`` windows are read ahead; known ``means`` spare the passes that find them.
     """
 
     core: int = 2048

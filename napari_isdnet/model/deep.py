@@ -147,7 +147,7 @@ class TimmBackbone(nn.Module):
             )
         channels = self.body.feature_info.channels()
         self.out_channels = (channels[-2] if len(channels) > 1 else channels[-1], channels[-1])
-        # timm counts in its own way; a global operation inside the backbone cannot be streamed (see engine.probe).
+        # timm counts in its own way; a global operation inside the backbone cannot be streamed (see engine.halo).
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, h, w) to the last stage but one and the last."""
