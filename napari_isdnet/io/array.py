@@ -171,7 +171,5 @@ class ArraySource(SourceBase):
             digest.update(self.read(Window(*corner, height, width), level).tobytes())
         return digest.hexdigest()
 
-    def close(self) -> None:
-        """Let go of the arrays."""
-        super().close()
+    def _release(self) -> None:
         self._arrays = []

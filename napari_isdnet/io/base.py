@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.cache import shared_cache
+from napari_isdnet.io.readers import Readers
 from napari_isdnet.io.source import GeoReference, PixelSize, TileError, check_window
 from napari_isdnet.window import Grid, Window
 
@@ -63,13 +65,21 @@ def check_info(info: SourceInfo) -> None:
 
 
 class SourceBase:
-    """Facts, bounds check and closing; a reader adds ``_read`` and ``identity``. Thread-safe if ``_read`` is."""
+    """Facts, bounds check and closing; a reader adds ``_read`` and ``identity``. Thread-safe if ``_read`` is.
+
+    What a reader holds it lets go of in ``_release``, which is called once, when the source is closed and nobody reads.
+    """
 
     def __init__(self, info: SourceInfo) -> None:
         check_info(info)
         self.info = info
         self.token = next(_tokens)
-        self.closed = False
+        self._readers = Readers()
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed: reading is an error."""
+        return self._readers.closed
 
     @property
     def name(self) -> str:
@@ -132,10 +142,20 @@ class SourceBase:
 
     def read(self, window: Window, level: int = 0) -> npt.NDArray[Any]:
         """Pixels of ``window`` at ``level`` as ``(height, width, channels)``; a new array, free to change."""
-        if self.closed:
+        with self._reading():
+            check_window(self, window, level)
+            return self._read(window, level)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Meanwhile nothing is released; :class:`InputError` where the source was closed."""
+        if not self._readers.enter():
             raise InputError(f"{self.name} was closed; open it again to read from it.")
-        check_window(self, window, level)
-        return self._read(window, level)
+        try:
+            yield
+        finally:
+            if self._readers.leave():
+                self._let_go()
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
         raise NotImplementedError
@@ -145,9 +165,16 @@ class SourceBase:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Forget decoded tiles; reading afterwards is an error."""
-        self.closed = True
+        """Release files and memory, as soon as nobody reads; to begin reading afterwards is an error."""
+        if self._readers.close():
+            self._let_go()
+
+    def _let_go(self) -> None:
         shared_cache().drop(self.token)
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of what the reader holds; nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +268,13 @@ def run(function: Callable[[Any], None], jobs: Sequence[Any], threads: int) -> N
             for job in jobs:
                 function(job)
             return
-        for _ in _pool(threads).map(function, jobs):
-            pass
+        tasks = [_pool(threads).submit(function, job) for job in jobs]
+        try:
+            for task in tasks:
+                task.result()
+        finally:
+            # Where one has failed, those that run still read: what they read from must not be released before.
+            wait([task for task in tasks if not task.cancel()])
 
 
 class _Callers:

@@ -53,9 +53,7 @@ class CompanionSource(SourceBase):
         own = self._image.identity()
         return {**own, "mask": self._masks[0][0].identity()} if self._masks else own
 
-    def close(self) -> None:
-        """Close all files."""
-        super().close()
+    def _release(self) -> None:
         for source, _ in (*self._places, *self._masks):
             source.close()
 

@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.readers import Readers
 
 
 class PositionalFile:
@@ -18,6 +19,8 @@ class PositionalFile:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
+        self._name = path.name
+        self._readers = Readers()
         # Closes the file when it is dropped without close(), too: viewers let go of layers without a word.
         self._close = weakref.finalize(self, os.close, self._descriptor)
         self._lock = threading.Lock()
@@ -25,7 +28,19 @@ class PositionalFile:
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, count: int) -> bytes:
-        """Exactly ``count`` bytes from ``offset``; ``EOFError`` where the file is shorter (nothing allocated)."""
+        """Exactly ``count`` bytes from ``offset``.
+
+        ``EOFError`` where the file is shorter (nothing allocated), :class:`InputError` where it was closed.
+        """
+        if not self._readers.enter():
+            raise InputError(f"{self._name} was closed; open it again to read from it.")
+        try:
+            return self._read_all(offset, count)
+        finally:
+            if self._readers.leave():
+                self._close()
+
+    def _read_all(self, offset: int, count: int) -> bytes:
         if offset < 0 or count < 0 or offset + count > self.size:
             raise EOFError(f"the file ends at byte {self.size}, bytes {offset} to {offset + count} were asked for")
         data = self._read_some(offset, count)
@@ -44,5 +59,6 @@ class PositionalFile:
             return os.read(self._descriptor, count)
 
     def close(self) -> None:
-        """Close the file."""
-        self._close()
+        """Close the file, or leave that to the last who reads: a number that is given back may be another file's."""
+        if self._readers.close():
+            self._close()

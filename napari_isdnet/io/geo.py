@@ -69,11 +69,7 @@ class RasterioSource(SourceBase):
             yield handle
         finally:
             with self._lock:
-                keep = not self.closed
-                if keep:
-                    self._free.append((level, handle))
-            if not keep:
-                handle.close()
+                self._free.append((level, handle))
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
         from rasterio.errors import RasterioError
@@ -93,11 +89,8 @@ class RasterioSource(SourceBase):
         """Path, size and modification time when it was opened; those of the files that it refers to, too."""
         return {"format": self.format, **self._identity}
 
-    def close(self) -> None:
-        """Close every handle; one that is being read from closes afterwards."""
-        super().close()
-        with self._lock:
-            free, self._free = self._free, []
+    def _release(self) -> None:
+        free, self._free = self._free, []
         for _, handle in free:
             handle.close()
 

@@ -175,9 +175,7 @@ class PictureSource(SourceBase):
         """Path, size and modification time when it was opened."""
         return {"format": self.format, **self._identity}
 
-    def close(self) -> None:
-        """Free the pixels."""
-        super().close()
+    def _release(self) -> None:
         self._data = np.empty((0, 0, 1), self.dtype)
 
 

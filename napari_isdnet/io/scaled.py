@@ -130,9 +130,7 @@ class ScaledSource(SourceBase):
         """The source's identity and the factor."""
         return {**self.source.identity(), "scale": self.factor}
 
-    def close(self) -> None:
-        """Close the source."""
-        super().close()
+    def _release(self) -> None:
         self.source.close()
 
 

@@ -105,9 +105,7 @@ class TiffSource(TiledSource):
         """Path, size and modification time when it was opened."""
         return {"format": self.format, **self._identity}
 
-    def close(self) -> None:
-        """Close the file and forget its tiles."""
-        super().close()
+    def _release(self) -> None:
         self._file.close()
 
 

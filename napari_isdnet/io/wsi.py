@@ -39,9 +39,7 @@ class SlideSource(TiledSource):
         """Path, size and modification time when it was opened."""
         return {"format": self.format, **self._identity}
 
-    def close(self) -> None:
-        """Close the slide."""
-        super().close()
+    def _release(self) -> None:
         self._slide.close()
 
 
