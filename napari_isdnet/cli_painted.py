@@ -15,7 +15,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import Suggestion, Unpainted, next_regions
 from napari_isdnet.cli_output import drive, print_table
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import GeoReference, ImageSource
+from napari_isdnet.io.source import GeoReference, ImageSource, quick_identity
 
 _TRIES = 3
 
@@ -172,7 +172,7 @@ def _leaving_nothing(image: Path) -> Iterator[None]:
     folder = store_folder(image)
     if not (folder / JOURNAL).is_file() and folder.suffix != ENDING:
         with closing(open_source(image)) as source:
-            folder = project_folder(image, source.identity())
+            folder = project_folder(image, quick_identity(source))
     if folder.exists():
         yield
         return
@@ -206,7 +206,7 @@ def _opened(
             yield project, stack.enter_context(closing(open_source(there[0]))) if there else None
             return
         source = stack.enter_context(closing(open_source(image)))
-        if not needed and not (project_folder(image, source.identity()) / JOURNAL).is_file():
+        if not needed and not (project_folder(image, quick_identity(source)) / JOURNAL).is_file():
             yield None, source
         else:
             yield stack.enter_context(Project.open(source, classes, read_only=read_only)), source

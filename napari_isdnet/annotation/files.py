@@ -9,7 +9,7 @@ from typing import Any
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.source import GeoReference, quick_identity
 from napari_isdnet.progress import Progress
 
 OUTLINES = (".geojson", ".json")
@@ -61,7 +61,7 @@ def check_target(store: AnnotationStore, path: Path, image: Any) -> None:
     target, project = path.resolve(), store.folder.resolve()
     if target == project or project in target.parents:
         raise InputError(f"{path} belongs to the annotation itself; choose another name.")
-    own = None if image is None else image.identity().get("path")
+    own = None if image is None else quick_identity(image).get("path")
     if own is not None and target == Path(str(own)).resolve():
         raise InputError(f"{path} is the image that is annotated; choose another name.")
 

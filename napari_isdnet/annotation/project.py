@@ -20,7 +20,7 @@ from napari_isdnet.annotation.container import write_atomic
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, quick_identity
 from napari_isdnet.paths import cache_folder
 
 ENDING = ".isdnet"
@@ -81,7 +81,7 @@ class Project:
                 opened.close()
         if not isinstance(source, ImageSource):
             raise InputError(f"A project belongs to an image file or source, got {type(source).__name__}.")
-        file = source.identity().get("path")
+        file = quick_identity(source).get("path")
         return cls._of_source(source, Path(file) if file else None, classes, folder, read_only, rebuild)
 
     @classmethod
@@ -94,7 +94,7 @@ class Project:
         read_only: bool,
         rebuild: bool,
     ) -> Project:
-        where = Path(folder) if folder is not None else project_folder(path, source.identity())
+        where = Path(folder) if folder is not None else project_folder(path, quick_identity(source))
         if (where / JOURNAL).is_file():
             return cls._existing(where, source, read_only, rebuild)
         if read_only:
@@ -119,9 +119,9 @@ class Project:
             content = _read(folder / FILE)
             changed = False
             if source is not None:
-                now = _facts(source.identity())
+                now = _facts(quick_identity(source))
                 before = content.get("image")
-                changed = before is not None and _without_place(before) != _without_place(now)
+                changed = before is not None and _differ(before, now)
                 content["image"] = before or now
             return cls(folder, store, content, changed)
         except BaseException:
@@ -287,13 +287,18 @@ def _facts(identity: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _without_place(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Moving or copying an image together with its project changes neither."""
-    return {key: value for key, value in identity.items() if key not in ("path", "mtime", "mtime_ns")}
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two identities contradict each other.
+
+    Moving or copying an image together with its project changes neither; what only one of them states, because another
+    version of this package wrote it, tells nothing.
+    """
+    known = (before.keys() & now.keys()) - {"path", "mtime", "mtime_ns"}
+    return any(before[key] != now[key] for key in known)
 
 
 def _new_content(source: ImageSource) -> dict[str, Any]:
-    return _empty() | {"image": _facts(source.identity()), "shape": list(source.shape)}
+    return _empty() | {"image": _facts(quick_identity(source)), "shape": list(source.shape)}
 
 
 def _empty() -> dict[str, Any]:

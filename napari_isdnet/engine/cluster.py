@@ -30,7 +30,7 @@ from napari_isdnet.engine.segment import EXPORT_SHARE, PREPARE_SHARE, SegmentOpt
 from napari_isdnet.engine.streaming import SHARES, StreamOptions, WholeImage
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.scaled import ScaledSource
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, quick_identity
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid
 
@@ -331,7 +331,7 @@ def _sendable(source: ImageSource) -> Any:
     import pickle
 
     inner = source.source if isinstance(source, ScaledSource) else source
-    path = inner.identity().get("path")
+    path = quick_identity(inner).get("path")
     if path is not None:
         return str(path)
     try:

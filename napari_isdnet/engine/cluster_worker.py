@@ -234,7 +234,8 @@ def _open(recipe: Recipe, stack: ExitStack) -> ImageSource:
     stack.callback(source.close)
     if recipe.scale != 1.0:
         source = resampled(source, recipe.scale)
-    if dict(source.identity()) != recipe.identity:
+    # What came here by itself is a copy of that very image, whatever has become of it meanwhile.
+    if isinstance(recipe.image, str) and dict(source.identity()) != recipe.identity:
         raise InputError(
             f"A worker finds another image at {recipe.image} than this machine; give a path that all machines share."
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.sink import result_path
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, quick_identity
 
 STAGE = "output"
 """Of the ledger: the names of the results that are this job's own, and are replaced when it runs again."""
@@ -41,7 +41,7 @@ def check_outputs(outputs: Outputs, source: ImageSource, own: Collection[int | s
 
     ``own`` are the names of earlier results of the job. The image itself is not even replaced with ``overwrite``.
     """
-    file = source.identity().get("path")
+    file = quick_identity(source).get("path")
     image = None if file is None else Path(str(file)).resolve()
     for _, _, path in outputs.values():
         if not path.exists():

@@ -17,7 +17,7 @@ import numpy as np
 
 from napari_isdnet.io.base import one_line
 from napari_isdnet.io.disk import disk_errors
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, TileError, check_window
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, TileError, check_window, quick_identity
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
@@ -216,6 +216,10 @@ class OverviewSource:
     def identity(self) -> Mapping[str, Any]:
         """Identity of the image itself."""
         return self.source.identity()
+
+    def quick_identity(self) -> Mapping[str, Any]:
+        """As :func:`~napari_isdnet.io.source.quick_identity`, of the image itself."""
+        return quick_identity(self.source)
 
     def close(self) -> None:
         """Close the file."""

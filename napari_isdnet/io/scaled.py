@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase, SourceInfo
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, quick_identity
 from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
@@ -129,6 +129,10 @@ class ScaledSource(SourceBase):
     def identity(self) -> Mapping[str, Any]:
         """The source's identity and the factor."""
         return {**self.source.identity(), "scale": self.factor}
+
+    def quick_identity(self) -> Mapping[str, Any]:
+        """As :func:`~napari_isdnet.io.source.quick_identity`, with the factor."""
+        return {**quick_identity(self.source), "scale": self.factor}
 
     def _release(self) -> None:
         self.source.close()

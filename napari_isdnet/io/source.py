@@ -102,6 +102,17 @@ class ImageSource(Protocol):
         """Release file handles; reading afterwards is an error."""
 
 
+def quick_identity(source: ImageSource) -> Mapping[str, Any]:
+    """The identity of ``source``, without the hash of all pixels where one belongs to it (of arrays in memory).
+
+    For naming what belongs to an image, on a thread that must not wait; a job, or a cache of what was computed from the
+    pixels, needs ``source.identity()``.
+    """
+    quick = getattr(source, "quick_identity", None)
+    found: Mapping[str, Any] = source.identity() if quick is None else quick()
+    return found
+
+
 class TileError(InputError):
     """Part of a file cannot be read; carries where."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ _log = logging.getLogger(__name__)
 _METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 _SMALLEST_TILE = 256
 _METADATA_LIMIT = 64 << 20
+_MOST_ENTRIES, _MOST_STATED = 200_000, 1024
+"""How many entries of the folders of level 0 are counted, and of how many files and folders the time is asked."""
 _UNITS = {"micrometer": "µm", "meter": "m", "millimeter": "mm", "nanometer": "nm", "degree": "degree"}
 
 
@@ -41,20 +44,60 @@ class ZarrSource(TiledSource):
         super().__init__(info, [[_tiling(a, axes, info.channels)] for a in arrays], threads)
         self._arrays = arrays
         self._axes = axes
-        self._identity = _identity(path)
+        self._identity = _identity(path, arrays[0])
 
     def _load(self, level: int, part: int, index: int, window: Window) -> npt.NDArray[Any]:  # noqa: ARG002
         return self._axes.crop(self._arrays[level], window).astype(self.dtype, copy=False)
 
     def identity(self) -> dict[str, Any]:
-        """Path, size and modification time of the metadata when it was opened."""
+        """When it was opened: path, size of the metadata, number of chunks, and time of the latest change found.
+
+        See :func:`_chunk_facts` for which changes of chunks are found.
+        """
         return {"format": self.format, **self._identity}
 
 
-def _identity(path: Path) -> dict[str, Any]:
+def _identity(path: Path, array: Any) -> dict[str, Any]:
     # The folder's own time changes with every entry made beside the data; the metadata's is the image's.
     found = next(path / name for name in _METADATA if (path / name).is_file())
-    return {**file_identity(found), "path": str(path.resolve())}
+    facts = file_identity(found)
+    folder = path / array.path
+    chunks, newest = _chunk_facts(folder / "c" if (folder / "c").is_dir() else folder)
+    return {**facts, "path": str(path.resolve()), "chunks": chunks, "mtime_ns": max(facts["mtime_ns"], newest)}
+
+
+def _chunk_facts(folder: Path) -> tuple[int, int]:
+    """How many files lie in and below ``folder``, and the latest time of change of what was asked for it.
+
+    Of folders first, since the time of one tells of every file in it that was added, removed or replaced under its
+    name, which is how zarr and tensorstore write chunks. What is written into a chunk that is there changes the time
+    of that file alone, so that of files is asked as well: of all where there are few, else of some spread over them. A
+    store of several 100,000 chunks is counted in a second, where to ask for the time of each would take minutes on a
+    network drive.
+    """
+    folders, files, newest, count = [str(folder)], [], 0, 0
+    for number, place in enumerate(folders):  # which grows meanwhile
+        if number < _MOST_STATED:
+            newest = max(newest, _changed(place))
+        try:
+            with os.scandir(place) as found:
+                entries = sorted((entry.name, entry.is_dir()) for entry in found)
+        except OSError:  # not there: no chunk was ever written
+            continue
+        folders += [os.path.join(place, name) for name, is_folder in entries if is_folder]
+        files += [os.path.join(place, name) for name, is_folder in entries if not is_folder]
+        count += len(entries)
+        if count > _MOST_ENTRIES:
+            break
+    step = max(1, -(-len(files) // _MOST_STATED))
+    return len(files), max([newest, *map(_changed, files[::step])])
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:  # removed meanwhile
+        return 0
 
 
 def _tiling(array: Any, axes: Axes, channels: int) -> Tiling:

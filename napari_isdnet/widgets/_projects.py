@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_isdnet.annotation.project import Project, project_folder
+from napari_isdnet.io.source import quick_identity
 
 Save = tuple[Callable[[], None], Callable[[float], bool]]
 
@@ -27,7 +28,7 @@ _open: dict[Path, _Shared] = {}
 
 def folder_of(source: Any) -> Path:
     """Where the project of an open image lies, or would lie."""
-    identity = source.identity()
+    identity = quick_identity(source)
     file = identity.get("path")
     return project_folder(Path(file) if file else None, identity)
 
