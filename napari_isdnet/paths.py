@@ -13,7 +13,12 @@ CACHE_VARIABLE = "NAPARI_ISDNET_CACHE"
 def cache_folder() -> Path:
     """The cache folder: the ``NAPARI_ISDNET_CACHE`` variable, or the platform's own place (not created here)."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("napari-isdnet", appauthor=False))
+    # The shell leaves a ~ as it is in NAME="~/x", and so do files of settings.
+    return (
+        Path(os.path.expanduser(chosen))
+        if chosen
+        else Path(platformdirs.user_cache_dir("napari-isdnet", appauthor=False))
+    )
 
 
 def user_models_folder() -> Path:
