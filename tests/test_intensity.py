@@ -13,6 +13,8 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.intensity import IntensityPolicy, parse_channels, parse_contrast, sample_windows
 from napari_isdnet.io.open import open_source
+from napari_isdnet.io.overviews import build_overviews, with_overviews
+from napari_isdnet.io.scaled import resampled
 from napari_isdnet.io.source import TileError
 from napari_isdnet.window import Window
 
@@ -169,6 +171,17 @@ def test_the_coarse_level_is_used_and_bad_tiles_are_passed_over():
     image = np.broadcast_to(np.arange(3000, dtype=np.uint16), (3000, 3000))
     policy = IntensityPolicy.from_source(WithFacts(image, bad=[Window(0, 0, 500, 500)]))
     assert policy.high[0] > 2900
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_overviews_that_were_built_for_looking_change_nothing(tmp_path, factor):
+    source = ArraySource([RNG.integers(0, 60_000, (96, 12_000)).astype(np.uint16)], "a")
+    before = IntensityPolicy.from_source(resampled(source, factor))
+    for _ in build_overviews(source, tmp_path):
+        pass
+    whole = with_overviews(source, tmp_path)
+    assert whole.levels[1:] != source.levels[1:]
+    assert IntensityPolicy.from_source(resampled(whole, factor)) == before
 
 
 def test_json_round_trip():

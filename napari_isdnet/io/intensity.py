@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource, TileError
+from napari_isdnet.io.source import ImageSource, TileError, without_overviews
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class IntensityPolicy:
         'none' (the range of the integer type, or 0..1 for floats) or ``(low, high)``. ``channels``: one or three
         channel numbers; by default the first three, or the first one, that are not alpha. An alpha channel that is
         named is a colour and masks nothing: GDAL marks any fourth band of 8 bits so, near infrared too.
+
+        Percentiles are those of the file's own levels, so that they do not depend on whether anybody has had overviews
+        built to look at it.
         """
         chosen = _choose_channels(source, channels)
         if isinstance(contrast, str) and contrast not in ("auto", "none"):
@@ -203,6 +206,7 @@ def sample_windows(source: ImageSource) -> tuple[int, list[Window]]:
 
 
 def _percentiles(source: ImageSource, plain: IntensityPolicy) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    source = without_overviews(source)
     level, windows = sample_windows(source)
     samples = []
     for window in windows:

@@ -217,6 +217,10 @@ class OverviewSource:
         """Identity of the image itself."""
         return self.source.identity()
 
+    def without_overviews(self) -> ImageSource:
+        """The image itself."""
+        return self.source
+
     def quick_identity(self) -> Mapping[str, Any]:
         """As :func:`~napari_isdnet.io.source.quick_identity`, of the image itself."""
         return quick_identity(self.source)

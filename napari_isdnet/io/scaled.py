@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase, SourceInfo
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, quick_identity
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, quick_identity, without_overviews
 from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
@@ -129,6 +129,11 @@ class ScaledSource(SourceBase):
     def identity(self) -> Mapping[str, Any]:
         """The source's identity and the factor."""
         return {**self.source.identity(), "scale": self.factor}
+
+    def without_overviews(self) -> ImageSource:
+        """The same of the source without the levels that were built for looking at it; itself where there are none."""
+        own = without_overviews(self.source)
+        return self if own is self.source else ScaledSource(own, self.factor)
 
     def quick_identity(self) -> Mapping[str, Any]:
         """As :func:`~napari_isdnet.io.source.quick_identity`, with the factor."""

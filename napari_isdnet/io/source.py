@@ -113,6 +113,13 @@ def quick_identity(source: ImageSource) -> Mapping[str, Any]:
     return found
 
 
+def without_overviews(source: ImageSource) -> ImageSource:
+    """``source`` as its file is, without the levels that were built for looking at it, if it has any."""
+    own = getattr(source, "without_overviews", None)
+    found: ImageSource = source if own is None else own()
+    return found
+
+
 class TileError(InputError):
     """Part of a file cannot be read; carries where."""
 
