@@ -17,7 +17,7 @@ import zarr
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io import geo
-from napari_isdnet.io.array import find_axes
+from napari_isdnet.io.array import ArraySource, find_axes
 from napari_isdnet.io.describe import describe
 from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.open import open_source, stem_of
@@ -358,6 +358,29 @@ def test_resampling_by_half_is_the_block_mean_and_keeps_the_place(tmp_path):
     for bad in (0, -1, float("nan"), 1e9):
         with pytest.raises(InputError):
             resampled(open_source(image), bad)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.37, 1.7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_resampling_leaves_out_the_colours_of_what_is_hidden(factor, dtype):
+    image = noise(120, 90, 4).astype(dtype)
+    image[..., 3] = 255
+    plain = resampled(open_source(image[..., :3].copy()), factor)
+    whole = Window.whole(plain.shape)
+    seen = resampled(ArraySource([image.copy()], "a", rgb=True), factor).read(whole)
+    np.testing.assert_array_equal(seen[..., :3], plain.read(whole))
+    image[:, 45:] = 0
+    image[:60, :45] = (200, 100, 50, 255)
+    source = resampled(ArraySource([image], "a", rgb=True), factor)
+    result = source.read(whole)
+    upper = result[: int(58 * factor)]
+    np.testing.assert_allclose(upper[upper[..., 3] > 0][:, :3], [(200, 100, 50)] * (upper[..., 3] > 0).sum(), rtol=1e-6)
+    assert ((upper[..., 3] > 0) & (upper[..., 3] < 255)).any()
+    assert not result[..., 3].all()
+    far = int(40 * factor)  # pixels that touch nothing hidden are what they are without any
+    np.testing.assert_array_equal(result[-far:, :far], seen[-far:, :far])
+    for window in (Window(3, 5, 20, 16), Window(0, 0, 7, whole.width), Window(9, 0, 20, far)):
+        np.testing.assert_array_equal(source.read(window), result[window.slices])
 
 
 def test_description_is_json(tmp_path):

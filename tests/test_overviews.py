@@ -100,6 +100,32 @@ def test_halving_leaves_out_what_is_missing() -> None:
     assert halve_mean(~bits).ravel().tolist() == [True]
 
 
+def test_what_is_hidden_leaves_no_fringe(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 4200, 4), np.uint8)
+    pixels[:30, :4001] = (200, 100, 50, 255)
+    pixels[30:] = (9, 9, 9, 0)
+    source = ArraySource([pixels], "ortho", rgb=True)
+    for _ in build_overviews(source, tmp_path):
+        pass
+    whole = with_overviews(source, tmp_path)
+    np.testing.assert_array_equal(whole.read(Window(0, 0, 64, 4200)), pixels)
+    for level, shape in enumerate(whole.levels):
+        found = whole.read(Window.whole(shape), level)
+        assert set(map(tuple, found[found[..., 3] > 0][:, :3])) == {(200, 100, 50)}
+        assert found[..., 3].mean() == pytest.approx(pixels[..., 3].mean(), rel=0.01)
+    hidden = halve_mean(pixels[40:42, :2], alpha=3)
+    assert hidden.ravel().tolist() == [9, 9, 9, 0]
+    plain = image((5, 7))
+    seen = np.concatenate([plain, np.full((5, 7, 1), 3, np.uint8)], axis=2)
+    np.testing.assert_array_equal(halve_mean(seen, alpha=3)[..., :3], halve_mean(plain))
+
+
+def test_what_is_hidden_does_not_stand_in_for_what_is_missing() -> None:
+    block = np.array([[[90, 0], [7, 255]], [[90, 0], [7, 255]]], np.uint8)  # seen, but nodata
+    assert halve_mean(block, 7.0, 1).ravel().tolist() == [90, 128]
+    assert halve_mean(block[:, 1:], 7.0, 1).ravel().tolist() == [7, 255]
+
+
 @pytest.fixture
 def wide() -> ArraySource:
     return ArraySource([image((64, 4200))], "wide")

@@ -31,6 +31,8 @@ LARGEST_OVERVIEW = 2048
 CORE = 2048
 VERSION = 2
 """Of the values in the cache: overviews of another version are not used."""
+_ALPHA_VERSION = 3
+"""The same of images with alpha, whose hidden pixels came to count for nothing; the others need not be built again."""
 _CHUNK = 512
 _DONE = "done.json"
 
@@ -42,7 +44,8 @@ def needs_overviews(source: ImageSource) -> bool:
 
 def overview_path(source: ImageSource, folder: Path) -> Path:
     """Where the overviews of ``source`` belong: named by the image's identity, so that a changed file has others."""
-    text = json.dumps([VERSION, dict(source.identity())], sort_keys=True, default=str)
+    version = VERSION if source.alpha is None else _ALPHA_VERSION
+    text = json.dumps([version, dict(source.identity())], sort_keys=True, default=str)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.zarr"
 
 
@@ -84,23 +87,52 @@ def _write_overviews(source: ImageSource, part: Path) -> Generator[Progress, Non
         for level, shape in enumerate(shapes) if level >= 2
     }  # fmt: skip
     for core in Grid(source.shape, (CORE, CORE)):
-        pixels = halve_mean(halve_mean(source.read(core), source.nodata), source.nodata)
+        pixels = source.read(core)
+        for _ in range(2):
+            pixels = halve_mean(pixels, source.nodata, source.alpha)
         levels[2][core.divided(4).slices] = pixels
         yield clock.step(core.area, "Building the pyramid", core)
     for level in range(3, len(shapes)):
         for core in Grid(shapes[level], (CORE // 2, CORE // 2)):
             finer = core.multiplied(2).clipped(shapes[level - 1])
-            levels[level][core.slices] = halve_mean(np.asarray(levels[level - 1][finer.slices]), source.nodata)
+            pixels = np.asarray(levels[level - 1][finer.slices])
+            levels[level][core.slices] = halve_mean(pixels, source.nodata, source.alpha)
             yield clock.step(core.area, "Building the pyramid")
     (part / _DONE).write_text(json.dumps({"levels": shapes, "identity": dict(source.identity())}, default=str))
 
 
-def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
+def halve_mean(pixels: Array, nodata: float | None = None, alpha: int | None = None) -> Array:
     """Mean of 2 x 2 blocks of ``(height, width, channels)``, odd borders averaged over what is there.
 
     A pixel whose samples all equal ``nodata``, and a sample that is not finite, do not count; a block of nothing else
     stays nodata (or not a number). A block of bits is set where at least half of it is.
+
+    ``alpha`` is the channel that hides pixels by 0: their colours do not count where another pixel of the block is
+    seen. Alpha itself is averaged as it is.
     """
+    if alpha is None:
+        return _halve(pixels, nodata)
+    colors = np.delete(pixels, alpha, axis=2)
+    halves = _halve(colors, nodata, _counted(colors, pixels[..., alpha] != 0, nodata))
+    return np.insert(halves, alpha, _halve(pixels[..., alpha : alpha + 1])[..., 0], axis=2)
+
+
+def _counted(colors: Array, shown: Array, nodata: float | None) -> Array | None:
+    """Which pixels (h, w) make the mean of their block: those that are ``shown``, or all where none is."""
+    if shown.all():
+        return None
+    seen = shown if nodata is None else shown & (colors != nodata).any(axis=2)
+    some = np.zeros((-(-shown.shape[0] // 2), -(-shown.shape[1] // 2)), bool)
+    for r in (0, 1):
+        for c in (0, 1):
+            quarter = seen[r::2, c::2]
+            some[: quarter.shape[0], : quarter.shape[1]] |= quarter
+    block = np.repeat(np.repeat(some, 2, axis=0), 2, axis=1)[: shown.shape[0], : shown.shape[1]]
+    return shown | ~block
+
+
+def _halve(pixels: Array, nodata: float | None = None, counted: Array | None = None) -> Array:
+    """As :func:`halve_mean` without alpha, of the pixels that are ``counted`` (h, w); all where it is None."""
     rows, columns, channels = pixels.shape
     out_shape = (-(-rows // 2), -(-columns // 2), channels)
     work = np.float64 if pixels.dtype.itemsize >= 4 else np.float32
@@ -111,6 +143,8 @@ def halve_mean(pixels: Array, nodata: float | None = None) -> Array:
             valid = np.isfinite(quarter) if pixels.dtype.kind == "f" else np.ones(quarter.shape, bool)
             if nodata is not None and not np.isnan(nodata):
                 valid &= (quarter != nodata).any(axis=2, keepdims=True)  # of all bands, as GDAL's mask
+            if counted is not None:
+                valid &= counted[r::2, c::2, None]
             view = slice(0, quarter.shape[0]), slice(0, quarter.shape[1])
             total[view] += np.where(valid, quarter, 0)
             count[view] += valid
@@ -207,7 +241,7 @@ class OverviewSource:
         if level == 0:
             return self.source.read(window)
         if level == 1:
-            return halve_mean(self.source.read(window.multiplied(2).clipped(self.shape)), self.nodata)
+            return halve_mean(self.source.read(window.multiplied(2).clipped(self.shape)), self.nodata, self.alpha)
         try:
             return np.asarray(self._arrays[level][window.slices])
         except Exception as error:  # damaged since it was opened

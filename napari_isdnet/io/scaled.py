@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 READ_BYTES = 64 * 2**20
 """What one read of the source and its sums may take; larger windows are made strip by strip."""
 Taps = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.float64]"]
+Found = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.float64]", "npt.NDArray[np.int64]", "npt.NDArray[np.float64]"]
+"""Taps and weights of rows, then of columns."""
 
 
 def resampled(source: ImageSource, factor: float) -> ImageSource:
     """``source`` with ``factor`` times as many rows and columns (0.5: half); the source itself for a factor of 1.
 
     Smaller: mean over the area that each new pixel covers; larger: bilinear. A pixel depends on its place in the image
-    alone, never on the window it is read with. Missing pixels (nodata, not finite) take no part in a mean.
+    alone, never on the window it is read with. Missing pixels (nodata, not finite) take no part in a mean, and hidden
+    ones (alpha 0) none in that of colours: what lies there would be a fringe around what is seen. Alpha is averaged as
+    it is.
     """
     if not (math.isfinite(factor) and 1 / 256 <= factor <= 256):
         raise InputError(f"--scale must be between 1/256 and 256, got {factor}.")
@@ -106,17 +110,30 @@ class ScaledSource(SourceBase):
         top, left = int(down.min()), int(across.min())
         area = Window(top, left, int(down.max()) + 1 - top, int(across.max()) + 1 - left)
         raw = self.source.read(area, origin)
-        down, across = down - top, across - left
-        valid = _valid(raw, self.nodata)
-        if valid is None:
-            return self._round(_apply(raw, down, down_weight, across, across_weight))
-        weight = _apply(valid[..., None], down, down_weight, across, across_weight)
-        total = _apply(np.where(valid[..., None], raw, 0), down, down_weight, across, across_weight)
-        missing = weight[..., 0] < 0.5
-        weight[missing] = 1
-        result = self._round(total / weight)
-        result[missing] = self.nodata if self.nodata is not None else np.nan
+        found = down - top, down_weight, across - left, across_weight
+        valid = _valid(raw, self.nodata, self.alpha)
+        mean, missing = _mean(raw, valid, found)
+        if self.alpha is not None:
+            self._show_colors(mean, raw, valid, found)
+        result = self._round(mean)
+        if missing is not None:
+            result[missing] = self.nodata if self.nodata is not None else np.nan
         return result
+
+    def _show_colors(
+        self, mean: npt.NDArray[np.float64], raw: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None, found: Found
+    ) -> None:
+        """Put the mean of what is seen in the place of ``mean``, where something is seen and something hidden."""
+        hidden = raw[..., self.alpha] == 0
+        if not hidden.any():
+            return
+        seen = ~hidden if valid is None else valid & ~hidden
+        # The weights of what is hidden sum to 0 exactly where nothing is, and there the mean stays what it was: else
+        # rounding would differ between a window that holds a hidden pixel somewhere and one that holds none.
+        some = (_apply(hidden[..., None], *found) > 0) & (_apply(seen[..., None], *found) > 0)
+        shown, _ = _mean(raw, seen, found)
+        colors = [c for c in range(self.channels) if c != self.alpha]
+        mean[..., colors] = np.where(some, shown[..., colors], mean[..., colors])
 
     def _round(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         if self.dtype.kind == "f":
@@ -160,10 +177,25 @@ def _apply(
     return result
 
 
-def _valid(raw: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_] | None:
+def _mean(
+    raw: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None, found: Found
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_] | None]:
+    """Weighted mean of the valid pixels (h, w, C), and where less than half is valid (h, w); None where all are."""
+    if valid is None:
+        return _apply(raw, *found), None
+    weight = _apply(valid[..., None], *found)
+    total = _apply(np.where(valid[..., None], raw, 0), *found)
+    missing = weight[..., 0] < 0.5
+    weight[weight == 0] = 1
+    return total / weight, missing
+
+
+def _valid(raw: npt.NDArray[Any], nodata: float | None, alpha: int | None) -> npt.NDArray[np.bool_] | None:
     valid: npt.NDArray[np.bool_] | None = np.isfinite(raw).all(axis=2) if raw.dtype.kind == "f" else None
     if nodata is not None and not math.isnan(nodata):
-        data = (raw != nodata).any(axis=2)
+        # Of colours, as the intensity policy has it: alpha is full where they are all nodata.
+        data = (raw if alpha is None else np.delete(raw, alpha, axis=2)) != nodata
+        data = data.any(axis=2)
         valid = data if valid is None else valid & data
     return valid
 
