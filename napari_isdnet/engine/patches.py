@@ -11,7 +11,8 @@ from torch import Tensor
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource, TileError
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.source import ImageSource, TileError, read_channels
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class PatchReader:
         header = model.header
         mean, std = (header.mean, header.std) if header is not None else (IMAGENET_MEAN, IMAGENET_STD)
         self.source, self.policy, self.skip_bad_tiles = source, policy, skip_bad_tiles
+        self._channels: tuple[int, ...] = tuple(range(source.channels))
+        if isinstance(policy, IntensityPolicy) and len(policy.needed) < source.channels:
+            self._channels, self.policy = policy.needed, policy.of_needed()
         self.normal = (np.asarray(mean, np.float32), np.asarray(std, np.float32))
         self.shape = source.shape
         self.bad: list[Window] = []
@@ -89,10 +93,18 @@ class PatchReader:
             return self._salvage(window)[0]
         return raw if self.policy.keeps(raw) else self._normalise(*self.policy.apply(raw))
 
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes that a pixel takes as it is read: of the channels that the policy needs."""
+        return len(self._channels) * self.source.dtype.itemsize
+
+    def _read(self, window: Window) -> npt.NDArray[Any]:
+        return read_channels(self.source, window, self._channels)
+
     def _raw(self, window: Window) -> npt.NDArray[Any] | None:
         """Samples as stored; None where they cannot be read and that is to be put up with."""
         try:
-            return self.source.read(window)
+            return self._read(window)
         except TileError:
             if not self.skip_bad_tiles:
                 raise
@@ -131,7 +143,7 @@ class PatchReader:
                     min(columns, window.width - left),
                 )
                 try:
-                    rgb, valid = self.policy.apply(self.source.read(part))
+                    rgb, valid = self.policy.apply(self._read(part))
                     values, ok = self._normalise(rgb, valid), np.ones(part.shape, np.bool_) if valid is None else valid
                 except TileError:
                     values, ok = self._salvage(part, smallest)

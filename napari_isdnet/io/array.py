@@ -40,12 +40,12 @@ class Axes:
         """Number of channels of an array of ``shape``."""
         return 1 if self.channel is None else int(shape[self.channel])
 
-    def crop(self, array: Any, window: Window) -> npt.NDArray[Any]:
-        """``window`` of ``array`` as (height, width, channels)."""
+    def crop(self, array: Any, window: Window, channels: slice = slice(None)) -> npt.NDArray[Any]:
+        """``window`` of ``array`` as (height, width, channels), of all or some consecutive channels."""
         index: list[int | slice] = [0] * self.ndim
         index[self.row], index[self.column] = window.slices
         if self.channel is not None:
-            index[self.channel] = slice(None)
+            index[self.channel] = channels
         data = np.asarray(array[tuple(index)])
         kept = sorted(a for a in (self.row, self.column, self.channel) if a is not None)
         if self.channel is None:
@@ -138,13 +138,21 @@ class ArraySource(SourceBase):
         self._axes = found
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        return np.array(self._crop(window, level, slice(None)), dtype=self.dtype)
+
+    def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
+        # A range, since not every lazy array takes a list of numbers.
+        first, last = min(channels), max(channels)
+        crop = self._crop(window, level, slice(first, last + 1))
+        return np.take(crop, [c - first for c in channels], axis=2).astype(self.dtype, copy=False)
+
+    def _crop(self, window: Window, level: int, channels: slice) -> npt.NDArray[Any]:
         try:
-            crop = self._axes.crop(self._arrays[level], window)
+            return self._axes.crop(self._arrays[level], window, channels)
         except InputError:
             raise
         except Exception as error:  # a lazy array may fail in any way that whoever made it thought of
             raise TileError(self.name, window, level, one_line(error)) from error
-        return np.array(crop, dtype=self.dtype)
 
     def identity(self) -> dict[str, Any]:
         """What :meth:`quick_identity` says, and what tells whether a single pixel was changed, as far as it can be had.

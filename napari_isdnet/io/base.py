@@ -28,8 +28,11 @@ POOL_FROM_TILES = 8
 """Windows of fewer tiles are decoded by the thread that asks: handing work over costs more than it saves."""
 MAX_TILE_BYTES = 1 << 30
 """A file whose single tile or strip decodes to more than this is refused: it would have to be held whole."""
+DECODED_AT_ONCE = 128 << 20
+"""Fewer threads decode the tiles of a window where as many tiles would take more than this beside the cache."""
 MAX_SIDE, MAX_CHANNELS = (1 << 31) - 1, 1024
 """Limits of what a file may claim: beyond them a header is damaged, and one pixel row would be a memory problem."""
+Index = slice | list[int]
 _tokens = itertools.count()
 
 
@@ -146,6 +149,12 @@ class SourceBase:
             check_window(self, window, level)
             return self._read(window, level)
 
+    def read_channels(self, window: Window, channels: Sequence[int], level: int = 0) -> npt.NDArray[Any]:
+        """``read(window, level)[..., channels]``; see :func:`~napari_isdnet.io.source.read_channels`."""
+        with self._reading():
+            check_window(self, window, level)
+            return self._read_channels(window, level, channels)
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Meanwhile nothing is released; :class:`InputError` where the source was closed."""
@@ -159,6 +168,10 @@ class SourceBase:
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
         raise NotImplementedError
+
+    def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
+        """As :meth:`_read`, of some channels; a reader that need not decode the others says how."""
+        return np.take(self._read(window, level), channels, axis=2)
 
     def identity(self) -> Mapping[str, Any]:
         """JSON-ready facts that tell this image from another."""
@@ -205,6 +218,7 @@ class TiledSource(SourceBase):
                         f"{info.name} is stored in tiles or strips of {tiling.tile[0]} x {tiling.tile[1]} pixels; one "
                         f"may decode to at most {MAX_TILE_BYTES >> 20} MiB: save the image tiled (say, 512 x 512)."
                     )
+                self.threads = max(1, min(self.threads, DECODED_AT_ONCE // max(1, size)))
 
     def _load(self, level: int, part: int, index: int, window: Window) -> npt.NDArray[Any]:
         """Decode tile ``index`` of ``tilings[level][part]``: at least ``window.shape`` pixels by ``count``."""
@@ -232,9 +246,15 @@ class TiledSource(SourceBase):
         return shared_cache().get((self.token, level, part, index), load)
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
-        result = np.empty((*window.shape, self.channels), self.dtype)
+        return self._read_channels(window, level, range(self.channels))
+
+    def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
+        result = np.empty((*window.shape, len(channels)), self.dtype)
         jobs: list[tuple[int, int, int, int]] = []
+        places = {part: _places(channels, tiling) for part, tiling in enumerate(self.tilings[level])}
         for part, tiling in enumerate(self.tilings[level]):
+            if not places[part]:  # of other channels: not even decoded
+                continue
             grid = self._grids[level][part]
             across, (height, width) = grid.counts[1], tiling.tile
             for index in grid.touching(window):
@@ -244,17 +264,34 @@ class TiledSource(SourceBase):
         def copy(job: tuple[int, int, int, int]) -> None:
             # Plain integers: this runs for every tile of every window, where a few Window objects are felt.
             part, index, row, column = job
+            into, out_of = places[part]
             tile, tiling = self._tile(level, part, index), self.tilings[level][part]
             top, left = max(row, window.row), max(column, window.column)
             bottom, right = min(row + tiling.tile[0], window.bottom), min(column + tiling.tile[1], window.right)
             result[
                 top - window.row : bottom - window.row,
                 left - window.column : right - window.column,
-                tiling.first : tiling.first + tiling.count,
-            ] = tile[top - row : bottom - row, left - column : right - column]
+                into,
+            ] = tile[top - row : bottom - row, left - column : right - column, out_of]
 
         run(copy, jobs, self.threads)
         return result
+
+
+def _places(channels: Sequence[int], tiling: Tiling) -> list[Index]:
+    """Where in a result of ``channels`` those of a tiling go, and which of its tiles they are; empty for none of them.
+
+    As slices where they follow each other, which numpy copies several times as fast as what a list picks.
+    """
+    into = [place for place, channel in enumerate(channels) if 0 <= channel - tiling.first < tiling.count]
+    if not into:
+        return []
+    return [_as_slice(into), _as_slice([channels[place] - tiling.first for place in into])]
+
+
+def _as_slice(numbers: list[int]) -> Index:
+    first, last = numbers[0], numbers[-1] + 1
+    return slice(first, last) if numbers == list(range(first, last)) else numbers
 
 
 def run(function: Callable[[Any], None], jobs: Sequence[Any], threads: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase
+from napari_isdnet.io.source import read_channels
 from napari_isdnet.io.tiff import TiffSource, open_tiff
 from napari_isdnet.window import Window
 
@@ -40,13 +41,16 @@ class CompanionSource(SourceBase):
         return self if self._masks else self._image.indices()
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        return self._read_channels(window, level, range(self.channels))
+
+    def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
         source, own = self._places[level]
-        pixels = source.read(window, own)
-        if not self._masks:
+        pixels = read_channels(source, window, [c for c in channels if c < source.channels], own)
+        if self.alpha is None or not self._masks or self.alpha not in channels:
             return pixels
         mask, own = self._masks[level]
-        valid = mask.read(window, own) != 0
-        return np.concatenate([pixels, np.where(valid, 255, 0).astype(self.dtype)], axis=2)
+        alpha = np.where(mask.read(window, own) != 0, 255, 0).astype(self.dtype)
+        return np.insert(pixels, list(channels).index(self.alpha), alpha[..., 0], axis=2)
 
     def identity(self) -> dict[str, Any]:
         """That of the image, and of its mask, on which a result depends too."""

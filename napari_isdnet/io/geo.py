@@ -72,17 +72,21 @@ class RasterioSource(SourceBase):
                 self._free.append((level, handle))
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        return self._read_channels(window, level, range(self.channels))
+
+    def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window as RasterWindow
 
         try:
             area = RasterWindow(window.column, window.row, window.width, window.height)
             with self._handle(level) as handle:
-                data = handle.read(window=area)
+                bands = None if self._palette is not None else [channel + 1 for channel in channels]
+                data = handle.read(bands, window=area)
         except RasterioError as error:
             raise TileError(self.name, window, level, one_line(error)) from error
         if self._palette is not None:
-            return self._palette[data[0]]
+            return np.take(self._palette[data[0]], channels, axis=2)
         return np.ascontiguousarray(data.transpose(1, 2, 0).astype(self.dtype, copy=False))
 
     def identity(self) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource, TileError, without_overviews
+from napari_isdnet.io.source import ImageSource, TileError, read_channels, without_overviews
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -75,6 +75,17 @@ class IntensityPolicy:
             return plain
         lows, highs = _percentiles(source, plain)
         return cls(low=lows, high=highs, contrast=contrast, **base)
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """The channels that a result depends on: the chosen ones, and alpha where it masks."""
+        return tuple(dict.fromkeys((*self.channels, *(() if self.alpha is None else (self.alpha,)))))
+
+    def of_needed(self) -> IntensityPolicy:
+        """The same for pixels that hold the :attr:`needed` channels alone, in that order."""
+        place = {channel: i for i, channel in enumerate(self.needed)}
+        alpha = None if self.alpha is None else place[self.alpha]
+        return replace(self, channels=tuple(place[c] for c in self.channels), alpha=alpha)
 
     def apply(self, raw: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
         """``raw (h, w, C)`` to RGB ``float32 (h, w, 3)`` on 0..255 and valid ``bool (h, w)``, None if all are valid.
@@ -206,17 +217,17 @@ def sample_windows(source: ImageSource) -> tuple[int, list[Window]]:
 
 
 def _percentiles(source: ImageSource, plain: IntensityPolicy) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    source = without_overviews(source)
+    source, part = without_overviews(source), plain.of_needed()
     level, windows = sample_windows(source)
     samples = []
     for window in windows:
         try:
-            raw = source.read(window, level)
+            raw = read_channels(source, window, plain.needed, level)
         except TileError:
             continue  # one bad tile does not keep us from knowing the rest; reading it in earnest reports it
-        valid = plain.valid(raw)
-        values = raw[..., list(plain.channels)]
-        samples.append(values[valid] if valid is not None else values.reshape(-1, len(plain.channels)))
+        valid = part.valid(raw)
+        values = raw[..., list(part.channels)]
+        samples.append(values[valid] if valid is not None else values.reshape(-1, len(part.channels)))
     values = np.concatenate(samples) if samples else np.empty((0, len(plain.channels)))
     if not len(values):
         return plain.low, plain.high

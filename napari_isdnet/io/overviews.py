@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,16 @@ import numpy as np
 
 from napari_isdnet.io.base import one_line
 from napari_isdnet.io.disk import disk_errors
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, TileError, check_window, quick_identity
+from napari_isdnet.io.source import (
+    GeoReference,
+    ImageSource,
+    PixelSize,
+    TileError,
+    check_window,
+    quick_identity,
+    read_channels,
+    resident_bytes,
+)
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
@@ -247,9 +256,20 @@ class OverviewSource:
         except Exception as error:  # damaged since it was opened
             raise TileError(self.name, window, level, f"its cached pyramid is damaged: {one_line(error)}") from error
 
+    def read_channels(self, window: Window, channels: Sequence[int], level: int = 0) -> Array:
+        """``read(window, level)[..., channels]``; see :func:`~napari_isdnet.io.source.read_channels`."""
+        if level == 0:
+            return read_channels(self.source, window, channels)
+        return np.take(self.read(window, level), channels, axis=2)
+
     def identity(self) -> Mapping[str, Any]:
         """Identity of the image itself."""
         return self.source.identity()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Those of the image itself."""
+        return resident_bytes(self.source)
 
     def without_overviews(self) -> ImageSource:
         """The image itself."""

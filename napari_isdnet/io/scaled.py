@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase, SourceInfo
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, quick_identity, without_overviews
+from napari_isdnet.io.source import (
+    GeoReference,
+    ImageSource,
+    PixelSize,
+    quick_identity,
+    resident_bytes,
+    without_overviews,
+)
 from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
@@ -95,16 +102,26 @@ class ScaledSource(SourceBase):
         return max(fine, default=0)
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
+        return self._read_channels(window, level, range(self.channels))
+
+    def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
         if window.empty:
-            return np.empty((*window.shape, self.channels), self.dtype)
+            return np.empty((*window.shape, len(channels)), self.dtype)
+        # Every channel of a strip is made, since all of them say which pixels are missing; a strip takes few bytes.
+        parts = [self._resample(part, level, channels) for part in self._strips(window, level)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _strips(self, window: Window, level: int) -> list[Window]:
         origin = self._from_level(level)
         (rows, columns), (length, width) = self.levels[level], self.source.levels[origin]
         # A row's samples, and the sums over them in float64; rows depend on none but their own, so strips are the same.
         row_bytes = window.width * max(1.0, width / columns) * max(1.0, length / rows) * self.channels
         strip = max(1, int(READ_BYTES / (row_bytes * (self.dtype.itemsize + 8))))
-        if window.height > strip:
-            parts = Grid(window.shape, (strip, window.width))
-            return np.concatenate([self._read(p.shifted(window.row, window.column), level) for p in parts])
+        return [part.shifted(window.row, window.column) for part in Grid(window.shape, (strip, window.width))]
+
+    def _resample(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
+        origin = self._from_level(level)
+        (rows, columns), (length, width) = self.levels[level], self.source.levels[origin]
         down, down_weight = taps(window.row, window.height, length, rows)
         across, across_weight = taps(window.column, window.width, width, columns)
         top, left = int(down.min()), int(across.min())
@@ -118,7 +135,7 @@ class ScaledSource(SourceBase):
         result = self._round(mean)
         if missing is not None:
             result[missing] = self.nodata if self.nodata is not None else np.nan
-        return result
+        return result if list(channels) == list(range(self.channels)) else np.take(result, channels, axis=2)
 
     def _show_colors(
         self, mean: npt.NDArray[np.float64], raw: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None, found: Found
@@ -145,7 +162,14 @@ class ScaledSource(SourceBase):
 
     def identity(self) -> Mapping[str, Any]:
         """The source's identity and the factor."""
-        return {**self.source.identity(), "scale": self.factor}
+        # The pixels of images with alpha were others once: what is kept of those must not be taken for these.
+        how = {} if self.alpha is None else {"hidden": "left out"}
+        return {**self.source.identity(), "scale": self.factor, **how}
+
+    @property
+    def resident_bytes(self) -> int:
+        """Those of the source."""
+        return resident_bytes(self.source)
 
     def without_overviews(self) -> ImageSource:
         """The same of the source without the levels that were built for looking at it; itself where there are none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -118,6 +118,26 @@ def without_overviews(source: ImageSource) -> ImageSource:
     own = getattr(source, "without_overviews", None)
     found: ImageSource = source if own is None else own()
     return found
+
+
+def read_channels(source: ImageSource, window: Window, channels: Sequence[int], level: int = 0) -> npt.NDArray[Any]:
+    """``source.read(window, level)[..., channels]``, a new array (height, width, channels asked for).
+
+    What is not asked for is not held, nor decoded where the source can do without: an image may have 200 bands.
+    """
+    channels = tuple(channels)
+    if channels == tuple(range(source.channels)):
+        return source.read(window, level)
+    picked = getattr(source, "read_channels", None)
+    found: npt.NDArray[Any] = (
+        source.read(window, level)[..., list(channels)] if picked is None else picked(window, channels, level)
+    )
+    return found
+
+
+def resident_bytes(source: ImageSource) -> int:
+    """Bytes that a source decoded as it was opened, and holds until it is closed (PNG and JPEG); 0 for most."""
+    return int(getattr(source, "resident_bytes", 0))
 
 
 class TileError(InputError):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
-_SMALLEST_TILE = 256
+_SMALLEST_TILE, _FEWEST_CHANNELS = 256, 4
 _METADATA_LIMIT = 64 << 20
 _MOST_ENTRIES, _MOST_STATED = 200_000, 1024
 """How many entries of the folders of level 0 are counted, and of how many files and folders the time is asked."""
@@ -41,13 +41,15 @@ class ZarrSource(TiledSource):
     def __init__(
         self, path: Path, arrays: Sequence[Any], axes: Axes, info: SourceInfo, threads: int | None = None
     ) -> None:
-        super().__init__(info, [[_tiling(a, axes, info.channels)] for a in arrays], threads)
+        super().__init__(info, [_tilings(a, axes, info.channels) for a in arrays], threads)
         self._arrays = arrays
         self._axes = axes
         self._identity = _identity(path, arrays[0])
 
     def _load(self, level: int, part: int, index: int, window: Window) -> npt.NDArray[Any]:  # noqa: ARG002
-        return self._axes.crop(self._arrays[level], window).astype(self.dtype, copy=False)
+        tiling = self.tilings[level][part]
+        channels = slice(tiling.first, tiling.first + tiling.count)
+        return self._axes.crop(self._arrays[level], window, channels).astype(self.dtype, copy=False)
 
     def identity(self) -> dict[str, Any]:
         """When it was opened: path, size of the metadata, number of chunks, and time of the latest change found.
@@ -100,12 +102,16 @@ def _changed(path: str) -> int:
         return 0
 
 
-def _tiling(array: Any, axes: Axes, channels: int) -> Tiling:
+def _tilings(array: Any, axes: Axes, channels: int) -> list[Tiling]:
     rows, columns = int(array.chunks[axes.row]), int(array.chunks[axes.column])
     if min(rows, columns) < 1:
         raise InputError("a Zarr array states empty chunks; write it again.")
     # Small chunks are read several at a time: each read has a fixed cost.
-    return Tiling((_at_least(rows), _at_least(columns)), 0, channels)
+    tile = _at_least(rows), _at_least(columns)
+    # Of many channels few are wanted, so that chunks of others are not decoded; those of few are read at once, too.
+    together = 1 if axes.channel is None else max(1, int(array.chunks[axes.channel]))
+    together *= -(-_FEWEST_CHANNELS // together)
+    return [Tiling(tile, first, min(together, channels - first)) for first in range(0, channels, together)]
 
 
 def _at_least(chunk: int) -> int:
