@@ -51,10 +51,11 @@ def segment_all(
 
 
 def _segment_one(path: Path, output: Path, network: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    from napari_isdnet.engine.job import picture_bytes
     from napari_isdnet.engine.segment import segment
     from napari_isdnet.io.open import open_source
 
-    with closing(open_source(path)) as source:
+    with closing(open_source(path, memory=picture_bytes(settings.get("memory")))) as source:
         steps = segment(source, network, output=output, **settings)
         result = drive(
             steps,

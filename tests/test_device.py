@@ -24,7 +24,7 @@ from napari_isdnet.engine.device import (
     prepare,
     working_bytes,
 )
-from napari_isdnet.engine.job import KEEPS_MEMORY, core_for
+from napari_isdnet.engine.job import KEEPS_MEMORY, core_for, picture_bytes
 from napari_isdnet.engine.local import LocalNetwork
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.streaming import SMALLEST_CORE, StreamOptions, WholeImage
@@ -113,6 +113,20 @@ def test_windows_are_as_large_as_the_budget_of_the_process_allows(memory: float,
     assert core == 512 or patch * 200 * (4 if work >= KEEPS_MEMORY else 1) + 96 * 2**20 <= work
     assert core_for(work, (300, 200)) == 320
     assert core_for(work, (10**5, 10**5), 1000) == 992
+
+
+@pytest.mark.parametrize("memory", [1.5, 2, 6, 24])
+def test_what_the_image_takes_is_left_out_of_the_windows(memory: float) -> None:
+    work, huge = working_bytes(memory), (10**5, 10**5)
+    assert core_for(work, huge, stored=8) == core_for(work, huge)  # four bands of 16 bits: within the margin
+    assert core_for(work, huge, stored=64) < core_for(work, huge)
+    assert core_for(work, huge, resident=work - 2**27) == 512
+    core = core_for(work, huge, resident=work // 2)
+    held = work // 2 + (core + 2 * 224) ** 2 * 200 * (2 if work >= KEEPS_MEMORY else 1)
+    assert core == 512 or held <= work
+    picture = picture_bytes(memory)
+    assert work // 2 <= picture < work
+    assert core_for(work, huge, resident=picture) == 512
 
 
 @pytest.mark.parametrize(("memory", "called"), [(1, "return"), (2.5, "return"), (3, "keep")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from contextlib import closing
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ import tifffile
 import zarr
 
 from napari_isdnet.engine.labels import open_labels
+from napari_isdnet.cli_segment import _segment_one
+from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io import geo
 from napari_isdnet.io.array import ArraySource, find_axes
@@ -22,7 +25,7 @@ from napari_isdnet.io.describe import describe
 from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.open import open_source, stem_of
 from napari_isdnet.io.scaled import resampled
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, resident_bytes
 from napari_isdnet.io.wsi import open_slide
 from napari_isdnet.window import Window
 
@@ -90,6 +93,29 @@ def test_pictures_that_do_not_fit_are_refused_before_decoding(tmp_path):
         with pytest.raises(InputError, match="tiled TIFF"):
             open_source(tmp_path / name, memory=100_000 if name == "a.jpg" else 179_999)
     assert open_source(tmp_path / "a.jpg", memory=180_000).shape == (200, 300)
+
+
+def test_a_picture_takes_no_more_than_the_budget_of_a_command(tmp_path):
+    path = tmp_path / "a.png"
+    data = bytearray(imagecodecs.png_encode(noise(8, 8, 3)))
+    data[16:24] = struct.pack(">II", 20_000, 20_000)  # said to be 1.1 GiB; what it holds is never looked at
+    path.write_bytes(data)
+    output = tmp_path / "out"
+    for command in (
+        lambda: next(segment(path, tmp_path / "no.safetensors", output=output, memory=1)),
+        lambda: _segment_one(path, output, None, {"memory": 1}),
+    ):
+        with pytest.raises(InputError, match=r"would take 1.1 GiB where 0.1 are allowed; allow more memory, or save"):
+            command()
+    with pytest.raises(InputError, match="damaged PNG"):
+        _segment_one(path, output, None, {"memory": 4})
+
+
+def test_what_a_picture_takes_is_known(tmp_path):
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(noise(20, 30, 3)))
+    source = open_source(tmp_path / "a.png")
+    assert resident_bytes(source) == resident_bytes(resampled(source, 0.5)) == 1800
+    assert resident_bytes(open_source(noise(20, 30, 3))) == 0  # which is the caller's
 
 
 def write_ome_zarr(path, levels, axes, version, scale=(0.5, 0.25)):

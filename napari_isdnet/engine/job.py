@@ -28,7 +28,7 @@ from napari_isdnet.engine.ledger import Ledger
 from napari_isdnet.engine.means import Means
 from napari_isdnet.engine.patches import Patches, PatchReader, Policy
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, resident_bytes
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 Context = Literal["whole", "window"]
 RAM_MAPS = 2**30
 """Maps of at most this many bytes stay in RAM; after a kill they are computed again."""
+PIXEL, PIXEL_MEASURED, BESIDE, HALO = 200, 190, 96 * 2**20, 224
+"""What :func:`core_for` reckons with: bytes of a patch's pixel, those measured of 8-bit RGB, bytes beside, halo."""
 KEEPS_MEMORY = 2 * 2**30
 """From this many bytes to work with on, a command keeps freed memory (``device.keep_freed_memory``) for speed."""
 
@@ -114,18 +116,34 @@ def part_folder(orientation: int) -> str:
     return f"turned{orientation}/" if orientation else ""
 
 
-def core_for(budget: int, shape: tuple[int, int], asked: int | None = None) -> int:
+def picture_bytes(memory: float | None) -> int:
+    """What a picture that is decoded whole may take of a budget of ``memory`` GiB.
+
+    All but what the smallest windows take beside it, and half of what is too little for that: such windows are made
+    whatever the budget.
+    """
+    budget = working_bytes(memory)
+    return max(budget // 2, budget - BESIDE - PIXEL * (512 + 2 * HALO) ** 2)
+
+
+def core_for(
+    budget: int, shape: tuple[int, int], asked: int | None = None, *, stored: int = 3, resident: int = 0
+) -> int:
     """Side of the shallow pass's cores: as large as ``budget`` bytes to work with allow, since halos cost time.
 
-    A patch may cost 200 bytes a pixel beside 96 MiB for tiles and results. Measured in bfloat16, as the growth of the
-    process that hands back what it frees: 50 MiB and 190 bytes a pixel of the patch, the window that is read ahead and
-    the bands that are written included. From ``KEEPS_MEMORY`` on a patch may cost 400 of half the budget: a process
-    that keeps freed memory is twice as fast on large windows, but takes twice as much.
+    A patch may cost ``PIXEL`` bytes a pixel beside ``BESIDE`` for tiles and results. Measured in bfloat16, as the
+    growth of the process that hands back what it frees: 50 MiB and 190 bytes a pixel of the patch, the window that is
+    read ahead and the bands that are written included. From ``KEEPS_MEMORY`` on a patch may cost twice that of half the
+    budget: a process that keeps freed memory is twice as fast on large windows, but takes twice as much.
+
+    ``stored`` are the bytes of a pixel as it is read (those that were measured: 3), which a patch and the window that
+    is read ahead hold; ``resident`` what the image itself takes as long as it is open.
     """
     if asked is not None:
         return max(32, asked // 32 * 32)
-    pixels = budget / 2 / 400 if budget >= KEEPS_MEMORY else max(0, budget - 96 * 2**20) / 200
-    side = int(pixels**0.5) - 2 * 224
+    pixel, left = max(PIXEL, PIXEL_MEASURED + 2 * (stored - 3)), max(0, budget - resident)
+    pixels = left / 2 / (2 * pixel) if budget >= KEEPS_MEMORY else max(0, left - BESIDE) / pixel
+    side = int(pixels**0.5) - 2 * HALO
     core = next((c for c in (4096, 3072, 2048, 1536, 1024, 768) if c <= side), 512)
     # No larger than the image, which is then one core.
     return min(core, -(-max(shape) // 32) * 32)
@@ -166,7 +184,7 @@ def make_predictor(
     reader = PatchReader(source, policy, model, skip_bad_tiles)
     ready = prepare(model, placement)
     budget = working_bytes(memory)
-    core = core_for(budget, source.shape, window)
+    core = core_for(budget, source.shape, window, stored=reader.pixel_bytes, resident=resident_bytes(source))
     bytes_per_pixel = map_bytes_per_pixel(ready) * (2 if exact else 1) * len(turns)
     size = bytes_per_pixel * source.shape[0] * source.shape[1]
     asked = any(item is None or not item.complete for item in means) or not means

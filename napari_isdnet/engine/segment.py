@@ -20,6 +20,7 @@ from napari_isdnet.engine.job import (
     keep_means,
     known_means,
     make_predictor,
+    picture_bytes,
 )
 from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header, recorded_units
 from napari_isdnet.engine.orientations import orientations
@@ -33,7 +34,7 @@ from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.polygons import check_available
 from napari_isdnet.io.sink import check_format, export
-from napari_isdnet.io.source import ImageSource, TileError
+from napari_isdnet.io.source import ImageSource, TileError, resident_bytes
 from napari_isdnet.model.isdnet import MIN_SIDE
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
@@ -128,7 +129,7 @@ def segment(
     settings = SegmentOptions(**{**options, "output": Path(options["output"])})
     with ExitStack() as stack:
         if isinstance(source, str | Path):
-            source = stack.enter_context(closing(open_source(source)))
+            source = stack.enter_context(closing(open_source(source, memory=picture_bytes(settings.memory))))
         network = model if isinstance(model, ISDNet) else load_model(model)
         if network.header is None:
             raise InputError("This network was never trained (it has no header): load a model file.")
@@ -203,7 +204,9 @@ class _Job:
     def _core(self) -> int:
         """Side of the streaming cores: as asked, else what the memory allows, or less where the job was begun so."""
         o = self.options
-        fits = core_for(working_bytes(o.memory), self.source.shape, o.window)
+        stored, resident = len(self.policy.needed) * self.source.dtype.itemsize, resident_bytes(self.source)
+        budget = working_bytes(o.memory)
+        fits = core_for(budget, self.source.shape, o.window, stored=stored, resident=resident)
         if o.window is None and o.resume and o.context == "whole":
             begun = (self._earlier() or {}).get("core")
             if isinstance(begun, int) and 0 < begun < fits:

@@ -171,6 +171,11 @@ class PictureSource(SourceBase):
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:  # noqa: ARG002
         return self._data[window.slices].copy()
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the decoded pixels."""
+        return self._data.nbytes
+
     def identity(self) -> dict[str, Any]:
         """Path, size and modification time when it was opened."""
         return {"format": self.format, **self._identity}
@@ -219,7 +224,8 @@ def _decoded(data: bytes, kind: str, name: str, bound: int) -> npt.NDArray[Any]:
     if rows * columns * pixel > bound:
         raise InputError(
             f"{name} is a {kind} of {rows} x {columns} pixels, which must be decoded whole and would take "
-            f"{rows * columns * pixel / 2**30:.1f} GiB where {bound / 2**30:.1f} are allowed; save it as a tiled TIFF."
+            f"{rows * columns * pixel / 2**30:.1f} GiB where {bound / 2**30:.1f} are allowed; allow more memory, or "
+            "save it as a tiled TIFF."
         )
     decode = {"PNG": imagecodecs.png_decode, "JPEG": imagecodecs.jpeg_decode}.get(kind, imagecodecs.jpeg2k_decode)
     try:
