@@ -15,8 +15,8 @@ import rasterio
 import tifffile
 import zarr
 
-from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.cli_segment import _segment_one
+from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io import geo
