@@ -19,6 +19,7 @@ from napari_isdnet.io.base import DECODED_AT_ONCE
 from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
+from napari_isdnet.io.overlay import STRIP_BYTES, thumbnail
 from napari_isdnet.io.overviews import build_overviews, with_overviews
 from napari_isdnet.io.scaled import resampled
 from napari_isdnet.io.source import read_channels
@@ -63,7 +64,7 @@ def masked(folder: Path) -> Any:
 
 def lazy(folder: Path) -> Any:
     da = pytest.importorskip("dask.array")
-    return open_source(da.from_array(IMAGE, chunks=(32, 32, 4)), axes="yxc")
+    return open_source(da.from_array(IMAGE, chunks=(90, 70, 4)), axes="yxc")
 
 
 def array(folder: Path) -> Any:
@@ -75,7 +76,7 @@ def scaled(folder: Path) -> Any:
 
 
 def viewed(folder: Path) -> Any:
-    source = ArraySource([np.tile(IMAGE, (1, 32, 1))], "a", axes="yxc")
+    source = ArraySource([np.tile(IMAGE, (1, 17, 1))], "a", axes="yxc")
     for _ in build_overviews(source, folder):
         pass
     return with_overviews(source, folder)
@@ -154,3 +155,17 @@ def test_few_threads_decode_large_tiles(tmp_path: Path) -> None:
     assert open_source(tmp_path / "a.zarr", threads=8).threads == DECODED_AT_ONCE >> 26 == 2
     zarr.create_array(store=tmp_path / "b.zarr", shape=(8192, 8192), chunks=(512, 512), dtype="uint8")
     assert open_source(tmp_path / "b.zarr", threads=8).threads == 8
+
+
+def test_an_overlay_of_many_channels_keeps_nothing_of_what_it_read() -> None:
+    source = ArraySource([np.broadcast_to(IMAGE[:1, :1, :1], (3000, 1000, 60))], "a", axes="yxc")
+    tracemalloc.start()
+    all_of_it = thumbnail(source, Window(0, 0, 3000, 1000), 300)
+    whole = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    some = thumbnail(source, Window(0, 0, 3000, 1000), 300, (5, 0))
+    part = tracemalloc.get_traced_memory()[1] - all_of_it.nbytes
+    tracemalloc.stop()
+    assert (all_of_it.shape, some.shape) == ((300, 100, 60), (300, 100, 2))
+    assert whole < 3.5 * STRIP_BYTES  # a strip, once more as it is copied, and the result; all would be 360 MB
+    assert part < STRIP_BYTES / 2

@@ -128,6 +128,7 @@ def segment(
 
     settings = SegmentOptions(**{**options, "output": Path(options["output"])})
     with ExitStack() as stack:
+        stack.enter_context(cache_within(working_bytes(settings.memory)))  # also of the tiles that percentiles are of
         if isinstance(source, str | Path):
             source = stack.enter_context(closing(open_source(source, memory=picture_bytes(settings.memory))))
         network = model if isinstance(model, ISDNet) else load_model(model)
@@ -246,7 +247,6 @@ class _Job:
             for _, _, path in self.paths.values():
                 if not ledger.done(STAGE, path.name):  # before it is written: a kill in between must not orphan it
                     ledger.record(STAGE, path.name)
-            stack.enter_context(cache_within(working_bytes(o.memory)))
             stores = stack.enter_context(
                 ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
             )
@@ -327,11 +327,12 @@ class _Job:
         try:
             write_overlay(
                 self.source,
-                lambda raw: self.policy.apply(raw)[0],
+                lambda raw: self.policy.of_needed().apply(raw)[0],
                 stores.labels,
                 path,
                 self.header.classes,
                 self.region,
+                channels=self.policy.needed,
             )
         except TileError:
             if not self.options.skip_bad_tiles:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.io.disk import replacing
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, read_channels
 from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
@@ -20,13 +20,16 @@ STRIP = 2048
 STRIP_BYTES = 64 * 2**20
 
 
-def thumbnail(source: ImageSource, window: Window, side: int) -> npt.NDArray[Any]:
+def thumbnail(
+    source: ImageSource, window: Window, side: int, channels: Sequence[int] | None = None
+) -> npt.NDArray[Any]:
     """``window`` (level 0) of a source at no more than ``side`` pixels a side, every n-th pixel of the level that fits.
 
-    Read in strips, so that an image without a pyramid costs time but no memory.
+    Of some ``channels``, or of all. Read in strips, so that an image without a pyramid costs time but no memory.
     """
     import numpy as np
 
+    channels = range(source.channels) if channels is None else channels
     level, factor = 0, 1.0
     for index, (rows, _) in enumerate(source.levels):
         scale = source.shape[0] / rows
@@ -48,7 +51,8 @@ def thumbnail(source: ImageSource, window: Window, side: int) -> npt.NDArray[Any
         part = strip.shifted(inside.row, inside.column)
         if rows < step:
             part = Window(part.row, part.column, min(rows, part.height), part.width)
-        strips.append(source.read(part, level)[::step, ::step])
+        strip_pixels = read_channels(source, part, channels, level)
+        strips.append(strip_pixels[::step, ::step].copy())  # a view would keep all that was read
     return np.concatenate(strips)
 
 
@@ -75,16 +79,18 @@ def write_overlay(
     classes: Sequence[ClassInfo],
     window: Window | None = None,
     side: int = SIDE,
+    channels: Sequence[int] | None = None,
 ) -> Path:
     """Write a PNG of ``window`` of ``image`` (all of it by default), which ``labels`` covers, with the classes over it.
 
-    ``to_rgb`` turns raw samples (h, w, C) into RGB on the 0..255 scale (the intensity policy).
+    ``to_rgb`` turns raw samples (h, w, C), of all ``channels`` or of those, into RGB on the 0..255 scale (the intensity
+    policy).
     """
     import numpy as np
     from PIL import Image
 
     window = window or Window.whole(image.shape)
-    rgb = to_rgb(thumbnail(image, window, side))
+    rgb = to_rgb(thumbnail(image, window, side, channels))
     below = thumbnail(labels, Window.whole(labels.shape), side)[..., 0]
     # Levels of image and labels may differ: the labels are brought to the picture's size by nearest neighbour.
     rows = (np.arange(rgb.shape[0]) + 0.5) * below.shape[0] / rgb.shape[0]
