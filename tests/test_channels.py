@@ -19,7 +19,7 @@ from napari_isdnet.io.base import DECODED_AT_ONCE
 from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
-from napari_isdnet.io.overlay import STRIP_BYTES, thumbnail
+from napari_isdnet.io.sampling import STRIP_BYTES, sampled
 from napari_isdnet.io.overviews import build_overviews, with_overviews
 from napari_isdnet.io.scaled import resampled
 from napari_isdnet.io.source import read_channels
@@ -160,10 +160,10 @@ def test_few_threads_decode_large_tiles(tmp_path: Path) -> None:
 def test_an_overlay_of_many_channels_keeps_nothing_of_what_it_read() -> None:
     source = ArraySource([np.broadcast_to(IMAGE[:1, :1, :1], (3000, 1000, 60))], "a", axes="yxc")
     tracemalloc.start()
-    all_of_it = thumbnail(source, Window(0, 0, 3000, 1000), 300)
+    all_of_it = sampled(source, Window(0, 0, 3000, 1000), 300)
     whole = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    some = thumbnail(source, Window(0, 0, 3000, 1000), 300, (5, 0))
+    some = sampled(source, Window(0, 0, 3000, 1000), 300, lambda w, level: read_channels(source, w, (5, 0), level))
     part = tracemalloc.get_traced_memory()[1] - all_of_it.nbytes
     tracemalloc.stop()
     assert (all_of_it.shape, some.shape) == ((300, 100, 60), (300, 100, 2))

@@ -20,7 +20,7 @@ from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.segment import segment
 from napari_isdnet.engine.viewqueue import ViewQueue
 from napari_isdnet.exceptions import AlreadyThere, InputError
-from napari_isdnet.io import overlay, scaled
+from napari_isdnet.io import sampling, scaled
 from napari_isdnet.io.disk import remove
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import PixelSize
@@ -170,12 +170,12 @@ def test_a_resampled_image_is_the_same_read_in_strips(
 @pytest.mark.parametrize("limit", [1, 4000, 60_000])
 def test_the_overlay_is_the_same_from_narrow_strips(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     image = open_source(noise(333, 410, 3))
-    expected = overlay.thumbnail(image, Window(3, 5, 300, 400), 100)
+    expected = sampling.sampled(image, Window(3, 5, 300, 400), 100)
     largest: list[int] = []
     inner = image.read
     monkeypatch.setattr(image, "read", lambda w, level=0: largest.append(w.area * 3) or inner(w, level))
-    monkeypatch.setattr(overlay, "STRIP_BYTES", limit)
-    np.testing.assert_array_equal(overlay.thumbnail(image, Window(3, 5, 300, 400), 100), expected)
+    monkeypatch.setattr(sampling, "STRIP_BYTES", limit)
+    np.testing.assert_array_equal(sampling.sampled(image, Window(3, 5, 300, 400), 100), expected)
     assert max(largest) <= max(limit, 400 * 3)
 
 

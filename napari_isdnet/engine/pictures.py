@@ -11,40 +11,18 @@ import numpy.typing as npt
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.labels import read_labels
 from napari_isdnet.engine.metrics import Labels
+from napari_isdnet.io.sampling import sampled
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
 
 Picture = npt.NDArray[np.uint8]
-_STRIP_PIXELS = 1 << 22
 
 
 def overview(source: ImageSource, region: Window, longest: int, labels: bool) -> npt.NDArray[np.generic]:
-    """``region`` (level 0) as ``(h, w, channels)`` of at most ``longest`` pixels a side, by nearest sampling.
-
-    Read from the coarsest level that still has that many pixels, strip by strip.
-    """
-    step = max(1.0, max(region.shape) / longest)
-    level = max(i for i, s in enumerate(source.levels) if i == 0 or max(source.shape) / max(s) <= step * 1.01)
-    height, width = (max(1, round(n / step)) for n in region.shape)
-    rows = _samples(region.row, region.height, height, source.shape[0], source.levels[level][0])
-    columns = _samples(region.column, region.width, width, source.shape[1], source.levels[level][1])
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    result: list[npt.NDArray[np.generic]] = []
-    start = 0
-    while start < height:
-        limit = rows[start] + max(1, _STRIP_PIXELS // (right - left))
-        stop = max(start + 1, int(np.searchsorted(rows, limit)))
-        window = Window.from_bounds(int(rows[start]), left, int(rows[stop - 1]) + 1, right)
-        values = read_labels(source, window, level)[..., None] if labels else source.read(window, level)
-        result.append(values[rows[start:stop] - window.row][:, columns - left])
-        start = stop
-    return np.concatenate(result)
-
-
-def _samples(start: int, length: int, count: int, full: int, coarse: int) -> npt.NDArray[np.int64]:
-    """Indices on a level of ``coarse`` pixels of ``count`` samples over ``start .. start + length`` of ``full``."""
-    middle = start + (np.arange(count) + 0.5) * length / count
-    return np.clip((middle * coarse / full).astype(np.int64), 0, coarse - 1)
+    """:func:`~napari_isdnet.io.sampling.sampled` of an image, or of a map of class indices where ``labels``."""
+    if not labels:
+        return sampled(source, region, longest)
+    return sampled(source, region, longest, lambda window, level: read_labels(source, window, level)[..., None])
 
 
 def colored(labels: Labels, colors: Mapping[int, tuple[int, int, int]]) -> Picture:
