@@ -172,3 +172,19 @@ def test_a_small_memory_budget_bounds_the_tiles_that_are_kept_for_its_time() -> 
         raise ValueError("mine")
     assert cache.max_bytes == before
     cache.drop("budget")
+
+
+def test_jobs_that_overlap_leave_the_cache_as_it_was() -> None:
+    cache = shared_cache()
+    before = cache.max_bytes
+    first, second = cache_within(1 << 30), cache_within(1 << 20)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert cache.max_bytes == 32 << 20
+    third = cache_within(1 << 30)
+    third.__enter__()
+    second.__exit__(None, None, None)
+    assert cache.max_bytes == 64 << 20
+    third.__exit__(None, None, None)
+    assert cache.max_bytes == before

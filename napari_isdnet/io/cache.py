@@ -36,19 +36,35 @@ class TileCache:
         self._running: dict[Key, _Pending] = {}
         self._bytes = 0
         self._max_bytes = max_bytes
+        self._limits: list[int] = []
         self.hits = 0
         self.misses = 0
 
     @property
     def max_bytes(self) -> int:
         """Upper bound of what is kept; the least recently used tiles go first."""
-        return self._max_bytes
+        return min([self._max_bytes, *self._limits])
 
     @max_bytes.setter
     def max_bytes(self, value: int) -> None:
         with self._lock:
             self._max_bytes = max(0, int(value))
             self._shrink()
+
+    @contextmanager
+    def within(self, limit: int) -> Iterator[None]:
+        """Meanwhile at most ``limit`` bytes are kept.
+
+        Blocks of several threads may overlap in any order: the smallest limit that holds counts.
+        """
+        with self._lock:
+            self._limits.append(limit)
+            self._shrink()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._limits.remove(limit)
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +122,7 @@ class TileCache:
                 del self._running[key]
 
     def _shrink(self) -> None:
-        while self._bytes > self._max_bytes and self._kept:
+        while self._bytes > self.max_bytes and self._kept:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
 
 
@@ -136,13 +152,12 @@ _shared = TileCache(_default_bytes())
 
 @contextmanager
 def cache_within(budget: int) -> Iterator[None]:
-    """Meanwhile the shared cache keeps at most a sixteenth of a memory budget in bytes (but 32 MiB)."""
-    before = _shared.max_bytes
-    _shared.max_bytes = min(before, max(32 << 20, budget // 16))
-    try:
+    """Meanwhile the shared cache keeps at most a sixteenth of a memory budget in bytes (but 32 MiB).
+
+    Of several jobs at once, the smallest budget counts.
+    """
+    with _shared.within(max(32 << 20, budget // 16)):
         yield
-    finally:
-        _shared.max_bytes = before
 
 
 def shared_cache() -> TileCache:
