@@ -191,6 +191,18 @@ def test_done_only_what_is_marked(tmp_path: Path) -> None:
     assert store.missing(2) == [0]
 
 
+def test_a_shard_of_a_level_that_is_built_again_is_built_into_all_above_it(tmp_path: Path) -> None:
+    store = LabelStore.create(tmp_path / "a.ome.zarr", (300, 600), CLASSES, shard=64, chunk=64)
+    fill(store, noise(store.shape))
+    before = digest(store.path)
+    (store.path / ".done" / "1" / "3").unlink()
+    steps = list(store.finish_pyramid())
+    assert store.finished
+    assert digest(store.path) == before
+    assert [step.window for step in steps] == [Window(0, 384, 128, 128), Window(0, 256, 256, 256)]
+    assert steps[0].done < steps[0].total == steps[-1].done  # both were known from the start
+
+
 def test_wrong_shards_are_refused(tmp_path: Path) -> None:
     store = small(tmp_path)
     with pytest.raises(InputError, match=r"\(256, 256\)"):

@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
 from functools import partial as partial_function
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -301,6 +302,19 @@ class LabelStore:
         self.write_shard(index, result[..., 0] if self.kind == "labels" else result, level, mark=mark)
         return window
 
+    def _unbuilt(self) -> list[list[int]]:
+        """Shards of level 1 and of every coarser one that are to be built, ascending.
+
+        Those that are not done, and all that is made from them: building a shard takes the marks of what lies above.
+        """
+        result, below = [], self.missing(0)
+        for level in range(1, len(self.levels)):
+            finer, grid = self.shards_of(level - 1), self.shards_of(level)
+            above = chain.from_iterable(grid.touching(finer[index].divided(2)) for index in below)
+            below = sorted({*self.missing(level), *above})
+            result.append(below)
+        return result
+
     @property
     def _builders(self) -> int:
         """How many shards of a level are built at once: as many as there are cores and ``BUILDING_BYTES`` allow."""
@@ -318,7 +332,7 @@ class LabelStore:
                 f"{self.path} is not complete: {len(missing)} of {len(self.shards)} shards are missing;"
                 " run the same command again to resume it."
             )
-        todo = [self.missing(level) for level in range(1, len(self.levels))]
+        todo = self._unbuilt()
         total = sum(len(self.shards_of(level)) for level in range(1, len(self.levels)))
         clock = Clock(total, total - sum(map(len, todo)))
         for level, shards in enumerate(todo, 1):  # one after the other: each is made from the one below
