@@ -20,9 +20,10 @@ from scipy import ndimage
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.polygons import _Joiner, window_polygons
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.vector import Feature, export_polygons, polygon_mask, polygonise, rasterise, read_geojson
-from napari_isdnet.window import Window
+from napari_isdnet.window import Grid, Window
 from tests.label_source import LabelSource
 
 CLASSES = classes_from([("road", "#ff0000"), ("tree", "#00ff00"), ("wåter", "#0000ff")])
@@ -99,6 +100,20 @@ def test_only_windows_are_read_and_finished_pieces_leave_early() -> None:
     assert source.largest == 16 * 16
     assert sum(len(s.polygons) for s in steps[:-1]) >= 200  # only the background waits for the last window
     assert [k for k in steps[-1].classes if k == 0] == [0]
+
+
+def test_what_is_finished_is_forgotten() -> None:
+    labels = noise((320, 32), 3)
+    grid = Grid(labels.shape, (16, 16))
+    joiner = _Joiner(grid)
+    kept, found = [], 0
+    for index, window in enumerate(grid):
+        found += len(joiner.add(index, *window_polygons(labels[window.slices]))[1])
+        assert len(joiner._parent) == sum(map(len, joiner._pieces.values()))
+        kept.append(sum(len(held) for held in vars(joiner).values() if isinstance(held, dict)))
+    assert found == components(labels)
+    assert kept[-1] == 0
+    assert max(kept) < 2 * max(kept[:6])  # it does not grow with the number of windows
 
 
 @settings(max_examples=15, deadline=None)

@@ -144,10 +144,12 @@ class _Joiner:
         self._below = np.full(grid.shape[1], -1, np.int64)  # piece ids along the lower edge of the row of windows above
         self._beside = np.empty(0, np.int64)  # piece ids along the right edge of the window to the left
         self._next = 0
-        self._parent: dict[int, int] = {}
+        self._parent: dict[int, int] = {}  # of every piece that waits
+        # Of every component that waits, by its root: class, pieces and their ids, seams that no window has met yet.
         self._value: dict[int, int] = {}
         self._pieces: dict[int, list[Any]] = {}
-        self._pending: dict[int, int] = {}  # seams of the component's pieces that no window has met yet
+        self._members: dict[int, list[int]] = {}
+        self._pending: dict[int, int] = {}
 
     def add(self, index: int, values: Any, pieces: Any) -> tuple[list[int], list[Any]]:
         """Pieces of window ``index`` in its own pixels; returns what is finished now, in the grid's pixels."""
@@ -175,7 +177,8 @@ class _Joiner:
         moved = _moved(list(pieces[waiting]), window.column, window.row)
         for number, value, piece in zip(numbers[np.flatnonzero(waiting)], values[waiting], moved):
             key = int(number)
-            self._parent[key], self._value[key], self._pieces[key], self._pending[key] = key, int(value), [piece], 0
+            self._parent[key], self._value[key], self._pending[key] = key, int(value), 0
+            self._pieces[key], self._members[key] = [piece], [key]
         for name in ("right", "bottom"):
             for number in np.unique(numbers[sides[name]]) if seams[name] else ():
                 if number >= 0:
@@ -189,7 +192,7 @@ class _Joiner:
         self._below[columns] = numbers[sides["bottom"]]
         for root in sorted({self._find(n) for n in met}):
             if self._pending[root] == 0:
-                done_values.append(self._value[root])
+                done_values.append(self._value.pop(root))
                 done.append(self._finish(root))
         return done_values, done
 
@@ -206,7 +209,9 @@ class _Joiner:
                 if len(self._pieces[first]) < len(self._pieces[second]):
                     first, second = second, first
                 self._parent[second] = first
+                del self._value[second]
                 self._pieces[first] += self._pieces.pop(second)
+                self._members[first] += self._members.pop(second)
                 self._pending[first] += self._pending.pop(second)
         return {int(n) for n in np.unique(old[old >= 0])}
 
@@ -222,6 +227,8 @@ class _Joiner:
 
         pieces = self._pieces.pop(root)
         del self._pending[root]
+        for number in self._members.pop(root):
+            del self._parent[number]
         whole = pieces[0] if len(pieces) == 1 else shapely.union_all(pieces)
         return without_collinear(np.array([whole], object))[0]
 
