@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.locking import lock_descriptor, unlock_descriptor
 
 _HELD: set[str] = set()  # POSIX record locks do not exclude within one process, so that is done here
 _GUARD = threading.Lock()
@@ -20,9 +20,8 @@ _BUSY = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 class JobLock:
     """An exclusive lock on a file that names its holder (``pid host``).
 
-    fcntl record locks (POSIX; not inherited by forked workers, which could outlive a killed parent) or msvcrt
-    (Windows). On a file system without locks, the process id in the file is looked at instead. A lock whose
-    holder is dead is taken over.
+    On a file system without locks, the process id in the file is looked at instead. A lock whose holder is dead is
+    taken over.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +48,7 @@ class JobLock:
 
     def _lock(self, descriptor: int) -> None:
         try:
-            _lock_file(descriptor)
+            lock_descriptor(descriptor)
         except OSError as error:
             holder = os.read(descriptor, 80).decode(errors="replace").strip()
             if error.errno in _BUSY:
@@ -73,7 +72,7 @@ class JobLock:
                 return
             with suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
-                _unlock_file(self._descriptor)
+                unlock_descriptor(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
             _HELD.discard(self._key)
@@ -86,28 +85,3 @@ def _alive(holder: str) -> bool:
     if host != socket.gethostname():
         return True  # cannot be known from here: the careful answer
     return pid.isdigit() and int(pid) != os.getpid() and psutil.pid_exists(int(pid))
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    _OFFSET = 1000  # outside the text, so that others can still read who holds it
-
-    def _lock_file(descriptor: int) -> None:
-        os.lseek(descriptor, _OFFSET, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-
-    def _unlock_file(descriptor: int) -> None:
-        os.lseek(descriptor, _OFFSET, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-else:
-    import fcntl
-
-    def _lock_file(descriptor: int) -> None:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def _unlock_file(descriptor: int) -> None:
-        fcntl.lockf(descriptor, fcntl.LOCK_UN)

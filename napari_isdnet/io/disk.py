@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from napari_isdnet.exceptions import AlreadyThere, InputError
+from napari_isdnet.io.locking import lock_descriptor
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}
 PARTIAL = ".partial"
+_LOCK, _OLD = "lock", "old."
+_HELD: set[str] = set()
+"""Names of locks that this process holds: opening them again would give them back."""
 
 
 @contextmanager
@@ -63,32 +69,87 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary name beside ``path``; renamed to ``path`` when the block ends well, removed when it does not.
 
     Raises :class:`InputError` where ``path`` exists and ``overwrite`` is false. The temporary name keeps the suffix
-    (writers choose a format by it) and carries the process id, so that two processes never share one.
+    (writers choose a format by it); names that are made from it by adding to its end are found again after a kill, see
+    :func:`scratch`, but are removed by whoever makes them.
     """
     if path.exists() and not overwrite:
         raise AlreadyThere.at(path)
-    temporary = path.with_name(f".{os.getpid()}{PARTIAL}.{path.name}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)
+    with disk_errors(path), scratch(path.parent) as prefix:
+        temporary = path.with_name(prefix + path.name)
         try:
             yield temporary
             sync(temporary)
-            _swap(temporary, path)
+            _swap(temporary, path, path.with_name(f"{prefix}{_OLD}{path.name}"))
         finally:
             remove(temporary)
 
 
-def _swap(temporary: Path, path: Path) -> None:
+def _swap(temporary: Path, path: Path, aside: Path) -> None:
     if path.exists() and (path.is_dir() or temporary.is_dir()):
         # A folder cannot be replaced in one step: move the old one aside first.
-        old = path.with_name(f".{os.getpid()}{PARTIAL}.old.{path.name}")
-        remove(old)
-        os.replace(path, old)
+        os.replace(path, aside)
         os.replace(temporary, path)
-        remove(old)
+        remove(aside)
     else:
         os.replace(temporary, path)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[str]:
+    """What names of temporary files in ``folder``, which is made, must start with; nobody else's start so.
+
+    The block removes them itself. After a kill the next one in that folder does, on the same machine: a lock says that
+    their writer lives, and is given back when it dies. Of another machine (a shared folder) nothing is removed, nor
+    where the file system knows no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    prefix = f".{os.getpid()}-{uuid.uuid4().hex[:8]}{PARTIAL}."
+    lock = folder / (prefix + _LOCK)
+    _HELD.add(lock.name)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            with suppress(OSError):  # without a lock, and so without a name in it
+                lock_descriptor(descriptor)
+                os.write(descriptor, _host())
+            yield prefix
+        finally:
+            os.close(descriptor)  # first: Windows removes no file that is open
+            with suppress(OSError):
+                lock.unlink()
+    finally:
+        _HELD.discard(lock.name)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what writers of this machine left in ``folder`` when they were killed."""
+    for lock in folder.glob(f".*{PARTIAL}.{_LOCK}"):
+        if lock.name not in _HELD:
+            with suppress(OSError):  # its writer lives, or it is not ours to remove
+                _remove_stale(lock)
+
+
+def _remove_stale(lock: Path) -> None:
+    descriptor = os.open(lock, os.O_RDWR)
+    try:
+        lock_descriptor(descriptor)
+        if os.read(descriptor, 1024) != _host():
+            return
+        prefix = lock.name.removesuffix(_LOCK)
+        for path in lock.parent.glob(f"{prefix}*"):
+            kept = path.with_name(path.name.removeprefix(prefix + _OLD))
+            if kept != path and not kept.exists():  # killed between two renames: what was there comes back
+                os.replace(path, kept)
+            elif path != lock:
+                remove(path)
+    finally:
+        os.close(descriptor)
+    lock.unlink()
+
+
+def _host() -> bytes:
+    return socket.gethostname().encode()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import AlreadyThere, InputError
-from napari_isdnet.io.disk import PARTIAL, file_stem, remove
+from napari_isdnet.io.disk import disk_errors, file_stem, remove, scratch
 from napari_isdnet.io.geotiff import export_geotiff
 from napari_isdnet.io.ome_tiff import export_ome_tiff
 from napari_isdnet.io.ome_zarr import export_ome_zarr
@@ -75,14 +75,14 @@ def export(
     direct = isinstance(source, LabelStore) and window == Window.whole(source.shape) and source.finished
     if direct and isinstance(source, LabelStore):
         return (yield from _write(source, path, format, overwrite, compression))
-    folder = path.with_name(f".{os.getpid()}{PARTIAL}.store.{path.name}")
-    try:
-        remove(folder)
-        # A source may be named like a path, and what lies there is somebody's.
-        store = yield from _crop(source, folder / f"{file_stem(source.name)}.ome.zarr", classes, window)
-        return (yield from _write(store, path, format, overwrite, compression))
-    finally:
-        remove(folder)
+    with disk_errors(path), scratch(path.parent) as prefix:
+        folder = path.with_name(f"{prefix}store.{path.name}")
+        try:
+            # A source may be named like a path, and what lies there is somebody's.
+            store = yield from _crop(source, folder / f"{file_stem(source.name)}.ome.zarr", classes, window)
+            return (yield from _write(store, path, format, overwrite, compression))
+        finally:
+            remove(folder)
 
 
 def _write(
