@@ -191,6 +191,7 @@ def test_cancel_and_go_on(
     result = run(source_of(image), model, tmp_path)
     assert ledger.read_bytes().count(b'"shallow8"') == 4 * 5  # every core once, over both runs
     np.testing.assert_array_equal(labels(result), labels(unbroken))
+    assert b'"labels"' not in ledger.read_bytes()  # the store's own marks say which shards are done
     assert not (tmp_path / "picture.job" / "maps").exists()
 
 

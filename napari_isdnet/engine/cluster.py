@@ -229,7 +229,6 @@ class _ClusterJob(_Job):
         for done in spread(self._client, self._recipe, "labels", todo, known):
             if done.bad:
                 ledger.record("bad", done.unit, {"windows": done.bad})
-            ledger.record("labels", done.unit)
             window = stores.labels.shards[done.unit].shifted(self.region.row, self.region.column)
             yield _scaled(clock.step(1, "write", window), start, 1 - EXPORT_SHARE - start)
 

@@ -296,8 +296,7 @@ class _Job:
         start = PREPARE_SHARE if self.options.context == "whole" else 0.0
         todo, total = stores.missing(), len(stores.labels.shards)
         clock = Clock(total, total - len(todo))
-        for index, window in written(todo, stores, predictor, ledger):
-            ledger.record("labels", index)
+        for _, window in written(todo, stores, predictor, ledger):
             step = clock.step(1, "write", window.shifted(self.region.row, self.region.column))
             yield _scaled(step, start, 1 - EXPORT_SHARE - start)
 
