@@ -66,6 +66,20 @@ def test_a_job_replaces_its_own_results_and_nothing_else(model: ISDNet, tmp_path
     assert run(source, model, tmp_path, formats=("png",), resume=False).outputs == other.outputs
 
 
+def test_a_file_that_comes_while_a_job_runs_is_not_replaced(model: ISDNet, tmp_path: Path) -> None:
+    source = open_source(noise(96, 128, 3), name="scan")
+    steps = segment(source, model, output=tmp_path, formats=("png",), **PLAIN)
+    next(steps)
+    (tmp_path / "scan.png").write_bytes(b"somebody's")
+    with pytest.raises(AlreadyThere, match=r"scan\.png exists"):
+        list(steps)
+    assert (tmp_path / "scan.png").read_bytes() == b"somebody's"
+    (tmp_path / "scan.png").rename(tmp_path / "other.png")
+    seen = {step.stage for step in segment(source, model, output=tmp_path, formats=("png",), **PLAIN)}
+    assert "write" not in seen  # all of the work was kept
+    assert (tmp_path / "scan.png").stat().st_size > 100
+
+
 def test_old_results_that_cannot_be_removed_do_not_pass_for_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

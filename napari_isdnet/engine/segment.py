@@ -245,8 +245,8 @@ class _Job:
         check_outputs(self.paths, self.source, recorded_units(self.job_folder, STAGE), o.overwrite)
         with self._ledger() as ledger, ExitStack() as stack:
             for _, _, path in self.paths.values():
-                if not ledger.done(STAGE, path.name):  # before it is written: a kill in between must not orphan it
-                    ledger.record(STAGE, path.name)
+                if path.exists():  # of an earlier run, or to be overwritten; in a new ledger nothing says so any more
+                    _own(ledger, path)
             stores = stack.enter_context(
                 ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
             )
@@ -256,7 +256,7 @@ class _Job:
                 yield from self._prepare(predictor)
                 yield from self._fill(predictor, stores, ledger)
             bad = _bad_windows(ledger)
-            yield from self._finish(stores)
+            yield from self._finish(stores, ledger)
             self._drop_maps()
             return self._result(stores, bad)
 
@@ -300,11 +300,14 @@ class _Job:
             step = clock.step(1, "write", window.shifted(self.region.row, self.region.column))
             yield _scaled(step, start, 1 - EXPORT_SHARE - start)
 
-    def _finish(self, stores: ResultStores) -> Generator[Progress, None, None]:
+    def _finish(self, stores: ResultStores, ledger: Ledger) -> Generator[Progress, None, None]:
         base, span = 1 - EXPORT_SHARE, EXPORT_SHARE / (2 + len(self.paths))
         for step in stores.finish():
             yield _scaled(step, base, 2 * span)
-        for number, (kind, name, path) in enumerate(list(self.paths.values())):
+        for number, (key, (kind, name, path)) in enumerate(list(self.paths.items())):
+            # Once more: somebody may have put a file there since the job began.
+            check_outputs({key: self.paths[key]}, self.source, ledger.units(STAGE), self.options.overwrite)
+            _own(ledger, path)
             steps = self._export(stores, kind, name, path)
             for step in steps:
                 yield _scaled(step, base + (2 + number) * span, span)
@@ -362,6 +365,12 @@ class _Job:
             bad_windows=bad,
             warnings=self.warnings,
         )
+
+
+def _own(ledger: Ledger, path: Path) -> None:
+    """Note that a result is the job's; before it is written, since a kill in between must not orphan it."""
+    if not ledger.done(STAGE, path.name):
+        ledger.record(STAGE, path.name)
 
 
 def _bad_windows(ledger: Ledger) -> list[tuple[int, int, int, int]]:
