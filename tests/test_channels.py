@@ -19,8 +19,8 @@ from napari_isdnet.io.base import DECODED_AT_ONCE
 from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
-from napari_isdnet.io.sampling import STRIP_BYTES, sampled
 from napari_isdnet.io.overviews import build_overviews, with_overviews
+from napari_isdnet.io.sampling import STRIP_BYTES, sampled
 from napari_isdnet.io.scaled import resampled
 from napari_isdnet.io.source import read_channels
 from napari_isdnet.window import Window
