@@ -79,6 +79,9 @@ class Predictor(Protocol):
     def fine(self, window: Window) -> Callable[[Window], Tensor]:
         """Logits (1, K, h, w) of parts of a level-0 window; what they share is computed once."""
 
+    def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
+        """What ``labels`` and ``fine`` give of a level-0 window, from one computation of what they share."""
+
     def close(self) -> None:
         """Release memory and files."""
 

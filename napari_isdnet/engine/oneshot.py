@@ -11,7 +11,7 @@ from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, device_memory
 from napari_isdnet.engine.patches import Patches, as_tensor, check_size
-from napari_isdnet.engine.pieces import labels_of
+from napari_isdnet.engine.pieces import Enlarging, labels_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
@@ -32,7 +32,7 @@ def bytes_per_pixel(config: ISDNetConfig) -> int:
     return shallow if config.branches == "shallow" else shallow + 600 // config.downscale**2
 
 
-class OneShot:
+class OneShot(Enlarging):
     """The same interface as :class:`~napari_isdnet.engine.streaming.WholeImage`, for what fits in ``budget`` bytes."""
 
     def __init__(self, model: ISDNet, reader: Patches, placement: Placement, budget: int, cause: str) -> None:
@@ -71,15 +71,10 @@ class OneShot:
         coarse, place = self._place()
         return lambda part: resize_bilinear(coarse, place, Place(part, self.reader.shape))
 
-    @torch.inference_mode()
-    def logits(self, window: Window) -> Tensor:
-        """Full-resolution logits (1, K, h, w) of a window, float32."""
-        return self.fine(window)(window)
-
-    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
-        """Class indices (h, w) of a window; 255 where the image has no valid pixel."""
+    def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
+        """What ``labels`` and ``fine`` give."""
         coarse, place = self._place()
-        return self.reader.mask(labels_of(coarse, place, window, self.reader.shape), window)
+        return self.reader.mask(labels_of(coarse, place, window, self.reader.shape), window), self.fine(window)
 
     def close(self) -> None:
         """Forget the logits."""

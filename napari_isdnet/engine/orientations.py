@@ -19,6 +19,7 @@ from torch import Tensor
 
 from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.engine.patches import Patches
+from napari_isdnet.engine.pieces import Enlarging
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
@@ -134,7 +135,7 @@ class Part:
         return lambda part: turn.back(enlarge(turn.window(part, shape)))
 
 
-class Oriented:
+class Oriented(Enlarging):
     """The mean of several orientations, with the interface of the predictors it is made of. Not thread-safe.
 
     ``parts`` are predictors that read through a :class:`TurnedReader`; ``reader`` is the image's own.
@@ -179,18 +180,14 @@ class Oriented:
         found = self._fine(window)
         return lambda part: self._mean(found, part)
 
-    def logits(self, window: Window) -> Tensor:
-        """Mean logits (1, K, h, w) of a level-0 window, float32."""
-        return self.fine(window)(window)
-
-    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
-        """Class indices (h, w) of a level-0 window; 255 where the image has no valid pixel."""
+    def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
+        """What ``labels`` and ``fine`` give, of the same coarse logits of every orientation."""
         rows = max(8, min(256, STRIP_BYTES // (4 * self.classes * max(1, window.width))))
         fine, found = self.fine(window), np.empty(window.shape, np.uint8)
         for strip in Grid(window.shape, (rows, window.width)):  # bounds the full-resolution logits
             logits = fine(strip.shifted(window.row, window.column))[0]
             found[strip.slices] = best_of(logits).cpu().numpy()
-        return self.reader.mask(found, window)
+        return self.reader.mask(found, window), fine
 
     def close(self) -> None:
         """Release memory and files of every orientation."""

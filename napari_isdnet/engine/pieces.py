@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,27 @@ class Sizes:
     deep: tuple[int, int] = (0, 0)
     s16: tuple[int, int] = (0, 0)
     s8: tuple[int, int] = (0, 0)
+
+
+class Enlarging(ABC):
+    """A predictor whose answers for a level-0 window are enlarged from coarse logits."""
+
+    @abstractmethod
+    def fine(self, window: Window) -> Callable[[Window], Tensor]:
+        """Full-resolution logits (1, K, h, w), float32, of parts of a window."""
+
+    @abstractmethod
+    def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
+        """What :meth:`labels` and :meth:`fine` give, of the same coarse logits."""
+
+    @torch.inference_mode()
+    def logits(self, window: Window) -> Tensor:
+        """Full-resolution logits (1, K, h, w), float32, of a window."""
+        return self.fine(window)(window)
+
+    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
+        """Class indices (h, w) of a window; 255 where the image has no valid pixel."""
+        return self.labels_and_fine(window)[0]
 
 
 @torch.inference_mode()

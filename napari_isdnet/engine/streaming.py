@@ -33,7 +33,7 @@ from napari_isdnet.engine.local import LocalNetwork
 from napari_isdnet.engine.maps import DeviceMap, LazyMap, MapStorage, Storage, UnitLog, Values, map_is_stored
 from napari_isdnet.engine.means import Means, MeanSums
 from napari_isdnet.engine.patches import Patches, as_tensor, as_values, check_size
-from napari_isdnet.engine.pieces import Sizes, cut, joined, labels_of
+from napari_isdnet.engine.pieces import Enlarging, Sizes, cut, joined, labels_of
 from napari_isdnet.engine.upload import Sent, Upload
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
@@ -68,7 +68,7 @@ class StreamOptions:
     means: Means | None = None
 
 
-class WholeImage:
+class WholeImage(Enlarging):
     """One image under one network, streamed.
 
     ``prepare()`` runs the passes up to the last barrier (a generator of :class:`Progress`); afterwards
@@ -385,16 +385,14 @@ class WholeImage:
 
     def fine(self, window: Window) -> Callable[[Window], Tensor]:
         """Full-resolution logits (1, K, h, w), float32, of parts of a level-0 window."""
+        return self._enlarging(*self.unit_logits(window))
+
+    @torch.inference_mode()
+    def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
+        """What ``labels`` and ``fine`` give, of the same logits at stride 8."""
         coarse, place = self.unit_logits(window)
+        found = self.reader.mask(labels_of(coarse, place, window, self.sizes.image), window)
+        return found, self._enlarging(coarse, place)
+
+    def _enlarging(self, coarse: Tensor, place: Place) -> Callable[[Window], Tensor]:
         return lambda part: resize_bilinear(coarse, place, Place(part, self.sizes.image))
-
-    @torch.inference_mode()
-    def logits(self, window: Window) -> Tensor:
-        """Full-resolution logits (1, K, h, w) of a level-0 window, float32."""
-        return self.fine(window)(window)
-
-    @torch.inference_mode()
-    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
-        """Class indices (h, w) of a level-0 window; 255 where the image has no valid pixel."""
-        coarse, place = self.unit_logits(window)
-        return self.reader.mask(labels_of(coarse, place, window, self.sizes.image), window)

@@ -174,3 +174,7 @@ class WindowPredictor:
             logits = self.logits(strip.shifted(window.row, window.column))[0]
             found[strip.slices] = best_of(logits).cpu().numpy()
         return self.reader.mask(found, window)
+
+    def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
+        """What ``labels`` and ``fine`` give, of windows that are cached."""
+        return self.labels(window), self.logits
