@@ -160,7 +160,9 @@ def test_a_whole_image_keeps_no_unit_and_a_region_few(tmp_path: Path, monkeypatc
         folder = tmp_path / str(kept)
         with ResultStores.open(folder, source, region, classes_from(["a"]), Wanted()) as stores:
             for index in stores.missing():
-                assert not stores.predict(index, Zeros())["labels"].any()  # type: ignore[arg-type]
+                (block,) = stores.predict(index, Zeros())  # type: ignore[arg-type]
+                assert block.last
+                assert not block.values.any()
                 assert len(stores._units) == kept
 
 

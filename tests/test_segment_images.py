@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_isdnet.engine.streaming import WholeImage
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import TileError
 from napari_isdnet.model.isdnet import ISDNet
@@ -139,3 +140,17 @@ def test_maps_come_in_the_format_of_the_labels_where_it_can_hold_them(
     assert outputs["probabilities"].name.endswith(f"_probabilities{of_maps}")
     assert outputs["uncertainty"].name.endswith(f"_uncertainty{of_maps}")
     assert all(path.exists() for path in outputs.values())
+
+
+def test_maps_change_no_label_and_cost_no_second_pass(
+    model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Window] = []
+    coarse = WholeImage.coarse_logits
+    monkeypatch.setattr(WholeImage, "coarse_logits", lambda self, w: calls.append(w) or coarse(self, w))
+    source = source_of(picture((300, 128)))
+    plain = run(source, model, tmp_path / "plain")
+    assert len(calls) == 1
+    maps = run(source, model, tmp_path / "maps", probabilities=True, uncertainty=True)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(labels(maps), labels(plain))

@@ -16,7 +16,7 @@ from zarr.codecs import BytesCodec, GzipCodec, ZstdCodec
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.shards import ZSTD_LEVEL, Shards, crc32c
 from napari_isdnet.io.source import TileError
-from napari_isdnet.io.store import BUILDING_BYTES, SHARD, LabelStore
+from napari_isdnet.io.store import BUILDING_BYTES, CHUNK, SHARD_BYTES, LabelStore
 from napari_isdnet.window import Window
 
 
@@ -152,7 +152,8 @@ def test_what_is_built_at_once_is_bounded_by_bytes(tmp_path: Path, channels: int
     kind = "labels" if channels == 1 else "probabilities"
     names = [f"class {n}" for n in range(channels)]
     store = LabelStore.create(tmp_path / "a.ome.zarr", (3000, 3000), names, kind=kind)
-    assert store._builders == max(1, BUILDING_BYTES // (5 * SHARD * SHARD * channels))
+    assert store._builders == 1 or store._builders * 5 * store.shard_bytes <= BUILDING_BYTES
+    assert store.shard_bytes <= max(SHARD_BYTES, channels * CHUNK * CHUNK)
     assert 1 <= store._builders <= 8
 
 

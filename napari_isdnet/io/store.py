@@ -7,6 +7,7 @@ marker is simply not done, whatever bytes lie there, and writing it again gives 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 CHUNK = 512
 SHARD = 2048
+SHARD_BYTES = 32 * 2**20
+"""Of a shard's values: one of many channels is narrower, since it is made, held and written whole."""
 BUILDING_BYTES = 128 * 2**20
 """Of levels that are built at once; measured, one takes five times what a shard holds."""
 KINDS = ("labels", "probabilities", "uncertainty")
@@ -104,7 +107,7 @@ class LabelStore:
         with replacing(path, overwrite) as temporary:
             group = zarr.create_group(store=temporary, zarr_format=3, attributes=attrs)
             for level, (rows, columns) in enumerate(levels):
-                side = min(shard, -(-max(rows, columns) // chunk) * chunk)  # no larger than the level needs
+                side = shard_side(max(rows, columns), channels or 1, shard, chunk)
                 group.create_array(
                     str(level),
                     shape=(*lead, rows, columns),
@@ -200,13 +203,17 @@ class LabelStore:
         import numpy as np
 
         check_window(self, window, level)
+        return np.ascontiguousarray(np.moveaxis(self._planes(window, level, slice(0, self.channels)), 0, -1))
+
+    def _planes(self, window: Window, level: int, channels: slice) -> npt.NDArray[np.uint8]:
+        """Some channels of a window, (channels, height, width)."""
         array = self._shards[level]
-        lead = tuple(slice(0, n) for n in array.shape[:-2])
         try:
-            values = array.read((*lead, *window.slices))
+            if len(array.shape) == 2:
+                return array.read(window.slices)[None]
+            return array.read((channels, *window.slices))
         except Exception as error:
             raise TileError(self.name, window, level, str(error)) from error
-        return values[..., np.newaxis] if values.ndim == 2 else np.ascontiguousarray(np.moveaxis(values, 0, -1))
 
     def read_labels(self, window: Window, level: int = 0) -> npt.NDArray[np.uint8]:
         """First channel of :meth:`read`, ``(height, width)``."""
@@ -220,6 +227,11 @@ class LabelStore:
 
     def close(self) -> None:
         """Nothing is held open between calls."""
+
+    @property
+    def shard_bytes(self) -> int:
+        """Of the values of a whole shard of level 0, all channels."""
+        return math.prod(self._arrays[0].shards)
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -293,13 +305,14 @@ class LabelStore:
 
         window = self.shards_of(level)[index]
         halve = halve_by_mode if self.kind == "labels" else halve_by_mean
-        result = np.empty((*window.shape, self.channels), np.uint8)
-        for top in range(0, window.height, CHUNK):  # strips bound the temporary arrays
+        result = np.empty((self.channels, *window.shape), np.uint8)
+        for top in range(0, window.height, CHUNK):  # strips of single channels bound the temporary arrays
             strip = Window(window.row + top, window.column, min(CHUNK, window.height - top), window.width)
-            below = self.read(strip.multiplied(2).clipped(self.levels[level - 1]), level - 1)
-            for channel in range(self.channels):
-                result[top : top + strip.height, :, channel] = halve(below[..., channel])
-        self.write_shard(index, result[..., 0] if self.kind == "labels" else result, level, mark=mark)
+            below = strip.multiplied(2).clipped(self.levels[level - 1])
+            for channel, plane in enumerate(result):
+                values = self._planes(below, level - 1, slice(channel, channel + 1))[0]
+                plane[top : top + strip.height] = halve(values)
+        self.write_shard(index, result[0] if self.kind == "labels" else np.moveaxis(result, 0, -1), level, mark=mark)
         return window
 
     def _unbuilt(self) -> list[list[int]]:
@@ -318,7 +331,7 @@ class LabelStore:
     @property
     def _builders(self) -> int:
         """How many shards of a level are built at once: as many as there are cores and ``BUILDING_BYTES`` allow."""
-        return max(1, min(8, os.cpu_count() or 1, BUILDING_BYTES // (5 * SHARD * SHARD * self.channels)))
+        return max(1, min(8, os.cpu_count() or 1, BUILDING_BYTES // (5 * self.shard_bytes)))
 
     def finish_pyramid(self, partial: bool = False) -> Generator[Progress, None, None]:
         """Build what is missing of the lower levels; resumable, few shards in memory, same bytes every time.
@@ -341,6 +354,17 @@ class LabelStore:
                 yield clock.step(1, "pyramid", window.multiplied(2**level).clipped(self.shape))
         for leftover in self.path.rglob(f"*{PARTIAL}"):  # of writers that were killed
             leftover.unlink(missing_ok=True)
+
+
+def shard_side(longest: int, channels: int, shard: int = SHARD, chunk: int = CHUNK) -> int:
+    """Side of the shards of a level whose longer side is ``longest``, in pixels; a multiple of ``chunk``.
+
+    No larger than the level needs, and of many channels a whole part of that, so that shards of one channel hold whole
+    ones of many: as wide as ``SHARD_BYTES`` allow, but at least a chunk.
+    """
+    count = min(shard // chunk, -(-longest // chunk))
+    fit = [n for n in range(1, count + 1) if count % n == 0 and channels * (n * chunk) ** 2 <= SHARD_BYTES]
+    return chunk * (count if channels == 1 else max(fit, default=1))
 
 
 def _stem(path: Path) -> str:
