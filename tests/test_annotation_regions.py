@@ -10,6 +10,7 @@ from napari_isdnet.annotation.regions import (
     TRAINING,
     VALIDATION,
     annotated_regions,
+    only_judged,
     region_hash,
     sample_windows,
     split_regions,
@@ -32,13 +33,18 @@ def store(tmp_path):
         yield store
 
 
+def classes_of(regions, chosen):
+    return {value for place in chosen for value in regions[place]}
+
+
 @given(places, st.floats(0.05, 0.9))
-def test_both_sides_are_filled_when_two_regions_exist(regions, fraction):
+def test_every_class_is_taught_and_something_judges_where_that_leaves_a_teacher(regions, fraction):
     split = split_regions(regions, 512, fraction)
     assert sorted((*split.training, *split.validation)) == sorted(regions)
-    if len(regions) >= 2:
-        assert split.training
-        assert split.validation
+    assert classes_of(regions, split.training) == classes_of(regions, regions)
+    assert only_judged(split, regions) == ()
+    spared = [p for p in regions if set(regions[p]) <= classes_of(regions, set(regions) - {p})]
+    assert bool(split.validation) == bool(spared)
     for place in split.training:
         assert split.side(place) == TRAINING
     for place in split.validation:
@@ -48,7 +54,7 @@ def test_both_sides_are_filled_when_two_regions_exist(regions, fraction):
 @given(places, places)
 def test_painting_elsewhere_never_moves_a_region(first, later):
     before = split_regions(first, 512)
-    after = split_regions({**first, **later}, 512, pins=before.pins)
+    after = split_regions({**later, **first}, 512, pins=before.pins)
     assert set(before.training) <= set(after.training)
     assert set(before.validation) <= set(after.validation)
 
@@ -73,6 +79,38 @@ def test_a_lone_region_teaches_and_nothing_judges_without_a_share():
     both = split_regions({(0, 0): {1: 9}, (5, 5): {1: 9}}, 512)
     assert len(both.validation) == 1
     assert split_regions({(0, 0): {1: 9}, (5, 5): {1: 9}}, 512, 0, both.pins).validation == ()
+
+
+@given(places, st.floats(0.05, 0.9))
+def test_with_its_pins_a_split_is_the_same_whatever_is_known_of_the_classes(regions, fraction):
+    split = split_regions(regions, 512, fraction)
+    again = split_regions({place: {1: 1} for place in regions}, 512, fraction, split.pins)  # as a snapshot is read
+    assert again == split
+
+
+def test_a_class_that_came_to_a_judging_region_alone_is_named_and_its_next_place_teaches():
+    two = {(0, 0): {1: 9}, (5, 5): {1: 9}}
+    split = split_regions(two, 512)
+    (judge,) = split.validation
+    two[judge] = {1: 9, 2: 4}
+    again = split_regions(two, 512, pins=split.pins)
+    assert again.validation == (judge,)  # a pin stays
+    assert only_judged(again, two) == (2,)
+    two[(9, 9)] = {2: 4}
+    third = split_regions(two, 512, pins=again.pins)
+    assert (9, 9) in third.training
+    assert only_judged(third, two) == ()
+
+
+def test_of_many_regions_one_with_a_class_of_its_own_teaches():
+    many = {(r, c): {1: 7} for r in range(20) for c in range(20)}
+    judge = split_regions(many, 512).validation[3]
+    many[judge] = {1: 7, 2: 7}
+    split = split_regions(many, 512)
+    assert judge in split.training
+    assert len(split.pins) == 1
+    own = {place: {number: 7} for number, place in enumerate(list(many)[:70], 1)}  # a class of its own to each
+    assert split_regions(own, 512).validation == ()
 
 
 def test_of_many_regions_the_hash_decides():

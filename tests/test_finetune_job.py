@@ -24,6 +24,7 @@ pytest.importorskip("qtpy")  # the package of widgets needs it, the controller d
 
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.strokes import Rectangle
+from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import load_model, read_header
@@ -275,6 +276,20 @@ def test_what_a_run_lacks_is_known_from_the_counts(
     missing = Annotated((), painted, (0, 0), regions, 0).missing
     assert missing.startswith(words)
     assert bool(missing) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ((1, 0), ""),
+        ((1, 4), "'b' is painted only in places held out, so nothing teaches it yet."),
+        ((9, 4), "'a', 'b' are painted only in places held out, so nothing teaches them yet."),
+    ],
+)
+def test_a_class_that_is_only_judged_is_named(held: tuple[int, ...], words: str) -> None:
+    found = Annotated(classes_from(["a", "b"]), (9, 4), held, (2, 1), 0)
+    assert found.untaught == words
+    assert not found.missing  # a model that knows the class can be judged by it
 
 
 def test_counts_say_what_would_be_held_out(controller: TuneController) -> None:

@@ -14,7 +14,7 @@ from napari_isdnet_training.cli import main
 from napari_isdnet_training.finetune import FineTuneResult, checkpoint_folder, finetune
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 from napari_isdnet_training.starting import class_rows, start_from, with_classes
-from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
+from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, check_taught, held_out
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,7 +23,7 @@ from napari_isdnet.annotation.regions import split_store
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Patch, Rectangle
 from napari_isdnet.classes import classes_from
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.card import model_card
@@ -212,6 +212,19 @@ def test_changed_annotations_are_not_resumed(scene: Path, model: Path, tmp_path:
         project.store.paint(Rectangle(Window(0, 0, 9, 9)), 1)
         with pytest.raises(InputError, match="the annotations changed"):
             next(finetune(scene, project.store, str(model), output=tmp_path / "m.safetensors", **SMALL))
+
+
+def test_a_new_class_that_only_judges_is_refused_by_name(scene: Path, model: Path, tmp_path: Path) -> None:
+    with Project.open(scene, (*CLASSES, "blue"), folder=tmp_path / "p.isdnet") as project:
+        paint(project.store)
+        judge = split_store(project.store).validation[0]  # from now on it judges
+        project.store.paint(Rectangle(Window(judge[0] * 512, judge[1] * 512, 30, 30)), 2)
+        snapshot = take_snapshot(project.store)
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(NothingToLearn, match="Class 'blue' is painted only in places that are held out"):
+        drain(finetune(scene, snapshot, str(model), output=output, **SMALL))
+    check_taught(snapshot, CLASSES)  # known classes may be judged by what teaches elsewhere
+    assert not checkpoint_folder(output).exists()
 
 
 def test_held_out_pixels_teach_nothing_and_old_strokes_are_replayed(scene: Path, painted: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -54,6 +54,20 @@ class Normaliser:
     def tensor(self, pixels: npt.NDArray[np.float32]) -> torch.Tensor:
         """Normalised and channels first."""
         return torch.from_numpy(np.ascontiguousarray(((pixels - self.mean) / self.std).transpose(2, 0, 1)))
+
+
+def check_taught(snapshot: Snapshot, new_classes: Collection[str]) -> None:
+    """Raise :class:`NothingToLearn` for a class of ``new_classes`` that is painted only where it is judged.
+
+    Training would run and end with fine figures of the classes that it knows, and never say the other one.
+    """
+    counts = zip(snapshot.classes, snapshot.class_counts(), snapshot.class_counts(TRAINING), strict=True)
+    for info, painted, teaches in counts:
+        if painted and not teaches and info.name in new_classes:
+            raise NothingToLearn(
+                f"Class '{info.name}' is painted only in places that are held out, so nothing would teach it; paint it"
+                " in one more place, or hold nothing out (--held-out 0)."
+            )
 
 
 class StrokeCrops:

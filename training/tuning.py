@@ -21,7 +21,7 @@ from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
 from napari_isdnet_training.starting import freeze, last_layers_only, parameter_groups, set_mode, start_from
 from napari_isdnet_training.state import RunState, load_state, read_state, save_state
-from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, held_out
+from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, check_taught, held_out
 from napari_isdnet_training.unfinished import STATE, checkpoint_folder
 from torch import Tensor
 
@@ -87,6 +87,7 @@ class Tuning:
         self.pixels = Normaliser(source, policy, self.mean, self.std)
         windows = options.steps * options.batch
         self.crops = StrokeCrops(snapshot, self.pixels, self.window, options.seed, windows, options.spread)
+        check_taught(snapshot, self.start.new_classes)
         self.folder = checkpoint_folder(output)
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
@@ -330,8 +331,8 @@ class Tuning:
             link_or_copy(self.folder / BEST, self.output)
         shutil.rmtree(self.folder, ignore_errors=True)
         asked = self.snapshot.split.fraction > 0
-        lone = "all annotation lies in one region, so none could be held out to judge by"
-        reason = lone if asked and not self.judged else ""
+        alone = "each place painted holds a class that no other place holds, so none could be held out to judge by"
+        reason = alone if asked and not self.judged else ""
         if not written:
             reason = (
                 f"the held-out regions got worse than {self.state.baseline:.3f} mIoU, by more than chance, in"

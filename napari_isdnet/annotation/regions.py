@@ -4,8 +4,12 @@ The split rule: the image is cut into regions of ``size`` pixels, anchored at it
 either teaches or judges, for good. While there are few (:data:`FEW`), chance would be unfair: two of eight regions may
 hold half of all strokes. So the newly annotated ones are dealt out by what is painted in them, in the order of a hash
 of their position, until about ``fraction`` of every class judges, and each is *pinned* to its side; the pins go to the
-journal, so that painting elsewhere never moves a region. A lone region teaches. Where there are many, a region without
-a pin judges when its hash, as a number in 0..1, is below ``fraction``. With two regions or more neither side is empty.
+journal, so that painting elsewhere never moves a region. Where there are many, a region without a pin judges when its
+hash, as a number in 0..1, is below ``fraction``.
+
+A class that is only judged is never learnt, so a region becomes a judge only while every class in it is painted in a
+region that teaches, too: a lone region teaches, and so do all where each holds a class that no other holds. A pin of
+before stays, also where painting has broken that rule since (:func:`only_judged` says of which classes).
 """
 
 from __future__ import annotations
@@ -103,18 +107,16 @@ def split_regions(
 ) -> Split:
     """Split annotated regions, given with their painted pixels by class; ``pins`` are those of earlier splits.
 
-    The new ones are in the result.
+    The new ones are in the result; with them the same regions are split the same whatever is known of their classes.
     """
     if not 0 <= fraction < 1:
         raise InputError(f"The validation share must be at least 0 and below 1, got {fraction}.")
     pins = dict(pins or {})
     if fraction > 0:
-        pins |= _dealt(painted, size, fraction, pins) if len(painted) <= FEW else {}
-        sides = {side_of(size, place, fraction, pins) for place in painted}
-        if len(painted) >= 2 and len(sides) == 1:
-            # Extremes of the hash: the region that would change sides first if the fraction were a little different.
-            pick, side = (max, TRAINING) if sides == {VALIDATION} else (min, VALIDATION)
-            pins[_pin_key(size, pick(painted, key=lambda place: region_hash(size, place)))] = side
+        pins |= (_dealt if len(painted) <= FEW else _by_hash)(painted, size, fraction, pins)
+        if len(painted) >= 2 and all(side_of(size, place, fraction, pins) == VALIDATION for place in painted):
+            # Those that taught were erased. The extreme of the hash: it would change sides first with a lower fraction.
+            pins[_pin_key(size, max(painted, key=lambda place: region_hash(size, place)))] = TRAINING
     training, validation = (
         tuple(place for place in sorted(painted) if side_of(size, place, fraction, pins) == side)
         for side in (TRAINING, VALIDATION)
@@ -122,28 +124,58 @@ def split_regions(
     return Split(size, fraction, training, validation, pins)
 
 
+def only_judged(split: Split, painted: Mapping[Place, Counts]) -> tuple[int, ...]:
+    """Annotation values (class + 1) that are painted in regions that judge and in none that teaches, ascending."""
+    taught = {value for place in split.training for value in painted[place]}
+    return tuple(sorted({value for place in split.validation for value in painted[place]} - taught))
+
+
 def _dealt(painted: Mapping[Place, Counts], size: int, fraction: float, pins: Mapping[str, str]) -> dict[str, str]:
     """Pins of the regions that have none: one judges if that brings what judges of every class nearer to its share.
 
-    Where none does, the one judges that comes nearest.
+    Where none does, the one judges that comes nearest. None does that is the last to teach one of its classes.
     """
     new = sorted((p for p in painted if _pin_key(size, p) not in pins), key=lambda place: region_hash(size, place))
     judging = {p for p in painted if pins.get(_pin_key(size, p)) == VALIDATION}
-    totals = _sum(painted.values())
+    totals, held = _sum(painted.values()), _sum(painted[p] for p in judging)
+    teachers = Counter(value for place in painted if place not in judging for value in painted[place])
 
     def away(held: Counts) -> float:
         return sum(abs(held.get(value, 0) / number - fraction) for value, number in totals.items())
 
-    if len(painted) > 1:
-        held = _sum(painted[p] for p in judging)
-        for place in new:
-            more = _sum((held, painted[place]))
-            if away(more) < away(held):
-                judging.add(place)
-                held = more
-        if new and not judging:
-            judging.add(min(new, key=lambda place: away(painted[place])))
+    for place in new:
+        more = _sum((held, painted[place]))
+        if _spared(painted[place], teachers) and away(more) < away(held):
+            judging.add(place)
+            teachers.subtract(painted[place].keys())
+            held = more
+    able = [place for place in new if _spared(painted[place], teachers)]
+    if able and not judging:
+        judging.add(min(able, key=lambda place: away(painted[place])))
     return {_pin_key(size, place): VALIDATION if place in judging else TRAINING for place in new}
+
+
+def _by_hash(painted: Mapping[Place, Counts], size: int, fraction: float, pins: Mapping[str, str]) -> dict[str, str]:
+    """The pins that the hash needs, so that every class is taught, and something judges if anything can."""
+    free = sorted((p for p in painted if _pin_key(size, p) not in pins), key=lambda place: region_hash(size, place))
+    judging = {p for p in painted if side_of(size, p, fraction, pins) == VALIDATION}
+    teachers = Counter(value for place in painted if place not in judging for value in painted[place])
+    new: dict[str, str] = {}
+    # Extremes of the hash: the region that would change sides first if the fraction were a little different.
+    for place in (p for p in reversed(free) if p in judging):
+        if any(not teachers[value] for value in painted[place]):
+            new[_pin_key(size, place)] = TRAINING
+            judging.remove(place)
+            teachers.update(painted[place].keys())
+    if free and not judging:
+        able = next((place for place in free if _spared(painted[place], teachers)), None)
+        new |= {_pin_key(size, able): VALIDATION} if able else {_pin_key(size, p): TRAINING for p in free}
+    return new
+
+
+def _spared(counts: Counts, teachers: Mapping[int, int]) -> bool:
+    """True when every class of a region that teaches is taught by another one, too."""
+    return all(teachers[value] > 1 for value in counts)
 
 
 def _sum(counts: Iterable[Counts]) -> Counts:

@@ -56,6 +56,22 @@ class Annotated:
         which = "The only place painted is" if places == 1 else f"All {places} places painted are"
         return f"{which} held out, so nothing can teach yet: paint another place, or set 'Held out' to 0 %."
 
+    @property
+    def untaught(self) -> str:
+        """Which classes are painted only where they are judged, in a sentence; '' where there is none.
+
+        No reason to refuse: a model that knows them can be judged by them.
+        """
+        names = [
+            f"'{info.name}'"
+            for info, painted, held in zip(self.classes, self.painted, self.held, strict=True)
+            if painted and held == painted
+        ]
+        if self.missing or not names:
+            return ""
+        which = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+        return f"{which} painted only in places held out, so nothing teaches {'it' if len(names) == 1 else 'them'} yet."
+
 
 @dataclass
 class Curves:

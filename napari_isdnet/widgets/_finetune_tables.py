@@ -39,7 +39,7 @@ def show_counts(table: QTableWidget, found: Annotated | None) -> str:
     places, judging = found.regions
     if not judging:
         return f"{_count(places, 'place')} painted, none held out: nothing can judge the new weights yet."
-    return f"{_count(places, 'place')} painted, {judging} of them held out to judge."
+    return f"{_count(places, 'place')} painted, {judging} of them held out to judge. {found.untaught}".rstrip()
 
 
 def _count(number: int, word: str) -> str:
