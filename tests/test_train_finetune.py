@@ -227,6 +227,22 @@ def test_a_new_class_that_only_judges_is_refused_by_name(scene: Path, model: Pat
     assert not checkpoint_folder(output).exists()
 
 
+def test_a_class_that_is_only_listed_is_in_the_model_and_said_to_be_untaught(
+    scene: Path, model: Path, tmp_path: Path
+) -> None:
+    with Project.open(scene, ("Red", "green", "blue"), folder=tmp_path / "p.isdnet") as project:
+        paint(project.store)
+    path = tmp_path / "m.safetensors"
+    _, result = drain(
+        finetune(scene, tmp_path / "p.isdnet", str(model), output=path, **{**SMALL, "steps": 1}, allow_worse=True)
+    )
+    header = load_model(path).header
+    assert header is not None
+    assert result.new_classes == ()
+    assert [c.name for c in header.classes] == ["Red", "green", "blue"]
+    assert header.lineage["never_taught"] == ["blue"]
+
+
 def test_held_out_pixels_teach_nothing_and_old_strokes_are_replayed(scene: Path, painted: Path) -> None:
     source = open_source(scene)
     with AnnotationStore.open(painted) as store:

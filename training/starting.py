@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from napari_isdnet_training.presets import BACKBONE, BRANCH_SCALE, FRESH_BRANCHE
 from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 
-from napari_isdnet.classes import ClassInfo
+from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.checkpoint import load_model, model_hash, read_header
 from napari_isdnet.model.config import ISDNetConfig
@@ -19,20 +19,35 @@ from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 
 NEW_ROW_STD = 0.01
+SILENT = 10.0
+"""So far below all others starts the bias of a class that nothing teaches: it is never said."""
+NEVER_TAUGHT = "never_taught"
+"""Key of a header's lineage: names of classes that stand in the model's list and were painted in no run."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """The network, the header of its parent (None for a backbone), the parent's hash and the new classes' names."""
+    """The network a run starts with and where it comes from.
+
+    Attributes:
+        parent, hash: header (None for a backbone) and hash of the model before.
+        new_classes: painted classes that the model before does not know; they are what is learnt.
+        never_taught: classes that it does not know and that are not painted either: listed, and silent.
+        old: the names of the model before, '' in place of one that it was never taught.
+        names: the new classes under the names that ``old`` has for them.
+    """
 
     network: Network
     parent: ModelHeader | None
     hash: str
     new_classes: tuple[str, ...]
+    never_taught: tuple[str, ...] = ()
+    old: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def knows_all(self) -> bool:
-        """True when the model that it starts from has every class."""
+        """True when the model that it starts from knows every class that is painted."""
         return self.parent is not None and not self.new_classes
 
 
@@ -41,37 +56,63 @@ def model_classes(model: str) -> tuple[ClassInfo, ...]:
     return () if model == BACKBONE else read_header(model).classes
 
 
-def start_from(model: str, classes: Sequence[ClassInfo], seed: int) -> Start:
-    """Build the network for ``classes``.
+def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Collection[str] | None = None) -> Start:
+    """Build the network for ``classes``, of which ``painted`` (names; default: all) have labelled pixels.
 
-    A class of the model goes on under the same name, wherever it stands in the list; rows of new classes start near
-    zero, a little below the others, so that they have to be learnt and disturb nothing before.
+    A class of the model goes on under its name, by the loose match of :func:`~napari_isdnet.classes.index_of`, wherever
+    it stands in the list. Rows of new classes start near zero, a little below the others, so that they have to be
+    learnt and disturb nothing before; one that nobody painted stays silent. Raises :class:`InputError` for fewer than
+    two classes and a model without a header.
     """
     torch.manual_seed(seed)
     if len(classes) < 2:
         raise InputError(f"A segmentation needs at least two classes, the annotation has {len(classes)}; add one.")
     names = tuple(c.name for c in classes)
+    painted = names if painted is None else painted
     if model == BACKBONE:
         options = {**FRESH_BRANCHES, "distillation": "sampled", "distillation_points": 1024}
-        return Start(build("isdnet-lite0", len(classes), True, options), None, BACKBONE, names)
+        network = build("isdnet-lite0", len(classes), True, options)
+        return Start(network, None, BACKBONE, *_parted(names, painted))
     parent = load_model(model, training=True)
     header = parent.header
     if header is None:
         raise InputError(f"Model '{model}' has no header; save it with its classes first.")
-    old = tuple(c.name for c in header.classes)
-    net = parent if old == names else with_classes(parent, old, names)
-    return Start(Network(header.name, net, None), header, model_hash(parent), tuple(n for n in names if n not in old))
+    untaught = header.lineage.get(NEVER_TAUGHT, ())
+    old = tuple("" if c.name in untaught else c.name for c in header.classes)
+    known = known_as(names, old)
+    unknown = [own for own, name in zip(names, known, strict=True) if name not in old]
+    new, silent = _parted(unknown, painted)
+    net = parent if old == known else with_classes(parent, old, known, silent)
+    return Start(Network(header.name, net, None), header, model_hash(parent), new, silent, old, known)
 
 
-def with_classes(parent: ISDNet, old: Sequence[str], new: Sequence[str]) -> ISDNet:
-    """A copy of ``parent`` whose classifiers have one row per name of ``new``, taken over from ``old`` by name."""
+def _parted(names: Iterable[str], painted: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names that are painted, and the others."""
+    names = tuple(names)
+    return tuple(n for n in names if n in painted), tuple(n for n in names if n not in painted)
+
+
+def known_as(names: Sequence[str], old: Sequence[str]) -> tuple[str, ...]:
+    """Every name as ``old`` writes it, where that has it; a name of ``old`` stands for one class at most."""
+    found = [index_of(name, old) for name in names]
+    return tuple(
+        name if index is None or (name != old[index] and (found.count(index) > 1)) else old[index]
+        for name, index in zip(names, found, strict=True)
+    )
+
+
+def with_classes(parent: ISDNet, old: Sequence[str], new: Sequence[str], silent: Collection[str] = ()) -> ISDNet:
+    """A copy of ``parent`` whose classifiers have one row per name of ``new``, taken over from ``old`` by name.
+
+    Rows of the ``silent`` names say nothing.
+    """
     net = ISDNet(replace(parent.config, num_classes=len(new)))
     rows, state = class_rows(parent.config), parent.state_dict()
-    net.load_state_dict({k: _matched(v, old, new) if k in rows else v for k, v in state.items()})
+    net.load_state_dict({k: _matched(v, old, new, silent) if k in rows else v for k, v in state.items()})
     return net
 
 
-def _matched(rows: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
+def _matched(rows: Tensor, old: Sequence[str], new: Sequence[str], silent: Collection[str]) -> Tensor:
     known = [old.index(n) for n in new if n in old]
     fresh = torch.randn((len(new), *rows.shape[1:])) * NEW_ROW_STD
     if rows.ndim == 1 and known:
@@ -79,6 +120,8 @@ def _matched(rows: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
     for index, name in enumerate(new):
         if name in old:
             fresh[index] = rows[old.index(name)]
+        elif rows.ndim == 1 and name in silent:
+            fresh[index] -= SILENT
     return fresh
 
 

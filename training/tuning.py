@@ -19,7 +19,14 @@ from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
-from napari_isdnet_training.starting import freeze, last_layers_only, parameter_groups, set_mode, start_from
+from napari_isdnet_training.starting import (
+    NEVER_TAUGHT,
+    freeze,
+    last_layers_only,
+    parameter_groups,
+    set_mode,
+    start_from,
+)
 from napari_isdnet_training.state import RunState, load_state, read_state, save_state
 from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, check_taught, held_out
 from napari_isdnet_training.unfinished import STATE, checkpoint_folder
@@ -63,7 +70,8 @@ class Tuning:
     ) -> None:
         self.source, self.snapshot, self.options, self.output = source, snapshot, options, output
         self.placement = choose(options.device, options.precision)
-        self.start = start_from(options.model, snapshot.classes, options.seed)
+        painted = {c.name for c, pixels in zip(snapshot.classes, snapshot.class_counts(), strict=True) if pixels}
+        self.start = start_from(options.model, snapshot.classes, options.seed, painted)
         self.network = self.start.network
         assert isinstance(self.network.net, ISDNet)
         self.net: ISDNet = self.network.net
@@ -79,7 +87,7 @@ class Tuning:
         parent = self.start.parent
         self.keeping: Keeping | None = None
         if parent is not None:
-            old, new = ([c.name for c in classes] for classes in (parent.classes, snapshot.classes))
+            old, new = self.start.old, self.start.names
             self.keeping = Keeping(self.net if old == new else self._before(), self.net, old, new)
         header = parent or ModelHeader.default(self.net.config, classes=snapshot.classes, window=FRESH_WINDOW)
         self.mean, self.std = header.mean, header.std
@@ -277,6 +285,8 @@ class Tuning:
             "precision": self.placement.precision,
             "backbone": self.network.pretrained or (parent.lineage.get("backbone") if parent else None),
         }
+        if self.start.never_taught:  # a run that starts from this model must not take them for known
+            lineage[NEVER_TAUGHT] = list(self.start.never_taught)
         metres = self.source.pixel_size.metres if self.source.pixel_size is not None else None
         return ModelHeader(
             config=self.net.config, classes=snapshot.classes, name=self.output.stem, mean=self.mean, std=self.std,

@@ -1,0 +1,83 @@
+"""What a fine-tuning starts from: which classes it knows, whatever their spelling, and which are only listed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from napari_isdnet_training.registry import Network
+from napari_isdnet_training.starting import NEVER_TAUGHT, known_as, last_layers_only, start_from
+
+from napari_isdnet.classes import classes_from
+from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.isdnet import ISDNet
+from tests.network_tools import lively, small
+
+
+def written(path: Path, names: list[str], **lineage: object) -> tuple[Path, ISDNet]:
+    net = lively(small(classes=len(names)))
+    assert net.header is not None
+    header = replace(net.header, classes=classes_from(names), lineage=lineage)
+    return save_model(net, path, header, half=False), net
+
+
+def rows(network: Network) -> torch.Tensor:
+    assert isinstance(network.net, ISDNet)
+    return network.net.classifier.out.bias.detach()
+
+
+def test_a_class_that_is_only_listed_keeps_the_gentle_mode_and_is_never_said(tmp_path: Path) -> None:
+    path, net = written(tmp_path / "m.safetensors", ["roof", "road"])
+    classes = classes_from(["roof", "water", "road"])
+    start = start_from(str(path), classes, 0, {"roof", "road"})
+    assert start.knows_all
+    assert last_layers_only(start.network, "quick", start)
+    assert (start.new_classes, start.never_taught) == ((), ("water",))
+    own = net.classifier.out.bias.detach()
+    assert torch.equal(rows(start.network)[[0, 2]], own)
+    assert isinstance(start.network.net, ISDNet)
+    with torch.no_grad():
+        said = start.network.net.eval()(torch.randn(1, 3, 64, 64)).logits.argmax(1)
+    assert not bool((said == 1).any())
+    assert start_from(str(path), classes, 0, {"water"}).new_classes == ("water",)  # painted: to be learnt
+
+
+def test_a_class_that_was_listed_and_never_taught_is_new_to_the_next_run(tmp_path: Path) -> None:
+    path, net = written(tmp_path / "m.safetensors", ["roof", "road", "water"], **{NEVER_TAUGHT: ["water"]})
+    start = start_from(str(path), classes_from(["roof", "road", "water"]), 0)
+    assert start.new_classes == ("water",)
+    assert not start.knows_all
+    own = net.classifier.out.bias.detach()
+    assert torch.equal(rows(start.network)[:2], own[:2])
+    assert abs(float(rows(start.network)[2] - own[:2].min())) < 0.1
+
+
+def test_classes_go_on_whatever_their_case_and_spaces(tmp_path: Path) -> None:
+    path, net = written(tmp_path / "m.safetensors", ["bare soil", "road"])
+    start = start_from(str(path), classes_from(["Road ", "Bare  Soil"]), 0)
+    assert start.knows_all
+    assert start.names == ("road", "bare soil")
+    assert torch.equal(rows(start.network), net.classifier.out.bias.detach()[[1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("names", "old", "known"),
+    [
+        (("Roof", "roof"), ("roof", "road"), ("Roof", "roof")),  # the one that is written alike goes on
+        (("ROOF", "Roof"), ("roof", "road"), ("ROOF", "Roof")),  # which of them is meant, nobody knows
+        (("ROOF", "way"), ("roof", "road"), ("roof", "way")),
+        (("roof",), ("Roof", "ROOF"), ("roof",)),
+    ],
+)
+def test_a_class_of_the_model_goes_on_once(
+    names: tuple[str, ...], old: tuple[str, ...], known: tuple[str, ...]
+) -> None:
+    assert known_as(names, old) == known
+
+
+def test_a_backbone_learns_what_is_painted() -> None:
+    start = start_from("backbone", classes_from(["a", "b"]), 0, {"b"})
+    assert (start.new_classes, start.never_taught) == (("b",), ("a",))
+    assert not start.knows_all
