@@ -201,15 +201,21 @@ class Tuning:
             if self.keeping is not None and self.keeping.active:
                 losses["keep"] = self.keeping.loss(image, target, trunk) * KEEP_WEIGHT
         total = torch.stack(list(losses.values())).sum()
-        if not bool(torch.isfinite(total)):
-            raise InputError(
-                f"The loss is {float(total)} at step {step}: training diverged; the last good model stays."
-            )
+        self._refuse_unless_finite(total, "loss")
         total.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], CLIP_NORM)
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        self._refuse_unless_finite(torch.nn.utils.clip_grad_norm_(learning, CLIP_NORM), "gradient")
         self.optimizer.step()
         self.state.step += 1
         return {"loss": float(total.detach()), "lr": rate, **{k: float(v.detach()) for k, v in losses.items()}}
+
+    def _refuse_unless_finite(self, value: Tensor, name: str) -> None:
+        """A finite loss can have a gradient that is not: both are looked at before anything is learnt from them."""
+        if not bool(torch.isfinite(value)):
+            raise InputError(
+                f"The {name} is {float(value.detach())} at step {self.state.step}: training diverged; the last good"
+                " model and checkpoint stay."
+            )
 
     def _weighed(self, losses: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
         """Segmentation losses as means over the labelled pixels, also where the published form divides by all."""
@@ -312,6 +318,8 @@ class Tuning:
         since = time.monotonic() - self.saved_at if self.saved >= 0 else math.inf
         if not force and (self.saved == self.state.step or since < max(SAVE_SECONDS, self.cost / SAVE_SHARE)):
             return
+        if not all(bool(torch.isfinite(t).all()) for t in self.network.state_dict().values()):
+            return  # batch statistics, too, and those of a step that was refused: the last good ones are gone on with
         began = time.monotonic()
         figures = {"figures": {"before": self.before, "after": self.after}}
         stored = RunState(**{**vars(self.state), "recipe": self.state.recipe | figures})
