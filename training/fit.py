@@ -30,6 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.auxiliary import labelled_weight
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
@@ -172,12 +173,14 @@ class Run:
         if recipe.optimizer.frozen_steps:  # every step: an evaluation puts the whole network into training mode again
             self.network.freeze(step < recipe.optimizer.frozen_steps)
         sums: dict[str, float] = {}
-        for part in range(options.accumulate):
-            image, target = self._batch(next(parts))
+        # All at hand before the first: what one of them weighs depends on how much is labelled in the others.
+        batches = [self._batch(next(parts)) for _ in range(options.accumulate)]
+        count = self._labelled([target for _, target in batches])
+        for part, (image, target) in enumerate(batches):
             if options.channels_last:
                 image = image.to(memory_format=torch.channels_last)
             with self.fabric.no_backward_sync(self.module, enabled=part < options.accumulate - 1):
-                losses = self.module(image, target, self.weight)
+                losses = self.module(image, target, self.weight, count)
                 self.fabric.backward(losses["total"] / options.accumulate)
             for key, value in losses.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach()) / options.accumulate
@@ -196,6 +199,19 @@ class Run:
             self.average.update(self.network)
         self.state.step += 1
         return {"loss": sums.pop("total"), "lr": rate, **sums}
+
+    def _labelled(self, targets: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Labelled pixels of the global batch (by class weight) for each of its parts; None where it is in one part.
+
+        A part with few of them must not count as much as one that is labelled all over.
+        """
+        parts = len(targets) * self.fabric.world_size
+        if parts == 1:
+            return None
+        count = torch.stack([labelled_weight(target, self.weight) for target in targets]).sum().float()
+        if self.fabric.world_size > 1:
+            count = self.fabric.all_reduce(count, reduce_op="sum")  # type: ignore[assignment]
+        return count / parts
 
     def _batch(self, crops: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and targets on the device."""

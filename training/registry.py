@@ -44,10 +44,16 @@ class Network(nn.Module):
             values = F.interpolate(values, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         return values[..., :height, :width]
 
-    def losses(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Every training loss by name and ``total``, their sum; ``target`` (B, H, W) with 255 ignored."""
+    def losses(
+        self, x: Tensor, target: Tensor, weight: Tensor | None = None, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Every training loss by name and ``total``, their sum; ``target`` (B, H, W) with 255 ignored.
+
+        ``count``: labelled pixels (by weight) of the mean part of a batch, for losses that are means over these; others
+        are means over all pixels, whose mean over parts is that of the batch anyway.
+        """
         if isinstance(self.net, ISDNet):
-            return self.net.losses(x, target, weight)
+            return self.net.losses(x, target, weight, count)
         if isinstance(self.net, MMSeg):
             down, right = (-side % self.multiple for side in x.shape[-2:])
             if down or right:
@@ -56,9 +62,11 @@ class Network(nn.Module):
         seg = segmentation_loss(self.logits(x), target, weight, over_all=True)
         return {"seg": seg, "total": seg}
 
-    def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, target: Tensor, weight: Tensor | None = None, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The losses: what a distributed wrapper calls, so that gradients are synchronised."""
-        return self.losses(x, target, weight)
+        return self.losses(x, target, weight, count)
 
     def backbones(self) -> list[nn.Module]:
         """The parts that came pretrained."""

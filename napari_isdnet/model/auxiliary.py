@@ -47,22 +47,30 @@ class SuperResolutionHead(nn.Module):
         return features, self.head(features)
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None, over_all: bool = False) -> Tensor:
+def labelled_weight(target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """How many pixels of (B, H, W) are labelled (not 255), each counted by the weight of its class (K,); a scalar."""
+    labelled = target != IGNORE_INDEX
+    if weight is None:
+        return labelled.sum()
+    return weight[target.where(labelled, torch.zeros_like(target))][labelled].sum()
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, over_all: bool = False, count: Tensor | None = None
+) -> Tensor:
     """Cross entropy of (B, K, h, w) logits, enlarged to the (B, H, W) target; 255 is ignored.
 
-    The mean is over labelled pixels; ``over_all`` divides by all pixels, as the published implementation does. Without
-    any labelled pixel the loss is zero (and differentiable).
+    The mean is over labelled pixels; ``count`` is what it divides by instead of their own :func:`labelled_weight`, so
+    that the mean over parts of one batch is that of the batch. ``over_all`` divides by all pixels, as the published
+    implementation does. Without any labelled pixel the loss is zero (and differentiable).
     """
     logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(logits, target, weight=weight, ignore_index=IGNORE_INDEX, reduction="sum")
     if over_all:
         return total / target.numel()
-    labelled = target != IGNORE_INDEX
-    if weight is None:
-        count = labelled.sum()
-    else:
-        count = weight[target.where(labelled, torch.zeros_like(target))][labelled].sum()
-    return total / count.clamp(min=1e-6) if bool(labelled.any()) else total * 0.0
+    if count is None:
+        count = labelled_weight(target, weight)
+    return total / count.clamp(min=1e-6) if bool((target != IGNORE_INDEX).any()) else total * 0.0
 
 
 def reconstruction_loss(image: Tensor, prediction: Tensor) -> Tensor:

@@ -228,12 +228,15 @@ class ISDNet(nn.Module):
 
     # ------------------------------------------------------------------ training
 
-    def losses(self, x: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(
+        self, x: Tensor, target: Tensor, weight: Tensor | None = None, count: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Every training loss (Eq. 8) of normalised (B, 3, H, W) and class indices (B, H, W), 255 ignored.
 
         Keys: ``seg``; with auxiliary heads ``aux_deep``, ``aux16``, ``aux8``, ``aux_stage`` (times 0.4);
         ``super_resolution`` (times 0.1) and ``distillation``, which need no labels; and ``total``, their sum.
-        ``weight`` (K,) weighs the classes in the segmentation terms.
+        ``weight`` (K,) weighs the classes in the segmentation terms; ``count`` is for a part of a larger batch, see
+        :func:`~napari_isdnet.model.auxiliary.segmentation_loss`.
         """
         if target.shape[0] != x.shape[0] or target.shape[-2:] != x.shape[-2:]:
             raise InputError(f"The target {tuple(target.shape)} does not fit the image {tuple(x.shape)}.")
@@ -242,7 +245,7 @@ class ISDNet(nn.Module):
         logits = self.coarse_logits(x, maps=maps)
 
         def seg(values: Tensor) -> Tensor:
-            return segmentation_loss(values, target, weight, over_all)
+            return segmentation_loss(values, target, weight, over_all, count)
 
         losses = {"seg": seg(logits)}
         named, config = maps.named, self.config
