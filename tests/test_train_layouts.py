@@ -278,7 +278,7 @@ def test_published_recipes_build_their_network(name: str, fakes: Path) -> None:
     recipe = load_recipe(name, [f"data.root={root}", "model.pretrained=false"])
     dataset = open_dataset(recipe.data)
     with torch.device("meta"):  # shapes alone: the layers are those of the recipe without their cost
-        network = make_network(recipe, len(dataset.classes))
+        network = make_network(recipe, dataset.classes)
     assert network.net.config.num_classes == len(dataset.classes)
     assert network.net.config.flavour == ("reference" if name.endswith("published") else "paper")
     assert recipe.model.name in REGISTRY

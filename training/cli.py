@@ -60,6 +60,7 @@ def fit(
         return
     result = drive(steps, loaded.name, "Stopped; run the same command to go on.")
     facts = {
+        "start": result.start,
         "steps": result.steps,
         "model": str(result.model) if result.model else None,
         "best": str(result.best) if result.best else None,

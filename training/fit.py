@@ -43,12 +43,16 @@ START_OVER = "and start over (--no-resume, or another --output), since a run tha
 
 @dataclass(frozen=True)
 class FitResult:
-    """Where the models are (None where there is none) and what the last validation said."""
+    """Where the models are (None where there is none), what the last validation said, and which weights it began with.
+
+    ``start`` names what of a ``model.init`` file was left out.
+    """
 
     model: Path | None
     best: Path | None
     steps: int
     figures: dict[str, Any] = field(default_factory=dict)
+    start: str = "from scratch"
 
 
 def fit(
@@ -88,7 +92,7 @@ class Run:
         )
         self.finisher = DeviceCrops(recipe.data, recipe.crop.size, self.fabric.device) if raw else None
         torch.manual_seed(recipe.seed)
-        self.network = network or make_network(recipe, len(self.dataset.classes))
+        self.network = network or make_network(recipe, self.dataset.classes)
         if self.fabric.device.type == "cpu":
             faster_on_cpu(self.network)
         if options.channels_last:
@@ -303,8 +307,9 @@ class Run:
         """Paths and figures."""
         model, best = (self.output / name for name in MODELS)
         return FitResult(
-            model if model.is_file() else None, best if best.is_file() else None, self.state.step, self.state.figures
-        )
+            model if model.is_file() else None, best if best.is_file() else None, self.state.step, self.state.figures,
+            self.network.pretrained or "from scratch",
+        )  # fmt: skip
 
 
 class _averaged:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from lightning.fabric import Fabric
@@ -10,10 +12,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from napari_isdnet_training.config import OptimizerConfig, Recipe, RunConfig
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler
+from napari_isdnet_training.starting import class_rows, known_as, taught_names
 from torch import nn
 
+from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.checkpoint import load_model
+from napari_isdnet.model.isdnet import ISDNet
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -38,18 +43,50 @@ def make_fabric(options: RunConfig) -> Fabric:
         ) from None
 
 
-def make_network(recipe: Recipe, classes: int) -> Network:
-    """The recipe's network, from its ``init`` file, from ImageNet weights or from scratch."""
-    network = build(recipe.model.name, classes, recipe.model.pretrained and not recipe.model.init, recipe.model.options)
-    if recipe.model.init:
-        parent = load_model(recipe.model.init, training=True)
-        own = network.net.state_dict()
-        fitting = {k: v for k, v in parent.state_dict().items() if k in own and own[k].shape == v.shape}
-        if not fitting:
-            raise InputError(f"Nothing of {recipe.model.init} fits network '{recipe.model.name}'; choose its network.")
-        network.net.load_state_dict({**own, **fitting})
-        network.pretrained = f"model {parent.header.name if parent.header else recipe.model.init}"
+def make_network(recipe: Recipe, classes: Sequence[ClassInfo]) -> Network:
+    """The recipe's network, from its ``init`` file, from ImageNet weights or from scratch.
+
+    :attr:`Network.pretrained` says where it starts and what of an ``init`` file was left out. Raises
+    :class:`InputError` where that is a model of another network.
+    """
+    model = recipe.model
+    network = build(model.name, len(classes), model.pretrained and not model.init, model.options)
+    if model.init:
+        _start_from(network, model.init, [c.name for c in classes])
     return network
+
+
+def _start_from(network: Network, init: str, names: Sequence[str]) -> None:
+    """Put the tensors of a model file into a network: all of its branches, and of the rest what fits.
+
+    Rows of the classifiers go by class name: another order, or one class more, is no other network.
+    """
+    parent = load_model(init, training=True)
+    own, given = network.net.state_dict(), parent.state_dict()
+    branches = [key for key in own if key.startswith(("backbone.", "shallow."))]
+    fitting = {key for key in own if key in given and given[key].shape == own[key].shape}
+    if not isinstance(network.net, ISDNet) or not fitting.issuperset(branches):
+        fit = f" ({len(fitting.intersection(branches))} of {len(branches)} branch tensors fit)" if branches else ""
+        raise InputError(
+            f"Model '{init}' is of another network than the recipe's '{network.name}'{fit}; choose model.name and"
+            " model.options of that model, or leave model.init out."
+        )
+    old = taught_names(parent.header) if parent.header else ()
+    known, rows = known_as(names, old), class_rows(network.net.config)
+    left = {key.split(".")[0] for key in own if key not in fitting and key not in rows}
+    for key, value in own.items():
+        if key not in rows:
+            value.copy_(given[key] if key in fitting else value)
+        elif key in given and given[key].shape[1:] == value.shape[1:]:
+            for row, name in enumerate(known):
+                if name in old:
+                    value[row] = given[key][old.index(name)]
+        else:
+            left.add(key.split(".")[0])
+    network.net.load_state_dict(own)
+    fresh = [f"class '{own}'" for own, name in zip(names, known, strict=True) if name not in old] + sorted(left)
+    said = f" (new are {', '.join(fresh)})" if fresh else ""
+    network.pretrained = f"model {parent.header.name if parent.header else init}{said}"
 
 
 def make_optimizer(network: Network, config: OptimizerConfig) -> torch.optim.Optimizer:

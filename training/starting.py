@@ -56,6 +56,12 @@ def model_classes(model: str) -> tuple[ClassInfo, ...]:
     return () if model == BACKBONE else read_header(model).classes
 
 
+def taught_names(header: ModelHeader) -> tuple[str, ...]:
+    """Names of a model's classes in its order, '' in place of one that was listed and never taught."""
+    untaught = header.lineage.get(NEVER_TAUGHT, ())
+    return tuple("" if c.name in untaught else c.name for c in header.classes)
+
+
 def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Collection[str] | None = None) -> Start:
     """Build the network for ``classes``, of which ``painted`` (names; default: all) have labelled pixels.
 
@@ -77,8 +83,7 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Col
     header = parent.header
     if header is None:
         raise InputError(f"Model '{model}' has no header; save it with its classes first.")
-    untaught = header.lineage.get(NEVER_TAUGHT, ())
-    old = tuple("" if c.name in untaught else c.name for c in header.classes)
+    old = taught_names(header)
     known = known_as(names, old)
     unknown = [own for own, name in zip(names, known, strict=True) if name not in old]
     new, silent = _parted(unknown, painted)
