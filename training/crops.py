@@ -46,7 +46,8 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
     """Item ``n`` is the n-th augmented crop of a run: ``(3, H, W)`` normalised float32 and ``(H, W)`` int64.
 
     The same n gives the same crop in any process, worker or order. Pixels outside of an image (crops larger than
-    it) are the mean colour and ignored. With ``raw`` an item is a :data:`RawCrop` instead, which
+    it) are the mean colour and ignored; what the image has as nodata or alpha 0 is black and ignored. With ``raw`` an
+    item is a :data:`RawCrop` instead, which
     :class:`DeviceCrops` finishes.
     """
 
@@ -113,7 +114,7 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
         factor = float(rng.uniform(*self.crop.scale)) if self.crop.scale[0] < self.crop.scale[1] else self.crop.scale[0]
         size = tuple(max(1, round(s / factor)) for s in self.crop.size)
         window, mask = self._place(sample, draw, (size[0], size[1]), rng)
-        return self._read_image(sample, window), mask
+        return self._read_image(sample, window, mask), mask
 
     def _place(
         self, sample: Sample, draw: Draw, size: tuple[int, int], rng: np.random.Generator
@@ -128,16 +129,18 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
         return window, mask
 
     def _read_mask(self, sample: Sample, window: Window) -> Mask:
+        """Class indices of a window, as an array of its own."""
         source = self._masks.get(sample.mask)
         inside = window.clipped(source.shape)
         labels = read_mask(source, inside, self.code, sample.mask.name)
         if inside == window:
-            return labels
+            return labels.copy()
         padded = np.full(window.shape, IGNORE_INDEX, np.uint8)
         padded[inside.relative_to(window).slices] = labels
         return padded
 
-    def _read_image(self, sample: Sample, window: Window) -> Image:
+    def _read_image(self, sample: Sample, window: Window, mask: Mask) -> Image:
+        """Pixels of a window; what is no image there (nodata, alpha 0) is ignored in its ``mask`` from now on."""
         source = self._images.get(sample.image)
         inside = window.clipped(source.shape)
         if sample.name not in self._policies:  # percentiles of a 16-bit image cost a look at its coarse level
@@ -145,7 +148,9 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
         read = read_image(source, inside)
         if self.raw and inside == window and self._policies[sample.name].keeps(read):
             return read  # a quarter of the bytes on their way to the device
-        pixels, _ = self._policies[sample.name].apply(read)
+        pixels, valid = self._policies[sample.name].apply(read)
+        if valid is not None:
+            mask[inside.relative_to(window).slices][~valid] = IGNORE_INDEX
         if inside == window:
             return pixels
         padded = np.empty((*window.shape, 3), np.float32)

@@ -14,6 +14,7 @@ from napari_isdnet_training.datasets import Dataset, Sample
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sources import open_mask, read_image, read_mask
 
+from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.exceptions import InputError
@@ -90,10 +91,13 @@ def evaluate_samples(
             check_shapes(sample, image, mask)
             policy = IntensityPolicy.from_source(image, channels=data.channels)
             for window, own in parts_of(image.shape):
-                pixels, _ = policy.apply(read_image(image, window))
+                pixels, valid = policy.apply(read_image(image, window))
                 truth = read_mask(mask, own, dataset.code, sample.mask.name)
+                inside = own.relative_to(window).slices
+                if valid is not None:  # nodata and alpha 0 are no image, whatever the mask says there
+                    truth = np.where(valid[inside], truth, np.uint8(IGNORE_INDEX))
                 predicted = predict_whole(network, pixels, data, count)
-                matrix.update(predicted[own.relative_to(window).slices], truth)
+                matrix.update(predicted[inside], truth)
                 yield clock.step(0, "evaluate")
         finally:
             image.close()
