@@ -153,3 +153,12 @@ def test_an_encoder_that_is_not_there_is_one_sentence(encoder: str) -> None:
     with pytest.raises(InputError, match="Network 'unet' cannot be built with options") as caught:
         build("unet", 2, False, {"encoder_name": encoder})
     assert len(str(caught.value)) < 300
+
+
+def test_a_class_that_is_nowhere_makes_no_other_weight_small() -> None:
+    recipe = recipe_from({"name": "r", "data": {"layout": "deepglobe"}, "loss": {"class_weights": "inverse-sqrt"}})
+    found = class_weights(recipe, sampler(0.1, (75, 0, 25)), torch.device("cpu"))
+    assert found is not None
+    assert found[1] == 1
+    assert float(found[[0, 2]].mean()) == pytest.approx(1)
+    assert float(found[2] / found[0]) == pytest.approx(3**0.5)

@@ -116,8 +116,10 @@ def class_weights(recipe: Recipe, sampler: CropSampler, device: torch.device) ->
     if choice == "none":
         return None
     if choice == "inverse-sqrt":
-        values = 1 / np.sqrt(np.maximum(sampler.frequency, 1e-4))
-        return torch.tensor(values / values.mean(), dtype=torch.float32, device=device)
+        values, present = 1 / np.sqrt(np.maximum(sampler.frequency, 1e-4)), sampler.frequency > 0
+        # The weight of a class that is nowhere would be the largest by far, and make those of all others small.
+        weights = np.where(present, values / values[present].mean(), 1.0)
+        return torch.tensor(weights, dtype=torch.float32, device=device)
     if len(choice) != len(sampler.frequency):
         raise InputError(
             f"loss.class_weights has {len(choice)} numbers for the {len(sampler.frequency)} classes of the data;"
