@@ -294,7 +294,22 @@ def test_a_model_is_not_written_over_the_one_it_starts_from(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("seed=99999999999999", "seed"), ("run.precision=float16", "precision"), ("seed=-1", "seed")],
+    [
+        ("seed=99999999999999", "seed"),
+        ("run.precision=float16", "precision"),
+        ("seed=-1", "seed"),
+        ("data.std=[0.0, 1.0, 1.0]", r"data.std.0: input should be greater than 0, got 0.0"),
+        ("data.std=[1.0, -2.0, 1.0]", r"data.std.1: input should be greater than 0, got -2.0"),
+        ("data.mean=[0.0, nan, 0.0]", "data.mean.1: input should be a finite number, got nan"),
+        ("optimizer.lr=inf", "optimizer.lr: input should be a finite number, got inf"),
+        ("loss.class_weights=[1.0, -1.0]", "class_weights: must be finite numbers of at least 0"),
+        ("loss.class_weights=[1.0, nan]", "class_weights: must be finite numbers of at least 0"),
+        ("loss.class_weights=[0.0, 0.0]", "not all of them 0"),
+        ("augment.contrast=[-0.5, 1.5]", "contrast: must be two factors of at least 0"),
+        ("augment.saturation=[1.5, 0.5]", "saturation: must be two factors .* in ascending order"),
+        ("data={classes=['a', 'b'], ignored_in_mean=['b', 'a']}", "ignored_in_mean names all classes"),
+        ("schedule.warmup_steps=999999", "warmup_steps is 999999 of .* set it to at most run.steps"),
+    ],
 )
 def test_values_that_cannot_be_used_are_refused(setting: str, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,8 +22,12 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+PositiveNumber = Annotated[float, Field(gt=0)]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # A number that is not finite says nothing good of any setting, and makes NaN of all that is trained.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(_Part):
@@ -47,7 +51,7 @@ class DataConfig(_Part):
     ignored_in_mean: tuple[str, ...] = ()
     values: Literal["mask", "annotation"] = "mask"
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[PositiveNumber, PositiveNumber, PositiveNumber] = IMAGENET_STD
     channels: tuple[int, ...] | None = None
     pixel_size: float | None = Field(default=None, gt=0)
     allow_empty_classes: bool = False
@@ -64,6 +68,8 @@ class DataConfig(_Part):
         unknown = set(self.ignored_in_mean) - {c.name for c in self.classes}
         if unknown and self.classes:
             raise ValueError(f"ignored_in_mean names {', '.join(sorted(unknown))}, which is none of the classes")
+        if self.classes and len(set(self.ignored_in_mean)) == len(self.classes):
+            raise ValueError("ignored_in_mean names all classes, so there is no mean; leave one out")
         return self
 
 
@@ -113,6 +119,13 @@ class AugmentConfig(_Part):
     saturation: tuple[float, float] = (0.5, 1.5)
     hue: float = Field(default=36.0, ge=0, le=180)
 
+    @field_validator("contrast", "saturation")
+    @classmethod
+    def _factors(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1]:
+            raise ValueError(f"must be two factors of at least 0 in ascending order, got {list(value)}")
+        return value
+
 
 class ModelConfig(_Part):
     """A network of the registry (:mod:`napari_isdnet_training.registry`), its weights and its options.
@@ -127,9 +140,22 @@ class ModelConfig(_Part):
 
 
 class LossConfig(_Part):
-    """Losses. ``class_weights``: ``"none"``, ``"inverse-sqrt"`` (of the pixel frequency, mean 1) or one per class."""
+    """Losses. ``class_weights``: ``"none"``, ``"inverse-sqrt"`` or one per class.
+
+    ``"inverse-sqrt"`` is of the pixel frequency, with a mean of 1 over the classes that the training masks hold; others
+    have 1.
+    """
 
     class_weights: Literal["none", "inverse-sqrt"] | tuple[float, ...] = "none"
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weigh_something(cls, value: Any) -> Any:
+        numbers = list(value) if isinstance(value, list | tuple) else []
+        plain = all(isinstance(v, int | float) and 0 <= v < float("inf") for v in numbers)
+        if numbers and not (plain and any(numbers)):
+            raise ValueError(f"must be finite numbers of at least 0, not all of them 0, got {numbers}")
+        return value
 
 
 class OptimizerConfig(_Part):
@@ -217,6 +243,13 @@ class Recipe(_Part):
         weights, classes = self.loss.class_weights, self.data.classes
         if not isinstance(weights, str) and classes and len(weights) != len(classes):
             raise ValueError(f"loss.class_weights has {len(weights)} numbers for {len(classes)} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Recipe:
+        warmup, steps = self.schedule.warmup_steps, self.run.steps
+        if warmup > steps:
+            raise ValueError(f"schedule.warmup_steps is {warmup} of {steps} steps; set it to at most run.steps")
         return self
 
     @model_validator(mode="after")

@@ -213,4 +213,6 @@ def make_dataset(
         if name not in names:
             raise InputError(f"data.ignored_in_mean names '{name}', which is none of the classes {', '.join(names)}.")
     ignored = tuple(names.index(name) for name in config.ignored_in_mean)
+    if len(set(ignored)) == len(names):
+        raise InputError("data.ignored_in_mean names all classes, so there is no mean; leave one out.")
     return Dataset(root.name, tuple(classes), samples, code, ignored)
