@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from napari_isdnet_training.history import History, read_history
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler
 from napari_isdnet_training.setup import class_weights
-from safetensors.torch import load_file
+from napari_isdnet_training.unfinished import KEY
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from napari_isdnet.exceptions import InputError
@@ -75,6 +79,34 @@ def test_a_finished_run_gives_its_figures_at_once(tmp_path: Path, monkeypatch: p
     assert again == first
     assert again.figures["miou"] is not None
     assert (tmp_path / "run" / "log.csv").read_bytes() == log
+
+
+def test_changed_data_are_not_gone_on_with(tmp_path: Path) -> None:
+    root, output = make_data(tmp_path / "data", count=3), tmp_path / "run"
+    steps = fit(tiny(root, steps=3), output, network=plain())
+    next(steps)
+    steps.close()
+    root = root.rename(tmp_path / "elsewhere")
+    path = root / "masks" / "a1.png"
+    mask = np.array(Image.open(path))
+    Image.fromarray(1 - mask).save(path)
+    with pytest.raises(InputError, match="holds a run on other data"):
+        next(fit(tiny(root, steps=3), output, network=plain()))
+    Image.fromarray(mask).save(path)
+    assert drain(fit(tiny(root, steps=3), output, network=plain()))[1].steps == 3
+
+
+def test_a_checkpoint_older_than_the_note_on_its_data_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    steps = fit(tiny(make_data(tmp_path / "data"), steps=2), output, network=plain())
+    next(steps)
+    steps.close()
+    tensors = load_file(output / CHECKPOINT)
+    with safe_open(str(output / CHECKPOINT), framework="pt") as file:
+        facts = json.loads(file.metadata()[KEY])
+    del facts["data"]
+    save_file(tensors, output / CHECKPOINT, metadata={KEY: json.dumps(facts)})
+    assert drain(fit(tiny(tmp_path / "data", steps=2), output, network=plain()))[1].steps == 2
 
 
 def test_a_row_that_is_written_again_is_not_doubled(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from napari_isdnet_training.depthwise import faster_on_cpu
 from napari_isdnet_training.device_crops import DeviceCrops
 from napari_isdnet_training.evaluate import drain, evaluate_samples, figures
 from napari_isdnet_training.history import History
-from napari_isdnet_training.identity import first_difference, fixed, up_to_date
+from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
 from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
@@ -102,7 +102,7 @@ class Run:
         optimizer = make_optimizer(self.network, recipe.optimizer)
         self.module, self.optimizer = self.fabric.setup(self.network, optimizer)
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
-        self.state = RunState(recipe=recipe.to_dict())
+        self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
         output.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.saved, self.diverged = output / "last.ckpt.safetensors", (-1, -1), False
         if resume and self.checkpoint.is_file():
@@ -123,7 +123,13 @@ class Run:
                 f" ({first_difference(state.recipe, self.recipe.to_dict())});"
                 " give another --output, or --no-resume to start over."
             )
+        if state.data not in ("", self.state.data):
+            raise InputError(
+                f"{self.output} holds a run on other data: samples were added, left out or labelled anew since; give"
+                " another --output, or --no-resume to start over."
+            )
         load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
+        state.data = self.state.data
         self.state, self.saved = state, (state.step, state.validated)
 
     def steps(self) -> Generator[Progress, None, None]:

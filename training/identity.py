@@ -1,9 +1,13 @@
-"""When a checkpoint belongs to a recipe: what may change between two parts of one run, and what may not."""
+"""When a checkpoint belongs to a recipe and its data: what may change between two parts of a run, and what may not."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
+from napari_isdnet_training.census import MaskCensus
 from napari_isdnet_training.config import Recipe
 from pydantic import ValidationError
 
@@ -48,3 +52,12 @@ def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
         elif before.get(key) != now[key]:
             return f"{key} was {before.get(key)}, now {now[key]}"
     return "an older form of the recipe"
+
+
+def data_digest(census: Mapping[str, Sequence[MaskCensus]]) -> str:
+    """32 hexadecimal digits of what each split holds: names in their order, sizes, and pixels of every class.
+
+    From the look at the masks that every run takes anyway; where the files lie is not in it.
+    """
+    facts = [[split, one.name, *one.shape, *one.counts.tolist()] for split, all_ in census.items() for one in all_]
+    return blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()

@@ -24,7 +24,7 @@ class RunState:
     """What a checkpoint says besides tensors: steps done, best validation, recipe.
 
     ``validated`` is the last step whose validation was done and ``figures`` what it said; ``baseline`` is the score
-    before the first step.
+    before the first step. ``data`` is a digest of what it was trained on, '' where nobody wrote it down.
     """
 
     step: int = 0
@@ -33,6 +33,7 @@ class RunState:
     best_step: int = 0
     baseline: float | None = None
     seconds: float = 0.0
+    data: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
