@@ -25,7 +25,7 @@ from hypothesis.extra import numpy as hnp
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import disk_errors
 from napari_isdnet.io.pyramid import dequantise, halve_by_mean, halve_by_mode, quantise
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, TileError
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.window import Window, pyramid_shapes
 
@@ -189,6 +189,46 @@ def test_done_only_what_is_marked(tmp_path: Path) -> None:
     store.write_shard(0, np.zeros(store.shards[0].shape, np.uint8))  # what was built from it is stale now
     assert store.missing(1) == [0]
     assert store.missing(2) == [0]
+
+
+@pytest.mark.parametrize("kind", ["labels", "uncertainty"])
+def test_a_shard_that_was_lost_is_missing_and_an_empty_one_is_not(tmp_path: Path, kind: str) -> None:
+    values = noise((700, 900) if kind == "labels" else (700, 900, 1))
+    values[:256, :256] = 255  # no file holds the first shard
+    store = fill(small(tmp_path, kind=kind), values)
+    assert store.finished
+    before = digest(store.path)
+    lost = sorted(p for p in store.path.glob("0/c/**/*") if p.is_file())[-1]
+    lost.unlink()
+    last = len(store.shards) - 1
+    assert store.missing() == [last]
+    assert not store.done(last)
+    store.write_shard(last, values[store.shards[last].slices])
+    list(store.finish_pyramid())
+    assert store.finished
+    assert digest(store.path) == before
+
+
+def test_a_damaged_shard_is_no_fault_of_the_image(tmp_path: Path) -> None:
+    store = fill(small(tmp_path), noise((700, 900)))
+    next(p for p in store.path.glob("0/c/**/*") if p.is_file()).write_bytes(b"cut")
+    with pytest.raises(TileError, match=r"too short for a shard\); make this result again \(--no-resume\)\.$"):
+        store.read_labels(Window.whole(store.shape))
+
+
+def test_the_position_may_come_later(tmp_path: Path) -> None:
+    labels = noise((700, 900))
+    store = fill(small(tmp_path), labels)
+    place = GeoReference("EPSG:32633", (2.0, 0.0, 5.0, 0.0, -2.0, 9.0))
+    store.move(PixelSize(2.0, 2.0, "m"), place)
+    again = LabelStore.open(store.path)
+    assert (again.georeference, again.pixel_size) == (place, PixelSize(2.0, 2.0, "m"))
+    assert again.classes == store.classes
+    assert again.finished
+    np.testing.assert_array_equal(again.read_labels(Window.whole(again.shape)), labels)
+    attributes = zarr.open_group(store.path, mode="r").attrs["ome"]
+    scale = attributes["multiscales"][0]["datasets"][1]["coordinateTransformations"][0]  # type: ignore[index,call-overload]
+    assert scale["scale"] == [4.0, 4.0]  # type: ignore[index,call-overload]
 
 
 def test_a_shard_of_a_level_that_is_built_again_is_built_into_all_above_it(tmp_path: Path) -> None:

@@ -90,8 +90,10 @@ class ResultStores:
         for kind in kinds:
             suffix = "" if kind == "labels" else f"_{kind}"
             path = folder / f"{source.name}{suffix}.ome.zarr"
+            place = shifted_georeference(source.georeference, region.row, region.column)
             if path.exists():
                 stores[kind] = LabelStore.open(path)
+                stores[kind].move(source.pixel_size, place)
             else:
                 stores[kind] = LabelStore.create(
                     path,
@@ -99,7 +101,7 @@ class ResultStores:
                     classes,
                     kind=kind,
                     pixel_size=source.pixel_size,
-                    georeference=shifted_georeference(source.georeference, region.row, region.column),
+                    georeference=place,
                     origin=(region.row, region.column),
                 )
         yield cls(region, source.shape, stores)

@@ -56,12 +56,15 @@ class Shards:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
-    def write(self, place: tuple[int, ...], values: Array) -> None:
-        """Replace a shard by ``values``, which are cut off where the array ends; forced to the disk, all or nothing."""
+    def write(self, place: tuple[int, ...], values: Array) -> bool:
+        """Replace a shard by ``values``, which are cut off where the array ends; forced to the disk, all or nothing.
+
+        False where they are nothing but the fill value, of which there is no file.
+        """
         path, parts = self.path(place), self._encoded(values)
         if not parts:
             path.unlink(missing_ok=True)
-            return
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
@@ -73,6 +76,7 @@ class Shards:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        return True
 
     def _encoded(self, values: Array) -> list[bytes]:
         """The bytes of a shard, in parts; none where it holds nothing but the fill value."""

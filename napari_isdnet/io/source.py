@@ -143,10 +143,12 @@ def resident_bytes(source: ImageSource) -> int:
 class TileError(InputError):
     """Part of a file cannot be read; carries where."""
 
-    def __init__(self, name: str, window: Window, level: int, reason: str) -> None:
+    def __init__(
+        self, name: str, window: Window, level: int, reason: str, remedy: str = f"repair the file{SKIPPING}"
+    ) -> None:
         super().__init__(
             f"{name}: cannot read rows {window.row}-{window.bottom - 1}, columns {window.column}-{window.right - 1}"
-            f" at level {level} ({reason}); repair the file{SKIPPING}"
+            f" at level {level} ({reason}); {remedy}"
         )
         self.window = window
         self.level = level

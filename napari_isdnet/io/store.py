@@ -1,12 +1,13 @@
 """The working result store and default output: a pyramid of uint8 maps as sharded OME-Zarr 0.5.
 
 Shards are the unit of writing. Each is written whole by one writer (two writers on one shard would lose data), forced
-to the disk, and only then marked done by an empty file ``.done/<level>/<index>``. After ``kill -9`` a shard without a
+to the disk, and only then marked done by a file ``.done/<level>/<index>``. After ``kill -9`` a shard without a
 marker is simply not done, whatever bytes lie there, and writing it again gives the same bytes.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Generator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import PARTIAL, disk_errors, replacing
+from napari_isdnet.io.disk import PARTIAL, disk_errors, replacing, write_atomic
 from napari_isdnet.io.ome_zarr import MARKERS, attributes, read_own
 from napari_isdnet.io.shards import ZSTD_LEVEL, Shards
 from napari_isdnet.io.source import GeoReference, PixelSize, TileError, check_window
@@ -144,6 +145,20 @@ class LabelStore:
             raise InputError(f"{path} has levels of unexpected shapes or types {shapes}; make it again.")
         return cls(path, arrays, own)
 
+    def move(self, pixel_size: PixelSize | None, georeference: GeoReference | None) -> None:
+        """Say where the pixels lie now, which stay as they are: a world file may come when the work is done."""
+        if (pixel_size, georeference) == (self._pixel_size, self._georeference):
+            return
+        self._pixel_size, self._georeference = pixel_size, georeference
+        path = self.path / "zarr.json"
+        own = json.loads(path.read_text(encoding="utf-8"))
+        own["attributes"] = attributes(
+            self.name, len(self.levels), self.classes, kind=self.kind,
+            channels=None if self.kind == "labels" else self.channels, pixel_size=pixel_size,
+            georeference=georeference, origin=self.origin, extra=self.extra,
+        )  # fmt: skip
+        write_atomic(path, json.dumps(own, indent=2).encode())
+
     # --- ImageSource -------------------------------------------------------------------------------------------
 
     @property
@@ -213,7 +228,7 @@ class LabelStore:
                 return array.read(window.slices)[None]
             return array.read((channels, *window.slices))
         except Exception as error:
-            raise TileError(self.name, window, level, str(error)) from error
+            raise TileError(self.name, window, level, str(error), "make this result again (--no-resume).") from error
 
     def read_labels(self, window: Window, level: int = 0) -> npt.NDArray[np.uint8]:
         """First channel of :meth:`read`, ``(height, width)``."""
@@ -247,9 +262,24 @@ class LabelStore:
     def _marker(self, level: int, index: int) -> Path:
         return self.path / MARKERS / str(level) / str(index)
 
+    def _place(self, level: int, index: int) -> tuple[int, ...]:
+        """Where a shard lies in the array's grid of shards, which holds all channels in one."""
+        place = divmod(index, self.shards_of(level).counts[1])
+        return place if self._arrays[level].ndim == 2 else (0, *place)
+
     def done(self, index: int, level: int = 0) -> bool:
         """True when that shard was written whole (exports carry no markers: everything in them is done)."""
-        return self._marker(level, index).exists() or not (self.path / MARKERS).is_dir()
+        if not (self.path / MARKERS).is_dir():
+            return True
+        return self._marker(level, index).exists() and self._kept(index, level)
+
+    def _kept(self, index: int, level: int) -> bool:
+        """True when a shard that is marked is there still, or never was a file since it is empty.
+
+        Programs that clean up or synchronise folders lose files, and what is lost would read as nodata.
+        """
+        there = self._shards[level].path(self._place(level, index)).is_file()
+        return there or self._marker(level, index).stat().st_size > 0
 
     def missing(self, level: int = 0) -> list[int]:
         """Shards that are not done, ascending."""
@@ -257,7 +287,7 @@ class LabelStore:
         if not (self.path / MARKERS).is_dir():
             return []
         there = {entry.name for entry in os.scandir(self.path / MARKERS / str(level))}
-        return [i for i in range(count) if str(i) not in there]
+        return [i for i in range(count) if str(i) not in there or not self._kept(i, level)]
 
     @property
     def finished(self) -> bool:
@@ -266,6 +296,8 @@ class LabelStore:
 
     def write_shard(self, index: int, array: npt.NDArray[np.uint8], level: int = 0, *, mark: bool = True) -> Window:
         """Write shard ``index`` whole: data, fsync, marker (if ``mark``), in this order. Returns its window.
+
+        The marker says ``empty`` of a shard that is no file, since all of it is nodata.
 
         ``array`` has exactly the shard's shape (smaller at the right and lower border). Different shards may be
         written at once from many threads or processes; one shard only by one writer.
@@ -279,14 +311,11 @@ class LabelStore:
         marker = self._marker(level, index)
         with disk_errors(self.path):
             self._unmark(level, index)
-            place = divmod(index, self.shards_of(level).counts[1])
-            if array.ndim == 2:
-                self._shards[level].write(place, array)
-            else:
-                self._shards[level].write((0, *place), np.moveaxis(array, -1, 0))
+            values = array if array.ndim == 2 else np.moveaxis(array, -1, 0)
+            kept = self._shards[level].write(self._place(level, index), values)
             if mark:
                 marker.parent.mkdir(parents=True, exist_ok=True)
-                marker.touch()
+                marker.write_bytes(b"" if kept else b"empty")
         return window
 
     def _unmark(self, level: int, index: int) -> None:
