@@ -183,12 +183,22 @@ def stroke_of(
 ) -> Stroke:
     """A mask on a level of ``shape`` as a stroke at level 0: its pixels, or outlines of its runs where it is large."""
     mask, place = _trimmed(mask, window)
-    factors = [2 ** round(np.log2(f / n)) for f, n in zip(full, shape, strict=True)]
-    factor = max(factors)
-    if max(full[0] / shape[0], full[1] / shape[1]) > factor * 1.1 or place.area * factor**2 > _LARGEST_MASK:
+    factor = _whole_factor(shape, full)
+    if factor is None or place.area * factor**2 > _LARGEST_MASK:
         return _rectangles(mask, place, (full[0] / shape[0], full[1] / shape[1]))
     large = np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)
     return Region(place.multiplied(factor), large, origin)
+
+
+def _whole_factor(shape: tuple[int, int], full: tuple[int, int]) -> int | None:
+    """The power of two by which a level of ``shape`` was made from ``full``; None for any other factor.
+
+    Sides are rounded when they are halved (odd sides; 4.0002 in slide files), which is less than one pixel of the level
+    over the whole image. A factor such as 3 or 1.5, taken for a power of two, would be off by more with every pixel.
+    """
+    factor: int = 2 ** round(math.log2(max(f / n for f, n in zip(full, shape, strict=True))))
+    exact = all(abs(n * factor - f) < factor for f, n in zip(full, shape, strict=True))
+    return factor if exact else None
 
 
 def _rectangles(mask: Mask, place: Window, scale: tuple[float, float]) -> Polygon:
