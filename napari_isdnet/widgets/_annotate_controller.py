@@ -11,7 +11,9 @@ from typing import Any
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Lasso, Patch, Polygon, Stroke
+from napari_isdnet.classes import index_of
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets._annotate_regions import Placing, predicted_region, superpixel
 from napari_isdnet.widgets._paint_queue import PaintQueue
@@ -48,6 +50,7 @@ class AnnotateController:
         self._edits = 0
         self._drag: tuple[list[Point], float, int | None] | None = None
         self._since = 0.0
+        self._policy: tuple[Any, IntensityPolicy] | None = None
 
     # -- the project ----------------------------------------------------------------------------------------------
 
@@ -73,7 +76,7 @@ class AnnotateController:
         self._queue.wait()
         project, self.project = self.project, None
         close_project(project, painter=True)
-        self.counts = ()
+        self.counts, self._policy = (), None
 
     def close(self) -> None:
         """Finish, close the project and end the thread."""
@@ -191,7 +194,17 @@ class AnnotateController:
         if not self._ready():
             return
         store, target, size, method = self.store, self._target(erase), self.size, self.superpixel_method
-        self._queue.submit(lambda: store.paint(superpixel(source, point, size, zoom_out, method), target))
+
+        def task() -> list[Window]:
+            return store.paint(superpixel(source, point, size, zoom_out, method, self._policy_of(source)), target)
+
+        self._queue.submit(task)
+
+    def _policy_of(self, source: Any) -> IntensityPolicy:
+        """How ``source`` is shown; found once, since it reads a sample of the whole image."""
+        if self._policy is None or self._policy[0] is not source:
+            self._policy = source, IntensityPolicy.from_source(source)
+        return self._policy[1]
 
     def accept(
         self,
@@ -259,6 +272,6 @@ class AnnotateController:
 
 
 def class_named(store: AnnotationStore, name: str, color: Any = None) -> int:
-    """Index of the class called ``name``, added when it is missing."""
-    known = [c.name for c in store.classes]
-    return known.index(name) if name in known else store.add_class(name, color)
+    """Index of the class called ``name`` (:func:`~napari_isdnet.classes.index_of`), added when it is missing."""
+    known = index_of(name, [c.name for c in store.classes])
+    return store.add_class(name, color) if known is None else known

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from napari_isdnet.annotation.strokes import Polygon, Region, Stroke
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
 
@@ -92,11 +93,20 @@ def level_for(shapes: Sequence[tuple[int, int]], zoom_out: float) -> int:
     return max(fitting, default=0)
 
 
-def superpixel(source: ImageSource, point: Point, size: float, zoom_out: float, method: str = "slic") -> Stroke:
+def superpixel(
+    source: ImageSource,
+    point: Point,
+    size: float,
+    zoom_out: float,
+    method: str = "slic",
+    policy: IntensityPolicy | None = None,
+) -> Stroke:
     """The superpixel of about ``size`` displayed pixels a side under ``point``.
 
     ``zoom_out`` is the number of level-0 pixels per displayed pixel. ``method``: ``slic`` (compact) or
     ``felzenszwalb`` (follows edges). Achanta et al., TPAMI 2012; Felzenszwalb and Huttenlocher, IJCV 2004.
+    ``policy`` says how the image's samples become colours, which takes a sample of the whole image to find out
+    (default: its own). Raises :class:`InputError` for a point outside the image, or where it has no data.
     """
     from skimage.segmentation import felzenszwalb, slic
 
@@ -106,23 +116,35 @@ def superpixel(source: ImageSource, point: Point, size: float, zoom_out: float, 
     factor = max(source.shape) / max(source.levels[level])
     side = int(np.clip(size * max(zoom_out, 1.0 / 16) / factor, 8, 128))
     window, hit = window_around(point, source.levels[level], source.shape, 6 * side)
-    pixels = _grey_or_rgb(source, source.read(window, level))
+    pixels, valid = _colors(source.read(window, level), policy or IntensityPolicy.from_source(source))
+    if valid is not None and not valid[hit]:
+        raise InputError("The image has no data here; click where it shows something.")
     if method == "slic":
-        count = max(1, round(window.area / side**2))
-        segments = slic(pixels, n_segments=count, compactness=20.0, sigma=1.0, start_label=1, channel_axis=-1)
+        area = window.area if valid is None else int(np.count_nonzero(valid))
+        count = max(1, round(area / side**2))
+        options: dict[str, Any] = {"compactness": 20.0, "sigma": 1.0, "start_label": 1, "channel_axis": -1}
+        segments = slic(pixels, n_segments=count, mask=valid, **options)
     else:
         segments = felzenszwalb(pixels, scale=side * 3.0, sigma=0.8, min_size=max(4, side**2 // 4), channel_axis=-1)
-    return stroke_of(_component(segments == segments[hit], hit), window, source.levels[level], source.shape)
+    found: Mask = segments == segments[hit]
+    found = found if valid is None else found & valid
+    return stroke_of(_component(found, hit), window, source.levels[level], source.shape)
 
 
-def _grey_or_rgb(source: ImageSource, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    kept = [k for k in range(pixels.shape[2]) if k != source.alpha][:3]
-    if len(kept) == 2:
-        kept = kept[:1]
-    values = np.nan_to_num(pixels[..., kept].astype(np.float32))
-    low, high = float(values.min()), float(values.max())
-    values = (values - low) / max(high - low, 1e-6)
-    return np.repeat(values, 3, axis=2) if len(kept) == 1 else values
+def _colors(raw: npt.NDArray[Any], policy: IntensityPolicy) -> tuple[npt.NDArray[np.float32], Mask | None]:
+    """RGB on 0..1 over the range that the valid pixels have, and which are valid (None: all).
+
+    Pixels without data count for nothing: beside -9999, the range of what is seen would be one shade of grey.
+    """
+    rgb, valid = policy.apply(raw)
+    seen = rgb if valid is None else rgb[valid]
+    if not seen.size:
+        return rgb, valid
+    low, high = float(seen.min()), float(seen.max())
+    rgb = (rgb - low) / max(high - low, 1e-6)
+    if valid is not None:
+        rgb[~valid] = rgb[valid].mean(axis=0)  # smoothing carries it into the pixels beside
+    return rgb, valid
 
 
 def _component(mask: Mask, hit: Point) -> Mask:
