@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,7 @@ class ChunkCache:
         self._writing: dict[Key, Chunk | bytes] = {}
         self._overlay: dict[Key, bytes | None] = {}
         self._stored: set[Key] = set()
+        self._frozen: WeakSet[FrozenChunks] = WeakSet()
         self.rescan()
 
     def rescan(self) -> None:
@@ -174,8 +176,26 @@ class ChunkCache:
         """Chunks of ``level`` that changed since the last finished commit."""
         return {key for key in (*self._changed, *self._writing) if key[0] == level}
 
+    def freeze(self) -> FrozenChunks:
+        """All chunks as they are now. Costs nothing but what is changed while somebody holds the result."""
+        frozen = FrozenChunks(self)
+        self._frozen.add(frozen)
+        return frozen
+
+    def packed(self, key: Key) -> bytes | int:
+        """Newest state of a chunk in few bytes: a constant, or the content of its file."""
+        waiting = self._waiting(key)
+        if isinstance(waiting, bytes):
+            return waiting
+        chunk = self._recent.get(key) if waiting is None else waiting
+        if chunk is None:
+            return self._stored_bytes(key) or 0
+        return chunk if isinstance(chunk, int) else _encode_array(chunk)
+
     def put(self, key: Key, chunk: Chunk) -> None:
         """New state of a chunk; an array must not be changed afterwards."""
+        for frozen in self._frozen:
+            frozen.keep(key)
         self._changed[key] = chunk
         self._remember(key, chunk)
 
@@ -206,6 +226,34 @@ class ChunkCache:
         """What was taken could not be written; it counts as changed again, where it did not change since."""
         self._changed = {**self._writing, **self._changed}
         self._writing = {}
+
+
+class FrozenChunks:
+    """The chunks of a cache at one moment: those that were replaced since are kept here, compressed.
+
+    Like the cache not thread-safe by itself: hold the same lock.
+    """
+
+    def __init__(self, cache: ChunkCache) -> None:
+        self._cache = cache
+        self._kept: dict[Key, bytes | int] = {}
+
+    def keep(self, key: Key) -> None:
+        """A chunk is about to be replaced for the first time, or once more."""
+        if key not in self._kept:
+            self._kept[key] = self._cache.packed(key)
+
+    def get(self, key: Key) -> Chunk:
+        """State of a chunk at that moment; do not change the array."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return self._cache.get(key)
+        return decode(kept) if isinstance(kept, bytes) else kept
+
+    @property
+    def memory(self) -> int:
+        """Bytes that are held here."""
+        return sum(len(kept) if isinstance(kept, bytes) else _INT_BYTES for kept in self._kept.values())
 
 
 def _cost(chunk: Chunk) -> int:

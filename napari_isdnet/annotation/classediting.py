@@ -29,7 +29,7 @@ class ClassEditing:
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         """Names and colours; class k is annotation value k + 1."""
-        return tuple(c.info for c in self._now.classes)
+        raise NotImplementedError
 
     @property
     def class_list(self) -> tuple[AnnotationClass, ...]:

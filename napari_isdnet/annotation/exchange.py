@@ -19,6 +19,7 @@ from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
+    from napari_isdnet.annotation.reading import Frozen
     from napari_isdnet.annotation.store import AnnotationStore
 
 VALUES = ("annotation", "mask")
@@ -33,19 +34,22 @@ _TILE = 512
 
 
 class IndexView:
-    """An annotation as a source of class indices with 255 where nothing is painted (for exporters and training)."""
+    """An annotation as a source of class indices with 255 where nothing is painted (for exporters and training).
+
+    It shows the moment at which it was made: classes and pixels agree, whatever is painted or renumbered meanwhile.
+    """
 
     channels = 1
     dtype: np.dtype[Any] = np.dtype(np.uint8)
     nodata: float | None = float(IGNORE_INDEX)
     alpha = None
 
-    def __init__(self, store: AnnotationStore, image: ImageSource | None = None) -> None:
-        self._store = store
+    def __init__(self, store: AnnotationStore | Frozen, image: ImageSource | None = None) -> None:
+        self._store = store.frozen()
         self.name = store.name
         self.shape = store.shape
         self.levels = store.levels
-        self.classes = store.classes
+        self.classes = self._store.classes
         self.pixel_size = image.pixel_size if image is not None else None
         self.georeference = image.georeference if image is not None else None
 
@@ -196,7 +200,8 @@ def _import(
         if note is not None:
             note(f"{source.name} was read as {_READ_AS[values]}.")
         clock.done = float(len(grid))  # not all of it was needed where a sign came early
-    classes = len(store.classes if names is None else names)
+    before = store.classes
+    classes = len(before if names is None else names)
     labelled, seen = [], np.zeros(256, dtype=np.bool_)
     for window in grid:
         found = annotation_values(source.read(window)[..., 0], values, classes, source.name)
@@ -206,15 +211,32 @@ def _import(
         yield clock.step(1, "check", window)
     dirty: dict[Window, None] = {}
     step = uuid.uuid4().hex[:12]
-    with store.group(step):
-        table = _recoding(store, names, np.flatnonzero(seen[1:]).tolist(), source.name)
+    used = np.flatnonzero(seen[1:]).tolist()
+    with store.group(step), store.still():
+        if names is None:
+            _check_unchanged(store, before, used, source.name)
+        table = _recoding(store, names, used, source.name)
+        known = store.classes
+    targets = [int(table[k + 1]) - 1 for k in used]
     for window in labelled:
         found = table[annotation_values(source.read(window)[..., 0], values, classes, source.name)]
         patch = Patch(window, found, found > 0, origin="import")
-        with store.group(step):  # not around the yield: what the caller paints there is no part of the import
+        # Not around the yield: what the caller paints there is no part of the import.
+        with store.group(step), store.still():
+            _check_unchanged(store, known, targets, source.name)
             dirty.update(dict.fromkeys(store.paint(patch)))
         yield clock.step(1, "paint", window)
     return list(dirty)
+
+
+def _check_unchanged(store: AnnotationStore, known: Sequence[ClassInfo], used: Sequence[int], name: str) -> None:
+    """Refuse to go on where one of the ``used`` classes is no longer the one that it was in ``known``."""
+    now = store.classes
+    if any(k >= len(now) or now[k].name != known[k].name for k in used):
+        raise InputError(
+            f"The classes were changed while {name} was imported, so its values would be painted as others; undo what"
+            " it has painted, and import it again."
+        )
 
 
 def check_room(own: int, more: int, name: str) -> None:
@@ -253,26 +275,29 @@ def export_labels(
 ) -> Generator[Progress, None, Path]:
     """Write the annotation as a label file; returns its path. Written to a temporary name, then renamed.
 
+    What is written is the annotation at the first step, also while it is painted on.
+
     ``values='mask'`` (class indices, 255 = ignored): OME-Zarr, OME-TIFF, GeoTIFF or PNG, with the position of
     ``image`` where given. ``values='annotation'`` (0 = unlabelled): a tiled TIFF (``format='ome-tiff'`` or
     ``'geotiff'`` without georeference); an OME-Zarr of these values is ``annotations.zarr`` in the project itself.
     """
     check_values(values)
-    if not store.classes:
+    moment = store.frozen()
+    if not moment.classes:
         raise InputError("Nothing is painted yet, and there are no classes; paint something before it is exported.")
     if values == "mask":
         from napari_isdnet.io.sink import export
 
-        view = IndexView(store, image)
-        return (yield from export(view, path, format, store.classes, overwrite=overwrite))
+        view = IndexView(moment, image)
+        return (yield from export(view, path, format, moment.classes, overwrite=overwrite))
     if format not in ("ome-tiff", "geotiff"):
         raise InputError(
             f"Annotation values are written as TIFF, got '{format}'; use values='mask', or take annotations.zarr."
         )
-    return (yield from _export_tiff(store, Path(path), overwrite))
+    return (yield from _export_tiff(moment, Path(path), overwrite))
 
 
-def _export_tiff(store: AnnotationStore, path: Path, overwrite: bool) -> Generator[Progress, None, Path]:
+def _export_tiff(store: Frozen, path: Path, overwrite: bool) -> Generator[Progress, None, Path]:
     import tifffile
 
     from napari_isdnet.io.disk import replacing
@@ -297,7 +322,7 @@ def _export_tiff(store: AnnotationStore, path: Path, overwrite: bool) -> Generat
     return path
 
 
-def _tiles(store: AnnotationStore, level: int) -> Iterator[Labels]:
+def _tiles(store: Frozen, level: int) -> Iterator[Labels]:
     for window in Grid(store.levels[level], (_TILE, _TILE)):
         tile = np.zeros((_TILE, _TILE), dtype=np.uint8)
         tile[: window.height, : window.width] = store.read_labels(window, level)

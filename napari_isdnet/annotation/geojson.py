@@ -76,9 +76,10 @@ def import_geojson(
     with store.group():
         for item in inside:
             name = item.name or default_class or ""
-            known = index_of(name, [c.name for c in store.classes])
-            index = store.add_class(name, item.color) if known is None else known
-            dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
+            with store.still():  # a class that is removed by another thread in between moves those after it
+                known = index_of(name, [c.name for c in store.classes])
+                index = store.add_class(name, item.color) if known is None else known
+                dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
     return list(dirty)
 
 
@@ -247,6 +248,7 @@ def export_geojson(
 ) -> Path:
     """Write every painted area as a polygon with QuPath's classification; returns the path.
 
+    Written is the annotation of this moment, also while it is painted on.
     Exact pixel outlines, holes kept (``simplify`` > 0: a tolerance in pixels). What is read are the boxes around
     annotated places that hang together: all of the image for one stroke from corner to corner. With ``georeference``
     coordinates are map coordinates.
@@ -254,10 +256,11 @@ def export_geojson(
     from napari_isdnet.io.geojson import Writer
     from napari_isdnet.io.polygons import polygonise
 
-    view, path = IndexView(store), Path(path)
+    moment, path = store.frozen(), Path(path)
+    view = IndexView(moment)
     with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        writer = Writer(file, store.classes, georeference)
-        for group in connected(store.annotated_windows()):
+        writer = Writer(file, moment.classes, georeference)
+        for group in connected(moment.annotated_windows()):
             for joined in polygonise(view, roi=group, simplify=simplify):
                 for index, polygon in zip(joined.classes, joined.polygons, strict=True):
                     writer.add(index, polygon, polygon)

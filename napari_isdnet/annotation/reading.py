@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.annotation.chunks import CHUNK, ChunkCache
+from napari_isdnet.annotation.chunks import CHUNK, Chunk, ChunkCache, FrozenChunks
 from napari_isdnet.annotation.counts import Counts, Place, count
 from napari_isdnet.annotation.journal import Journal
 from napari_isdnet.annotation.painting import Painter
 from napari_isdnet.annotation.saving import Saver, State
+from napari_isdnet.classes import ClassInfo
 from napari_isdnet.io.source import ImageSource, check_window
 from napari_isdnet.window import Grid, Window
 
@@ -34,26 +37,34 @@ class Reading:
     levels: tuple[tuple[int, int], ...]
     journal: Journal
     _lock: threading.RLock  # type: ignore[valid-type]
-    _cache: ChunkCache
+    _cache: ChunkCache | FrozenChunks
     _painter: Painter
-    _saver: Saver
     _now: State
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Names and colours; class k is annotation value k + 1."""
+        return tuple(c.info for c in self._now.classes)
+
+    @property
+    def pins(self) -> Mapping[str, str]:
+        """Regions fixed to one side of the split (see :mod:`~napari_isdnet.annotation.regions`)."""
+        return self._now.pins
 
     def chunk_counts(self) -> dict[Place, Counts]:
         """Labelled pixels by annotation value for every 512-chunk (row, column) of level 0 that holds any."""
+        raise NotImplementedError
+
+    def chunk(self, place: Place) -> Chunk:
+        """All values of one 512-chunk (row, column) of level 0, 0 outside the image; do not change the array."""
         with self._lock:
-            counts = self._saver.counts()
-            for key in self._cache.waiting(0):
-                found = count(self._cache.get(key))
-                counts.pop(key[1:], None)
-                if found:
-                    counts[key[1:]] = found
-            return counts
+            return self._cache.get((0, *place))
 
     def class_counts(self) -> tuple[int, ...]:
         """Number of painted pixels of each class."""
-        totals = [0] * len(self._now.classes)
-        for counts in self.chunk_counts().values():
+        with self._lock:  # classes and counts of one moment
+            totals, found = [0] * len(self._now.classes), self.chunk_counts()
+        for counts in found.values():
             for value, number in counts.items():
                 totals[value - 1] += number
         return tuple(totals)
@@ -100,9 +111,77 @@ class Reading:
 
     def identity(self) -> dict[str, Any]:
         """Path and journal position, which together tell one state from another."""
-        return {"path": str(self.folder), "position": self.position, "id": self.journal.last_id}
+        return {"path": str(self.folder), "position": self.position, "id": self.last_id}
+
+    @property
+    def last_id(self) -> str:
+        """Identifier of the last journal entry."""
+        return self.journal.last_id
 
     @property
     def memory(self) -> int:
         """Bytes of decoded chunks held now; at most ``cache_bytes`` and one chunk."""
         return self._cache.memory
+
+
+class Frozen(Reading):
+    """An annotation as it was at one moment, whatever is painted since: pixels, classes, counts and position agree.
+
+    It reads from the store, which must stay open; what is replaced there is kept, compressed, as long as this lives.
+    ``strokes``: numbers of the journal entries that stood, oldest first.
+    """
+
+    def __init__(self, store: Live) -> None:
+        with store.still():
+            self.folder, self.levels, self.journal = store.folder, store.levels, store.journal
+            self._lock, self._painter, self._now = store._lock, store._painter, store._now
+            self._cache = store._cache.freeze()
+            self._counts = store.chunk_counts()
+            self._position, self._last_id = store.position, store.last_id
+            self.strokes = tuple(sorted(store.journal.done))
+
+    def chunk_counts(self) -> dict[Place, Counts]:
+        """Labelled pixels by annotation value for every 512-chunk (row, column) of level 0 that holds any."""
+        return dict(self._counts)
+
+    @property
+    def position(self) -> int:
+        """Number of the last journal entry at that moment."""
+        return self._position
+
+    @property
+    def last_id(self) -> str:
+        """Identifier of that entry."""
+        return self._last_id
+
+    def frozen(self) -> Frozen:
+        """Itself."""
+        return self
+
+
+class Live(Reading):
+    """The annotation as it is now."""
+
+    _cache: ChunkCache
+    _saver: Saver
+
+    def chunk_counts(self) -> dict[Place, Counts]:
+        """Labelled pixels by annotation value for every 512-chunk (row, column) of level 0 that holds any."""
+        with self._lock:
+            counts = self._saver.counts()
+            for key in self._cache.waiting(0):
+                found = count(self._cache.get(key))
+                counts.pop(key[1:], None)
+                if found:
+                    counts[key[1:]] = found
+            return counts
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Nothing is changed by another thread inside; whoever paints waits, so keep it short."""
+        with self._lock:
+            yield
+
+    def frozen(self) -> Frozen:
+        """This moment, to be read while others go on painting."""
+        return Frozen(self)

@@ -29,7 +29,7 @@ from napari_isdnet.annotation.layout import JOURNAL, level_shapes, store_folder,
 from napari_isdnet.annotation.level import AnnotationLevel
 from napari_isdnet.annotation.lock import FolderLock
 from napari_isdnet.annotation.painting import Painter
-from napari_isdnet.annotation.reading import Reading
+from napari_isdnet.annotation.reading import Live
 from napari_isdnet.annotation.saving import Saver, State, pull_back, read_state
 from napari_isdnet.annotation.strokes import Cover, Patch, Stroke, stroke_from_json
 from napari_isdnet.annotation.undo import FOLDER as UNDO_FOLDER
@@ -42,7 +42,7 @@ Labels = npt.NDArray[np.uint8]
 Drawn = tuple[Stroke, Cover]
 
 
-class AnnotationStore(Reading, ClassEditing):
+class AnnotationStore(Live, ClassEditing):
     """A sparse label pyramid (uint8; 0 = unlabelled, k + 1 = class k) with a journal, undo and a class list.
 
     Reads like an :class:`~napari_isdnet.io.source.ImageSource` with one channel; ``arrays`` are its levels for a
@@ -326,11 +326,6 @@ class AnnotationStore(Reading, ClassEditing):
             return list(dirty)
 
     # -- the split ----------------------------------------------------------------------------------------------------
-
-    @property
-    def pins(self) -> Mapping[str, str]:
-        """Regions fixed to one side of the split (see :mod:`~napari_isdnet.annotation.regions`)."""
-        return self._now.pins
 
     def pin(self, pins: Mapping[str, str]) -> None:
         """Fix regions to a side for good; kept in the journal, not undone."""
