@@ -21,9 +21,10 @@ from napari_isdnet.annotation.chunks import CHUNK, decode, encode
 from napari_isdnet.annotation.container import pack, unpack, write_atomic
 from napari_isdnet.annotation.counts import Counts, Place, count
 from napari_isdnet.annotation.journal import Journal
+from napari_isdnet.annotation.reading import Frozen
 from napari_isdnet.annotation.regions import Split, split_store
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.strokes import stroke_from_json
+from napari_isdnet.annotation.strokes import Cover, stroke_from_json
 from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Grid, Window
@@ -32,6 +33,8 @@ Labels = npt.NDArray[np.uint8]
 CHUNKS_PER_STROKE = 16
 POINTS_PER_CHUNK = 8
 _OPEN_CHUNKS = 64
+_HELD_BYTES = 1 << 27
+"""Strokes are held together up to so many bytes while their chunks are looked at."""
 
 
 @dataclass
@@ -152,42 +155,79 @@ def _split(chunks: dict[Place, bytes], size: int, fraction: float, pins: dict[st
 def take_snapshot(store: AnnotationStore, fraction: float = 0.2) -> Snapshot:
     """The state of a store now; the split is fixed in its journal unless the store is read-only.
 
-    Raises :class:`InputError` when nothing is annotated.
+    Pixels, classes, split, strokes and position are of one moment, also while somebody paints. Raises
+    :class:`InputError` when nothing is annotated.
     """
-    split = split_store(store, CHUNK, fraction)
-    chunks = {}
-    for row, column in sorted(store.chunk_counts()):
-        window = Window(row * CHUNK, column * CHUNK, CHUNK, CHUNK).clipped(store.shape)
-        labels = np.zeros((CHUNK, CHUNK), np.uint8)
-        labels[: window.height, : window.width] = store.read_labels(window)
-        data = encode(labels) if labels.any() else None
-        if data is not None:
-            chunks[(row, column)] = data
+    with store.still():
+        split = split_store(store, CHUNK, fraction)
+        moment = store.frozen()
+    packed = ((place, encode(moment.chunk(place))) for place in sorted(moment.chunk_counts()))
+    chunks = {place: data for place, data in packed if data is not None}
     if not chunks:
         raise InputError(f"{store.folder} holds no painted pixel; annotate at least two classes before fine-tuning.")
-    points = np.array(list(_stroke_points(store, chunks)), np.int64).reshape(-1, 3)
-    return Snapshot(store.shape, store.classes, chunks, split, store.position, store.journal.last_id, points)
+    points = np.array(list(_stroke_points(moment, chunks)), np.int64).reshape(-1, 3)
+    return Snapshot(moment.shape, moment.classes, chunks, split, moment.position, moment.last_id, points)
 
 
-def _stroke_points(store: AnnotationStore, chunks: dict[Place, bytes]) -> Iterator[tuple[int, int, int]]:
+@dataclass
+class _Touching:
+    """A stroke, the chunks of it that are looked at, and its own chance, which goes through them in their order."""
+
+    rank: int
+    cover: Cover
+    rng: np.random.Generator
+    places: list[Place]
+    size: int
+    """Bytes that its cover holds or makes, about: a mask, or the runs of its rows."""
+
+
+def _stroke_points(moment: Frozen, chunks: dict[Place, bytes]) -> Iterator[tuple[int, int, int]]:
     """A few labelled pixels of every stroke that stands, oldest stroke first."""
-    journal: Journal = store.journal
-    grid = Grid(store.shape, (CHUNK, CHUNK))
-    for rank, number in enumerate(sorted(journal.done)):
-        entry = journal.entry(number)
-        if entry["kind"] == "classes" or ("class" in entry and entry["class"] is None):
+    waiting: list[_Touching] = []
+    held = 0
+    for stroke in _strokes(moment, chunks):
+        waiting.append(stroke)
+        held += stroke.size
+        if held > _HELD_BYTES:
+            yield from _points_in(moment, chunks, waiting)
+            waiting, held = [], 0
+    yield from _points_in(moment, chunks, waiting)
+
+
+def _strokes(moment: Frozen, chunks: dict[Place, bytes]) -> Iterator[_Touching]:
+    journal: Journal = moment.journal
+    grid = Grid(moment.shape, (CHUNK, CHUNK))
+    standing = {number: rank for rank, number in enumerate(moment.strokes)}
+    for entry in journal.entries():
+        if entry["n"] not in standing or entry["kind"] == "classes" or entry.get("class", 0) is None:
             continue
-        cover = stroke_from_json(entry["kind"], entry["about"], journal.data(entry)).cover(store.shape)
+        cover = stroke_from_json(entry["kind"], entry["about"], journal.data(entry)).cover(moment.shape)
         if cover.bounds.empty:
             continue
-        rng = np.random.default_rng([number, 3])
-        places = [divmod(i, grid.counts[1]) for i in grid.touching(cover.bounds)]
-        places = [p for p in places if p in chunks]
+        rng = np.random.default_rng([entry["n"], 3])
+        places = [p for i in grid.touching(cover.bounds) if (p := divmod(i, grid.counts[1])) in chunks]
         if len(places) > CHUNKS_PER_STROKE:
             places = [places[i] for i in np.sort(rng.choice(len(places), CHUNKS_PER_STROKE, replace=False))]
-        for row, column in places:
-            window = grid[row * grid.counts[1] + column].intersect(cover.bounds)
-            hit = np.flatnonzero((store.read_labels(window) > 0) & cover.mask(window))
-            for pixel in rng.choice(hit, min(len(hit), POINTS_PER_CHUNK), replace=False) if len(hit) else ():
+        size = cover.bounds.area if "data" in entry or "file" in entry else 32 * cover.bounds.height
+        yield _Touching(standing[entry["n"]], cover, rng, places, size)
+
+
+def _points_in(moment: Frozen, chunks: dict[Place, bytes], strokes: list[_Touching]) -> Iterator[tuple[int, int, int]]:
+    """Points of several strokes, each chunk that they touch unpacked once: people paint one place over and over."""
+    grid = Grid(moment.shape, (CHUNK, CHUNK))
+    touching: dict[Place, list[_Touching]] = {}
+    for stroke in strokes:
+        for place in stroke.places:
+            touching.setdefault(place, []).append(stroke)
+    found: dict[int, list[tuple[int, int, int]]] = {stroke.rank: [] for stroke in strokes}
+    for row, column in sorted(touching):
+        painted = np.broadcast_to(np.greater(decode(chunks[(row, column)]), 0), (CHUNK, CHUNK))
+        whole = grid[row * grid.counts[1] + column]
+        for stroke in touching[(row, column)]:
+            window = whole.intersect(stroke.cover.bounds)
+            hit = np.flatnonzero(painted[window.relative_to(whole).slices] & stroke.cover.mask(window))
+            for pixel in stroke.rng.choice(hit, min(len(hit), POINTS_PER_CHUNK), replace=False) if len(hit) else ():
                 r, c = divmod(int(pixel), window.width)
-                yield rank, window.row + r, window.column + c
+                found[stroke.rank].append((stroke.rank, window.row + r, window.column + c))
+    for rank in sorted(found):
+        yield from found[rank]
