@@ -36,7 +36,7 @@ def line_of_input() -> bytes:
 
 def leave(output: Path, step: int, steps: int, figures: dict[str, Any]) -> None:
     """A checkpoint without weights."""
-    facts = {"step": step, "best_step": min(step, 2), "recipe": {"steps": steps, "figures": figures}}
+    facts = {"step": step, "best_step": min(step, 2), "recipe": {"steps": steps}, "figures": figures}
     path = checkpoint_folder(output) / STATE
     path.parent.mkdir(exist_ok=True)
     save_file({"none": np.zeros(1)}, path, metadata={KEY: json.dumps(facts)})

@@ -12,6 +12,7 @@ from napari_isdnet_training.judging import Guard, Tally, class_iou, mean_iou, su
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix
+from napari_isdnet.exceptions import InputError
 
 
 def tally(labels: np.ndarray, target: np.ndarray, classes: int = 3) -> Tally:
@@ -93,7 +94,7 @@ def test_what_was_counted_is_kept_for_a_run_that_is_resumed(tmp_path: Path) -> N
     again = Guard.load(path, 3)
     assert np.array_equal(again.before, right_at(6, 3))
     assert np.array_equal(again.best, right_at(6, 5))
-    assert len(Guard.load(path, 4).before) == 0
-    path.write_bytes(b"damaged")
-    assert len(Guard.load(path, 3).before) == 0
-    assert Guard.load(tmp_path / "absent", 3).takes(right_at(6, 0))  # nothing is known that it could be worse than
+    for wanted, spoil in ((4, b""), (3, b"damaged"), (3, None)):
+        path.unlink() if spoil is None else path.write_bytes(spoil or path.read_bytes())
+        with pytest.raises(InputError, match=r"judged\.safetensors.* is missing or damaged; .* --no-resume"):
+            Guard.load(path, wanted)

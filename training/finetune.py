@@ -19,7 +19,7 @@ from napari_isdnet_training.labelled import Annotations, gather
 from napari_isdnet_training.presets import BACKBONE, HELD_OUT, MOST_SPREAD, PRESETS, SPREAD, preset_of
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.tuning import ANNOTATIONS, OWN_FILES, Tuning
-from napari_isdnet_training.unfinished import STATE, checkpoint_folder
+from napari_isdnet_training.unfinished import STATE, checkpoint_folder, unfinished
 
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
@@ -121,7 +121,8 @@ def finetune(
         held_out: share of what is annotated that judges instead of teaching, by regions, 0 to below 1.
         spread: superpixels of about this side in pixels take the class of the thin stroke that lies in them; 0: strokes
             teach their own pixels only.
-        allow_worse: write the last state even if the held-out regions got worse.
+        allow_worse: write the last state even if the held-out regions got worse; of a run that was refused for that,
+            the same call with it writes them without training again.
         resume: go on with an unfinished run of the same settings and annotations.
         overwrite: replace a finished ``output``.
 
@@ -191,6 +192,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool, model: str) -> No
             f"{folder} would hold the unfinished run of {output.name}, but is something else; move it, or choose"
             " another --output."
         )
-    unfinished = resume and (STATE in names or ANNOTATIONS in names)
-    if output.exists() and not unfinished and not overwrite:
+    state = unfinished(output)
+    going_on = resume and (STATE in names or ANNOTATIONS in names) and not (state is not None and state.refused)
+    if output.exists() and not going_on and not overwrite:
         raise InputError(f"{output} exists already; choose another --output, or add --overwrite.")

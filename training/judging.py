@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix, ratio
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import write_atomic
 
 BLOCK = 64
@@ -99,14 +100,16 @@ class Guard:
 
     @classmethod
     def load(cls, path: Path, classes: int) -> Guard:
-        """Read it; one that refuses nothing where the file is absent or damaged."""
+        """Read it; :class:`InputError` where it is absent or damaged, since a guard without it refuses nothing."""
         try:
             found = load_file(path)
             before, best = found["before"], found["best"]
             if any(c.ndim != 3 or c.shape[1:] != (3, classes) for c in (before, best)):
                 raise ValueError
         except (OSError, SafetensorError, KeyError, ValueError):
-            return cls(Tally(classes).counts)
+            raise InputError(
+                f"{path}, by which the run is judged, is missing or damaged; start over with --no-resume."
+            ) from None
         return cls(before, best)
 
 

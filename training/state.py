@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import sync
 
 
 @dataclass
@@ -25,6 +26,7 @@ class RunState:
 
     ``validated`` is the last step whose validation was done and ``figures`` what it said; ``baseline`` is the score
     before the first step. ``data`` is a digest of what it was trained on, '' where nobody wrote it down.
+    ``refused``: it is done, and nothing of it was taken.
     """
 
     step: int = 0
@@ -34,6 +36,7 @@ class RunState:
     baseline: float | None = None
     seconds: float = 0.0
     data: str = ""
+    refused: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
@@ -79,6 +82,7 @@ def save_state(
     temporary = path.with_name(f".{path.name}.part")
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     save_file(whole, temporary, metadata={KEY: json.dumps(facts)})
+    sync(temporary)  # or a power cut could leave the new name with nothing in it, and the last checkpoint gone
     os.replace(temporary, path)
 
 

@@ -107,8 +107,9 @@ class Tuning:
         self.saved_at = time.monotonic()
 
     def _facts(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
+        """What must be the same for a run to go on: all that decides its weights, not which of them are taken."""
         facts = asdict(self.options) | {"model": self.start.hash, "annotation": self.snapshot.digest}
+        del facts["allow_worse"]
         facts |= {"device": self.placement.device.type, "precision": self.placement.precision}
         facts |= {"channels": list(self.options.channels or ()), "contrast": str(self.options.contrast)}
         return facts | {"image": list(self.source.shape)}
@@ -124,22 +125,32 @@ class Tuning:
         path = self.folder / STATE
         if resume and path.is_file():
             state = read_state(path)  # whose run it is, before its tensors, which fit no other network
-            now, figures = self.state.recipe, state.recipe.pop("figures", {})
-            for key, value in now.items():
-                if state.recipe.get(key) != value:
-                    what = "the annotations changed" if key == "annotation" else f"'{key}' is another"
-                    raise InputError(
-                        f"{self.folder} holds an unfinished run, but {what}; give another --output, or --no-resume"
-                        " to start over."
-                    )
-            load_state(path, self.network, self.optimizer, None)
-            self.before, self.after = figures.get("before", {}), figures.get("after", {})
-            self.state, self.saved = state, state.step
-            self.guard = Guard.load(self.folder / JUDGED, len(self.snapshot.classes))
-            return
+            other = self._difference(state.recipe)
+            if not other:
+                self._go_on(state)
+                return
+            if not state.refused:
+                raise InputError(
+                    f"{self.folder} holds an unfinished run, but {other}; give another --output, or --no-resume to"
+                    " start over."
+                )
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.snapshot.save(self.folder / ANNOTATIONS)
+
+    def _difference(self, recipe: dict[str, Any]) -> str:
+        """What of a checkpoint's recipe is not as now, in words; '' where nothing is."""
+        for key, value in self.state.recipe.items():
+            if recipe.get(key) != value:
+                return "the annotations changed" if key == "annotation" else f"'{key}' is another"
+        return ""
+
+    def _go_on(self, state: RunState) -> None:
+        if self.judged and state.baseline is not None:  # before anything is in place: without it nothing may be kept
+            self.guard = Guard.load(self.folder / JUDGED, len(self.snapshot.classes))
+        load_state(self.folder / STATE, self.network, self.optimizer, None)
+        self.before, self.after = state.figures.get("before", {}), state.figures.get("after", {})
+        self.state, self.saved = state, state.step
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -321,9 +332,8 @@ class Tuning:
         if not all(bool(torch.isfinite(t).all()) for t in self.network.state_dict().values()):
             return  # batch statistics, too, and those of a step that was refused: the last good ones are gone on with
         began = time.monotonic()
-        figures = {"figures": {"before": self.before, "after": self.after}}
-        stored = RunState(**{**vars(self.state), "recipe": self.state.recipe | figures})
-        save_state(self.folder / STATE, stored, self.network, self.optimizer, None)
+        self.state.figures = {"before": self.before, "after": self.after}
+        save_state(self.folder / STATE, self.state, self.network, self.optimizer, None)
         self.saved, self.saved_at = self.state.step, time.monotonic()
         self.cost = self.saved_at - began
 
@@ -338,7 +348,10 @@ class Tuning:
             self._save(force=True)
 
     def finish(self) -> dict[str, Any]:
-        """Publish what an interrupted run left unpublished, clear the checkpoint; the fields of the result."""
+        """Publish what an interrupted run left unpublished, clear the checkpoint; the fields of the result.
+
+        The checkpoint of a run that was refused stays: with ``allow_worse`` the same run takes its last weights.
+        """
         if not self.judged:
             self._keep({})
         elif self.options.allow_worse and self.state.best_step != self.state.step:
@@ -347,7 +360,11 @@ class Tuning:
         written = (self.folder / BEST).is_file()
         if written and not self.output.is_file():
             link_or_copy(self.folder / BEST, self.output)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if written:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            self.state.refused = True
+            self._save(force=True)
         asked = self.snapshot.split.fraction > 0
         alone = "each place painted holds a class that no other place holds, so none could be held out to judge by"
         reason = alone if asked and not self.judged else ""

@@ -14,13 +14,17 @@ STATE = "state.safetensors"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was cut off: steps done and asked for, the step whose weights were taken, and what judged them."""
+    """A run that was cut off: steps done and asked for, the step whose weights were taken, and what judged them.
+
+    ``refused``: it was not cut off, but came to its end without weights that were taken.
+    """
 
     step: int
     steps: int
     best_step: int
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    refused: bool = False
 
 
 def checkpoint_folder(output: Path) -> Path:
@@ -35,14 +39,14 @@ def unfinished(output: Path) -> Unfinished | None:
     try:
         with safe_open(str(checkpoint_folder(output) / STATE), framework="numpy") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
-        recipe = facts["recipe"]
-        figures = recipe.get("figures", {})
+        figures = facts.get("figures", {})
         return Unfinished(
             step=int(facts["step"]),
-            steps=int(recipe["steps"]),
+            steps=int(facts["recipe"]["steps"]),
             best_step=int(facts["best_step"]),
             before=figures.get("before", {}),
             after=figures.get("after", {}),
+            refused=bool(facts.get("refused", False)),
         )
     except (OSError, SafetensorError, KeyError, ValueError):
         return None

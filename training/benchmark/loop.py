@@ -20,6 +20,7 @@ from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.presets import BACKBONE, SPREAD
 from napari_isdnet_training.sources import MaskCode, open_mask, read_mask
 from napari_isdnet_training.starting import model_classes
+from napari_isdnet_training.unfinished import checkpoint_folder
 
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import TRUST_FROM, next_regions
@@ -27,6 +28,7 @@ from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.device import choose
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError, NothingToLearn
+from napari_isdnet.io.disk import remove
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import default_model, load_model, model_hash
@@ -170,7 +172,10 @@ def _tune(
             step = next(run)
             yield clock.reach(before + step.fraction, f"{output.stem}: {step.stage}", step.figures)
     except StopIteration as stop:
-        return model if stop.value.model is None else str(stop.value.model)
+        if stop.value.model is None:
+            remove(checkpoint_folder(output))  # kept for who would take the weights all the same
+            return model
+        return str(stop.value.model)
     except NothingToLearn:
         return model  # the first few strokes all fell into held-out regions
     finally:
