@@ -10,6 +10,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_preview import Preview
 from napari_isdnet.widgets._annotate_regions import Placing
+from napari_isdnet.widgets._image import ANNOTATION, METADATA
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.window import Window
 
@@ -62,7 +63,7 @@ class AnnotationLayer:
         data: Any = store.arrays if len(store.arrays) > 1 else store.arrays[0]
         self.layer = viewer.add_labels(
             data, name=name, multiscale=len(store.arrays) > 1, opacity=0.6, colormap=annotation_colors(store.classes),
-            metadata={"napari-isdnet": {"annotation": str(store.folder)}}, **settings,
+            metadata={METADATA: {ANNOTATION: str(store.folder)}}, **settings,
         )  # fmt: skip
         self.layer.editable = False  # by napari's tools: they would write into the slice only
         self.preview = Preview(self.layer, store)

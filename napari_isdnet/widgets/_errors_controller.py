@@ -29,6 +29,7 @@ from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.progress import Progress
+from napari_isdnet.widgets._errors_painted import PaintedLabels, annotation_of
 from napari_isdnet.widgets._image import levels_to_show
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets._segment_layers import CLASSES
@@ -113,6 +114,9 @@ def from_layer(layer: Any, at: tuple[int, int] | None = None) -> LabelMap:
         raise InputError(f"'{layer.name}' has {layer.ndim} axes; a class map has rows and columns: take one plane.")
     # Maps are put on one grid by their position, in rows and columns of that grid: it need not be one on the earth.
     place = None if at is None else GeoReference(None, (1.0, 0.0, float(at[1]), 0.0, 1.0, float(at[0])))
+    painted = annotation_of(layer)
+    if painted is not None:
+        return LabelMap(PaintedLabels(painted, layer.name, place), tuple(painted.classes))
     classes = layer.metadata.get(CLASSES)
     pyramid = pyramid_of(layer)
     if pyramid is not None:
@@ -319,8 +323,11 @@ def _corner(window: Window) -> str:
 
 
 def summary(result: Evaluation) -> str:
-    """The figures in one sentence, and what a reader must know of them."""
-    text = f"mIoU {percent(result.mean_iou)} · accuracy {percent(result.accuracy)} · {result.region.area:,} pixels"
+    """The figures in one sentence, of which maps, and what a reader must know of them."""
+    maps = f"{result.prediction} against {result.truth}"
+    text = (
+        f"{maps}: mIoU {percent(result.mean_iou)} · accuracy {percent(result.accuracy)} · {result.region.area:,} pixels"
+    )
     return " ".join([f"{text}.", *result.notes]) if result.notes else text
 
 

@@ -15,6 +15,10 @@ from napari_isdnet.window import Window
 
 #: Key of a layer's metadata under which the widgets find its source and how it was opened.
 METADATA = "napari-isdnet"
+#: Key among those of a layer that shows an annotation: the folder of that.
+ANNOTATION = "annotation"
+#: Key among those of a layer that holds a part of an annotation, to be edited with napari's own tools.
+EDITED = "edit window"
 _LENGTHS = {"m": "m", "metre": "m", "meter": "m", "µm": "um", "um": "um", "micrometer": "um", "mm": "mm", "nm": "nm"}
 
 

@@ -44,6 +44,12 @@ def open_project(source: Any, classes: Sequence[Any] = (), folder: Path | None =
     return shared.project
 
 
+def project_in(folder: str | Path) -> Project | None:
+    """The project in ``folder``, where it is open in this process."""
+    shared = _open.get(Path(folder).absolute())
+    return None if shared is None else shared.project
+
+
 def close_project(project: Project, painter: bool = False) -> None:
     """One user less (``painter``: the one that paints); the last one closes it."""
     where = project.folder.absolute()

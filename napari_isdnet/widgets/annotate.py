@@ -17,6 +17,7 @@ from napari_isdnet.widgets._annotate_files import Exchanging
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer, Prediction
 from napari_isdnet.widgets._controls import fill_with, images_of
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
+from napari_isdnet.widgets._image import ANNOTATION, EDITED, METADATA
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
@@ -85,13 +86,12 @@ class AnnotateWidget(Exchanging):
         from napari.layers import Labels
 
         ours = None if self.canvas is None else self.canvas.layer
-        edited = None if self.editing is None else self.editing.layer
         # An uncertainty map that was opened from a file is known by its name only.
         images = [x for x in images_of(self.viewer) if "uncertain" not in x.name.lower()]
         if ours is not None and self.image_layer not in images:
             images.append(self.image_layer)  # closed, but still what is annotated
         fill_with(self.image, images)
-        labels = [x for x in self.viewer.layers if isinstance(x, Labels) and x.ndim == 2 and x not in (ours, edited)]
+        labels = [x for x in self.viewer.layers if isinstance(x, Labels) and x.ndim == 2 and not _is_painted(x)]
         fill_with(self.prediction, labels)
         self.start_button.setEnabled(ours is not None or bool(images))
 
@@ -309,7 +309,12 @@ class AnnotateWidget(Exchanging):
             notify_error(error)
             self.edit_button.setChecked(False)
             return
-        self.editing = EditWindow(self.viewer, self.controller, window, self.canvas.layer)
+        inserted = self.viewer.layers.events.inserted
+        inserted.connect(_mark_as_edited, position="first")
+        try:
+            self.editing = EditWindow(self.viewer, self.controller, window, self.canvas.layer)
+        finally:
+            inserted.disconnect(_mark_as_edited)
         self.canvas.layer.visible = False
         self.edit_button.setText("Done editing")
 
@@ -324,3 +329,13 @@ class AnnotateWidget(Exchanging):
             self.controller.wait(5)
             self.canvas.layer.visible = True
             self.canvas.take_tool()
+
+
+def _mark_as_edited(event: Any) -> None:
+    """Before any list of layers hears of an edit window: it is part of an annotation, and no map to choose."""
+    event.value.metadata[METADATA] = {EDITED: True}
+
+
+def _is_painted(layer: Any) -> bool:
+    """True for an annotation and for a part of one that is being edited."""
+    return bool({ANNOTATION, EDITED} & set(layer.metadata.get(METADATA, {})))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from napari_isdnet.engine.evaluation import Evaluation
@@ -18,7 +20,8 @@ from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._controls import follow_names
 from napari_isdnet.widgets._errors_controller import LabelMap, Question
 from napari_isdnet.widgets._errors_form import ErrorsForm
-from napari_isdnet.widgets._image import METADATA, source_of
+from napari_isdnet.widgets._errors_painted import in_one_order
+from napari_isdnet.widgets._image import EDITED, METADATA, source_of
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
@@ -37,11 +40,18 @@ class ErrorsWidget(ErrorsForm):
         viewer = real_viewer(napari_viewer)
         self._viewer = viewer
         self._maps: list[tuple[LabelMap, LabelMap]] = []  # at most one pair: what the figures are of
+        self._layers: list[Any] = []  # that are compared
+        self._gone = False  # one of them was removed while the report was being written
         self._place: dict[str, Any] | None = None  # of the prediction when it was compared
         self.result: Evaluation | None = None
         self.error_layer: Any = None
         self._shown: Question | None = None  # by the error layer
         self._reporting = False
+        # Not within the event of a removal: napari may be about to remove the error layer as well.
+        self._dropping = QTimer(self)
+        self._dropping.setSingleShot(True)
+        self._dropping.timeout.connect(self._drop_retired)
+        self._retired: list[Any] = []
         self.bar.ended.connect(self._ended)
         watch(viewer)
         self.compare_button.clicked.connect(lambda: self.compare())
@@ -55,12 +65,12 @@ class ErrorsWidget(ErrorsForm):
         self._list_layers()
         events = viewer.layers.events
         events.inserted.connect(self._list_layers)
-        events.removed.connect(self._list_layers)
+        events.removed.connect(self._removed)
         maps = self._maps
 
         def gone() -> None:
             events.inserted.disconnect(self._list_layers)
-            events.removed.disconnect(self._list_layers)
+            events.removed.disconnect(self._removed)
             _release(maps)
 
         end_with_dock(self)
@@ -68,12 +78,12 @@ class ErrorsWidget(ErrorsForm):
 
     # -- choosing ------------------------------------------------------------------------------------------------
     def _list_layers(self, *_: Any) -> None:
-        """Labels layers in both lists, without our own error layers; files that were chosen stay."""
+        """Labels layers in both lists, without error layers and edit windows; files that were chosen stay."""
         from napari.layers import Labels
 
         found = [
             layer for layer in self._viewer.layers
-            if isinstance(layer, Labels) and not layer.metadata.get(METADATA, {}).get(ERRORS)
+            if isinstance(layer, Labels) and not {ERRORS, EDITED} & set(layer.metadata.get(METADATA, {}))
         ]  # fmt: skip
         for number, box in enumerate((self.prediction, self.truth)):
             chosen = box.currentData()
@@ -92,6 +102,20 @@ class ErrorsWidget(ErrorsForm):
             box.setCurrentIndex(other)
         for box in (self.prediction, self.truth):
             follow_names(box, found)
+
+    def _removed(self, event: Any) -> None:
+        """Figures of a map that is gone could not be told from those of the ones that are listed."""
+        self._list_layers()
+        if not any(layer is event.value for layer in self._layers):
+            return
+        if self._reporting:
+            self._gone = True
+            return
+        self.bar.abandon()
+        self.looking.abandon()
+        self._retire_errors()
+        self._forget()
+        self.summary.setText(f"'{event.value.name}', which was compared, was removed.")
 
     def _choose_file(self, box: QComboBox) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "A class map", "", FILTER)
@@ -148,6 +172,8 @@ class ErrorsWidget(ErrorsForm):
         try:
             if None in chosen or chosen[0] is chosen[1]:
                 raise InputError("Errors need two class maps: choose a prediction and another one as truth.")
+            if _file_of(chosen[0]) is not None and _file_of(chosen[0]) == _file_of(chosen[1]):
+                raise InputError("Prediction and truth are one and the same file; choose another one as truth.")
             chosen_layers = [item for item in chosen if not isinstance(item, str)]
             ready: list[Any] = [item if isinstance(item, str) else facts.from_layer(item) for item in chosen]
             part = None
@@ -162,6 +188,7 @@ class ErrorsWidget(ErrorsForm):
         alone = len(chosen_layers) == 1
         stores = [item.metadata.get(layers.STORE) if alone and not isinstance(item, str) else None for item in chosen]
         self._place = layers.placement(chosen_layers[0]) if chosen_layers else None
+        self._layers = chosen_layers
 
         def look() -> Generator[Progress, None, tuple[LabelMap, LabelMap]]:
             yield Progress(0, 1, "Opening")
@@ -169,7 +196,7 @@ class ErrorsWidget(ErrorsForm):
                 facts.from_file(item) if isinstance(item, str) else facts.with_origin(item, store)
                 for item, store in zip(ready, stores, strict=True)
             )
-            return prediction, truth
+            return in_one_order(prediction, truth)
 
         self.looking.run(look, on_result=lambda maps: self._opened(maps, question, names))
 
@@ -192,6 +219,7 @@ class ErrorsWidget(ErrorsForm):
     def _forget(self) -> None:
         """Nothing is compared: what was shown of the last comparison goes."""
         self.result = None
+        self._layers, self._gone = [], False
         self.clear_figures()
         self._drop_errors()
         if self._maps:
@@ -246,6 +274,17 @@ class ErrorsWidget(ErrorsForm):
             self._viewer.layers.remove(self.error_layer)
         self.error_layer = None
 
+    def _retire_errors(self) -> None:
+        """Let the error layer go once napari is through with what it is doing."""
+        if self.error_layer is not None:
+            self._retired.append(self.error_layer)
+            self.error_layer = None
+            self._dropping.start(0)
+
+    def _drop_retired(self) -> None:
+        layers.remove_all(self._viewer, self._retired)
+        self._retired.clear()
+
     def _restyle(self) -> None:
         """Another class or tolerance: layer and worst windows change at once, the figures are those of all classes."""
         if self.result is not None:
@@ -287,10 +326,18 @@ class ErrorsWidget(ErrorsForm):
 
     def _ended(self) -> None:
         self._reporting = False
+        if self._gone:
+            self._forget()
 
     def _image(self, shape: tuple[int, int]) -> ImageSource | None:
         sources = (source_of(layer) for layer in self._viewer.layers)
         return next((source for source in sources if source is not None and source.shape == shape), None)
+
+
+def _file_of(chosen: Any) -> str | None:
+    """The file that a map was chosen as, or that its layer shows."""
+    path = chosen if isinstance(chosen, str) else chosen.metadata.get(layers.STORE) or chosen.source.path
+    return None if path is None else os.path.realpath(path)
 
 
 def _release(maps: list[tuple[LabelMap, LabelMap]]) -> None:
