@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
+from napari_isdnet.annotation.level import AnnotationLevel
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets._annotate_controller import AnnotateController
@@ -31,6 +32,13 @@ def annotation_colors(classes: Sequence[ClassInfo]) -> Any:
     for value, item in enumerate(classes, start=1):
         table[value] = (*(c / 255 for c in item.color), 1.0)
     return DirectLabelColormap(color_dict=table)
+
+
+class SharedLevel(AnnotationLevel):
+    """A level whose copies, which napari's Duplicate makes, show the same annotation: it has one owner, its store."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedLevel:
+        return self
 
 
 class Prediction(NamedTuple):
@@ -60,9 +68,10 @@ class AnnotationLayer:
         self.viewer, self.controller = viewer, controller
         self._image, self._prediction, self._choose = image, prediction, choose
         store = controller.store
-        data: Any = store.arrays if len(store.arrays) > 1 else store.arrays[0]
+        levels = [SharedLevel(store, level) for level in range(len(store.levels))]
+        data: Any = levels if len(levels) > 1 else levels[0]
         self.layer = viewer.add_labels(
-            data, name=name, multiscale=len(store.arrays) > 1, opacity=0.6, colormap=annotation_colors(store.classes),
+            data, name=name, multiscale=len(levels) > 1, opacity=0.6, colormap=annotation_colors(store.classes),
             metadata={METADATA: {ANNOTATION: str(store.folder)}}, **settings,
         )  # fmt: skip
         self.layer.editable = False  # by napari's tools: they would write into the slice only

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.widgets._lazy import layer_data
+from napari_isdnet.widgets._lazy import LazyLevel, layer_data
 from napari_isdnet.window import Window
 
 #: Key of a layer's metadata under which the widgets find its source and how it was opened.
@@ -19,6 +19,8 @@ METADATA = "napari-isdnet"
 ANNOTATION = "annotation"
 #: Key among those of a layer that holds a part of an annotation, to be edited with napari's own tools.
 EDITED = "edit window"
+#: Key among those of a layer that shows where a class map is wrong.
+ERRORS = "errors"
 _LENGTHS = {"m": "m", "metre": "m", "meter": "m", "µm": "um", "um": "um", "micrometer": "um", "mm": "mm", "nm": "nm"}
 
 
@@ -69,6 +71,13 @@ def image_layer(
 
 
 def source_of(layer: Any) -> ImageSource | None:
-    """The source a layer was loaded from by this plugin, or None."""
+    """The source a layer was loaded from by this plugin, or None; None too for a layer that was made of such a one.
+
+    napari copies the metadata of a layer to what it makes of it: a level, a channel, a part.
+    """
     source = getattr(layer, "metadata", {}).get(METADATA, {}).get("source")
-    return source if isinstance(source, ImageSource) else None
+    if not isinstance(source, ImageSource):
+        return None
+    data: Any = layer.data[0] if layer.multiscale else layer.data
+    whole = isinstance(data, LazyLevel) and data.level == 0 and layer.rgb and data.shape[:2] == source.shape
+    return source if whole else None

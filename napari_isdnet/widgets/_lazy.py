@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers._multiscale_data import MultiScaleData
 from qtpy.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication, QMainWindow, QWidget
 
@@ -24,8 +23,6 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
 REFRESH_MS = 80
-MOST_WHOLE = 2**28
-"""Pixels that are read at once, on the main thread, for napari's own writer."""
 #: Seconds the main thread spent answering napari (see :mod:`napari_isdnet.widgets._responsiveness`).
 answer_seconds = 0.0
 
@@ -46,6 +43,10 @@ class LazyLevel:
         self.dtype = pyramid.dtype
         self.ndim = len(self.shape)
         self.chunks = (pyramid.chunk, pyramid.chunk, *channels)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyLevel:
+        """For napari's Duplicate: a copy shows the same pyramid, whose pixels nobody changes."""
+        return self
 
     @property
     def size(self) -> int:
@@ -121,22 +122,19 @@ def layer_data(pyramid: LivePyramid) -> tuple[Any, bool]:
     return (levels, True) if len(levels) > 1 else (levels[0], False)
 
 
-class WholeOrWords(MultiScaleData):
-    """Levels of a class map for napari's own writer of labels, which asks them for a sample type and so would fail.
+class ReadLevel:
+    """One level of a lazy layer as an array for whoever computes with it: slices wait until they are read."""
 
-    It gets all pixels of level 0 where these are on the disk and at most ``MOST_WHOLE``, else ``sentence``.
-    """
+    def __init__(self, level: LazyLevel) -> None:
+        self._level = level
+        self.shape, self.dtype, self.ndim = level.shape, level.dtype, level.ndim
 
-    def __init__(self, levels: Sequence[LazyLevel], on_disk: bool, sentence: str) -> None:
-        super().__init__(levels)
-        self._on_disk, self._sentence = on_disk, sentence
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        if dtype is None:
-            return super().__array__()
-        if not self._on_disk or self.size > MOST_WHOLE:
-            raise RuntimeError(self._sentence)  # of a ValueError napari says that no plugin writes this
-        return np.asarray(self._data[0], dtype=dtype)
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        rows, columns, *rest = _full_key(key, self.ndim)
+        (top, bottom, row), (left, right, column) = _span(rows, self.shape[0]), _span(columns, self.shape[1])
+        pixels = self._level.pyramid.read(self._level.level, Window.from_bounds(top, left, bottom, right))
+        result: npt.NDArray[Any] = pixels[(row, column, *rest)]
+        return result
 
 
 def pyramid_of(layer: Any) -> LivePyramid | None:
@@ -145,6 +143,10 @@ def pyramid_of(layer: Any) -> LivePyramid | None:
     if getattr(layer, "multiscale", False) and len(data) > 0:
         data = data[0]
     return data.pyramid if isinstance(data, LazyLevel) else None
+
+
+_painters: weakref.WeakKeyDictionary[LivePyramid, list[Painter]] = weakref.WeakKeyDictionary()
+"""Of every pyramid, those of the layers that show it: a duplicate of a layer shows the same one."""
 
 
 class Painter(QObject):
@@ -163,7 +165,14 @@ class Painter(QObject):
         self._timer.setInterval(REFRESH_MS)
         self._timer.timeout.connect(self.paint)
         self._changed.connect(self._schedule, Qt.ConnectionType.QueuedConnection)
-        pyramid.on_change = self._tell
+        painters = _painters.setdefault(pyramid, [])
+        painters.append(self)
+
+        def tell() -> None:  # worker thread
+            for painter in tuple(painters):
+                painter._tell()
+
+        pyramid.on_change = tell
         self._schedule()  # something may have come before we listened
 
     def _tell(self) -> None:  # worker thread
@@ -187,8 +196,14 @@ class Painter(QObject):
             layer.refresh(extent=False, thumbnail=thumbnail, highlight=False)
 
     def close(self, wait: bool = True) -> None:
-        """Stop repainting and end the pyramid's threads; without ``wait`` they end after the step at hand."""
-        self._timer.stop()
+        """Stop repainting; the last painter of a pyramid ends its threads, without ``wait`` after the step at hand."""
+        with suppress(RuntimeError):  # where the process ends with a window open, Qt's side of the timer may be gone
+            self._timer.stop()
+        painters = _painters.get(self._pyramid, [])
+        if self in painters:
+            painters.remove(self)
+        if painters:  # another layer still shows it
+            return
         self._pyramid.on_change = None
         if wait:
             self._pyramid.close()
@@ -225,6 +240,9 @@ class Watch(QObject):
 
     def add(self, layer: Any) -> None:
         """Tie ``layer``, if it is a lazy one, to its pyramid (again, after its data was replaced)."""
+        from napari_isdnet.widgets._saving import shield
+
+        shield(layer)
         pyramid = pyramid_of(layer)
         old = self._painters.get(id(layer))
         if pyramid is None or (old is not None and old._pyramid is pyramid):

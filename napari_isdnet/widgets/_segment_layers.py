@@ -22,7 +22,7 @@ from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
-from napari_isdnet.widgets._lazy import WholeOrWords, layer_data, watch
+from napari_isdnet.widgets._lazy import LazyLevel, ReadLevel, layer_data, watch
 from napari_isdnet.window import Window
 
 #: Key in a result layer's metadata that says which classes it shows.
@@ -33,9 +33,6 @@ RESULT = "napari-isdnet-result"
 STORE = "napari-isdnet-store"
 #: Key in the metadata of the Shapes layer that was handed out to draw a region into.
 REGION = "napari-isdnet-region"
-#: What napari's own writer of labels says of a class map that it cannot write.
-FINISHED_AS = "Choose 'Class map of ISDNet' as the file type, or a name that ends in .ome.tif, .png or .ome.zarr."
-LIVE_AS = "This class map is computed where one looks; use 'Segment to files' of the Segment dock to have all of it."
 Colors = Mapping[int | None, tuple[float, float, float, float]]
 
 
@@ -50,6 +47,7 @@ def opened(layer: Any) -> tuple[ImageSource, IntensityPolicy | None, str | None]
             f"'{layer.name}' has {layer.ndim} axes; a segmentation needs a picture of two: take one plane of it."
         )
     levels = list(layer.data) if layer.multiscale else [layer.data]
+    levels = [ReadLevel(level) if isinstance(level, LazyLevel) else level for level in levels]
     metres = _pixel_size(layer)
     return ArraySource(levels, stem_of(layer), rgb=layer.rgb, pixel_size=metres), None, layer.source.path
 
@@ -68,9 +66,9 @@ def path_of(layer: Any) -> str | None:
     Other readers make several layers of one file, a channel each, and open addresses: a command would read another
     image from what they name.
     """
-    known = layer.metadata.get(METADATA)
-    if known is not None:
-        path: str | None = known["path"]
+    if METADATA in layer.metadata:
+        # A layer that was made of one of ours keeps what that said of itself, and shows something else.
+        path: str | None = layer.metadata[METADATA]["path"] if source_of(layer) is not None else None
         return path
     file = layer.source.path
     if file is None or not os.path.exists(file):
@@ -92,7 +90,7 @@ def _is_whole(file: str, shape: tuple[int, int], rgb: bool) -> bool:
 
 def sample_of(layer: Any) -> str | None:
     """The name of the sample that an image layer shows; None where it is none."""
-    return layer.metadata.get(METADATA, {}).get("sample")
+    return None if source_of(layer) is None else layer.metadata[METADATA].get("sample")
 
 
 def stem_of(layer: Any) -> str:
@@ -208,9 +206,6 @@ def add_labels(
         **placement(image, origin),
         **more,
     )
-    if multiscale:
-        layer._data = WholeOrWords(data, store is not None, FINISHED_AS if store is not None else LIVE_AS)
-    layer.editable = False
     if active is not None and active in viewer.layers:  # the image stays what one works on
         viewer.layers.selection.active = active
     return layer

@@ -21,7 +21,7 @@ from napari_isdnet.widgets._controls import follow_names
 from napari_isdnet.widgets._errors_controller import LabelMap, Question
 from napari_isdnet.widgets._errors_form import ErrorsForm
 from napari_isdnet.widgets._errors_painted import in_one_order
-from napari_isdnet.widgets._image import EDITED, METADATA, source_of
+from napari_isdnet.widgets._image import EDITED, ERRORS, METADATA, source_of
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
@@ -29,7 +29,6 @@ from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.window import Window
 
 FILTER = "Class maps (*.tif *.tiff *.png *.npy *.zarr zarr.json);;All files (*)"
-ERRORS = "errors"
 
 
 class ErrorsWidget(ErrorsForm):

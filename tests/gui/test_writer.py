@@ -18,7 +18,7 @@ from napari_isdnet.classes import classes_from
 from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.progress import Progress
-from napari_isdnet.widgets import _lazy, _writer
+from napari_isdnet.widgets import _saving, _writer
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._segment_controller import color_table
@@ -89,7 +89,7 @@ def test_napari_s_own_tif_has_all_pixels_or_says_what_to_choose(
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), np.ones((600, 840)))
     with pytest.raises(RuntimeError, match="use 'Segment to files' of the Segment dock"):
         large(None).save(str(tmp_path / "b.tif"))
-    monkeypatch.setattr(_lazy, "MOST_WHOLE", 1000)
+    monkeypatch.setattr(_saving, "MOST_WHOLE", 1000)
     with pytest.raises(RuntimeError, match=r"Choose 'Class map of ISDNet' as the file type, or a name that ends in"):
         napari_write_labels(str(tmp_path / "c.tif"), *finished.as_layer_data_tuple()[:2])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "scene.ome.zarr"]
