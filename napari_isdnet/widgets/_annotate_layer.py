@@ -125,6 +125,8 @@ class AnnotationLayer:
             return
         erase = "Shift" in event.modifiers
         try:
+            if self.viewer.dims.ndisplay != 2:
+                raise InputError("An annotation is painted in the view of two dimensions; switch back to that first.")
             if tool in ("brush", "eraser"):
                 yield from self._drag_brush(event, erase)
             elif tool == "lasso":

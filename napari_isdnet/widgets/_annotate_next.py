@@ -15,7 +15,7 @@ from napari_isdnet.widgets._annotate_form import AnnotateForm
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
 from napari_isdnet.widgets._next_region import Guide, find_guide, ranked, why
 from napari_isdnet.widgets._notify import notify_info
-from napari_isdnet.widgets._segment_layers import canvas_size, shape_of
+from napari_isdnet.widgets._segment_layers import canvas_size, displayed_center, shape_of
 from napari_isdnet.window import Window
 
 FLIGHT_MS = 350
@@ -74,9 +74,9 @@ class Flying(AnnotateForm):
         """Move the camera so that ``window`` fills most of the canvas."""
         assert self.canvas is not None
         layer, camera = self.canvas.layer, self.viewer.camera
-        row, column = layer.data_to_world(window.center)[-2:]
+        down, across = displayed_center(self.viewer, layer.data_to_world(window.center))
         scale = min(abs(float(s)) for s in layer.scale[-2:])
-        goal = (float(row), float(column), math.log(0.85 * min(canvas_size(self.viewer)) / (max(window.shape) * scale)))
+        goal = (down, across, math.log(0.85 * min(canvas_size(self.viewer)) / (max(window.shape) * scale)))
         start = (*map(float, camera.center[-2:]), math.log(camera.zoom))
 
         def step(share: float) -> None:

@@ -27,10 +27,22 @@ class Preview:
         self._layer, self._store = layer, store
         self._saved: tuple[Any, Window, npt.NDArray[np.uint8]] | None = None
 
+    @property
+    def _turned(self) -> bool:
+        """True where rows run across the screen: napari displays, and slices, the axes in the order of its dims."""
+        displayed = list(self._layer._slice.slice_input.displayed)
+        return displayed != sorted(displayed)
+
+    def _pixels(self, view: bool = False) -> Any:
+        """What is displayed (``view``: as it is drawn) with rows first, to be painted in."""
+        image = self._layer._slice.image
+        pixels = image.view if view else image.raw
+        return pixels.T if self._turned else pixels
+
     def view(self) -> tuple[int, Window]:
         """Displayed level, and the part of it that is displayed."""
         layer = self._layer
-        raw = layer._slice.image.raw
+        raw = self._pixels()
         if not layer.multiscale:
             return 0, Window(0, 0, *raw.shape)
         level = int(layer.data_level)
@@ -52,7 +64,7 @@ class Preview:
         mask = False if part.empty else cover.mask(part)
         if mask is not False:
             at = part.relative_to(shown)
-            pixels = self._layer._slice.image.raw[at.slices]
+            pixels = self._pixels()[at.slices]
             pixels[...] = np.where(mask, np.uint8(value), pixels)
             self._send(at)
 
@@ -69,17 +81,16 @@ class Preview:
         ).intersect(shown)
         if box.empty:
             return
-        raw = self._layer._slice.image.raw
         at = box.relative_to(shown)
-        self._saved = raw, at, raw[at.slices].copy()
+        self._saved = self._layer._slice.image.raw, at, self._pixels()[at.slices].copy()
         self.brush(points, width / 2 * max(rows, columns), value)
 
     def clear(self) -> None:
         """Take the line away."""
         saved, self._saved = self._saved, None
         if saved is not None and saved[0] is self._layer._slice.image.raw:
-            raw, at, values = saved
-            raw[at.slices] = values
+            _, at, values = saved
+            self._pixels()[at.slices] = values
             self._send(at)
 
     def show(self, dirty: Sequence[Window]) -> None:
@@ -95,7 +106,7 @@ class Preview:
             max(p.bottom for p in parts), max(p.right for p in parts),
         )  # fmt: skip
         at = box.relative_to(shown)
-        self._layer._slice.image.raw[at.slices] = self._store.read_labels(box, level)
+        self._pixels()[at.slices] = self._store.read_labels(box, level)
         self._send(at)
 
     def _send(self, at: Window) -> None:
@@ -105,7 +116,9 @@ class Preview:
         if layer.contour > 0 or layer.show_selected_label:
             layer.refresh(extent=False, thumbnail=False, highlight=False)
             return
-        image = layer._slice.image
-        values = image.raw[at.slices]
-        image.view[at.slices] = values  # uint8 is displayed as it is
-        layer.events.labels_update(data=np.ascontiguousarray(values), offset=[at.row, at.column])
+        values = self._pixels()[at.slices]
+        self._pixels(view=True)[at.slices] = values  # uint8 is displayed as it is
+        if self._turned:
+            layer.events.labels_update(data=np.ascontiguousarray(values.T), offset=[at.column, at.row])
+        else:
+            layer.events.labels_update(data=np.ascontiguousarray(values), offset=[at.row, at.column])

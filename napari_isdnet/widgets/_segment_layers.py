@@ -105,6 +105,13 @@ def canvas_size(viewer: Any) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
+def displayed_center(viewer: Any, world: Any) -> tuple[float, float]:
+    """A point of the world as the centre of the camera, which counts the axes in the order they are displayed in."""
+    axes = np.array(viewer.dims.displayed[-2:]) - viewer.dims.ndim
+    down, across = (float(world[axis]) for axis in axes)
+    return down, across
+
+
 def visible_window(viewer: Any, layer: Any) -> Window:
     """What of an image layer is on the screen, in level-0 pixels; empty where the view is off the image.
 

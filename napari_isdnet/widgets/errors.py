@@ -302,8 +302,12 @@ class ErrorsWidget(ErrorsForm):
         if self.result is None or layer is None:
             return
         window = self.worst_windows[row]
-        self._viewer.camera.center = tuple(layer.data_to_world(window.center))
-        self._viewer.camera.zoom = facts.zoom_for(window, layer.scale, layers.canvas_size(self._viewer))
+        center = layers.displayed_center(self._viewer, layer.data_to_world(window.center))
+        canvas = layers.canvas_size(self._viewer)
+        if list(self._viewer.dims.displayed) != sorted(self._viewer.dims.displayed):
+            canvas = canvas[::-1]  # rows run across the screen
+        self._viewer.camera.center = center
+        self._viewer.camera.zoom = facts.zoom_for(window, layer.scale, canvas)
 
     def _choose_report(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the report", "")
