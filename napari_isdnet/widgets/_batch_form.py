@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
 from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls
 from napari_isdnet.widgets._job import JobBar
-from napari_isdnet.widgets._segment_earlier import in_dock
+from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._tables import cell, reading_table
 
 THUMBNAIL = 48

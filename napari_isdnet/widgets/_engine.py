@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 LIVE_CORE = (512, 512)
 """Windows of the live grid: small, so that the first answer comes soon."""
+WAIT_SECONDS = 0.2
 _LIVE_MAP_CORE = 1024
 """Cores of the feature maps under known means: larger ones cost less a pixel, but the first answer comes later."""
 
@@ -110,8 +112,8 @@ class LocalEngine:
     ) -> Generator[Progress, None, LiveWork]:
         """Inference under the means of the whole image, which are found first unless they are known.
 
-        A search for them that was interrupted goes on where it stopped. Raises
-        :class:`~napari_isdnet.exceptions.InputError` where another window of napari searches for the same.
+        A search for them that was interrupted goes on where it stopped. Where another window of napari searches for
+        the same, its answer is waited for.
         """
         keep_triton_out()
         from napari_isdnet.engine.job import (
@@ -130,11 +132,12 @@ class LocalEngine:
         header = job_header(
             source, model_hash(network), placement, {"intensity": policy.to_dict(), "scale": 1.0, "memory": memory}
         )
+        several = f"-{orientations}" if orientations > 1 else ""
+        job = self._live_folder() / f"{means_key(header)}{several}.job"
+        yield from _others_turn(job)
         means = known_means(header, orientations)
         if None not in means:
             return self._under_means(network, source, policy, placement, memory, means)
-        several = f"-{orientations}" if orientations > 1 else ""
-        job = self._live_folder() / f"{means_key(header)}{several}.job"
         with Ledger.open(job, header, overwrite=True) as ledger:
             predictor = make_predictor(
                 network, source, policy, placement, memory=memory, folder=job / "maps", log=LedgerLog(ledger),
@@ -145,7 +148,7 @@ class LocalEngine:
             except BaseException:  # also when the generator is closed: the file handles are released
                 predictor.close()
                 raise
-        keep_means(header, predictor)
+            keep_means(header, predictor)  # before the lock goes: who waited for it looks for them
         return _locked(predictor, lambda: _remove(job))
 
     def _under_means(
@@ -233,6 +236,25 @@ def _locked(predictor: Predictor, after: Callable[[], None]) -> LiveWork:
             after()
 
     return LiveWork(LIVE_CORE, compute, close)
+
+
+def _others_turn(job: Path) -> Generator[Progress, None, None]:
+    """Wait while another window of napari works on ``job``, in this process or another."""
+    from napari_isdnet.engine.ledger import LOCK
+    from napari_isdnet.engine.lock import JobLock
+
+    while (job / LOCK).exists():
+        lock = JobLock(job / LOCK)
+        try:
+            lock.acquire()
+        except InputError:
+            yield Progress(0, 1, "another window of napari goes over this image")
+            time.sleep(WAIT_SECONDS)
+        except OSError:  # the folder has gone, or cannot be written: what opens the job says so
+            return
+        else:
+            lock.release()
+            return
 
 
 def keep_triton_out() -> None:

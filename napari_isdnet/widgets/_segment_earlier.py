@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +11,9 @@ from typing import Any
 from napari_isdnet.engine.differences import job_differences
 from napari_isdnet.engine.ledger import read_about, read_header
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._segment_controller import Settings
 from napari_isdnet.window import Window
-
-#: What the command line tells to do, and what one does in a dock instead.
-_IN_DOCK = (
-    (r"use --overwrite or --no-resume to throw its work away and start again", "tick 'Replace' to start again"),
-    (r"use --overwrite to (replace it|start again)", r"tick 'Replace' to \1"),
-    (r"use --format (\S+) or (\S+), or a smaller --roi", r"choose \1 or \2 as the format, or a smaller region"),
-    (r"; --scale (\S+) resamples it", r"; resample it by \1 for a better answer"),
-    (r"(?<!\S)--overwrite\b", "'Replace'"),
-    (r"(?<!\S)--(?=[a-z])", ""),
-)
-
-
-def in_dock(message: str) -> str:
-    """A message of the engine without options of the command line."""
-    for option, words in _IN_DOCK:
-        message = re.sub(option, words, message)
-    return message
 
 
 @dataclass(frozen=True)

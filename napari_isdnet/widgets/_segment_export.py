@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QMenu
 
@@ -15,7 +14,6 @@ from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import Finished, Settings, command
-from napari_isdnet.widgets._segment_earlier import in_dock
 from napari_isdnet.widgets._segment_form import TITLES, SegmentForm
 from napari_isdnet.widgets._writer import write_result
 from napari_isdnet.window import Window
@@ -75,10 +73,6 @@ class Exporting(SegmentForm):
         assert self.finished is not None
         work = write_result(self.finished.labels, path, kind)
         self.export_bar.run(
-            work, on_result=lambda written: notify_info(f"Written: {written}"), on_error=_not_exported,
+            work, on_result=lambda written: notify_info(f"Written: {written}"), on_error=notify_error,
             title="Exporting",
         )  # fmt: skip
-
-
-def _not_exported(error: BaseException) -> Any:
-    notify_error(InputError(in_dock(str(error))) if isinstance(error, InputError) else error)

@@ -65,6 +65,7 @@ class LiveView(QObject):
             notify_error(error)
             return
         controller = self.controller
+        self.image = image  # from now on: it may be removed while the model is being loaded
 
         def load() -> Generator[Progress, None, Any]:
             yield Progress(0, 1, "Loading the model")
@@ -174,7 +175,7 @@ class LiveView(QObject):
         if layer is self.layer:
             self.layer = None
             self.stop()
-        elif layer is self.image and self.layer is not None:
+        elif layer is self.image and (self.layer is not None or self.on):
             self.stop()
 
     def tell(self) -> None:

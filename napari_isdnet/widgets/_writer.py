@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
-from napari_isdnet.widgets._segment_earlier import in_dock
+from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._segment_layers import STORE
 
 if TYPE_CHECKING:

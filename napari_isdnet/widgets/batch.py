@@ -24,7 +24,6 @@ from napari_isdnet.widgets._job import end_with_dock
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import color_table
-from napari_isdnet.widgets._segment_earlier import in_dock
 from napari_isdnet.widgets.load import FILTER, _dropped
 
 
@@ -98,7 +97,7 @@ class BatchWidget(BatchForm):
             queue.add(here)
             queue.skip(row for row, item in enumerate(queue.items) if item.path in left_out)
         except InputError as error:
-            notify_error(InputError(in_dock(str(error))))
+            notify_error(error)
             return False
         self.queue = queue
         if queue.model:
@@ -231,7 +230,7 @@ class BatchWidget(BatchForm):
                 raise InputError("No image is queued; add some, or select images and choose Queue again.")
             make_folder(self.queue.output)
         except InputError as error:
-            notify_error(InputError(in_dock(str(error))))
+            notify_error(error)
             return
         self.take_settings()
         if self.overwrite.isChecked():

@@ -23,7 +23,7 @@ from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
 from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
-from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._notify import in_dock, notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import (
     Engine,
     Finished,
@@ -31,7 +31,7 @@ from napari_isdnet.widgets._segment_controller import (
     Settings,
     region_window,
 )
-from napari_isdnet.widgets._segment_earlier import WAY_OUT, Earlier, in_dock
+from napari_isdnet.widgets._segment_earlier import WAY_OUT, Earlier
 from napari_isdnet.widgets._segment_export import Exporting
 from napari_isdnet.widgets._segment_live import LiveView
 from napari_isdnet.window import Window
@@ -316,7 +316,7 @@ class SegmentWidget(Exporting):
 
     def _failed(self, error: BaseException) -> None:
         self._idle()
-        notify_error(InputError(in_dock(str(error))) if isinstance(error, InputError) else error)
+        notify_error(error)
 
     def _cancelled(self) -> None:
         self._idle()

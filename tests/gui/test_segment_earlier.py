@@ -12,9 +12,10 @@ import pytest
 from napari.layers import Image
 from qtpy.QtCore import Qt
 
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.store import LabelStore
+from napari_isdnet.widgets._notify import in_dock, notify_error
 from napari_isdnet.widgets._segment_controller import color_table
-from napari_isdnet.widgets._segment_earlier import in_dock
 from napari_isdnet.widgets._segment_layers import (
     CLASSES,
     add_labels,
@@ -161,11 +162,22 @@ def test_what_only_the_engine_finds_is_said_without_options(viewer, qtbot, dock,
          "J: tick 'Replace' to start again, or choose another output folder."),
         ("too large; use --format ome-tiff or geotiff, or a smaller --roi.",
          "too large; choose ome-tiff or geotiff as the format, or a smaller region."),
+        ("cannot read rows 0-1 (bad); repair the file, or use --skip-bad-tiles to get nodata there.",
+         "cannot read rows 0-1 (bad); repair the file."),
+        ("it takes 9 GiB where --memory leaves 2 GiB; use --context window or a larger --memory.",
+         "it takes 9 GiB where the memory budget leaves 2 GiB; choose 'Window by window' as the context or a larger"
+         " memory budget in the preferences."),
+        ("a.pth is no model: turn it into one with 'napari-isdnet convert a.pth --output a.safetensors'.",
+         "a.pth is no model: turn it into one with 'napari-isdnet convert a.pth --output a.safetensors'."),
         ("trained at 2 m; --scale 0.5 resamples it.", "trained at 2 m; resample it by 0.5 for a better answer."),
     ],
 )  # fmt: skip
 def test_messages_of_the_engine_without_options(message: str, words: str) -> None:
+    from napari.utils.notifications import notification_manager
+
     assert in_dock(message) == words
+    notify_error(InputError(message))
+    assert notification_manager.records[-1].message == words
 
 
 @pytest.mark.parametrize(
