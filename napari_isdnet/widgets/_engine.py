@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import threading
@@ -271,6 +272,8 @@ def keep_triton_out() -> None:
         return
     if "libLLVM" in libraries:
         sys.modules["triton"] = None  # type: ignore[assignment]  # the import system's own way to say 'not there'
+        # torch would tell the console that it is missing, which is what was wanted.
+        logging.getLogger("torch.utils.flop_counter").addFilter(lambda record: "triton not found" not in record.msg)
 
 
 def _remove(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_isdnet.annotation.project import Project, project_folder
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import quick_identity
 
 Save = tuple[Callable[[], None], Callable[[float], bool]]
@@ -48,6 +49,17 @@ def project_in(folder: str | Path) -> Project | None:
     """The project in ``folder``, where it is open in this process."""
     shared = _open.get(Path(folder).absolute())
     return None if shared is None else shared.project
+
+
+def check_not_painted(source: Any, folder: Path | None = None) -> None:
+    """Raise :class:`InputError` where a dock of another window paints into the project of an image.
+
+    Each dock shows, counts and takes back what it paints itself.
+    """
+    where = (Path(folder) if folder is not None else folder_of(source)).absolute()
+    shared = _open.get(where)
+    if shared is not None and shared.saves:
+        raise InputError(f"The annotation {where} is open in another window; paint there, or close it there first.")
 
 
 def close_project(project: Project, painter: bool = False) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -23,19 +24,22 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
     if file.suffix.lower() in _SLIDES and file.is_file():
         return read
     if file.suffix.lower() in _TIFFS and file.is_file():
-        return read if _is_large_tiff(file) else None
+        return read if _is_ours(file) else None
     if file.is_dir() and any((file / name).is_file() for name in ("zarr.json", ".zattrs")):
         return read if _opens(file) else None
     return None
 
 
-def _is_large_tiff(file: Path) -> bool:
-    """A two-dimensional picture that has a pyramid or is larger than one texture; stacks stay with napari."""
+def _is_ours(file: Path) -> bool:
+    """A two-dimensional picture that has a pyramid or is larger than one texture, or a class map that names its
+    classes; stacks and other small pictures stay with napari."""
+    from napari_isdnet.engine.classlist import classes_in_tiff
+
     source = _try(file)
     if source is None:
         return False
     try:
-        return len(source.levels) > 1 or max(source.shape) > _LARGE
+        return len(source.levels) > 1 or max(source.shape) > _LARGE or classes_in_tiff(file) is not None
     finally:
         source.close()
 
@@ -69,6 +73,9 @@ def read(path: Any) -> list[LayerData]:
     store = _class_map(path)
     if store is not None:
         return [result_layer(store)]
+    written = _tiff_class_map(path)
+    if written is not None:
+        return [_file_layer(*written, str(path))]
     source = with_overviews(open_source(path), pyramid_folder())
     return [image_layer(source, IntensityPolicy.from_source(source), path=str(path))]
 
@@ -86,25 +93,64 @@ def _class_map(path: Any) -> Any:
     return store if store.kind == "labels" else None
 
 
+def _tiff_class_map(path: Any) -> Any:
+    """Source and classes of an OME-TIFF or GeoTIFF that holds class indices and names them; None for anything else."""
+    from napari_isdnet.engine.labels import open_labels
+
+    if Path(path).suffix.lower() not in _TIFFS:
+        return None
+    try:
+        source, classes = open_labels(path)
+    except InputError:  # a picture, or what opening it as one will say in words
+        return None
+    if not classes:
+        source.close()
+        return None
+    return source, classes
+
+
+def _file_layer(source: Any, classes: Any, path: str) -> LayerData:
+    """The layer data tuple of a class map in a file of another format than the engine's own."""
+    from napari_isdnet.engine.labels import read_labels
+    from napari_isdnet.engine.tiles import TilePyramid
+    from napari_isdnet.widgets import _segment_layers as layers
+    from napari_isdnet.widgets._image import METADATA, layer_settings, levels_to_show
+
+    pyramid = TilePyramid(
+        levels_to_show(source.levels), lambda level, window: read_labels(source, window, level), fill=IGNORE_INDEX
+    )
+    more = {"metadata": {layers.CLASSES: classes, layers.RESULT: True, METADATA: {"path": path}}}
+    return _labels_layer(pyramid, source.name, classes, {**layer_settings(source), **more})
+
+
 def result_layer(store: Any) -> LayerData:
     """The layer data tuple of a finished class map, where it lies in its image."""
     from napari_isdnet.widgets import _segment_layers as layers
     from napari_isdnet.widgets._image import layer_settings
+
+    settings = layer_settings(store)
+    scale = settings.get("scale", (1.0, 1.0))
+    more = {
+        "metadata": {layers.CLASSES: store.classes, layers.RESULT: True, layers.STORE: str(store.path)},
+        "translate": tuple(o * s for o, s in zip(store.origin, scale)),
+        **settings,
+    }
+    return _labels_layer(layers.store_pyramid(store), store.name, store.classes, more)
+
+
+def _labels_layer(pyramid: Any, name: str, classes: Any, more: dict[str, Any]) -> LayerData:
+    from napari_isdnet.widgets import _segment_layers as layers
     from napari_isdnet.widgets._lazy import layer_data
     from napari_isdnet.widgets._segment_controller import color_table
 
-    data, multiscale = layer_data(layers.store_pyramid(store))
-    settings = layer_settings(store)
-    scale = settings.get("scale", (1.0, 1.0))
+    data, multiscale = layer_data(pyramid)
     keywords = {
-        "name": store.name,
+        "name": name,
         "multiscale": multiscale,
-        "colormap": layers.colormap(color_table(store.classes, frozenset())),
-        "features": layers.class_features(store.classes),
-        "metadata": {layers.CLASSES: store.classes, layers.RESULT: True, layers.STORE: str(store.path)},
+        "colormap": layers.colormap(color_table(classes, frozenset())),
+        "features": layers.class_features(classes),
         "opacity": 0.6,
-        "translate": tuple(o * s for o, s in zip(store.origin, scale)),
-        **settings,
+        **more,
     }
     return data, keywords, "labels"
 

@@ -71,6 +71,8 @@ def _most_and_words(layer: Any, finest: Any) -> tuple[int, str]:
         return LARGEST_ARRAY, PAINTED_AS
     if ERRORS in known:
         return 0, ERRORS_AS
+    if known.get("path") and isinstance(layer, Labels):
+        return MOST_WHOLE, IMAGE_AS
     if CLASSES in layer.metadata and STORE not in layer.metadata:
         return 0, LIVE_AS
     if STORE in layer.metadata:

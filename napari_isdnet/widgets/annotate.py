@@ -112,6 +112,7 @@ class AnnotateWidget(Exchanging):
         self.stop()
         try:
             source, _, _ = opened(layer)
+            _projects.check_not_painted(source, folder)
             self.controller.open(source, self._first_classes(), folder)
         except InputError as error:
             notify_error(error)

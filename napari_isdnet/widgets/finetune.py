@@ -169,7 +169,7 @@ class FineTuneWidget(Keeping):
         self.left_over.hide()
         self.status.hide()
         self.bar.run(
-            work, on_result=self._finished, on_items=self._told, on_error=self._failed, on_cancel=self._idle,
+            work, on_result=self._finished, on_items=self._told, on_error=self._failed, on_cancel=self._cancelled,
             title="Fine-tuning",
         )  # fmt: skip
 
@@ -207,6 +207,10 @@ class FineTuneWidget(Keeping):
     def _failed(self, error: BaseException) -> None:
         self._idle()
         notify_error(error)
+
+    def _cancelled(self) -> None:
+        self._idle()
+        self.say("Cancelled before the first step; nothing was trained.")
 
     def _idle(self) -> None:
         self.lock(False)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtGui import QBrush, QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QFileDialog, QTableWidgetItem
 
 from napari_isdnet.engine.rendering import KINDS, Basis, Rendering, kinds_for
@@ -25,6 +24,7 @@ from napari_isdnet.widgets._job import Job, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import region_window
+from napari_isdnet.widgets._tables import cell
 from napari_isdnet.window import Window
 
 OWN = "napari-isdnet-features"
@@ -240,7 +240,6 @@ class InspectWidget(InspectForm):
         if not self.shared:
             return
         shared, name = self.shared[0], self._name()
-        self.status.setText("Finding the colours of the map…")
 
         def colours() -> Generator[Progress, None, tuple[Basis, Any]]:
             basis = yield from control.fit(shared, name)
@@ -249,9 +248,14 @@ class InspectWidget(InspectForm):
         try:
             self._middle = self.roi().center
         except InputError as error:
-            notify_error(error)
+            self._no_map(error)
             return
+        self.status.setText("Finding the colours of the map…")
         self._run(colours, partial(self._show, shared, name))
+
+    def _no_map(self, error: InputError) -> None:
+        self.status.setText("No map of this region is shown.")
+        notify_error(error)
 
     def roi(self) -> Window:
         """The chosen region in level-0 pixels."""
@@ -275,7 +279,7 @@ class InspectWidget(InspectForm):
         try:
             region = self.roi()
         except InputError as error:
-            notify_error(error)
+            self._no_map(error)
             return
         self._add(shared, name, basis, rendering, region)
         self._show_attention()
@@ -358,9 +362,7 @@ class InspectWidget(InspectForm):
         self.table.setColumnCount(1 + len(branches))
         self.table.setRowCount(len(rows))
         for index, (info, values) in enumerate(rows):
-            name = QTableWidgetItem(info.name)
-            name.setIcon(_swatch(info.color))
-            self.table.setItem(index, 0, name)
+            self.table.setItem(index, 0, cell(info.name, color=info.hex))
             for column, branch in enumerate(branches, 1):
                 item = QTableWidgetItem(f"{values[branch]:.1%}")
                 font = item.font()
@@ -390,9 +392,3 @@ class InspectWidget(InspectForm):
             notify_error(error)
             return
         copy_text(self.copy_button, text)
-
-
-def _swatch(color: tuple[int, int, int]) -> QIcon:
-    pixmap = QPixmap(12, 12)
-    pixmap.fill(QBrush(QColor(*color)).color())
-    return QIcon(pixmap)

@@ -256,6 +256,7 @@ class LoadWidget(Controls):
             contrast = parse_contrast(self._contrast_text())
         except InputError:
             self.bar.abandon()
+            self._show_no_facts()
             notify_error(InputError(f"Contrast limits must look like LOW,HIGH, got '{self._contrast_text()}'."))
             return
         folder = self._folder()
@@ -274,9 +275,10 @@ class LoadWidget(Controls):
 
         def failed(error: BaseException) -> None:
             self._wanted = None
+            self._show_no_facts()
             notify_error(error)
 
-        self.bar.run(look, on_result=self._show, on_error=failed, title="Opening")
+        self.bar.run(look, on_result=self._show, on_error=failed, on_cancel=self._show_no_facts, title="Opening")
 
     def _show(self, entry: dict[str, Any]) -> None:
         self._opened[:] = [entry]
@@ -290,6 +292,11 @@ class LoadWidget(Controls):
         self.table.show()
         self.load_button.setText("Build pyramid and load" if entry["build"] else "Load")
         self.load_button.setEnabled(True)
+
+    def _show_no_facts(self) -> None:
+        """What the table says is of the image before, not of the one whose name stands above it."""
+        self.table.hide()
+        self.hint.show()
 
     def _forget(self) -> None:
         for entry in self._opened:

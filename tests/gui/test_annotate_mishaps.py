@@ -234,3 +234,18 @@ def test_closing_in_the_middle_of_an_export_is_said(
     qtbot.waitUntil(lambda: bool(said()), timeout=20_000)
     late = "Written to the end."  # it was over when it was to be cancelled
     assert said() == [late if how == "late" else "The export was cancelled: out.tif was not written."]
+
+
+def test_an_annotation_is_painted_in_one_window_at_a_time(viewer: Any, qtbot: Any, dock: Any, tmp_path: Path) -> None:
+    # Another dock stands for another window's: what they share is the process.
+    other = AnnotateWidget(viewer)
+    viewer.window.add_dock_widget(other, name="Annotate in another window")
+    other.image.setCurrentIndex(other.image.findData(dock.image_layer))
+    other.start()
+    assert "is open in another window; paint there, or close it there first." in said()[-1]
+    assert other.canvas is None
+    dock.stop()
+    other.start()
+    assert other.canvas is not None
+    other.stop()
+    qtbot.wait(50)

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.strokes import Brush
+from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE
 from napari_isdnet.widgets._lazy import pyramid_of
@@ -370,3 +371,23 @@ def test_the_whole_loop_with_real_training(
     again.use("m001")
     assert again.settings().parent == "m001"
     assert (shown_everywhere(qtbot, again, AFTER) != 2).any()
+
+
+def test_cancelling_before_the_first_step_is_said(qtbot: Any, opened: Any, monkeypatch: Any) -> None:
+    dock = opened()
+    at_it = threading.Event()
+
+    def train(*_: Any) -> Any:
+        yield Progress(0, 1, "Taking a snapshot of the annotation")
+        at_it.set()
+        while True:
+            yield Progress(0, 1, "Taking a snapshot of the annotation")
+
+    monkeypatch.setattr(dock.controller, "train", train)
+    qtbot.waitUntil(dock.train_button.isEnabled, timeout=LONG)
+    dock.train_button.click()
+    qtbot.waitUntil(at_it.is_set, timeout=LONG)
+    dock.bar.cancel_button.click()
+    qtbot.waitUntil(lambda: not dock.busy, timeout=LONG)
+    assert dock.status.text() == "Cancelled before the first step; nothing was trained."
+    assert dock.status.isVisible()

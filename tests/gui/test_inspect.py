@@ -126,6 +126,19 @@ def test_errors_are_said_and_every_control_explains_itself(qtbot, dock) -> None:
             assert child.toolTip() or not child.objectName().startswith("inspect"), child.objectName()
 
 
+def test_a_region_that_is_not_drawn_leaves_no_status_of_work(viewer, dock) -> None:
+    from napari.utils.notifications import notification_manager
+
+    dock.shared.append(SimpleNamespace(release=lambda: None))
+    dock.looked_at = viewer.layers["field"]
+    dock.map.addItem("Fused", "fused8")
+    dock.region.setCurrentIndex(dock.region.findData("drawn"))
+    dock.show_map()
+    assert "No region is drawn" in notification_manager.records[-1].message
+    assert dock.status.text() == "No map of this region is shown."
+    dock.shared.clear()
+
+
 def test_models_are_looked_for_in_a_thread_and_the_default_one_is_chosen(qtbot, viewer, monkeypatch) -> None:
     from napari_isdnet.model import checkpoint
 

@@ -303,3 +303,44 @@ def test_a_result_opens_as_the_class_map_it_is(viewer, qtbot, tmp_path) -> None:
     assert layer.colormap.map(np.uint8([1]))[0].tolist() == [0, 1, 0, 1]
     assert layer.colormap.map(np.uint8([255]))[0, 3] == 0
     np.testing.assert_array_equal(pyramid_of(layer).read(0, Window.whole((600, 700))), labels)
+
+
+@pytest.mark.parametrize("kind", ["ome-tiff", "geotiff"])
+def test_a_class_map_saved_as_a_tiff_opens_as_one_again(viewer, qtbot, tmp_path, kind) -> None:
+    from napari.layers import Labels
+
+    from napari_isdnet.io.sink import SUFFIXES, export
+    from napari_isdnet.io.store import LabelStore
+    from napari_isdnet.widgets._reader import get_reader
+
+    store = LabelStore.create(tmp_path / "s.ome.zarr", (300, 200), [("road", "#ff0000"), ("tree", "#00ff00")])
+    labels = np.tile(np.uint8([0, 1, 255, 1]), (300, 50))
+    store.write_shard(0, labels)
+    list(store.finish_pyramid())
+    path = tmp_path / f"saved{SUFFIXES[kind]}"
+    list(export(store, path, kind))
+    assert get_reader(str(path)) is not None
+    (layer,) = viewer.open(str(path), plugin="napari-isdnet")
+    assert isinstance(layer, Labels)
+    assert layer.features["class"].tolist() == ["road", "tree", "no data"]
+    assert layer.colormap.map(np.uint8([1]))[0].tolist() == [0, 1, 0, 1]
+    np.testing.assert_array_equal(pyramid_of(layer).read(0, Window.whole((300, 200))), labels)
+    tifffile.imwrite(tmp_path / "plain.tif", labels)
+    assert get_reader(str(tmp_path / "plain.tif")) is None
+
+
+def test_facts_of_the_image_before_go_with_a_failed_opening(qtbot, load, picture, tmp_path) -> None:
+    load.open(str(picture))
+    ready(qtbot, load)
+    assert not load.table.isHidden()
+    load.open(str(tmp_path / "none.tif"))
+    qtbot.waitUntil(lambda: not load.bar.running, timeout=5000)
+    assert load.table.isHidden()
+    assert not load.hint.isHidden()
+    load.open(str(picture))
+    ready(qtbot, load)
+    assert not load.table.isHidden()
+    load.contrast.setCurrentIndex(load.contrast.findData("limits"))
+    load.limits.setText("abc")
+    load.limits.editingFinished.emit()
+    assert load.table.isHidden()

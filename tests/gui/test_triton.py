@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -42,3 +43,20 @@ def test_flags_are_put_back_whatever_triton_does(monkeypatch: pytest.MonkeyPatch
         without_imports.setattr(sys, "meta_path", [])
         load_triton()
     assert sys.getdlopenflags() == before
+
+
+def test_the_console_does_not_hear_that_triton_was_kept_out(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    from napari_isdnet.widgets import _engine
+
+    log = logging.getLogger("torch.utils.flop_counter")
+    with monkeypatch.context() as kept_out:
+        kept_out.setattr(log, "filters", [])
+        kept_out.delitem(sys.modules, "triton", raising=False)
+        kept_out.setattr(sys, "platform", "linux")
+        kept_out.setattr(_engine.Path, "read_text", lambda _self: "libLLVM-15.so.1")
+        _engine.keep_triton_out()
+        assert sys.modules.pop("triton") is None
+        with caplog.at_level(logging.WARNING):
+            log.warning("triton not found; flop counting will not work for triton kernels")
+            log.warning("anything else")
+    assert [record.message for record in caplog.records] == ["anything else"]
