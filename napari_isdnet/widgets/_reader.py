@@ -75,7 +75,7 @@ def read(path: Any) -> list[LayerData]:
         return [result_layer(store)]
     written = _tiff_class_map(path)
     if written is not None:
-        return [_file_layer(*written, str(path))]
+        return [_file_layer(written[0], written[1], str(path))]
     source = with_overviews(open_source(path), pyramid_folder())
     return [image_layer(source, IntensityPolicy.from_source(source), path=str(path))]
 
