@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import zarr
+import torch
 
 distributed = pytest.importorskip("distributed")
 
@@ -71,23 +71,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("context", "orientations"), [("whole", 1), ("window", 1), ("whole", 2), ("window", 2)])
 def test_same_map_as_without(address: str, image: Path, tmp_path: Path, context: str, orientations: int) -> None:
     options = {"context": context, "orientations": orientations, "probabilities": True, "uncertainty": True}
-    alone = run(image, tmp_path / "alone", **options)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # as a worker has: sums of convolutions depend on how many there are
+        alone = run(image, tmp_path / "alone", **options)
+    finally:
+        torch.set_num_threads(threads)
     spread = run(image, tmp_path / "spread", dask=address, **options)
     first, second = contents(tmp_path / "alone"), contents(tmp_path / "spread")
     assert len(first) > 5
     assert first.keys() == second.keys()
-    # A worker has one thread, and sums of convolutions depend on how many there are: shares move by a step at most.
-    graded = ("probabilities", "uncertainty")
-    assert {k: v for k, v in first.items() if not any(g in k for g in graded)} == {
-        k: v for k, v in second.items() if not any(g in k for g in graded)
-    }
-    for kind in graded:
-        one, two = (
-            zarr.open_array(tmp_path / n / f"field_{kind}.ome.zarr" / "0", mode="r") for n in ("alone", "spread")
-        )
-        apart = np.abs(np.asarray(one[:], int) - np.asarray(two[:], int))
-        assert apart.max() <= 1
-        assert (apart > 0).mean() < 1e-3
+    assert [name for name, data in first.items() if second[name] != data] == []
     assert alone.class_pixels == spread.class_pixels
     assert not (tmp_path / "spread" / "field.job" / cluster_worker.MODEL).exists()
     assert not (tmp_path / "spread" / "field.job" / "maps").exists()
