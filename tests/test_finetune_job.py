@@ -24,7 +24,6 @@ pytest.importorskip("qtpy")  # the package of widgets needs it, the controller d
 
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.strokes import Rectangle
-from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import load_model, read_header
@@ -219,6 +218,27 @@ def test_a_run_that_finished_alone_is_taken_into_the_history(
     source.close()
 
 
+def test_a_run_that_was_taken_in_is_not_taken_in_again(
+    controller: TuneController, picture: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = controller.project
+    assert project is not None
+    for run in (1, 2):
+        job = jobs.begin(project, settings(model), {"image": str(picture)})
+        Path(job["output"]).write_bytes(model.read_bytes())
+        result = {"model": job["output"], "steps": 4, "best_step": 4}
+        (jobs.folder_of(project) / jobs.RESULT).write_text(json.dumps(result))
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                jobs.take_in(project)
+        entry = jobs.take_in(project)
+        assert entry is not None
+        assert entry.id == f"m00{run}"
+        assert not jobs.folder_of(project).exists()
+    assert [entry.id for entry in project.history()] == ["m001", "m002"]
+
+
 def test_history_goes_back_and_exports_one_file_with_its_card(
     controller: TuneController, model: Path, tmp_path: Path
 ) -> None:
@@ -276,20 +296,6 @@ def test_what_a_run_lacks_is_known_from_the_counts(
     missing = Annotated((), painted, (0, 0), regions, 0).missing
     assert missing.startswith(words)
     assert bool(missing) == bool(words)
-
-
-@pytest.mark.parametrize(
-    ("held", "words"),
-    [
-        ((1, 0), ""),
-        ((1, 4), "'b' is painted only in places held out, so nothing teaches it yet."),
-        ((9, 4), "'a', 'b' are painted only in places held out, so nothing teaches them yet."),
-    ],
-)
-def test_a_class_that_is_only_judged_is_named(held: tuple[int, ...], words: str) -> None:
-    found = Annotated(classes_from(["a", "b"]), (9, 4), held, (2, 1), 0)
-    assert found.untaught == words
-    assert not found.missing  # a model that knows the class can be judged by it
 
 
 def test_counts_say_what_would_be_held_out(controller: TuneController) -> None:

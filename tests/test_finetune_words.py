@@ -16,6 +16,7 @@ from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.engine.live import PredictionPyramid
 from napari_isdnet.widgets import _finetune_words as words
 from napari_isdnet.widgets._finetune_changes import areas, changes
+from napari_isdnet.widgets._finetune_controller import Annotated
 from napari_isdnet.widgets._finetune_job import TuneSettings, command
 from napari_isdnet.window import Window
 
@@ -128,3 +129,17 @@ def test_changes_go_by_name_also_where_the_class_lists_differ() -> None:
     ]  # fmt: skip
     assert isinstance(rows[0].info, ClassInfo)
     assert [r.area_before for r in changes(None, (new, [1, 2]), ({}, {}))] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ((1, 0), ""),
+        ((1, 4), "'b' is painted only in places held out, so nothing teaches it yet."),
+        ((9, 4), "'a', 'b' are painted only in places held out, so nothing teaches them yet."),
+    ],
+)
+def test_a_class_that_is_only_judged_is_named(held: tuple[int, ...], words: str) -> None:
+    found = Annotated(classes_from(["a", "b"]), (9, 4), held, (2, 1), 0)
+    assert found.untaught == words
+    assert not found.missing  # a model that knows the class can be judged by it

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def begin(project: Project, settings: TuneSettings, image: Mapping[str, str], pi
         "output": str(folder / OUTPUT),
         "threads": settings.threads,
         "options": settings.options(),
+        "run": uuid.uuid4().hex,
         "position": snapshot.position,
         "held_out_regions": len(snapshot.split.validation),
         "parent": settings.parent,
@@ -139,6 +141,7 @@ def unfinished_job(project: Project) -> tuple[dict[str, Any], Unfinished | None]
 def take_in(project: Project, result: Mapping[str, Any] | None = None, keep: bool = False) -> ModelEntry | None:
     """Put the weights of a run into the project's history and make them current; None where it has none.
 
+    Weights that are there already stay one entry: whoever took them in may have been killed before the run was gone.
     ``result`` is the worker's (default: what it left in ``result.json``); ``keep`` leaves the run there to go on.
     """
     folder = folder_of(project)
@@ -156,13 +159,23 @@ def take_in(project: Project, result: Mapping[str, Any] | None = None, keep: boo
         figures |= {"before": dict(result.get("held_out_before", {})), "after": dict(result.get("held_out_after", {}))}
         figures |= {"start": Path(job["model"]).stem, "start_model": job["model"]}
         figures |= {"preset": job["options"]["preset"], "seed": job["options"]["seed"], "pixels": job["pixels"]}
-        entry = project.add_model(
+        figures |= {"run": job.get("run")}
+        entry = _known(project, figures) or project.add_model(
             output, name=_name(project, job), parent=job["parent"], root=job["parent"] is None, figures=figures,
             position=int(job["position"]),
         )  # fmt: skip
     if not keep:
         remove(folder)
     return entry
+
+
+def _known(project: Project, figures: Mapping[str, Any]) -> ModelEntry | None:
+    """The entry of the same run as far as it came; one that was stopped, taken in and gone on with is another."""
+    if figures["run"] is None:
+        return None
+    same = ("run", "steps", "best_step")
+    alike = (e for e in project.history() if all(e.figures.get(key) == figures.get(key) for key in same))
+    return next(alike, None)
 
 
 def _name(project: Project, job: Mapping[str, Any]) -> str:
