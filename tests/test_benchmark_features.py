@@ -27,6 +27,25 @@ def test_features_that_say_the_class_are_found_and_noise_is_not() -> None:
     assert blind.mean_iou < 0.35
 
 
+@pytest.mark.parametrize("side", [64, 90, 100, 127])
+def test_features_lie_where_their_classes_do_whatever_the_size(side: int) -> None:
+    """A 'backbone' whose features say where in the image they are, at strides of 8 and 32."""
+
+    class Place(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.nn.functional.avg_pool2d(x, stride, ceil_mode=True) for stride in (8, 32)]
+
+    ramp = torch.arange(side, dtype=torch.float32)
+    images = torch.stack([ramp[:, None].expand(side, side), ramp.expand(side, side), torch.zeros(side, side)])[None]
+    labels = torch.arange(side)[8::16][None, :, None].expand(1, -1, len(range(8, side, 16)))
+    drawn = probing._cut((images, labels), 32)
+    maps, rows = probing._features(Place(), drawn, 1)
+    assert len(rows) >= 16
+    for found in maps:
+        inner = (rows >= 16) & (rows < side // 32 * 32 - 16)  # at the border there is nothing to interpolate with
+        assert (found[inner, 0] - rows[inner]).abs().max() <= 0.51
+
+
 def test_the_table_has_every_stage_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "STEPS", 3)
     data = {"root": str(make_data(tmp_path / "data")), "classes": ["red", "green"], "train": ["a[!0]"]}

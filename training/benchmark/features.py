@@ -6,6 +6,7 @@ validation scenes. The deep branch of ISDNet sees the image at 1/4: this says wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ CELL = 16
 HIDDEN, STEPS, BATCH, RATE, DECAY = 64, 250, 4096, 3e-3, 0.05
 ALL = "all"
 Labelled = tuple[Tensor, Tensor]
-"""Images (N, 3, H, W), and the classes of one pixel of every cell, (N * cells)."""
+"""Images (N, 3, H, W), and the classes of one pixel of every cell, (N, rows, columns)."""
 
 
 def feature_columns(dataset: Dataset) -> tuple[str, ...]:
@@ -82,11 +83,13 @@ def _stages(
     body: nn.Module, strides: list[int], train: Labelled, judge: Labelled, downscale: int, seed: int, dataset: Dataset
 ) -> Generator[dict[str, Any], None, None]:
     """A row for every stage, and one for all together."""
-    teach, test = (_features(body, images, downscale) for images, _ in (train, judge))
+    (teach, labels), (test, truth) = (
+        _features(body, _cut(part, max(strides) * downscale), downscale) for part in (train, judge)
+    )
     groups = {str(n): [n] for n in range(len(strides))} | {ALL: list(range(len(strides)))}
     for stage, members in groups.items():
         a, b = (torch.cat([maps[n] for n in members], dim=1) for maps in (teach, test))
-        own, other = probe(a, train[1], b, judge[1], len(dataset.classes), seed)
+        own, other = probe(a, labels, b, truth, len(dataset.classes), seed)
         each = {f"iou_{c.name}": round(float(v), 4) for c, v in zip(dataset.classes, other.iou) if not np.isnan(v)}
         yield {
             "stage": stage, "channels": a.shape[1], "stride": "" if stage == ALL else downscale * strides[members[0]],
@@ -107,20 +110,28 @@ def _body(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     return body.eval(), [int(s) for s in body.feature_info.reduction()]
 
 
-def _draw(recipe: Recipe, dataset: Dataset, census: Any, split: Split, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W), and the classes of one pixel of every cell, (N * cells)."""
+def _draw(recipe: Recipe, dataset: Dataset, census: Any, split: Split, count: int, seed: int) -> Labelled:
+    """Crops as they are drawn."""
     sampler = CropSampler(census[split], recipe.crop, seed)
     source = CropDataset(dataset.split(split), sampler, recipe.data, recipe.crop, recipe.augment, dataset.code)
     images, masks = zip(*(source[n] for n in range(count)), strict=True)
     half = CELL // 2
-    return torch.stack(images), torch.stack(masks)[:, half::CELL, half::CELL].reshape(-1)
+    return torch.stack(images), torch.stack(masks)[:, half::CELL, half::CELL]
+
+
+def _cut(drawn: Labelled, stride: int) -> Labelled:
+    """The crops cut at their far ends to whole steps of a stride: a map of a part of one lies beside its pixels."""
+    images, labels = drawn
+    step = math.lcm(stride, CELL)
+    height, width = (side // step * step or side // CELL * CELL for side in images.shape[2:])
+    return images[:, :, :height, :width], labels[:, : height // CELL, : width // CELL]
 
 
 @torch.inference_mode()
-def _features(body: nn.Module, images: Tensor, downscale: int) -> list[Tensor]:
-    """Of every stage, (N * cells, C) in the middle of the cells."""
-    pyramid = LaplacianPyramid(1)
-    size = tuple(-(-(side - CELL // 2) // CELL) for side in images.shape[2:])
+def _features(body: nn.Module, drawn: Labelled, downscale: int) -> tuple[list[Tensor], Tensor]:
+    """Of every stage, (N * cells, C) in the middle of the cells; and the classes of these, (N * cells)."""
+    images, labels = drawn
+    pyramid, size = LaplacianPyramid(1), tuple(labels.shape[1:])
     found: list[list[Tensor]] = []
     for start in range(0, len(images), 4):
         part = images[start : start + 4]
@@ -128,7 +139,7 @@ def _features(body: nn.Module, images: Tensor, downscale: int) -> list[Tensor]:
             part = pyramid.lowpass(part, downscale.bit_length() - 1)
         maps = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in body(part)]
         found.append([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps])
-    return [torch.cat(parts) for parts in zip(*found, strict=True)]
+    return [torch.cat(parts) for parts in zip(*found, strict=True)], labels.reshape(-1)
 
 
 def probe(
