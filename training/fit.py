@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -318,17 +319,15 @@ class Run:
         )  # fmt: skip
 
 
-class _averaged:
+@contextmanager
+def _averaged(network: nn.Module, average: Average | None) -> Iterator[None]:
     """Within: the network has the averaged weights; afterwards its own again."""
-
-    def __init__(self, network: nn.Module, average: Average | None) -> None:
-        self.network, self.average = network, average
-
-    def __enter__(self) -> None:
-        if self.average is not None:
-            self.own = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-            self.network.load_state_dict(self.average.values)
-
-    def __exit__(self, *details: object) -> None:
-        if self.average is not None:
-            self.network.load_state_dict(self.own)
+    if average is None:
+        yield
+        return
+    own = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    network.load_state_dict(average.values)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)

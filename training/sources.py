@@ -138,10 +138,7 @@ def open_mask(path: Path) -> ImageSource:
 
 
 class SourceCache:
-    """Open sources by path, closed least recently used first; safe to use from several threads.
-
-    A process that forks a data worker must call :meth:`clear` there, since file positions may be shared.
-    """
+    """Open sources by path, closed least recently used first; safe to use from several threads."""
 
     def __init__(self, opener: Callable[[Path], ImageSource], files: int = 32, picture_bytes: int = PICTURE_BYTES):
         self._opener, self._files, self._bytes = opener, files, picture_bytes
@@ -164,11 +161,6 @@ class SourceCache:
             for s in self._open.values()
             if getattr(s, "format", "") in ("PNG", "JPEG", "JPEG 2000") or isinstance(s, ArraySource)
         )
-
-    def clear(self) -> None:
-        """Forget every source."""
-        with self._lock:
-            self._open.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"opener": self._opener, "files": self._files, "bytes": self._bytes}
