@@ -8,6 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Lasso, Patch, Polygon, Stroke
@@ -44,7 +47,7 @@ class AnnotateController:
         self.size = 20
         self.superpixel_method = "slic"
         self.counts: tuple[int, ...] = ()
-        self._on_change = on_change
+        self._on_change, self._on_error = on_change, on_error
         self._queue = PaintQueue(self._done, on_error)
         self._group = contextlib.ExitStack()
         self._edits = 0
@@ -235,10 +238,27 @@ class AnnotateController:
 
         self._queue.submit(task)
 
-    def patch(self, window: Window, values: Any, mask: Any) -> None:
-        """Replace pixels by what was edited elsewhere (an edit window)."""
-        store, patch = self.store, Patch(window, values, mask)
-        self._queue.submit(lambda: store.paint(patch))
+    def patch(self, window: Window, values: Any, mask: Any, names: Sequence[str]) -> None:
+        """Replace pixels by what was edited elsewhere (an edit window), where ``mask`` is true.
+
+        ``values`` (0 = unlabelled) count ``names``, the classes as they were there: a change of the class list may be
+        under way, and by the time this is painted the same values may mean others.
+        """
+        store = self.store
+
+        def task() -> list[Window]:
+            with store.still():
+                table = renumbered(names, [c.name for c in store.classes])
+                lost = sorted({names[v - 1] for v in np.unique(values[mask]).tolist() if v and not table[v]})
+                left = mask & ((values == 0) | (table[values] > 0))
+                dirty = store.paint(Patch(window, table[values], left)) if left.any() else []
+            if lost:
+                said = ", ".join(f"'{name}'" for name in lost)
+                self._on_error(InputError(f"What was painted last as {said} is left out: that class is gone."))
+                dirty = [*dirty, window]  # what is shown there is not what is there
+            return dirty
+
+        self._queue.submit(task)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -275,3 +295,16 @@ def class_named(store: AnnotationStore, name: str, color: Any = None) -> int:
     """Index of the class called ``name`` (:func:`~napari_isdnet.classes.index_of`), added when it is missing."""
     known = index_of(name, [c.name for c in store.classes])
     return store.add_class(name, color) if known is None else known
+
+
+def renumbered(then: Sequence[str], now: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Annotation values of a class list by those of an earlier one (256, uint8); 0 where the class is gone.
+
+    A class is known by its name, or by its place where it has got a name there that was none before.
+    """
+    table = np.zeros(256, np.uint8)
+    for index, name in enumerate(then):
+        renamed = len(now) == len(then) and now[index] not in then
+        found = now.index(name) if name in now else index if renamed else -1
+        table[index + 1] = found + 1
+    return table

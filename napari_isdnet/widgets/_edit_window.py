@@ -36,7 +36,8 @@ class EditWindow(QObject):
         super().__init__()
         self.viewer, self.controller, self.window = viewer, controller, window
         self._store = controller.store
-        values = self._store.read_labels(window)
+        with self._store.still():
+            values, self._names = self._store.read_labels(window), self._now()
         self._saved = values.copy()
         self.layer = viewer.add_labels(
             values,
@@ -65,8 +66,14 @@ class EditWindow(QObject):
         if not self._timer.isActive():
             self._timer.start()
 
+    def _now(self) -> list[str]:
+        return [c.name for c in self._store.classes]
+
     def flush(self) -> None:
         """Hand over what changed since the last time."""
+        now = self._now()
+        if now[: len(self._names)] == self._names:  # a class was added: the others keep their values
+            self._names = now
         changed = self.layer.data != self._saved
         changed &= ~self._refuse(changed)
         if not changed.any():
@@ -76,11 +83,11 @@ class EditWindow(QObject):
         values = self.layer.data[box.slices].astype(np.uint8)
         self._saved[box.slices] = self.layer.data[box.slices]
         place = box.shifted(self.window.row, self.window.column)
-        self.controller.patch(place, values, changed[box.slices])
+        self.controller.patch(place, values, changed[box.slices], self._names)
 
     def _refuse(self, changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Take back what was painted with a label that is no class (napari's own 'new label' gives such); where."""
-        wrong: npt.NDArray[np.bool_] = changed & (self.layer.data > len(self._store.classes))
+        wrong: npt.NDArray[np.bool_] = changed & (self.layer.data > len(self._names))
         if wrong.any():
             fresh = sorted(set(np.unique(self.layer.data[wrong]).tolist()) - self._refused)
             self.layer.data[wrong] = self._saved[wrong]
@@ -99,16 +106,21 @@ class EditWindow(QObject):
             self._take_over()
 
     def _take_over(self) -> None:
-        """Show what the store holds where it changed, once nothing of this window is on its way into the store."""
-        if not self._stale:
+        """Show what the store holds where it changed, once nothing of this window is on its way into the store.
+
+        Until then the values here count the classes as they were (``_names``), whatever the store has made of them.
+        """
+        if not self._stale and self._names == self._now():
             return
         if self._timer.isActive() or self.controller.pending:
             self._later.start()  # what changed meanwhile must not be forgotten
             return
         stale, self._stale = self._stale, []
-        for part in stale:
+        with self._store.still():
+            self._names = self._now()
+            found = [(part, self._store.read_labels(part)) for part in stale]
+        for part, now in found:
             at = part.relative_to(self.window).slices
-            now = self._store.read_labels(part)
             self.layer.data[at] = np.where(now != self._saved[at], now, self.layer.data[at])
             self._saved[at] = now
         self.layer.refresh(extent=False, thumbnail=False, highlight=False)
@@ -116,6 +128,8 @@ class EditWindow(QObject):
     def recolor(self) -> None:
         """Take the class list's colours."""
         self.layer.colormap = annotation_colors(self._store.classes)
+        if self.layer.selected_label > len(self._store.classes):  # the last class is gone
+            self.layer.selected_label = self.controller.class_index + 1
 
     def close(self) -> None:
         """Hand over the rest; the layer goes."""

@@ -112,6 +112,31 @@ def test_a_label_that_is_no_class_is_refused_and_said_once(viewer: Any, qtbot: A
     assert len(said()) == 1
 
 
+def test_an_edit_window_keeps_its_classes_while_the_list_is_edited(viewer: Any, qtbot: Any, dock: Any) -> None:
+    dock.edit_button.click()
+    edit, go = dock.editing, threading.Event()
+    at = edit.window
+    edit.layer.paint((50, 50), 2)
+    qtbot.waitUntil(lambda: painted(dock)[at.row + 50, at.column + 50] == 2, timeout=5000)
+    settle(qtbot, dock)
+    dock.controller.edit(lambda _store: go.wait(10) and None)
+    dock.controller.class_index = 0
+    dock.remove_button.click()
+    edit.layer.paint((150, 150), 2)  # still the second class here, which becomes the first one
+    edit.flush()
+    go.set()
+    settle(qtbot, dock)
+    qtbot.waitUntil(lambda: edit.layer.data[150, 150] == 1, timeout=5000)
+    assert [c.name for c in dock.controller.store.classes] == ["background"]
+    for picture in (edit.layer.data, painted(dock)[at.slices]):
+        assert (picture[50, 50], picture[150, 150]) == (1, 1)
+    edit.layer.paint((120, 20), 1)
+    dock.edit_button.click()
+    settle(qtbot, dock)
+    assert painted(dock)[at.row + 120, at.column + 20] == 1
+    assert said() == []
+
+
 def test_an_image_that_was_closed_stays_named_and_its_annotation_can_be_closed(
     viewer: Any, qtbot: Any, dock: Any
 ) -> None:
