@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QMenu,
     QPushButton,
-    QSizePolicy,
     QSlider,
     QSpinBox,
     QVBoxLayout,
@@ -23,6 +22,7 @@ from qtpy.QtWidgets import (
 from napari_isdnet.widgets._annotate_classes import ClassTable
 from napari_isdnet.widgets._annotate_layer import TOOL_KEYS
 from napari_isdnet.widgets._annotate_regions import METHODS
+from napari_isdnet.widgets._controls import Box, scrolled
 from napari_isdnet.widgets._job import JobBar
 
 _TOOLS = {
@@ -48,7 +48,8 @@ class AnnotateForm(QWidget):
         self.setObjectName("isdnet_annotate")
         self._image_row()
         self._body()
-        column = QVBoxLayout(self)
+        page = QWidget(self)
+        column = QVBoxLayout(page)
         column.addLayout(self._top)
         column.addWidget(self.hint)
         column.addWidget(self.body)
@@ -56,6 +57,7 @@ class AnnotateForm(QWidget):
         column.addWidget(self.bar)
         column.addStretch(1)
         self.body.hide()
+        scrolled(self, page, "annotate_scroll")
 
     def button(self, name: str, text: str, tip: str, checkable: bool = False) -> QPushButton:
         """A push button with its name and tooltip."""
@@ -66,12 +68,9 @@ class AnnotateForm(QWidget):
         return button
 
     def _combo(self, name: str, tip: str) -> QComboBox:
-        box = QComboBox(self)
+        box = Box(self)
         box.setObjectName(f"annotate_{name}")
         box.setToolTip(tip)
-        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(8)
-        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         return box
 
     def _label(self, name: str, tip: str, text: str = "") -> QLabel:
@@ -103,6 +102,9 @@ class AnnotateForm(QWidget):
         column.addWidget(self.classes)
         column.addLayout(self._class_buttons())
         column.addLayout(self._tools())
+        self.waiting = self._label("waiting", "What keeps the tools from painting")
+        self.waiting.hide()
+        column.addWidget(self.waiting)
         column.addLayout(self._size_row())
         column.addLayout(self._choices())
         column.addLayout(self._steps())

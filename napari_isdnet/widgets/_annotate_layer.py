@@ -20,6 +20,7 @@ LINE = 2.5
 TOOL_KEYS = {
     "pan": "Z", "brush": "B", "eraser": "E", "polygon": "P", "lasso": "L", "superpixel": "S", "accept": "A"
 }  # fmt: skip
+HELP = ", ".join(["<1>-<9> class", *(f"<{key}> {tool}" for tool, key in TOOL_KEYS.items()), "<N> next region"])
 _CURSORS = {"pan": "standard", "brush": "circle", "eraser": "circle"}
 
 
@@ -75,6 +76,8 @@ class AnnotationLayer:
             metadata={METADATA: {ANNOTATION: str(store.folder)}}, **settings,
         )  # fmt: skip
         self.layer.editable = False  # by napari's tools: they would write into the slice only
+        self.layer.help = HELP  # napari's own text names keys that are ours here
+        viewer.help = HELP
         self.preview = Preview(self.layer, store)
         self.corners: list[Point] = []
         self._resting = False
@@ -121,10 +124,12 @@ class AnnotationLayer:
 
     def _drag(self, _layer: Any, event: Any) -> Generator[None, None, None]:
         tool = self.controller.tool
-        if tool == "pan" or self._resting or event.button != 1 or self.layer.mouse_pan or not self.layer.visible:
+        if tool == "pan" or self._resting or event.button != 1 or self.layer.mouse_pan:
             return
         erase = "Shift" in event.modifiers
         try:
+            if not self.layer.visible:
+                raise InputError(f"'{self.layer.name}' is hidden; show that layer to paint in it.")
             if self.viewer.dims.ndisplay != 2:
                 raise InputError("An annotation is painted in the view of two dimensions; switch back to that first.")
             if tool in ("brush", "eraser"):

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
-from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls
+from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls, scrolled
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._tables import cell, reading_table
@@ -106,7 +106,8 @@ class BatchForm(Controls):
         return box
 
     def _lay_out(self) -> None:
-        column = QVBoxLayout(self)
+        page = QWidget(self)
+        column = QVBoxLayout(page)
         column.addLayout(_row(self.pattern, self.files_button, self.folder_button))
         column.addWidget(self.table, 1)
         actions = QGridLayout()
@@ -126,6 +127,8 @@ class BatchForm(Controls):
         column.addLayout(_row(self.run_button, self.copy_button))
         for widget in (self.bar, self.status, self.looking, self.thumbnails):
             column.addWidget(widget)
+        self.table.setMinimumHeight(3 * THUMBNAIL)
+        scrolled(self, page, "batch_scroll")
 
     # -- the table -----------------------------------------------------------------------------------------------
     def show_items(self, items: list[Item]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
@@ -14,6 +15,10 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QToolTip,
     QVBoxLayout,
     QWidget,
 )
@@ -34,6 +39,66 @@ ORIENTATIONS_TIP = (
 )
 
 
+LOWEST = 150
+"""Height that a dock keeps where others are stacked on it."""
+
+
+class Box(QComboBox):
+    """A box in a narrow dock: what is chosen ends in an ellipsis where it does not fit, and is told with the tooltip.
+
+    It is not as wide as its longest entry.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(8)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def shown_text(self) -> str:
+        """The text that fits."""
+        return self._elided(self.currentText(), self._option())
+
+    def full_tip(self) -> str:
+        """All of what is chosen, or what its entry says of itself, before what the box is for."""
+        chosen = self.itemData(self.currentIndex(), Qt.ItemDataRole.ToolTipRole) or self.currentText()
+        return "\n".join(text for text in (str(chosen), self.toolTip()) if text and text != "None")
+
+    def event(self, event: Any) -> bool:
+        """Asked for the tooltip, tell what is chosen too."""
+        if event.type() == QEvent.Type.ToolTip:
+            QToolTip.showText(event.globalPos(), self.full_tip(), self)
+            return True
+        return bool(super().event(event))
+
+    def paintEvent(self, event: Any) -> None:
+        """As any box, but for the ellipsis."""
+        if self.isEditable():
+            super().paintEvent(event)
+            return
+        painter, option = QStylePainter(self), self._option()
+        if self.currentIndex() < 0:
+            palette = option.palette
+            palette.setBrush(QPalette.ColorRole.ButtonText, palette.placeholderText())
+            option.palette = palette
+            option.currentText = self.placeholderText()
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        option.currentText = self._elided(option.currentText or "", option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def _option(self) -> QStyleOptionComboBox:
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        return option
+
+    def _elided(self, text: str, option: QStyleOptionComboBox) -> str:
+        style = self.style()
+        assert style is not None
+        part = QStyle.SubControl.SC_ComboBoxEditField
+        field = style.subControlRect(QStyle.ComplexControl.CC_ComboBox, option, part, self)
+        return self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, field.width() - 4)
+
+
 class Controls(QWidget):
     """Makes widgets named ``PREFIX_name``, each with a tooltip."""
 
@@ -45,10 +110,7 @@ class Controls(QWidget):
         return widget
 
     def _combo(self, name: str, tip: str, *items: tuple[str, Any]) -> QComboBox:
-        box = self._dress(QComboBox(self), name, tip)
-        box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        box.setMinimumContentsLength(8)
-        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        box = self._dress(Box(self), name, tip)
         for text, key in items:
             box.addItem(text, key)
         return box
@@ -156,11 +218,12 @@ class PageArea(QScrollArea):
     """Scrolls up and down only: never narrower than its page, whatever the page shows."""
 
     def minimumSizeHint(self) -> QSize:
-        """As wide as the page needs, scroll bar included."""
+        """As wide as the page needs, scroll bar included, and high enough to see what it is under other docks."""
         hint, page, bar = super().minimumSizeHint(), self.widget(), self.verticalScrollBar()
         if page is None or bar is None:
             return hint
-        return QSize(page.minimumSizeHint().width() + bar.sizeHint().width(), hint.height())
+        height = max(hint.height(), min(LOWEST, page.minimumSizeHint().height()))
+        return QSize(page.minimumSizeHint().width() + bar.sizeHint().width(), height)
 
     def eventFilter(self, watched: Any, event: Any) -> bool:
         """The page has changed: so may its width."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,3 +77,12 @@ class Exporting(SegmentForm):
             work, on_result=lambda written: notify_info(f"Written: {written}"), on_error=notify_error,
             title="Exporting",
         )  # fmt: skip
+
+
+def written_in_words(paths: Iterable[str]) -> str:
+    """What was written, with its folder said once."""
+    places = [Path(path) for path in paths]
+    folders = {place.parent for place in places}
+    if len(folders) != 1:
+        return f"Written: {', '.join(map(str, places))}"
+    return f"Written to {folders.pop()}: {', '.join(place.name for place in places)}"

@@ -126,6 +126,7 @@ class AnnotateWidget(Exchanging):
         )  # fmt: skip
         for key, action in (("Control-Z", "undo"), ("Control-Shift-Z", "redo"), ("N", "")):
             self.viewer.bind_key(key, lambda _viewer, action=action: self._key(action), overwrite=True)
+        self.viewer.layers.selection.events.active.connect(self._show_waiting)
         self.canvas.layer.bind_key("N", lambda _layer: self.next_region(), overwrite=True)
         self._list_layers()
         self.hint.hide()
@@ -151,6 +152,8 @@ class AnnotateWidget(Exchanging):
         self._timer.stop()
         self.bar.stop()
         canvas, self.canvas = self.canvas, None
+        self.viewer.layers.selection.events.active.disconnect(self._show_waiting)
+        self.waiting.hide()
         for key in ("Control-Z", "Control-Shift-Z", "N"):
             self.viewer.bind_key(key, None, overwrite=True)
         canvas.close()
@@ -181,6 +184,7 @@ class AnnotateWidget(Exchanging):
             self.tool_buttons[tool].setChecked(True)
             if self.canvas is not None:
                 self.canvas.take_tool()
+            self._show_waiting()
         if size is not None:
             self.controller.size = max(1, min(size, self.size_box.maximum()))
             for control in (self.size_box, self.size_slider):
@@ -194,6 +198,16 @@ class AnnotateWidget(Exchanging):
             keys = [c.shortcut for c in self.controller.store.class_list]
             if key in keys:
                 self.classes.selectRow(keys.index(key))
+
+    def _show_waiting(self, *_: Any) -> None:
+        """With another layer selected napari hands the mouse to that: say why the brush does nothing."""
+        if self.canvas is None:
+            return
+        active = self.viewer.layers.selection.active
+        idle = self.controller.tool != "pan" and self.editing is None and active is not self.canvas.layer
+        chosen = "no layer" if active is None else f"'{active.name}'"
+        self.waiting.setText(f"Painting rests while {chosen} is selected: press a tool, or select the annotation.")
+        self.waiting.setVisible(idle)
 
     def _choose_method(self, method: str) -> None:
         self.controller.superpixel_method = method
@@ -318,6 +332,7 @@ class AnnotateWidget(Exchanging):
             inserted.disconnect(_mark_as_edited)
         self.canvas.layer.visible = False
         self.edit_button.setText("Done editing")
+        self._show_waiting()
 
     def _stop_editing(self) -> None:
         editing, self.editing = self.editing, None

@@ -125,6 +125,7 @@ class LoadWidget(Controls):
     def _tidy_table(self) -> None:
         leave_alone(self.table)
         self.table.setWordWrap(True)
+        self.table.setStyleSheet("QTableWidget::item { padding: 4px 2px; }")  # rows of several lines would touch
         across, down = self.table.horizontalHeader(), self.table.verticalHeader()
         assert across is not None
         assert down is not None

@@ -32,7 +32,7 @@ from napari_isdnet.widgets._segment_controller import (
     region_window,
 )
 from napari_isdnet.widgets._segment_earlier import WAY_OUT, Earlier
-from napari_isdnet.widgets._segment_export import Exporting
+from napari_isdnet.widgets._segment_export import Exporting, written_in_words
 from napari_isdnet.widgets._segment_live import LiveView
 from napari_isdnet.window import Window
 
@@ -332,7 +332,7 @@ class SegmentWidget(Exporting):
         self.export_button.setEnabled(True)
         for warning in finished.result.warnings:
             notify_info(in_dock(warning))
-        notify_info(f"Written: {', '.join(finished.result.outputs.values())}")
+        notify_info(written_in_words(finished.result.outputs.values()))
         replaced = self._showing(settings, source.name)
         if self._result_of is image:
             replaced += [self.result_layer, self.uncertainty_layer]
