@@ -302,7 +302,7 @@ def test_large_images_are_read_by_crops(tmp_path: Path, monkeypatch: pytest.Monk
         return source
 
     monkeypatch.setattr(crops, "_open_image", watched)
-    settings = ["run.steps=2", "schedule.warmup_steps=0", "crop.scale=[1.0, 1.0]", "run.validate_every=0"]
+    settings = ["run.steps=2", "crop.scale=[1.0, 1.0]", "run.validate_every=0"]
     list(fit(recipe_for("folder", tmp_path / "data", *settings), tmp_path / "run"))
     assert read == {"a.ome.zarr": 64 * 64, "b.tif": 64 * 64}
 

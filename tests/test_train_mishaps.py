@@ -308,7 +308,6 @@ def test_a_model_is_not_written_over_the_one_it_starts_from(tmp_path: Path) -> N
         ("augment.contrast=[-0.5, 1.5]", "contrast: must be two factors of at least 0"),
         ("augment.saturation=[1.5, 0.5]", "saturation: must be two factors .* in ascending order"),
         ("data={classes=['a', 'b'], ignored_in_mean=['b', 'a']}", "ignored_in_mean names all classes"),
-        ("schedule.warmup_steps=999999", "warmup_steps is 999999 of .* set it to at most run.steps"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused(setting: str, words: str) -> None:

@@ -246,13 +246,6 @@ class Recipe(_Part):
         return self
 
     @model_validator(mode="after")
-    def _warm_up_ends(self) -> Recipe:
-        warmup, steps = self.schedule.warmup_steps, self.run.steps
-        if warmup > steps:
-            raise ValueError(f"schedule.warmup_steps is {warmup} of {steps} steps; set it to at most run.steps")
-        return self
-
-    @model_validator(mode="after")
     def _frozen_in_one_process(self) -> Recipe:
         if self.optimizer.frozen_steps and self.run.devices * self.run.nodes > 1:
             raise ValueError("optimizer.frozen_steps is for one process; set it to 0, or use one device of one node")
