@@ -11,6 +11,7 @@ from napari_isdnet_training.registry import Network
 from napari_isdnet_training.starting import NEVER_TAUGHT, known_as, last_layers_only, start_from
 
 from napari_isdnet.classes import classes_from
+from napari_isdnet.exceptions import NothingToLearn
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.isdnet import ISDNet
 from tests.network_tools import lively, small
@@ -78,6 +79,14 @@ def test_a_class_of_the_model_goes_on_once(
 
 
 def test_a_backbone_learns_what_is_painted() -> None:
-    start = start_from("backbone", classes_from(["a", "b"]), 0, {"b"})
-    assert (start.new_classes, start.never_taught) == (("b",), ("a",))
+    start = start_from("backbone", classes_from(["a", "b", "c"]), 0, {"b", "c"})
+    assert (start.new_classes, start.never_taught) == (("b", "c"), ("a",))
     assert not start.knows_all
+
+
+def test_one_class_alone_is_nothing_to_learn_where_no_other_is_known(tmp_path: Path) -> None:
+    path, _ = written(tmp_path / "m.safetensors", ["roof", "road"])
+    for model in ("backbone", str(path)):
+        with pytest.raises(NothingToLearn, match=r"Only class .object. is painted.*paint a second class"):
+            start_from(model, classes_from(["object", "background"]), 0, {"object"})
+    assert start_from(str(path), classes_from(["object", "road"]), 0, {"object"}).new_classes == ("object",)

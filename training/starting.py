@@ -12,7 +12,7 @@ from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 
 from napari_isdnet.classes import ClassInfo, index_of
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.model.checkpoint import load_model, model_hash, read_header
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
@@ -68,7 +68,8 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Col
     A class of the model goes on under its name, by the loose match of :func:`~napari_isdnet.classes.index_of`, wherever
     it stands in the list. Rows of new classes start near zero, a little below the others, so that they have to be
     learnt and disturb nothing before; one that nobody painted stays silent. Raises :class:`InputError` for fewer than
-    two classes and a model without a header.
+    two classes and a model without a header, and :class:`NothingToLearn` where the only painted class is the only one
+    that would be known.
     """
     torch.manual_seed(seed)
     if len(classes) < 2:
@@ -78,7 +79,7 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Col
     if model == BACKBONE:
         options = {**FRESH_BRANCHES, "distillation": "sampled", "distillation_points": 1024}
         network = build("isdnet-lite0", len(classes), True, options)
-        return Start(network, None, BACKBONE, *_parted(names, painted))
+        return Start(network, None, BACKBONE, *_several(_parted(names, painted)))
     parent = load_model(model, training=True)
     header = parent.header
     if header is None:
@@ -87,6 +88,8 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Col
     known = known_as(names, old)
     unknown = [own for own, name in zip(names, known, strict=True) if name not in old]
     new, silent = _parted(unknown, painted)
+    if len(unknown) == len(names):
+        _several((new, silent))
     net = parent if old == known else with_classes(parent, old, known, silent)
     return Start(Network(header.name, net, None), header, model_hash(parent), new, silent, old, known)
 
@@ -95,6 +98,15 @@ def _parted(names: Iterable[str], painted: Collection[str]) -> tuple[tuple[str, 
     """Names that are painted, and the others."""
     names = tuple(names)
     return tuple(n for n in names if n in painted), tuple(n for n in names if n not in painted)
+
+
+def _several(parted: tuple[tuple[str, ...], tuple[str, ...]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Refuse a single painted class where nothing else is known: to say it everywhere would be right."""
+    if len(parted[0]) == 1:
+        raise NothingToLearn(
+            f"Only class '{parted[0][0]}' is painted, and the model knows none of the others: paint a second class too."
+        )
+    return parted
 
 
 def known_as(names: Sequence[str], old: Sequence[str]) -> tuple[str, ...]:
