@@ -63,7 +63,8 @@ def import_geojson(
     that lies on the image or covers a pixel; ``note`` is told in a sentence when some of them do not, and how many
     features have no geometry.
     """
-    drawn = list(read_drawn(path, line_width, georeference, store.classes if classes is None else classes, note))
+    counted = store.classes if classes is None else classes
+    drawn = list(read_drawn(path, line_width, georeference, counted, note, store.shape))
     nameless = next((i for i, item in enumerate(drawn) if item.name is None), None)
     if nameless is not None and default_class is None:
         raise InputError(f"{path}, shape {nameless} has no class; set its classification, or give a default class.")
@@ -130,13 +131,16 @@ def read_drawn(
     georeference: GeoReference | None = None,
     classes: Sequence[ClassInfo] = (),
     note: Callable[[str], None] | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Iterator[Drawn]:
     """The shapes of a FeatureCollection, a list of features (QuPath), one feature or one geometry.
 
     A feature without a class but with a ``class_index`` gets the name of that one of ``classes``, else the number.
     Features without a geometry (null or empty, which GeoJSON allows) are left out, and ``note`` is told how many.
+    With the ``shape`` of the image a file may be in longitude and latitude
+    (:func:`~napari_isdnet.io.geojson.read_items`).
     """
-    items, reference = read_items(path, georeference)
+    items, reference = read_items(path, georeference, shape, note)
     empty = 0
     for where, item in items:
         try:

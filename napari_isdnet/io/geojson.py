@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**30
 """Largest GeoJSON file that is read: it is parsed as a whole."""
+_EPSG = re.compile(
+    # EPSG:n, urn:ogc:def:crs:EPSG::n (or a version of the register), http://www.opengis.net/def/crs/EPSG/0/n
+    r"(?:urn:(?:x-)?ogc:def:crs:)?EPSG:(?:[\d.]*:)?(\d+)|https?://www\.opengis\.net/def/crs/EPSG/[\d.]+/(\d+)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -126,13 +132,18 @@ def read_geojson(path: str | os.PathLike[str], georeference: GeoReference | None
 
 
 def read_items(
-    path: str | os.PathLike[str], georeference: GeoReference | None = None
+    path: str | os.PathLike[str],
+    georeference: GeoReference | None = None,
+    shape: tuple[int, int] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[list[tuple[str, Any]], GeoReference | None]:
     """(where it stands, the JSON) of every feature of a FeatureCollection, a bare list, one feature or one geometry.
 
     The second value is ``georeference``, that of the image, where the file is in map coordinates, which it says by
     naming their system (``crs``, as GDAL, QGIS and this package write it); None where it counts pixels. Raises
-    :class:`InputError` where it names another system than the image's.
+    :class:`InputError` where it names another system than the image's. With the ``shape`` of the image (rows, columns)
+    a file without a system may be in longitude and latitude
+    (:func:`~napari_isdnet.io.lonlat.from_degrees`); it then comes back in map coordinates, and ``note`` is told.
     """
     file = Path(path)
     try:
@@ -145,19 +156,32 @@ def read_items(
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file} is no JSON ({error}); give a GeoJSON file.") from None
-    reference = _reference_of(content, georeference, file)
     items = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise InputError(f"{file} is no GeoJSON: 'features' must be a list of features.")
+    named = _named_system(content)
+    reference = None
+    if georeference is not None and georeference.crs and named is not None:
+        reference = _same_system(named, georeference, file)
+    elif georeference is not None and georeference.crs and shape is not None:
+        from napari_isdnet.io.lonlat import from_degrees
+
+        if from_degrees(items, georeference, shape, file):
+            reference = georeference
+            if note is not None:
+                note(f"{file.name} names no reference system (crs) and was taken as longitude and latitude.")
     return [(f"{file}, feature {number}", item) for number, item in enumerate(items)], reference
 
 
-def _reference_of(content: Any, georeference: GeoReference | None, file: Path) -> GeoReference | None:
+def _named_system(content: Any) -> str | None:
     found = content.get("crs") if isinstance(content, dict) else None
-    named = found.get("properties", {}).get("name") if isinstance(found, dict) else None
-    if not isinstance(named, str) or georeference is None or not georeference.crs:
-        return None
-    if _system(named) != _system(_crs_name(georeference.crs)):
+    properties = found.get("properties") if isinstance(found, dict) else None
+    named = properties.get("name") if isinstance(properties, dict) else None
+    return named if isinstance(named, str) else None
+
+
+def _same_system(named: str, georeference: GeoReference, file: Path) -> GeoReference:
+    if _system(named) != _system(georeference.crs or ""):
         raise InputError(
             f"{file} is in the reference system {named}, the image in {georeference.crs};"
             " save it in that of the image first (in QGIS: Export > Save Features As)."
@@ -165,9 +189,12 @@ def _reference_of(content: Any, georeference: GeoReference | None, file: Path) -
     return georeference
 
 
-def _system(name: str) -> list[str]:
-    """Authority and code of a reference system; GDAL and QGIS write EPSG:4326, x before y, as CRS84."""
-    return ["EPSG", "4326"] if name.upper().endswith(":CRS84") else name.replace("::", ":").split(":")[-2:]
+def _system(name: str) -> str:
+    """One spelling for one reference system; GDAL and QGIS write EPSG:4326, x before y, as CRS84."""
+    if name.upper().endswith((":CRS84", "/CRS84")):
+        return "EPSG:4326"
+    found = _EPSG.fullmatch(name.strip())
+    return f"EPSG:{found[1] or found[2]}" if found else name
 
 
 def _feature(item: Any, where: str, reference: GeoReference | None) -> Feature:
