@@ -7,7 +7,7 @@ conversion between the two happens in this module only.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,25 @@ def distinct_color(index: int) -> tuple[int, int, int]:
     hue = (0.08 + index * 0.618033988749895) % 1.0
     r, g, b = colorsys.hsv_to_rgb(hue, 0.65 if index % 2 else 0.8, 0.95 if index % 3 else 0.75)
     return round(r * 255), round(g * 255), round(b * 255)
+
+
+ANNOTATION = "napari_isdnet_annotation"
+"""Member of a file's metadata that says: its values are those of an annotation, and these are its classes."""
+
+
+def annotation_mark(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """What a file of annotation values (0 = unlabelled, k + 1 = class k) holds under :data:`ANNOTATION`, JSON-ready."""
+    return {"values": "0 is unlabelled, k + 1 is class k", "classes": [[c.name, list(c.color)] for c in classes]}
+
+
+def classes_marked(mark: Any) -> tuple[ClassInfo, ...] | None:
+    """The classes of :func:`annotation_mark`; () where it names none, None for anything else."""
+    if not isinstance(mark, Mapping) or not isinstance(mark.get("classes"), list):
+        return None
+    try:
+        return classes_from(mark["classes"]) if mark["classes"] else ()
+    except (InputError, TypeError, ValueError):
+        return None
 
 
 def to_annotation(indices: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -79,7 +79,7 @@ def test_a_label_file_is_of_the_moment_at_which_its_export_began(store, tmp_path
     source, _ = open_labels(path)
     found = source.read(WHOLE)[..., 0]
     source.close()
-    assert np.array_equal(found, expected if values == "annotation" else from_annotation(expected))
+    assert np.array_equal(found, from_annotation(expected))
 
 
 def test_outlines_are_of_the_moment_at_which_their_export_began(store, tmp_path, monkeypatch) -> None:

@@ -191,7 +191,10 @@ def test_an_import_that_fails_leaves_no_project(cli: Runner, image: Path, tmp_pa
     tifffile.imwrite(half, labels)
     (tmp_path / "names.txt").write_text("road\n")
     classes = ("--classes", tmp_path / "names.txt")
-    for file, said in ((degrees, "to the image's system EPSG:32633."), (half, "add --values mask (0 is the first")):
+    for file, said in (
+        (degrees, "look like longitude and latitude of another place"),
+        (half, "add --values mask (0 is the first"),
+    ):
         ran = cli("annotation", "import", image, file, *classes)
         assert ran.code == 1
         assert ran.err.strip().splitlines()[-1].startswith("Error: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -12,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.strokes import Labels, Patch
-from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo, from_annotation, index_of, to_annotation
+from napari_isdnet.classes import (
+    ANNOTATION,
+    IGNORE_INDEX,
+    MAX_CLASSES,
+    ClassInfo,
+    annotation_mark,
+    from_annotation,
+    index_of,
+    to_annotation,
+)
+from napari_isdnet.engine.annotated import AnnotationIndices
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Clock, Progress
@@ -169,8 +180,8 @@ def import_labels(
     path = Path(labels)
     source, own = open_labels(path)  # indices, where the file has a palette
     named, folder = own is not None, store_folder(path)
-    if (folder / JOURNAL).is_file():  # the pyramid of a project: its values and names are known
-        values, state = ("annotation" if values == AUTO else values), read_state(folder)
+    if (folder / JOURNAL).is_file():  # the pyramid of a project: its names are known, newer than in its metadata
+        state = read_state(folder)
         own = None if state is None else tuple(c.info for c in state.classes)
     try:
         said = None if names is None else len(names)
@@ -188,6 +199,8 @@ def _import(
     said: int | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Generator[Progress, None, list[Window]]:
+    if isinstance(source, AnnotationIndices):
+        values = "mask"  # it knows what it holds, whatever was said of the file
     if source.shape != store.shape or source.channels != 1:
         raise InputError(
             f"{source.name} is {source.shape[0]} x {source.shape[1]} with {source.channels} channels; a label image for"
@@ -305,6 +318,7 @@ def _export_tiff(store: Frozen, path: Path, overwrite: bool) -> Generator[Progre
     total = sum(len(Grid(shape, (_TILE, _TILE))) for shape in store.levels)
     clock = Clock(total)
     big = store.shape[0] * store.shape[1] > 1 << 31
+    about = json.dumps({ANNOTATION: annotation_mark(store.classes)})  # ASCII, as TIFF demands
     with replacing(path, overwrite) as temporary, tifffile.TiffWriter(temporary, bigtiff=big) as tiff:
         for level, shape in enumerate(store.levels):
             tiff.write(
@@ -317,6 +331,7 @@ def _export_tiff(store: Frozen, path: Path, overwrite: bool) -> Generator[Progre
                 subifds=len(store.levels) - 1 if level == 0 else 0,
                 subfiletype=1 if level else 0,
                 metadata=None,
+                description=None if level else about,
             )
             yield clock.step(len(Grid(shape, (_TILE, _TILE))), "write")
     return path

@@ -14,6 +14,7 @@ from typing import Any
 
 from napari_isdnet.annotation.chunks import CHUNK, ZARR_FOLDER
 from napari_isdnet.annotation.classlist import Classes
+from napari_isdnet.classes import ANNOTATION, annotation_mark
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import pyramid_shapes
 
@@ -72,7 +73,9 @@ def group_json(levels: Sequence[tuple[int, int]], classes: Classes, name: str = 
     }
     multiscales = [{"name": name, "axes": axes, "datasets": datasets, "type": "mode"}]
     ome = {"version": "0.5", "multiscales": multiscales, "image-label": label}
-    meta = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+    # What its values mean is not in OME-Zarr: without this the first class would be read as the second one.
+    mark = annotation_mark([c.info for c in classes])
+    meta = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, ANNOTATION: mark}}
     return json.dumps(meta, indent=1).encode()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
+from napari_isdnet.engine.annotated import AnnotationIndices, annotation_classes
 from napari_isdnet.engine.classlist import classes_in_tiff, read_classes
 from napari_isdnet.engine.metrics import Labels
 from napari_isdnet.exceptions import InputError
@@ -179,7 +180,7 @@ def open_labels(
     """Open a label map and find its classes.
 
     They come from ``classes_file`` if given, else from the map's own metadata, else they are None. A PNG with a
-    palette gives its indices.
+    palette gives its indices, and the annotation of this package its class indices (255 where nothing is painted).
     """
     source, own = open_indices(Path(path))
     if source.channels != 1 or source.dtype.kind not in "bui":
@@ -191,10 +192,16 @@ def open_labels(
 
 
 def open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
-    """Open a file as it is stored: no palette, which would turn indices into colours, and bits as 0 and 1."""
+    """Open a file as it is stored: no palette, which would turn indices into colours, and bits as 0 and 1.
+
+    Only a file that says that it holds annotation values (0 = unlabelled) is read as class indices, like all others.
+    """
     from napari_isdnet.io.open import open_source, stem_of
     from napari_isdnet.io.store import LabelStore
 
+    painted = annotation_classes(path)
+    if painted is not None:
+        return AnnotationIndices(open_source(path)), painted or None
     if path.is_dir():
         try:
             store = LabelStore.open(path)
