@@ -116,6 +116,7 @@ def places(
     import numpy as np
 
     from napari_isdnet.annotation.suggest import TRUST_FROM, place_side
+    from napari_isdnet.engine.kinds import check_uncertainty
     from napari_isdnet.io.open import open_source
 
     with ExitStack() as stack:
@@ -129,6 +130,7 @@ def places(
         unsure: Any = np.ones((1, 1))
         if uncertainty is not None:
             unsure = stack.enter_context(closing(open_source(uncertainty)))
+            check_uncertainty(uncertainty, unsure)
         side = window or place_side(store.shape)
         found = next_regions(unsure, store, window=side, count=count, trust_from=0.0 if hardest else TRUST_FROM)
     if output is not None:
