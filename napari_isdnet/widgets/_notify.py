@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from napari_isdnet.exceptions import InputError
@@ -25,6 +26,10 @@ _COMMAND = re.compile(r"('napari-isdnet [^']*')")
 
 def in_dock(message: str) -> str:
     """A message of the engine without options of the command line; commands that it tells stay as they are."""
+    # Of two windows of one program neither person nor message should care for its number, or end it.
+    message = re.sub(
+        rf"by process {os.getpid()} on \S+; wait for it, end it,", "in another window; wait for it,", message
+    )
     parts = _COMMAND.split(message)
     for number in range(0, len(parts), 2):
         for option, words in _IN_DOCK:

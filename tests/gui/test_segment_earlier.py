@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -167,6 +168,8 @@ def test_what_only_the_engine_finds_is_said_without_options(viewer, qtbot, dock,
         ("it takes 9 GiB where --memory leaves 2 GiB; use --context window or a larger --memory.",
          "it takes 9 GiB where the memory budget leaves 2 GiB; choose 'Window by window' as the context or a larger"
          " memory budget in the preferences."),
+        (f"The job J is being worked on by process {os.getpid()} on vm; wait for it, end it, or choose another --output"
+         " folder.", "The job J is being worked on in another window; wait for it, or choose another output folder."),
         ("a.pth is no model: turn it into one with 'napari-isdnet convert a.pth --output a.safetensors'.",
          "a.pth is no model: turn it into one with 'napari-isdnet convert a.pth --output a.safetensors'."),
         ("trained at 2 m; --scale 0.5 resamples it.", "trained at 2 m; resample it by 0.5 for a better answer."),
