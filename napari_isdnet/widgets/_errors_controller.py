@@ -324,10 +324,11 @@ def _corner(window: Window) -> str:
 
 def summary(result: Evaluation) -> str:
     """The figures in one sentence, of which maps, and what a reader must know of them."""
-    maps = f"{result.prediction} against {result.truth}"
-    text = (
-        f"{maps}: mIoU {percent(result.mean_iou)} · accuracy {percent(result.accuracy)} · {result.region.area:,} pixels"
-    )
+    # Of an annotation most is not painted: its few pixels are what the figures are of.
+    counted, area = result.confusion.evaluated, result.region.area
+    pixels = f"{area:,} pixels" if counted == area else f"{counted:,} of {area:,} pixels"
+    figures = f"mIoU {percent(result.mean_iou)} · accuracy {percent(result.accuracy)}"
+    text = f"{result.prediction} against {result.truth}: {figures} · {pixels}"
     return " ".join([f"{text}.", *result.notes]) if result.notes else text
 
 

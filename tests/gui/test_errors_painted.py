@@ -66,6 +66,7 @@ def test_what_is_painted_is_compared_by_class_and_what_is_not_counts_nowhere(pro
     result = result_of(facts.from_layer(prediction), facts.from_layer(layer_of(project)))
     assert result.accuracy == 1.0
     assert result.confusion.evaluated == sum(project.store.class_counts()) < SHAPE[0] * SHAPE[1] / 2
+    assert f"· {result.confusion.evaluated:,} of 120,000 pixels" in facts.summary(result)
     assert [item.name for item in result.classes] == ["field", "house", "water", "road"]
     assert [item.name for item in result.per_class if item.present] == ["field", "water"]
     turned = result_of(facts.from_layer(layer_of(project)), facts.from_layer(prediction))
