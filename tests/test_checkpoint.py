@@ -274,7 +274,7 @@ def test_nan_weights_are_not_saved(model: ISDNet, tmp_path: Path) -> None:
         ({"classes": [{"name": "a"}]}, "list of objects with a name and a color"),
         ({"classes": [{"name": n, "color": [0, 0, 300]} for n in "abc"]}, "three numbers 0..255"),
         ({"classes": [{"name": "a", "color": [0, 0, 0]}] * 3}, "Class names must differ"),
-        ({"classes": [{"name": n, "color": [0, 0, "x"]} for n in "abc"]}, "cannot be read"),
+        ({"classes": [{"name": n, "color": [0, 0, "x"]} for n in "abc"]}, "three numbers 0..255"),
         ({"config": {"num_classes": 3, "deep": "nosuchbackbone"}}, "nosuchbackbone"),
         ({"config": {"num_classes": 3, "wings": 2}}, "wings"),
         ({"config": [1]}, "'config' must be a JSON object"),
