@@ -20,6 +20,8 @@ from napari_isdnet.io.tiff import TiffSource
 from napari_isdnet.model.checkpoint import save_model
 from tests.network_tools import lively, picture, small
 
+pytestmark = pytest.mark.long  # each trains, or runs a network several times
+
 
 def test_what_runs_inside_stops_what_runs_around(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0, 3.0, 3.5, 10.0, 11.0])

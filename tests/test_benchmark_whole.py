@@ -13,6 +13,8 @@ from napari_isdnet_training.benchmark.whole import ALONE, END_TO_END, ONE_FORWAR
 from napari_isdnet.model.checkpoint import save_model
 from tests.network_tools import lively, picture, small
 
+pytestmark = pytest.mark.long  # each trains, or runs a network several times
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, str]:

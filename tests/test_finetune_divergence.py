@@ -16,6 +16,8 @@ from napari_isdnet.annotation.project import Project
 from napari_isdnet.exceptions import InputError
 from tests import finetune_tools as tools
 
+pytestmark = pytest.mark.long  # each trains, or runs a network several times
+
 
 def broken_images(patch: pytest.MonkeyPatch) -> None:
     """The forward of step 1 spoils loss and batch statistics."""

@@ -24,6 +24,8 @@ from napari_isdnet.window import Window
 from tests.benchmark_tools import drain
 from tests.finetune_tools import CLASSES, TINY, network, paint, scene
 
+pytestmark = pytest.mark.long  # each trains, or runs a network several times
+
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:

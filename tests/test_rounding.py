@@ -76,6 +76,7 @@ def class_maps(model: ISDNet, x: Tensor, precision: torch.dtype) -> Tensor:
         return nn.functional.interpolate(logits, size=x.shape[2:], mode="bilinear")[0].argmax(0)
 
 
+@pytest.mark.long
 def test_class_maps_agree_better_on_a_place_that_was_not_measured(
     model: ISDNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ from napari_isdnet.window import Window
 
 from .canvas_tools import canvas_of, drag, key
 
+pytestmark = pytest.mark.long  # what a dock survives: a window each
+
 SHAPE = (700, 900)
 
 

@@ -23,6 +23,8 @@ from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.window import Window
 from tests.gui.test_lazy import picture
 
+pytestmark = pytest.mark.long  # what a dock survives: a window each
+
 CLASSES = classes_from(["land", "water"])
 
 

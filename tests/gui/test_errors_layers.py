@@ -16,6 +16,8 @@ from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.errors import ErrorsWidget
 from napari_isdnet.window import Window
 
+pytestmark = pytest.mark.long  # what a dock survives: a window each
+
 PLACE: dict[str, Any] = {"scale": (0.5, 0.5), "translate": (100, -50)}
 CLASSES = classes_from([("field", "#30a030"), ("house", "#d04020")])
 

@@ -23,6 +23,8 @@ from napari_isdnet.widgets._projects import close_project, open_project
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.widgets.errors import ErrorsWidget
 
+pytestmark = pytest.mark.long  # what a dock survives: a window each
+
 SHAPE = (300, 400)
 PREDICTED = classes_from([("field", "#30a030"), ("house", "#d04020"), ("water", "#2060d0")])
 PAINTED = (("water", (0, 0, 255)), ("field", (0, 255, 0)), ("road", (90, 90, 90)))

@@ -24,6 +24,8 @@ from napari_isdnet.widgets.segment import SegmentWidget
 from napari_isdnet.window import Window
 from tests.gui.segment_tools import choose, fields_network, open_dock, segmented, write_field
 
+pytestmark = pytest.mark.long  # what a dock survives: a window each
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:

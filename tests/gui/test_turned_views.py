@@ -16,6 +16,8 @@ from napari_isdnet.widgets.errors import ErrorsWidget
 from napari_isdnet.window import Window
 from tests.gui.canvas_tools import canvas_of, mouse
 
+pytestmark = pytest.mark.long  # what a dock survives: a window each
+
 SHAPE = (1400, 700)
 
 
