@@ -25,13 +25,13 @@ from napari_isdnet.annotation.suggest import Suggestion
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.sampling import level_for
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _annotate_controller as module
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_exchange import Watched
 from napari_isdnet.widgets._annotate_regions import (
     Placing,
-    level_for,
     predicted_region,
     stroke_of,
     superpixel,

@@ -19,6 +19,7 @@ from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import polygons
 from napari_isdnet.window import Window
+from tests.test_annotation_exchange import finish
 
 SHAPE = (1200, 5000)
 WHOLE = Window.whole(SHAPE)
@@ -39,14 +40,6 @@ def meddle(store: AnnotationStore) -> None:
     store.remove_class(0)
     store.paint(Rectangle(Window(0, 3000, 1200, 1000)), 0)
     store.paint(Rectangle(Window(0, 0, 512, 512)), None)
-
-
-def finish(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 @pytest.mark.parametrize("flushed", [False, True])

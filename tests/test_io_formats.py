@@ -1,11 +1,10 @@
-"""Pictures, OME-Zarr, GDAL rasters, slides and arrays, each compared with an independent decode."""
+"""Pictures, OME-Zarr, slides and arrays, each compared with an independent decode."""
 
 from __future__ import annotations
 
 import json
 import struct
 import sys
-from contextlib import closing
 from types import SimpleNamespace
 
 import imagecodecs
@@ -16,13 +15,10 @@ import tifffile
 import zarr
 
 from napari_isdnet.cli_segment import _segment_one
-from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError, MissingExtra
-from napari_isdnet.io import geo
 from napari_isdnet.io.array import ArraySource, find_axes
 from napari_isdnet.io.describe import describe
-from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.open import open_source, stem_of
 from napari_isdnet.io.scaled import resampled
 from napari_isdnet.io.source import ImageSource, resident_bytes
@@ -182,75 +178,6 @@ def test_zarr_that_points_outside_is_refused(tmp_path):
     (path / "zarr.json").write_text(text)
     with pytest.raises(InputError, match="outside"):
         open_source(path)
-
-
-def test_gdal_reads_what_tifffile_does_not(tmp_path):
-    image = noise(60, 70, 2, dtype=np.int16)
-    profile = {"driver": "ENVI", "height": 60, "width": 70, "count": 2, "dtype": "int16", "crs": "EPSG:32632"}
-    with rasterio.open(
-        tmp_path / "a.img", "w", transform=rasterio.Affine(2, 0, 10, 0, -3, 20), nodata=-5, **profile
-    ) as f:
-        f.write(np.moveaxis(image, 2, 0))
-    source = open_source(tmp_path / "a.img")
-    check(source, [image])
-    assert source.georeference.crs == "EPSG:32632"
-    assert source.georeference.transform == (2, 0, 10, 0, -3, 20)
-    assert (source.pixel_size.row, source.pixel_size.column) == (3, 2)
-    assert source.nodata == -5
-    source.close()
-    with pytest.raises(InputError, match="closed"):
-        source.read(Window(0, 0, 1, 1))
-
-
-def test_a_mosaic_is_another_image_when_its_sources_are(tmp_path):
-    path, mosaic = tmp_path / "part.tif", tmp_path / "mosaic.vrt"
-    with rasterio.open(path, "w", driver="GTiff", height=20, width=30, count=1, dtype="uint8") as data:
-        data.write(noise(1, 20, 30))
-    mosaic.write_text(
-        '<VRTDataset rasterXSize="30" rasterYSize="20"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
-        '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
-        "</VRTRasterBand></VRTDataset>"
-    )
-
-    def identity():
-        with closing(open_source(mosaic)) as source:
-            return source.identity()
-
-    before = identity()
-    assert before["files"] == 1
-    (tmp_path / "mosaic.vrt.aux.xml").write_text("<PAMDataset></PAMDataset>")  # as a viewer leaves it
-    assert identity() == before
-    with rasterio.open(path, "r+") as data:
-        data.write(noise(1, 20, 30))
-    assert identity() != before
-
-
-def test_labels_with_colours_in_a_gdal_raster_are_read_as_indices(tmp_path):
-    indices = noise(20, 30) % 4
-    with rasterio.open(tmp_path / "a.img", "w", driver="HFA", height=20, width=30, count=1, dtype="uint8") as data:
-        data.write(indices[None])
-        data.write_colormap(1, {i: (60 * i, 9, 200 - 60 * i, 255) for i in range(4)})
-    with closing(open_source(tmp_path / "a.img")) as picture:
-        assert picture.channels == 3
-    source, classes = open_labels(tmp_path / "a.img")
-    with closing(source):
-        np.testing.assert_array_equal(source.read(Window(0, 0, 20, 30))[..., 0], indices)
-    assert classes is None
-
-
-def test_a_container_of_several_images_names_them(tmp_path):
-    several = SimpleNamespace(count=0, subdatasets=["NETCDF:a.nc:red", "NETCDF:a.nc:green"], dtypes=())
-    with pytest.raises(InputError, match=r"holds 2 images \(red, green\).*gdal_translate 'NETCDF:a.nc:red' red.tif"):
-        geo._info(several, tmp_path / "a.nc", "a")
-
-
-def test_gdal_overviews_are_levels(tmp_path):
-    path = tmp_path / "a.tif"
-    levels = [noise(256, 200, 3), noise(128, 100, 3)]
-    with tifffile.TiffWriter(path) as writer:
-        for i, level in enumerate(levels):
-            writer.write(level, tile=(64, 64), photometric="rgb", subfiletype=int(i > 0), metadata=None)
-    check(open_raster(path, "a"), levels)
 
 
 def test_openslide_reads_a_generic_tiled_tiff(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.model.auxiliary import labelled_weight, segmentation_loss
 from tests.network_tools import lively, small
-from tests.test_train_runs import RECIPE, losses, run_command, trained, weights
+from tests.test_train_runs import RECIPE, assert_parts_are_the_batch, losses, run_command, trained
 
 
 @pytest.mark.parametrize("weight", [None, torch.tensor([0.2, 1.0, 3.0])])
@@ -82,11 +82,7 @@ def recipe(data: dict[str, Any], **run: object) -> Recipe:
 def test_accumulated_parts_train_as_the_batch_where_masks_are_uneven(uneven: dict[str, Any], tmp_path: Path) -> None:
     for parts in (1, 2, 4):
         trained(recipe(uneven, accumulate=parts), tmp_path / str(parts), OverLabelled())
-    whole = weights(tmp_path / "1")
-    for parts in ("2", "4"):
-        assert losses(tmp_path / parts) == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
-        for key, value in weights(tmp_path / parts).items():
-            torch.testing.assert_close(value, whole[key], rtol=1e-4, atol=1e-6)
+    assert_parts_are_the_batch(tmp_path)
 
 
 @pytest.mark.slow

@@ -99,14 +99,19 @@ def losses(output: Path) -> list[float]:
     return [float(row["loss"]) for row in read_history(output / "log.csv") if "loss" in row]
 
 
+def assert_parts_are_the_batch(folder: Path) -> None:
+    """Runs of one, two and four parts of the same batch, in folders of those names, came to the same."""
+    whole = weights(folder / "1")
+    for parts in ("2", "4"):
+        assert losses(folder / parts) == pytest.approx(losses(folder / "1"), rel=1e-5)
+        for key, value in weights(folder / parts).items():
+            torch.testing.assert_close(value, whole[key], rtol=1e-4, atol=1e-6)
+
+
 def test_accumulated_parts_are_the_larger_batch(data: Path, tmp_path: Path) -> None:
     for parts in (1, 2, 4):
         trained(plain_recipe(data, accumulate=parts), tmp_path / str(parts), plain_network())
-    whole = weights(tmp_path / "1")
-    for parts in ("2", "4"):
-        assert losses(tmp_path / parts) == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
-        for key, value in weights(tmp_path / parts).items():
-            torch.testing.assert_close(value, whole[key], rtol=1e-4, atol=1e-6)
+    assert_parts_are_the_batch(tmp_path)
 
 
 def test_the_seed_decides(data: Path, tmp_path: Path) -> None:

@@ -141,18 +141,22 @@ def finetune(
         snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model), held_out)
         policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
         with deterministic():
-            run = Tuning(source, policy, snapshot, options, target, resume)
-            try:
-                yield from run.steps()
-            except GeneratorExit:
-                run.keep_last()
-                raise
-            finally:
-                run.close()
-            return FineTuneResult(**run.finish())
+            return (yield from _to_its_end(Tuning(source, policy, snapshot, options, target, resume)))
     finally:
         if source is not image:
             source.close()
+
+
+def _to_its_end(run: Tuning) -> Generator[Progress, None, FineTuneResult]:
+    """All steps; of a run that is cancelled what is worth keeping is kept."""
+    try:
+        yield from run.steps()
+    except GeneratorExit:
+        run.keep_last()
+        raise
+    finally:
+        run.close()
+    return FineTuneResult(**run.finish())
 
 
 def _options(

@@ -318,9 +318,9 @@ class Tuning:
     def _contrast(self) -> dict[str, Any] | None:
         """How samples became colours, where that was chosen: the model's next image should be read alike."""
         policy = self.pixels.policy
-        usual = IntensityPolicy.from_source(self.source, "none").channels
+        channels = policy.chosen_channels(self.source)
         chosen: dict[str, Any] = {} if policy.contrast == "auto" else {"asked": policy.contrast}
-        chosen |= {} if policy.channels == usual else {"channels": list(policy.channels)}
+        chosen |= {} if channels is None else {"channels": list(channels)}
         return chosen or None
 
     # -- keeping ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from napari_isdnet.engine.boundary import boundary_halo, check_tolerance, near_t
 from napari_isdnet.engine.labels import LabelPair, leave_out, pair_labels, read_labels
 from napari_isdnet.engine.metrics import Labels
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.sampling import level_for
 from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, check_window
 from napari_isdnet.window import Window
 
@@ -186,8 +187,7 @@ def _sample(
     Rows are read one strip per output row block, so that memory stays with the output and not with level 0.
     """
     factor = max(full) / max(shape)
-    fine = [i for i, s in enumerate(truth.levels) if i == 0 or max(truth.shape) / max(s) <= factor * 1.01]
-    level = fine[-1]
+    level = level_for(truth.levels, factor)
     rows, in_rows = _nearest(window.row, window.height, full[0], shape[0], offset[0], truth, level, 0)
     columns, in_columns = _nearest(window.column, window.width, full[1], shape[1], offset[1], truth, level, 1)
     result = np.full(window.shape, IGNORE_INDEX, np.uint8)

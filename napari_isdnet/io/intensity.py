@@ -76,6 +76,10 @@ class IntensityPolicy:
         lows, highs = _percentiles(source, plain)
         return cls(low=lows, high=highs, contrast=contrast, **base)
 
+    def chosen_channels(self, source: ImageSource) -> tuple[int, ...] | None:
+        """The channels of ``source``, where they are not those that any reader would take."""
+        return None if self.channels == _choose_channels(source, None) else self.channels
+
     @property
     def needed(self) -> tuple[int, ...]:
         """The channels that a result depends on: the chosen ones, and alpha where it masks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.io.source import ImageSource
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 STRIP_BYTES = 64 * 2**20
 """Of a level that are read at once."""
+
+
+def level_for(shapes: Sequence[tuple[int, int]], zoom_out: float) -> int:
+    """The coarsest level with a pixel for at most every ``zoom_out`` pixels of level 0; the finest where none has."""
+    return max(i for i, s in enumerate(shapes) if i == 0 or max(shapes[0]) / max(s) <= zoom_out * 1.01)
 
 
 def sampled(
@@ -30,7 +35,7 @@ def sampled(
     import numpy as np
 
     step = max(1.0, max(region.shape) / longest)
-    level = max(i for i, s in enumerate(source.levels) if i == 0 or max(source.shape) / max(s) <= step * 1.01)
+    level = level_for(source.levels, step)
     height, width = (max(1, round(n / step)) for n in region.shape)
     # A scale of its own for each axis: the short side of a long image stops halving at one pixel.
     rows = _samples(region.row, region.height, height, source.shape[0], source.levels[level][0])

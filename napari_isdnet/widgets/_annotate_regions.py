@@ -18,6 +18,7 @@ from napari_isdnet.annotation.strokes import Polygon, Region, Stroke
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.sampling import level_for
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
 
@@ -85,12 +86,6 @@ class Placing:
         """A polygon of the label map on the image."""
         matrix = np.array(self.matrix).T
         return Polygon([(np.asarray(ring) @ matrix + self.offset).tolist() for ring in stroke.rings])
-
-
-def level_for(shapes: Sequence[tuple[int, int]], zoom_out: float) -> int:
-    """The coarsest level with at least one pixel per displayed pixel (``zoom_out`` level-0 pixels wide)."""
-    fitting = [k for k, shape in enumerate(shapes) if max(shapes[0]) / max(shape) <= max(zoom_out, 1.0) * 1.01]
-    return max(fitting, default=0)
 
 
 def superpixel(

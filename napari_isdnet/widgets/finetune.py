@@ -10,7 +10,6 @@ from qtpy.QtCore import QTimer
 
 from napari_isdnet.engine.viewqueue import spare_core_threads
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets import _finetune_words as words
@@ -253,8 +252,7 @@ def _intensities(layer: Any) -> tuple[str, tuple[int, ...] | None]:
     source, policy, _ = layers.opened(layer)
     if policy is None:
         return "auto", None
-    usual = IntensityPolicy.from_source(source, "none").channels
-    return policy.contrast, None if policy.channels == usual else policy.channels
+    return policy.contrast, policy.chosen_channels(source)
 
 
 def _image_of(layer: Any) -> tuple[dict[str, str], Any]:
