@@ -18,8 +18,8 @@ from napari_isdnet.engine.rendering import Rendering, kinds_for, paint
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import make_folder, replacing, write_atomic
 from napari_isdnet.io.intensity import IntensityPolicy
-from napari_isdnet.io.ome_zarr import _UNITS as UNITS
 from napari_isdnet.io.source import ImageSource, PixelSize
+from napari_isdnet.io.units import name_of
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
@@ -133,10 +133,11 @@ def _write_map(
 
 def _attributes(info: MapInfo, stem: str, cells: Window, pixel: PixelSize | None) -> dict[str, Any]:
     """OME-Zarr 0.5 metadata: where the cells lie, in the image's units (positions are cell centres)."""
-    size = pixel if pixel is not None and pixel.unit in UNITS else PixelSize(1.0, 1.0, "")
+    unit = name_of(pixel.unit) if pixel is not None else None
+    size = pixel if pixel is not None and unit else PixelSize(1.0, 1.0, "")
     sides = (size.row, size.column)
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}]
-    axes += [{"name": axis, "type": "space"} | ({"unit": UNITS[size.unit]} if size.unit else {}) for axis in "yx"]
+    axes += [{"name": axis, "type": "space"} | ({"unit": unit} if unit else {}) for axis in "yx"]
     scale = [side * s for side, s in zip(sides, info.extent.scale, strict=True)]
     offset = [side * t for side, t in zip(sides, info.extent.translate(cells), strict=True)]
     transforms = [

@@ -12,6 +12,7 @@ from napari_isdnet.engine.evaluation import ClassFigures, Evaluation
 from napari_isdnet.engine.metrics import ratio
 from napari_isdnet.engine.report_style import STYLE
 from napari_isdnet.engine.worst import WorstWindow
+from napari_isdnet.io.units import symbol_of
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ def area_text(area: float | None, unit: str) -> str:
     """An area in a unit that a person would use: m² become ha from 1 ha and km² from 10 km²; µm² mm², from 1 m² m²."""
     if area is None:
         return "–"
-    if unit in ("µm", "um", "micrometer") and area >= 1e12:  # land, in the unit that OME files are written in
+    unit = symbol_of(unit)
+    if unit == "µm" and area >= 1e12:  # land, in the unit that OME files are written in
         area, unit = area / 1e12, "m"
-    if unit in ("m", "metre", "meter") and area >= 1e4:
+    if unit == "m" and area >= 1e4:
         return f"{area / 1e6:,.2f} km²" if area >= 1e7 else f"{area / 1e4:,.2f} ha"
-    if unit in ("µm", "um", "micrometer") and area >= 1e4:
+    if unit == "µm" and area >= 1e4:
         return f"{area / 1e6:,.3f} mm²"
     return f"{area:,.1f} {unit}²"
 

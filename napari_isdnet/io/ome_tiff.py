@@ -12,12 +12,11 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.pyramid import QUANTA
 from napari_isdnet.io.tiff_pyramid import stepped, total_work, write_pyramid
+from napari_isdnet.io.units import metres_of
 from napari_isdnet.progress import Progress
 
 if TYPE_CHECKING:
     from napari_isdnet.io.store import LabelStore
-
-_MICROMETRES = {"m": 1e6, "meter": 1e6, "metre": 1e6, "mm": 1e3, "µm": 1.0, "um": 1.0, "micrometer": 1.0, "nm": 1e-3}
 
 
 def ome_metadata(store: LabelStore) -> dict[str, Any]:
@@ -46,8 +45,9 @@ def ome_metadata(store: LabelStore) -> dict[str, Any]:
     if store.channels > 1:
         metadata["Channel"] = {"Name": [c.name for c in store.classes]}
     size = store.pixel_size
-    if size is not None and size.unit in _MICROMETRES:
-        scale = _MICROMETRES[size.unit]
+    metres = metres_of(size.unit) if size is not None else None
+    if size is not None and metres is not None:
+        scale = metres / 1e-6
         metadata |= {"PhysicalSizeX": size.column * scale, "PhysicalSizeXUnit": "µm"}
         metadata |= {"PhysicalSizeY": size.row * scale, "PhysicalSizeYUnit": "µm"}
     return metadata

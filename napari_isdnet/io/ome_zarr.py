@@ -14,6 +14,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import PARTIAL, link_or_copy, replacing
 from napari_isdnet.io.pyramid import QUANTA
 from napari_isdnet.io.source import GeoReference, PixelSize
+from napari_isdnet.io.units import name_of
 from napari_isdnet.progress import Clock, Progress
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 OWN_KEY = "napari_isdnet"
 MARKERS = ".done"
-# NGFF asks for UDUNITS-2 names; an unknown unit is left out rather than written wrong.
-_UNITS = {"m": "meter", "mm": "millimeter", "µm": "micrometer", "um": "micrometer", "nm": "nanometer"}
-_SHORT = {"meter": "m", "metre": "m", "millimeter": "mm", "micrometer": "µm", "nanometer": "nm"}
 
 
 def attributes(
@@ -44,7 +42,7 @@ def attributes(
     """
     size = pixel_size or PixelSize(1.0, 1.0, "")
     axes: list[dict[str, str]] = [{"name": axis, "type": "space"} for axis in "yx"]
-    unit = _UNITS.get(size.unit, size.unit if size.unit in _SHORT else None)
+    unit = name_of(size.unit)  # any other unit is left out rather than written wrong
     for axis in axes if unit else []:
         axis["unit"] = unit or ""
     lead = [] if channels is None else [1.0]

@@ -100,17 +100,16 @@ def _open_layer(layer: Any, name: str | None, axes: str | None) -> ImageSource:
         axes,
         # A layer that is not RGB may still be channels first: leave that to the shape.
         rgb=True if getattr(layer, "rgb", False) else None,
-        pixel_size=_layer_pixel_size(layer),
+        pixel_size=layer_pixel_size(layer),
     )
 
 
-def _layer_pixel_size(layer: Any) -> PixelSize | None:
-    """A layer's scale, where its units are lengths ('pixel' is napari's word for not knowing)."""
+def layer_pixel_size(layer: Any) -> PixelSize | None:
+    """The scale of a napari layer, where its units are lengths ('pixel' is napari's word for not knowing)."""
     units, scale = getattr(layer, "units", None), list(layer.scale)
     if not units or len(scale) < 2:
         return None
-    unit = {"micrometer": "µm", "meter": "m", "millimeter": "mm", "nanometer": "nm"}.get(str(units[-1]), str(units[-1]))
-    size = PixelSize(abs(float(scale[-2])), abs(float(scale[-1])), unit)
+    size = PixelSize(abs(float(scale[-2])), abs(float(scale[-1])), str(units[-1]))
     return size if size.metres else None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.units import metres_of, symbol_of
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -20,18 +21,22 @@ SKIPPING = ", or use --skip-bad-tiles to get nodata there."
 
 @dataclass(frozen=True)
 class PixelSize:
-    """Length of one level-0 pixel down and across, in ``unit`` ('m', 'µm', 'degree', ...)."""
+    """Length of one level-0 pixel down and across, in ``unit`` ('m', 'µm', 'degree', ...).
+
+    A unit of length may be given in any spelling ('micrometer', 'um'); what is kept is its symbol.
+    """
 
     row: float
     column: float
     unit: str = "m"
 
-    _METRES = {"m": 1.0, "metre": 1.0, "meter": 1.0, "µm": 1e-6, "um": 1e-6, "micrometer": 1e-6, "mm": 1e-3, "nm": 1e-9}
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unit", symbol_of(self.unit))
 
     @property
     def metres(self) -> float | None:
         """Geometric mean of both sides in metres, or None for an angular or unknown unit."""
-        scale = self._METRES.get(self.unit)
+        scale = metres_of(self.unit)
         return None if scale is None else (self.row * self.column) ** 0.5 * scale
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -131,9 +132,8 @@ def pixel_size_of(page: tifffile.TiffPage, ome: str | None) -> PixelSize | None:
         return None
     if text.startswith("ImageJ="):
         unit = re.search(r"^unit=(\S+)", text, re.MULTILINE)
-        name = {"micron": "µm", "\\u00B5m": "µm", "um": "µm", "µm": "µm", "mm": "mm", "nm": "nm", "m": "m"}
-        known = name.get(unit[1]) if unit else None
-        return PixelSize(1 / per_row, 1 / per_column, known) if known else None
+        size = PixelSize(1 / per_row, 1 / per_column, unit[1].replace("\\u00B5", "µ")) if unit else None
+        return size if size is not None and size.metres and size.unit != "in" else None
     # Per inch is what cameras and paint programs write by habit (72 dpi): it says nothing about the thing seen.
     return PixelSize(1e4 / per_row, 1e4 / per_column, "µm") if page.tags.valueof(296) == 3 else None
 
@@ -147,7 +147,7 @@ def _ome_pixel_size(ome: str) -> PixelSize | None:
     unit = attributes.get("PhysicalSizeXUnit", "µm")
     if row <= 0 or column <= 0 or attributes.get("PhysicalSizeYUnit", "µm") != unit:
         return None
-    return PixelSize(row, column, "µm" if unit in ("um", "μm", "&#181;m") else str(unit))
+    return PixelSize(row, column, html.unescape(unit))
 
 
 def _square(microns: float) -> PixelSize | None:

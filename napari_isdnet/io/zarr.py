@@ -27,7 +27,6 @@ _SMALLEST_TILE, _FEWEST_CHANNELS = 256, 4
 _METADATA_LIMIT = 64 << 20
 _MOST_ENTRIES, _MOST_STATED = 200_000, 1024
 """How many entries of the folders of level 0 are counted, and of how many files and folders the time is asked."""
-_UNITS = {"micrometer": "µm", "meter": "m", "millimeter": "mm", "nanometer": "nm", "degree": "degree"}
 
 
 def is_zarr(path: Path) -> bool:
@@ -203,7 +202,7 @@ def _pixel_size(multiscale: Mapping[str, Any], axes: Axes) -> PixelSize | None:
     row, column = float(scale[axes.row]), float(scale[axes.column])
     if unit is None or not stated or not (math.isfinite(row) and math.isfinite(column) and row > 0 and column > 0):
         return None
-    return PixelSize(row, column, _UNITS.get(str(unit), str(unit)))
+    return PixelSize(row, column, str(unit))
 
 
 def _info(name: str, arrays: Sequence[Any], axes: Axes, kind: str, size: PixelSize | None) -> SourceInfo:

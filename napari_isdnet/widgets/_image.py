@@ -10,6 +10,7 @@ import numpy.typing as npt
 from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.units import name_of
 from napari_isdnet.widgets._lazy import LazyLevel, layer_data
 from napari_isdnet.window import Window
 
@@ -21,7 +22,6 @@ ANNOTATION = "annotation"
 EDITED = "edit window"
 #: Key among those of a layer that shows where a class map is wrong.
 ERRORS = "errors"
-_LENGTHS = {"m": "m", "metre": "m", "meter": "m", "µm": "um", "um": "um", "micrometer": "um", "mm": "mm", "nm": "nm"}
 
 
 def image_pyramid(source: ImageSource, policy: IntensityPolicy, **options: Any) -> TilePyramid:
@@ -48,7 +48,7 @@ def levels_to_show(levels: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int]
 def layer_settings(source: ImageSource) -> dict[str, Any]:
     """Scale and units for napari where the pixel size is a length, so that its scale bar and our layers agree."""
     size = source.pixel_size
-    unit = _LENGTHS.get(size.unit) if size is not None else None
+    unit = name_of(size.unit) if size is not None else None
     if size is None or unit is None:
         return {}
     return {"scale": (size.row, size.column), "units": (unit, unit)}

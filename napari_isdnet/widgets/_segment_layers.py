@@ -18,8 +18,8 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.disk import file_stem
 from napari_isdnet.io.intensity import IntensityPolicy
-from napari_isdnet.io.open import open_source
-from napari_isdnet.io.source import ImageSource, PixelSize
+from napari_isdnet.io.open import layer_pixel_size, open_source
+from napari_isdnet.io.source import ImageSource
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
 from napari_isdnet.widgets._lazy import LazyLevel, ReadLevel, layer_data, watch
@@ -48,16 +48,8 @@ def opened(layer: Any) -> tuple[ImageSource, IntensityPolicy | None, str | None]
         )
     levels = list(layer.data) if layer.multiscale else [layer.data]
     levels = [ReadLevel(level) if isinstance(level, LazyLevel) else level for level in levels]
-    metres = _pixel_size(layer)
-    return ArraySource(levels, stem_of(layer), rgb=layer.rgb, pixel_size=metres), None, layer.source.path
-
-
-def _pixel_size(layer: Any) -> PixelSize | None:
-    units = [str(unit) for unit in layer.units]
-    names = {"meter": "m", "micrometer": "µm", "millimeter": "mm", "nanometer": "nm"}
-    if units[-1] not in names:
-        return None
-    return PixelSize(float(layer.scale[-2]), float(layer.scale[-1]), names[units[-1]])
+    size = layer_pixel_size(layer)
+    return ArraySource(levels, stem_of(layer), rgb=layer.rgb, pixel_size=size), None, layer.source.path
 
 
 def path_of(layer: Any) -> str | None:
