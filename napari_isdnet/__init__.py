@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from napari_isdnet.io.open import open_source
     from napari_isdnet.model.checkpoint import load_model
     from napari_isdnet.model.isdnet import ISDNet
+    from napari_isdnet.progress import result_of
 
 _LAZY = {
     "ISDNet": "napari_isdnet.model.isdnet",
     "load_model": "napari_isdnet.model.checkpoint",
     "open_source": "napari_isdnet.io.open",
+    "result_of": "napari_isdnet.progress",
     "segment": "napari_isdnet.engine.segment",
 }
 
-__all__ = ["ISDNet", "load_model", "open_source", "segment"]
+__all__ = ["ISDNet", "load_model", "open_source", "result_of", "segment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.progress import Progress
+from napari_isdnet.progress import Progress, result_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,14 +36,9 @@ def drive(steps: Generator[Progress, None, Result], title: str, after_interrupt:
     show = _bar(console) if console.is_terminal else _Lines
     try:
         with show(title) as update:
-            while True:
-                update(next(steps))
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+            return result_of(steps, update)
     except KeyboardInterrupt:
         raise Interrupted(after_interrupt) from None
-    finally:
-        steps.close()
 
 
 class _Lines:

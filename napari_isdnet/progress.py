@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from napari_isdnet.window import Window
+
+Step = TypeVar("Step")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,22 @@ class Progress:
     def fraction(self) -> float:
         """Share of the work that is done, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total > 0 else 1.0
+
+
+def result_of(steps: Generator[Step, None, Result], show: Callable[[Step], Any] | None = None) -> Result:
+    """Run a job to its end and return its result; ``show`` is called with every step.
+
+    To cancel, raise from ``show`` (Ctrl-C does): the job cleans up, and what it keeps is kept.
+    """
+    try:
+        while True:
+            step = next(steps)
+            if show is not None:
+                show(step)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
 
 
 class Clock:

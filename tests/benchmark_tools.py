@@ -10,18 +10,14 @@ import numpy as np
 import tifffile
 from napari_isdnet_training.config import Recipe, recipe_from
 
+from napari_isdnet.progress import result_of
+
 CLASSES = ["dark", "light"]
 
 
 def drain(steps: Generator[Any, None, Any], shown: list[Any] | None = None) -> Any:
     """Run a generator to its end; what it returned. What it yielded is added to ``shown``."""
-    while True:
-        try:
-            step = next(steps)
-            if shown is not None:
-                shown.append(step)
-        except StopIteration as stop:
-            return stop.value
+    return result_of(steps, None if shown is None else shown.append)
 
 
 def scene(folder: Path, name: str, shape: tuple[int, int], share: int) -> tuple[Path, Path]:

@@ -10,6 +10,7 @@ import numpy as np
 from napari_isdnet.engine.segment import SegmentResult, segment
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests.network_tools import lively, small
 
@@ -21,13 +22,7 @@ def four_classes() -> ISDNet:
 
 
 def run(source: Any, model: Any, output: Path, **options: Any) -> SegmentResult:
-    steps = segment(source, model, output=output, **{**PLAIN, **options})
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        result: SegmentResult = stop.value
-        return result
+    return result_of(segment(source, model, output=output, **{**PLAIN, **options}))
 
 
 def labels(result: SegmentResult) -> np.ndarray:

@@ -18,17 +18,10 @@ from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import GeoReference, ImageSource
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 
 SHAPE = (1200, 1500)
-
-
-def finish(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def values(store) -> np.ndarray:
@@ -242,26 +235,26 @@ def test_shapes_that_cover_no_pixel_are_refused(store, tmp_path):
 
 def test_label_files_with_names_are_matched_by_name(painted, tmp_path):
     expected = values(painted)
-    mask = finish(export_labels(painted, tmp_path / "labels.tif"))
+    mask = result_of(export_labels(painted, tmp_path / "labels.tif"))
     painted.flush()
     named = [("roof", "#ff0000"), ("road", "#00ff00")]
     for number, (path, kind) in enumerate(((mask, "auto"), (mask, "mask"), (painted.folder / ZARR_FOLDER, "auto"))):
         with AnnotationStore.create(tmp_path / f"{number}.isdnet", SHAPE, named) as other:
-            finish(import_labels(other, path, kind))
+            result_of(import_labels(other, path, kind))
             assert [c.name for c in other.classes] == ["roof", "road", "water"]  # added with its colour
             assert other.classes[2].color == (0, 0, 255)
             assert np.array_equal(values(other), np.array([0, 3, 1], np.uint8)[expected])
             other.undo()  # one step, with the class
             assert [c.name for c in other.classes] == ["roof", "road"]
     with AnnotationStore.create(tmp_path / "given.isdnet", SHAPE, named) as other:
-        finish(import_labels(other, mask, "auto", classes_from(["road", "roof"])))  # what is given goes before
+        result_of(import_labels(other, mask, "auto", classes_from(["road", "roof"])))  # what is given goes before
         assert np.array_equal(values(other), np.array([0, 2, 1], np.uint8)[expected])
     with AnnotationStore.create(tmp_path / "case.isdnet", SHAPE, ["Roof", " WATER"]) as other:
-        finish(import_labels(other, mask, "auto"))
+        result_of(import_labels(other, mask, "auto"))
         assert len(other.classes) == 2
         assert np.array_equal(values(other), np.array([0, 2, 1], np.uint8)[expected])
     with AnnotationStore.create(tmp_path / "by index.isdnet", SHAPE, named) as other:
-        finish(import_labels(other, open_source((expected - 1).astype(np.uint8), name="plain"), "auto"))
+        result_of(import_labels(other, open_source((expected - 1).astype(np.uint8), name="plain"), "auto"))
         assert np.array_equal(values(other), expected)
         assert len(other.classes) == 2
 
@@ -270,7 +263,7 @@ def test_classes_beyond_the_most_are_refused_before_painting(tmp_path):
     labels = np.arange(200, dtype=np.uint8).reshape(10, 20)
     with AnnotationStore.create(tmp_path / "full.isdnet", (10, 20), [f"a{n}" for n in range(100)]) as store:
         with pytest.raises(InputError, match="would add 200 classes to the 100 of the annotation; 254 are allowed"):
-            finish(import_labels(store, open_source(labels, name="many"), "mask", default_classes(200)))
+            result_of(import_labels(store, open_source(labels, name="many"), "mask", default_classes(200)))
         assert store.position == 0
 
 
@@ -295,23 +288,23 @@ def test_what_values_mean_is_told_by_the_file(store, monkeypatch, rows, named, n
     monkeypatch.setattr(type(source), "nodata", nodata)
     if expected is None:
         with pytest.raises(InputError, match=r"^truth has neither .* add --values mask .* or --values annotation \("):
-            finish(exchange.values_of(source, named))
+            result_of(exchange.values_of(source, named))
     else:
-        assert finish(exchange.values_of(source, named)) == expected
+        assert result_of(exchange.values_of(source, named)) == expected
     with pytest.raises(InputError, match="or 'mask'"):  # a file that is written needs to be told
-        finish(export_labels(store, "x.tif", values="auto"))
+        result_of(export_labels(store, "x.tif", values="auto"))
 
 
 @pytest.mark.parametrize("kind", ["annotation", "mask"])
 def test_label_tiff_there_and_back(painted, tmp_path, kind):
-    path = finish(export_labels(painted, tmp_path / "labels.tif", values=kind))
+    path = result_of(export_labels(painted, tmp_path / "labels.tif", values=kind))
     source, _ = open_labels(path)
     assert np.array_equal(source.read(Window.whole(SHAPE))[..., 0], values(painted) - np.uint8(1))
     assert len(source.levels) > 1
     source.close()
     with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE, painted.classes) as back:
         back.paint(Rectangle(Window(0, 0, 20, 20)), 1)  # unlabelled pixels of the file leave it alone
-        dirty = finish(import_labels(back, path, kind))
+        dirty = result_of(import_labels(back, path, kind))
         assert dirty
         again = values(back)
         assert (again[:20, :20] == 2).all()
@@ -323,7 +316,7 @@ def test_label_tiff_there_and_back(painted, tmp_path, kind):
 
 @pytest.mark.parametrize("format", ["ome-zarr", "png"])
 def test_other_formats_hold_class_indices(painted, tmp_path, format):
-    path = finish(export_labels(painted, tmp_path / f"x.{'png' if format == 'png' else 'ome.zarr'}", format=format))
+    path = result_of(export_labels(painted, tmp_path / f"x.{'png' if format == 'png' else 'ome.zarr'}", format=format))
     source, classes = open_labels(path)
     assert np.array_equal(source.read(Window.whole(SHAPE))[..., 0], values(painted) - np.uint8(1))
     assert [c.name for c in classes] == ["water", "roof"]
@@ -335,7 +328,7 @@ def test_own_pyramid_is_an_annotation_source(painted, tmp_path):
     source = open_source(painted.folder / "annotations.zarr")
     assert source.levels == painted.levels
     with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE, painted.classes) as back:
-        finish(import_labels(back, source, "annotation"))
+        result_of(import_labels(back, source, "annotation"))
         assert np.array_equal(values(back), values(painted))
     source.close()
 
@@ -351,15 +344,15 @@ def test_masks_and_annotations_are_never_mixed_up(store):
     mask = np.full(SHAPE, 255, np.uint8)
     mask[:10] = 0
     with pytest.raises(InputError, match=r"holds 255.*values='mask'"):
-        finish(import_labels(store, open_source(mask, name="truth"), "annotation"))
+        result_of(import_labels(store, open_source(mask, name="truth"), "annotation"))
     mask[1100:] = 2
     with pytest.raises(InputError, match="holds the value 2; with 2 classes and values='mask' 0 to 1"):
-        finish(import_labels(store, open_source(mask, name="truth"), "mask"))
+        result_of(import_labels(store, open_source(mask, name="truth"), "mask"))
     assert store.position == 0
     with pytest.raises(InputError, match="needs 1200 x 1500 and one"):
-        finish(import_labels(store, open_source(mask[:5], name="truth"), "mask"))
+        result_of(import_labels(store, open_source(mask[:5], name="truth"), "mask"))
     with pytest.raises(InputError, match=r"'annotation' .* or 'mask'"):
-        finish(import_labels(store, open_source(mask, name="truth"), "truth"))
+        result_of(import_labels(store, open_source(mask, name="truth"), "truth"))
     with pytest.raises(InputError, match="whole numbers"):
         annotation_values(np.zeros((2, 2), np.float32), "mask", 2, "truth")
     with pytest.raises(InputError, match="holds the value -1"):

@@ -22,6 +22,7 @@ from napari_isdnet.io import samples
 from napari_isdnet.io.world import ProceduralWorld
 from napari_isdnet.landcover import LANDCOVER_CLASSES
 from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests.network_tools import lively, small
 
@@ -59,11 +60,7 @@ def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
 
 def finish(steps) -> tuple[dict, list[float]]:
     fractions = []
-    while True:
-        try:
-            fractions.append(next(steps).fraction)
-        except StopIteration as stop:
-            return stop.value, fractions
+    return result_of(steps, lambda step: fractions.append(step.fraction)), fractions
 
 
 def test_everything_that_is_named_exists_and_is_readable(done: tuple[Path, dict]) -> None:

@@ -15,6 +15,7 @@ from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, PixelSize, check_window
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 
 CLASSES = classes_from(["land", "road", "water"])
@@ -46,11 +47,7 @@ class Labels:
 
 def finish(steps):
     progress = []
-    while True:
-        try:
-            progress.append(next(steps))
-        except StopIteration as stop:
-            return stop.value, progress
+    return result_of(steps, progress.append), progress
 
 
 def maps(shape=(90, 70), seed=0, holes=0.03):

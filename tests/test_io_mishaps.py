@@ -26,6 +26,7 @@ from napari_isdnet.io.sink import export
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.io.zarr import open_zarr
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -43,14 +44,6 @@ def pixels(source: Any) -> np.ndarray:
 def valid(source: Any) -> np.ndarray:
     found = IntensityPolicy.from_source(source).valid(pixels(source))
     return np.ones(source.shape, bool) if found is None else found
-
-
-def drain(steps: Any) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 # ----------------------------------------------------------------------------------------------------- TIFF and GDAL
@@ -90,8 +83,8 @@ def test_an_exported_class_map_is_read_as_its_colours_with_its_holes(tmp_path: P
     store = LabelStore.create(tmp_path / "m.ome.zarr", labels.shape, CLASSES)
     for index, part in enumerate(store.shards):
         store.write_shard(index, labels[part.slices])
-    drain(store.finish_pyramid())
-    path = drain(export(store, tmp_path / "m.tif", "geotiff"))
+    result_of(store.finish_pyramid())
+    path = result_of(export(store, tmp_path / "m.tif", "geotiff"))
     with closing(open_source(path)) as source:
         np.testing.assert_array_equal(valid(source), labels != 255)
         assert len(source.levels) == len(store.levels)
@@ -242,7 +235,7 @@ def test_a_source_that_is_named_like_a_path_touches_nothing_there(tmp_path: Path
     (tmp_path / "keep" / "data.txt").write_text("somebody's")
     (tmp_path / "out").mkdir()
     source = ArraySource([noise(40, 50, 1, top=3)], name.format(tmp_path))
-    drain(export(source, tmp_path / "out" / "x.png", "png", CLASSES))
+    result_of(export(source, tmp_path / "out" / "x.png", "png", CLASSES))
     assert (tmp_path / "keep" / "data.txt").read_text() == "somebody's"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["keep", "out"]
@@ -253,10 +246,10 @@ def test_the_names_of_classes_do_not_outlive_their_map(tmp_path: Path) -> None:
     unsure = LabelStore.create(tmp_path / "u.ome.zarr", (40, 50), CLASSES, kind="uncertainty")
     for store, values in ((labels, noise(40, 50, top=3)), (unsure, noise(40, 50, 1))):
         store.write_shard(0, values)
-        drain(store.finish_pyramid())
-    drain(export(labels, tmp_path / "s.tif", "geotiff"))
+        result_of(store.finish_pyramid())
+    result_of(export(labels, tmp_path / "s.tif", "geotiff"))
     assert (tmp_path / "s.tif.aux.xml").exists()
-    drain(export(unsure, tmp_path / "s.tif", "geotiff", overwrite=True))
+    result_of(export(unsure, tmp_path / "s.tif", "geotiff", overwrite=True))
     assert not (tmp_path / "s.tif.aux.xml").exists()
 
 

@@ -16,6 +16,7 @@ from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 
 SHAPE = (600, 1100)
@@ -24,22 +25,13 @@ MOMENTS = [(ChunkCache, "rescan", False), (store_module, "read_state", True), (l
 
 
 def gathered(folder):
-    steps = labelled.gather(folder, open_source(np.zeros(SHAPE, np.uint8), name="image"), "annotation", [])
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    image = open_source(np.zeros(SHAPE, np.uint8), name="image")
+    return result_of(labelled.gather(folder, image, "annotation", []))
 
 
 def of_file(path, classes=(), values="auto"):
     image = open_source(np.zeros((64, 64), np.uint8), name="image")
-    steps = labelled.gather(path, image, values, classes_from(classes) if classes else ())
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return result_of(labelled.gather(path, image, values, classes_from(classes) if classes else ()))
 
 
 def test_an_exported_mask_is_read_with_its_classes_where_they_are(tmp_path):

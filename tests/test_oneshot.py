@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from napari_isdnet.engine import job
 from napari_isdnet.engine.device import Placement, working_bytes
 from napari_isdnet.engine.oneshot import OneShot, bytes_per_pixel
 from napari_isdnet.engine.patches import PatchReader
-from napari_isdnet.engine.segment import SegmentResult, segment
+from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests.network_tools import lively, picture, policy_of, small, source_of
 
@@ -33,14 +33,6 @@ CONFIGS: dict[str, ISDNetConfig] = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_isdnet.paths.cache_folder", lambda: tmp_path / "cache")
-
-
-def result_of(steps: Generator[Any, None, SegmentResult]) -> SegmentResult:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
 
 
 @pytest.mark.parametrize("name", CONFIGS)

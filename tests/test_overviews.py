@@ -20,6 +20,7 @@ from napari_isdnet.io.overviews import (
     with_overviews,
 )
 from napari_isdnet.io.source import TileError
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window, pyramid_shapes
 
 
@@ -29,11 +30,7 @@ def image(shape=(2500, 4300)) -> np.ndarray:
 
 def run(generator):
     steps = []
-    while True:
-        try:
-            steps.append(next(generator))
-        except StopIteration as stop:
-            return stop.value, steps
+    return result_of(generator, steps.append), steps
 
 
 def test_levels_are_block_means_and_are_found_again(tmp_path: Path) -> None:

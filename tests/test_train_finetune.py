@@ -31,6 +31,7 @@ from napari_isdnet.model.checkpoint import load_model, read_header, save_model
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests import finetune_tools as tools
 
@@ -83,12 +84,9 @@ def painted(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drain(steps: Any) -> tuple[list[Any], FineTuneResult]:
-    shown = []
-    while True:
-        try:
-            shown.append(next(steps))
-        except StopIteration as stop:
-            return shown, stop.value
+    shown: list[Any] = []
+    result = result_of(steps, shown.append)
+    return shown, result
 
 
 SMALL: dict[str, Any] = {"device": "cpu", "precision": "float32", "window": 128, "batch": 2, "steps": 6}

@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import result_of
 
 
 def make_data(root: Path, count: int = 2, side: int = 96) -> Path:
@@ -60,11 +61,8 @@ def tiny(root: Path, size: int = 64, **run: object) -> Recipe:
 
 def drain(steps):
     shown = []
-    while True:
-        try:
-            shown.append(next(steps))
-        except StopIteration as stop:
-            return shown, stop.value
+    result = result_of(steps, shown.append)
+    return shown, result
 
 
 @pytest.mark.long

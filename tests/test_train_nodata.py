@@ -18,6 +18,8 @@ from napari_isdnet_training.sampling import CropSampler
 from PIL import Image
 from torch import nn
 
+from napari_isdnet.progress import result_of
+
 SIDE = 128
 
 
@@ -64,5 +66,5 @@ def test_what_is_no_image_judges_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     torch.nn.init.zeros_(network.net.weight)  # type: ignore[arg-type]
     with torch.no_grad():
         network.net.bias.copy_(torch.tensor([1.0, 0.0]))  # type: ignore[operator]
-    matrix = evaluation.drain(evaluation.evaluate_samples(network, samples, dataset, recipe.data))
+    matrix = result_of(evaluation.evaluate_samples(network, samples, dataset, recipe.data))
     assert matrix.counts.tolist() == [[SIDE * SIDE // 2, 0], [0, 0]]

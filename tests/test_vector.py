@@ -23,6 +23,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.polygons import _Joiner, window_polygons
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.vector import Feature, export_polygons, polygon_mask, polygonise, rasterise, read_geojson
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Grid, Window
 from tests.label_source import LabelSource
 
@@ -142,13 +143,10 @@ def test_simplified_edges_at_nodata_too() -> None:
 
 def write(path: Path, labels: npt.NDArray[np.uint8], **more: Any) -> Path:
     source = LabelSource(labels, UTM)
-    steps = export_polygons(source, path, CLASSES, **more)
-    try:
-        while True:
-            last = next(steps)
-    except StopIteration as stop:
-        assert last.fraction == 1.0
-        return Path(stop.value)
+    shown: list[Any] = []
+    written = result_of(export_polygons(source, path, CLASSES, **more), shown.append)
+    assert shown[-1].fraction == 1.0
+    return Path(written)
 
 
 def test_geojson_as_qupath_has_it(tmp_path: Path) -> None:

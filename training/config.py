@@ -17,10 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
+from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 
 PositiveNumber = Annotated[float, Field(gt=0)]
 

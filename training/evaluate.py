@@ -141,12 +141,3 @@ def figures(matrix: ConfusionMatrix, dataset: Dataset) -> dict[str, Any]:
             for k, info in enumerate(dataset.classes)
         },
     }
-
-
-def drain(steps: Generator[Any, None, ConfusionMatrix]) -> ConfusionMatrix:
-    """Run an evaluation to its end and return its matrix."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]

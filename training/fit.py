@@ -18,7 +18,7 @@ from napari_isdnet_training.crops import CropDataset, Failure, collate
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
 from napari_isdnet_training.device_crops import DeviceCrops
-from napari_isdnet_training.evaluate import drain, evaluate_samples, figures
+from napari_isdnet_training.evaluate import evaluate_samples, figures
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
 from napari_isdnet_training.norms import prepare_norms
@@ -35,7 +35,7 @@ from napari_isdnet.model.auxiliary import labelled_weight
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
-from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.progress import Clock, Progress, result_of
 
 MODELS = ("model.safetensors", "best.safetensors")
 """The last weights of a run, and those of its best validation."""
@@ -254,7 +254,7 @@ class Run:
             self.state.validated = self.state.step
             return {}
         with _averaged(self.network, self.average):
-            matrix = drain(evaluate_samples(self.network, self._share(samples), self.dataset, self.recipe.data))
+            matrix = result_of(evaluate_samples(self.network, self._share(samples), self.dataset, self.recipe.data))
             if self.fabric.world_size > 1:
                 counts = self.fabric.all_reduce(torch.from_numpy(matrix.counts), reduce_op="sum")
                 matrix.counts[:] = counts.cpu().numpy()  # type: ignore[union-attr]

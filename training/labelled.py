@@ -22,7 +22,7 @@ from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from, index_o
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.progress import Progress
+from napari_isdnet.progress import Progress, result_of
 from napari_isdnet.window import Grid
 
 _BLOCK = 2048
@@ -147,7 +147,7 @@ def _wrong_value(path: Path, labels: ImageSource, values: str, store: Annotation
     if labels.shape != store.shape or labels.channels != 1 or labels.dtype.kind not in "uib":
         return None
     if values == AUTO:
-        values = _last(values_of(labels, own, str(path)))
+        values = result_of(values_of(labels, own, str(path)))
     seen: set[int] = set()
     for window in Grid(labels.shape, (_BLOCK, _BLOCK)):
         seen.update(int(v) for v in np.unique(labels.read(window)))
@@ -166,14 +166,6 @@ def _wrong_value(path: Path, labels: ImageSource, values: str, store: Annotation
     return (
         f"{path} holds the value {wrong}; with {count} classes and --values {values} 0 to {last} are allowed: {mend}."
     )
-
-
-def _last(steps: Generator[Progress, None, str]) -> str:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return str(end.value)
 
 
 def _first_colors(path: Path, shapes: Sequence[Drawn]) -> dict[str, tuple[int, int, int] | None]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +19,9 @@ from napari_isdnet.engine.metrics import ConfusionMatrix, Counts, check_ignored,
 from napari_isdnet.engine.worst import BlockErrors, WindowErrors, explained
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource, PixelSize
+from napari_isdnet.prefetch import ahead
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
-
-Result = TypeVar("Result")
 
 
 def evaluate(
@@ -65,7 +62,8 @@ def evaluate(
     grid = Grid(prediction.shape, (block, block))
     cores = [grid[index].intersect(region) for index in grid.touching(region)]
     clock = Clock(float(region.area))
-    for part in _in_threads(lambda core: _compare(pair, core, limit, tolerance, errors), cores, workers):
+    workers = workers or min(4, os.cpu_count() or 1)
+    for _, part in ahead(cores, lambda core: _compare(pair, core, limit, tolerance, errors), workers):
         pairs += part.pairs
         edge.merge(part.edge)
         errors.add(part.errors)
@@ -119,22 +117,6 @@ def _check_values(name: str, values: Any, limit: int, window: Window) -> None:
             f" {limit} classes the allowed values are 0 to {limit - 1} and 255 for nodata: correct the map or give the"
             f" full list of classes."
         )
-
-
-def _in_threads(work: Callable[[Window], Result], windows: Sequence[Window], workers: int | None) -> Iterator[Result]:
-    """Results in order, with no more than ``workers`` + 1 of them under way or waiting."""
-    workers = workers or min(4, os.cpu_count() or 1)
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
-    try:
-        for window in windows:
-            waiting.append(pool.submit(work, window))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _accuracy(pairs: Counts) -> float:

@@ -13,13 +13,12 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource, TileError, read_channels
+from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 NORMALISED_AT_ONCE = 1 << 18  # bytes
 
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_isdnet.engine.patches import IMAGENET_MEAN, IMAGENET_STD
 from napari_isdnet.io.world import ProceduralWorld
+from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.window import Window
 

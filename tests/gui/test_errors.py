@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.io.store import LabelStore
+from napari_isdnet.progress import result_of
 from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.errors import ErrorsWidget
@@ -176,13 +177,7 @@ def test_the_matrix_is_of_the_classes_that_occur() -> None:
         facts.LabelMap(facts.ArraySource([prediction], "p", "yx")),
         facts.LabelMap(facts.ArraySource([truth], "t", "yx")),
     )
-    steps = facts.compare(*pair, facts.Question())
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result = stop.value[0]
-            break
+    result, *_ = result_of(facts.compare(*pair, facts.Question()))
     present, shares, counts = facts.confusion_shares(result)
     assert present == [0, 1, 2]
     assert shares[1, 0] == 0.5

@@ -14,6 +14,7 @@ from napari_isdnet.annotation.strokes import Polygon
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
+from napari_isdnet.progress import result_of as run
 from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
@@ -55,12 +56,7 @@ def predicted() -> np.ndarray:
 
 
 def result_of(prediction: facts.LabelMap, truth: facts.LabelMap) -> Any:
-    steps = facts.compare(*in_one_order(prediction, truth), facts.Question())
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value[0]
+    return run(facts.compare(*in_one_order(prediction, truth), facts.Question()))[0]
 
 
 def test_what_is_painted_is_compared_by_class_and_what_is_not_counts_nowhere(project) -> None:

@@ -14,7 +14,7 @@ from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.source import PixelSize
-from napari_isdnet.progress import Progress
+from napari_isdnet.progress import Progress, result_of
 from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.widgets._segment_controller import (
     ClassAreas,
@@ -71,14 +71,6 @@ class FakeEngine:
         return None
 
 
-def drive(generator):
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            return stop.value
-
-
 @pytest.fixture
 def source():
     return ArraySource([np.zeros((256, 320, 3), np.uint8)], "field")
@@ -87,7 +79,7 @@ def source():
 def test_live_segments_the_region_only_and_counts_each_class(source) -> None:
     controller = SegmentController(FakeEngine())
     controller.choose_model(controller.engine.about("fields"))
-    work = drive(controller.prepare_live(source, Settings("fields"), None))
+    work = result_of(controller.prepare_live(source, Settings("fields"), None))
     pyramid = controller.start_live(source, work, Window(0, 0, 128, 320), everything=True)
     pyramid.answer(0, Window(0, 0, 10, 10))
     assert pyramid.wait(10)
@@ -108,10 +100,10 @@ def test_the_exact_answer_replaces_the_provisional_one_and_then_does_everything(
     controller = SegmentController(engine)
     controller.choose_model(engine.about("fields"))
     settings = Settings("fields")
-    work = drive(controller.prepare_live(source, settings, None))
+    work = result_of(controller.prepare_live(source, settings, None))
     pyramid = controller.start_live(source, work, Window.whole(source.shape), everything=True, provisional=True)
     pyramid.answer(0, Window(0, 0, 64, 64))
-    exact = drive(controller.prepare_exact(source, settings, None))
+    exact = result_of(controller.prepare_exact(source, settings, None))
     assert controller.provisional
     assert pyramid.progress == (1, 20)  # only what was looked at
     controller.better(exact)
@@ -150,7 +142,7 @@ def test_a_failing_engine_is_reported_once(source) -> None:
     errors: list[Exception] = []
     controller = SegmentController(FakeEngine(broken=True), on_error=errors.append)
     controller.choose_model(controller.engine.about("fields"))
-    work = drive(controller.prepare_live(source, Settings("fields"), None))
+    work = result_of(controller.prepare_live(source, Settings("fields"), None))
     pyramid = controller.start_live(source, work, Window.whole(source.shape), everything=False)
     pyramid.answer(0, Window.whole(source.shape))
     assert pyramid.wait(10)
@@ -203,9 +195,9 @@ def test_a_live_answer_is_averaged_where_it_is_the_last_one() -> None:
     engine = FakeEngine()
     controller, source = SegmentController(engine), ArraySource([np.zeros((256, 256), np.uint8)], "a", "yx")
     whole = Settings("fields", orientations=4)
-    drive(controller.prepare_live(source, whole, None))  # provisional: it should come soon
-    drive(controller.prepare_exact(source, whole, None))
-    drive(controller.prepare_live(source, Settings("fields", "window", orientations=2), None))
+    result_of(controller.prepare_live(source, whole, None))  # provisional: it should come soon
+    result_of(controller.prepare_exact(source, whole, None))
+    result_of(controller.prepare_live(source, Settings("fields", "window", orientations=2), None))
     assert engine.averaged == [("live", 1), ("exact", 4), ("live", 2)]
     assert "--orientations" not in command("a.tif", Settings("fields"))
     assert "--orientations 4" in command("a.tif", whole)
