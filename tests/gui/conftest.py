@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,23 @@ def our_widgets() -> list[str]:
     if QApplication.instance() is None:
         return []
     return [repr(w) for w in QApplication.allWidgets() if type(w).__module__.startswith("napari_isdnet")]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def manifests_read_once() -> Iterator[None]:
+    """Each viewer reads the manifests of all plugins anew, for a third of its time; nobody changes them here."""
+    from npe2 import PluginManifest
+
+    real, known = PluginManifest.from_file, {}
+
+    def from_file(path: str | Path) -> Any:
+        if path not in known:
+            known[path] = real(path)
+        return known[path].model_copy(deep=True)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PluginManifest, "from_file", from_file)
+        yield
 
 
 @pytest.fixture(autouse=True)
