@@ -93,7 +93,7 @@ def parse_color(color: str | Sequence[int]) -> tuple[int, int, int]:
         return value >> 16, value >> 8 & 255, value & 255
     try:
         red, green, blue = (int(value) for value in color)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # no numbers, or not finite ones
         raise InputError(f"A colour must look like #rrggbb or be three numbers 0..255, got {color!r}.") from None
     return red, green, blue
 

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -110,8 +111,7 @@ def _share(steps: Generator[Progress, None, Result], start: float, share: float)
     """The steps of one part of the demo as steps of the whole demo."""
     try:
         while True:
-            step = next(steps)
-            yield Progress(start + share * step.fraction, 1, step.stage, step.window)
+            yield next(steps).within(start, share)
     except StopIteration as stop:
         result: Result = stop.value
         return result
@@ -125,9 +125,9 @@ def _write_sample(sample: str, image: Path, truth: Path) -> Generator[Progress, 
 
     with closing(cast(Any, open_sample(sample))) as world:
         for step in write_world_tiff(world, image, overwrite=True):
-            yield Progress(0.75 * step.fraction, 1, "making a landscape")
+            yield replace(step.within(0, 0.75), stage="making a landscape")
         for step in write_world_tiff(world.truth, truth, overwrite=True):
-            yield Progress(0.75 + 0.25 * step.fraction, 1, "writing its truth")
+            yield replace(step.within(0.75, 0.25), stage="writing its truth")
 
 
 def _segment(image: ImageSource, network: ISDNet, output: Path) -> Generator[Progress, None, dict[str, Any]]:

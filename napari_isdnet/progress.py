@@ -34,6 +34,14 @@ class Progress:
         """Share of the work that is done, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total > 0 else 1.0
 
+    def within(self, start: float, share: float) -> Progress:
+        """This step of one part of a job as a step of the whole, 0 to 1, of which the part is ``share``."""
+        done = start + share * self.fraction
+        left = self.seconds_left
+        if left is not None and self.fraction < 1:
+            left *= (1 - done) / max(1e-9, share * (1 - self.fraction))
+        return Progress(done, 1.0, self.stage, self.window, left, self.figures)
+
 
 def result_of(steps: Generator[Step, None, Result], show: Callable[[Step], Any] | None = None) -> Result:
     """Run a job to its end and return its result; ``show`` is called with every step.
@@ -63,6 +71,11 @@ class Clock:
     def resume(self) -> None:
         """Count speed from here: what was found done before is no speed."""
         self._start_done, self._start = self.done, time.monotonic()
+
+    def skip(self, amount: float) -> None:
+        """Count work that an earlier run did: it is done, and no speed."""
+        self.done += amount
+        self._start_done += amount
 
     def step(
         self, amount: float, stage: str, window: Window | None = None, figures: Mapping[str, float] | None = None

@@ -134,7 +134,7 @@ def _by_color(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) 
 
 def open_mask(path: Path) -> ImageSource:
     """A mask as a source, read as everywhere else: as it is stored, a palette's indices and not its colours."""
-    return open_indices(path)[0]
+    return open_indices(path, threads=1)[0]  # as crops of images are read
 
 
 class SourceCache:

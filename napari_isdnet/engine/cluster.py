@@ -26,7 +26,7 @@ from napari_isdnet.engine.maps import LazyMap
 from napari_isdnet.engine.orientations import Oriented, Part, orientations, turned
 from napari_isdnet.engine.patches import Patches, PatchReader
 from napari_isdnet.engine.results import ResultStores
-from napari_isdnet.engine.segment import EXPORT_SHARE, PREPARE_SHARE, SegmentOptions, SegmentResult, _Job, _scaled
+from napari_isdnet.engine.segment import EXPORT_SHARE, PREPARE_SHARE, SegmentOptions, SegmentResult, _Job
 from napari_isdnet.engine.streaming import SHARES, StreamOptions, WholeImage
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.scaled import ScaledSource
@@ -169,13 +169,13 @@ class _ClusterJob(_Job):
     def run(self) -> Generator[Progress, None, SegmentResult]:
         """As without a cluster; the workers let go of the image at the end."""
         try:
-            result = yield from super().run()
+            return (yield from super().run())
         finally:
             if self._recipe is not None:
                 with suppress(Exception):  # a cluster that went away has let go of it, too
                     self._client.run(remote.forget, self._recipe.run)
-        (self.job_folder / remote.MODEL).unlink(missing_ok=True)
-        return result
+            with suppress(OSError):  # another run sends its own
+                (self.job_folder / remote.MODEL).unlink(missing_ok=True)
 
     def _predictor(self, ledger: Ledger) -> Predictor:
         from napari_isdnet.engine.windowed import WindowPredictor, window_size
@@ -230,7 +230,7 @@ class _ClusterJob(_Job):
             if done.bad:
                 ledger.record("bad", done.unit, {"windows": done.bad})
             window = stores.labels.shards[done.unit].shifted(self.region.row, self.region.column)
-            yield _scaled(clock.step(1, "write", window), start, 1 - EXPORT_SHARE - start)
+            yield clock.step(1, "write", window).within(start, 1 - EXPORT_SHARE - start)
 
 
 class _ClusterImage(WholeImage):
@@ -265,15 +265,14 @@ class _ClusterImage(WholeImage):
     def _shallow_pass(self, clock: Clock) -> Generator[Progress, None, None]:
         grid = Grid(self.sizes.image, (self.options.core, self.options.core))
         todo = self.shallow_missing()
-        clock.done += SHARES["shallow"] * (1 - len(todo) / len(grid))
-        clock.resume()
+        clock.skip(SHARES["shallow"] * (1 - len(todo) / len(grid)))
         for unit in self._spread("shallow", todo):
             yield clock.step(SHARES["shallow"] / len(grid), "shallow", grid[unit])
 
     def _pass(self, clock: Clock, item: LazyMap, stage: str, scale: int) -> Generator[Progress, None, None]:
         todo = item.missing()
         share = SHARES[stage] / len(item.grid)
-        clock.done += share * (len(item.grid) - len(todo))
+        clock.skip(share * (len(item.grid) - len(todo)))
         for unit in self._spread(item.name, todo):
             yield clock.step(share, stage, item.grid[unit].multiplied(scale).clipped(self.sizes.image))
 

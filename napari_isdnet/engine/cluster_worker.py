@@ -112,22 +112,24 @@ class Station:
         from napari_isdnet.engine.results import ResultStores
         from napari_isdnet.model.checkpoint import load_model
 
-        self.recipe, self._stack, self._log = recipe, ExitStack(), SumLog()
+        self.recipe, self._log = recipe, SumLog()
         if not (recipe.job / MODEL).is_file():
             raise InputError(
                 f"A worker cannot see {recipe.job}; give an --output folder that every machine of the cluster shares."
             )
-        self.source = _open(recipe, self._stack)
         model = load_model(recipe.job / MODEL)
         placement = _placed(recipe)
         ready = prepare(model, placement)
-        self.reader = PatchReader(self.source, recipe.policy, model, recipe.skip_bad_tiles)
+        assert model.header is not None
+        with ExitStack() as stack:
+            self.source = _open(recipe, stack)
+            self.reader = PatchReader(self.source, recipe.policy, model, recipe.skip_bad_tiles)
+            self.stores = stack.enter_context(
+                ResultStores.open(recipe.job, self.source, recipe.region, model.header.classes, recipe.wanted)
+            )
+            self._stack = stack.pop_all()  # what fails before lets go of the image
         self.predictor: Any = None
         self._make = lambda known: _predictor(recipe, ready, self.reader, placement, self._log, known)
-        assert model.header is not None
-        self.stores = self._stack.enter_context(
-            ResultStores.open(recipe.job, self.source, recipe.region, model.header.classes, recipe.wanted)
-        )
         self._known: tuple[tuple[str, ...], ...] | None = None
 
     def _look(self, known: tuple[Known, ...]) -> None:

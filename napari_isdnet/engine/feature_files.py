@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,12 @@ def write_features(
             raise AlreadyThere.at(there)
         make_folder(output)
         for step in view.prepare():
-            yield Progress(_PREPARE * step.fraction, 1.0, step.stage, step.window, step.seconds_left)
+            yield step.within(0, _PREPARE)
         outputs: dict[str, str] = {}
         clock = Clock(len(names))
         for name in names:
             for step in _write_map(view, name, region, output, outputs, clock):
-                yield Progress(_PREPARE + (1 - _PREPARE) * step.fraction, 1.0, name, step.window, step.seconds_left)
+                yield replace(step.within(_PREPARE, 1 - _PREPARE), stage=name)
         write_atomic(attention, json.dumps(attention_facts(view, region), indent=1).encode())
         outputs["attention"] = str(attention)
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from napari_isdnet.engine.annotated import AnnotationIndices, annotation_classes
 from napari_isdnet.engine.classlist import classes_in_tiff, read_classes
 from napari_isdnet.engine.metrics import Labels
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.base import SourceBase
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
 
@@ -191,31 +192,37 @@ def open_labels(
     return source, own if classes_file is None else read_classes(classes_file)
 
 
-def open_indices(path: Path) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
+def open_indices(path: Path, threads: int | None = None) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
     """Open a file as it is stored: no palette, which would turn indices into colours, and bits as 0 and 1.
 
     Only a file that says that it holds annotation values (0 = unlabelled) is read as class indices, like all others.
     """
+    from napari_isdnet.io.array import ArraySource
     from napari_isdnet.io.open import open_source, stem_of
     from napari_isdnet.io.store import LabelStore
 
     painted = annotation_classes(path)
     if painted is not None:
-        return AnnotationIndices(open_source(path)), painted or None
+        return AnnotationIndices(open_source(path, threads=threads)), painted or None
     if path.is_dir():
         try:
             store = LabelStore.open(path)
         except InputError:
-            return open_source(path), None
+            return open_source(path, threads=threads), None
         return store, store.classes
-    source = open_source(path)
+    source = open_source(path, threads=threads)
     if hasattr(source, "indices"):
-        return source.indices(), classes_in_tiff(path)
+        stored: SourceBase = source.indices()
+        # Where it lies may have been told by a file beside it.
+        stored.info = replace(stored.info, pixel_size=source.pixel_size, georeference=source.georeference)
+        return stored, classes_in_tiff(path)
     if path.suffix.lower() == ".png":
         palette = _png_indices(path)
         if palette is not None:
             source.close()
-            return open_source(palette[0], name=stem_of(path), axes="yx"), palette[1]
+            size, place = source.pixel_size, source.georeference
+            values = ArraySource([palette[0]], stem_of(path), "yx", pixel_size=size, georeference=place)
+            return values, palette[1]
     return source, None
 
 

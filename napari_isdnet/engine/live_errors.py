@@ -48,7 +48,7 @@ class LiveErrors(TilePyramid):
             for live, offset in self._maps.items():
                 seen = view.shifted(*offset).clipped(live.shapes[0])
                 if not seen.empty:
-                    live.look_at(seen)
+                    live.look_at(seen, level)
         return super().answer(level, window)
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class OneShot(Enlarging):
             x = as_tensor(self.reader.read(whole)[0], self.placement.device)
             with device_memory():
                 self._coarse = self.model.coarse_logits(x).float()
-            yield Progress(0.85, 1.0, "whole image", whole)
+            yield Progress(1.0, 1.0, "whole image", whole)
 
     def _place(self) -> tuple[Tensor, Place]:
         assert self._coarse is not None, "prepare() first"

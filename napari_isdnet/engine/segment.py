@@ -287,7 +287,7 @@ class _Job:
     def _prepare(self, predictor: Predictor) -> Generator[Progress, None, None]:
         known = predictor.prepared
         for step in predictor.prepare():
-            yield _scaled(step, 0.0, PREPARE_SHARE)
+            yield step.within(0.0, PREPARE_SHARE)
         if not known and not self.options.skip_bad_tiles:
             keep_means(self.identity, predictor)
             keep_means({k: v for k, v in self.identity.items() if k != "core"}, predictor)
@@ -298,19 +298,19 @@ class _Job:
         clock = Clock(total, total - len(todo))
         for _, window in written(todo, stores, predictor, ledger):
             step = clock.step(1, "write", window.shifted(self.region.row, self.region.column))
-            yield _scaled(step, start, 1 - EXPORT_SHARE - start)
+            yield step.within(start, 1 - EXPORT_SHARE - start)
 
     def _finish(self, stores: ResultStores, ledger: Ledger) -> Generator[Progress, None, None]:
         base, span = 1 - EXPORT_SHARE, EXPORT_SHARE / (2 + len(self.paths))
         for step in stores.finish():
-            yield _scaled(step, base, 2 * span)
+            yield step.within(base, 2 * span)
         for number, (key, (kind, name, path)) in enumerate(list(self.paths.items())):
             # Once more: somebody may have put a file there since the job began.
             check_outputs({key: self.paths[key]}, self.source, ledger.units(STAGE), self.options.overwrite)
             _own(ledger, path)
             steps = self._export(stores, kind, name, path)
             for step in steps:
-                yield _scaled(step, base + (2 + number) * span, span)
+                yield step.within(base + (2 + number) * span, span)
 
     def _export(self, stores: ResultStores, kind: str, name: str, path: Path) -> Generator[Progress, None, Path]:
         if kind == "polygons":
@@ -379,12 +379,3 @@ def _bad_windows(ledger: Ledger) -> list[tuple[int, int, int, int]]:
     for index in ledger.units("bad"):
         found.update((int(r), int(c), int(h), int(w)) for r, c, h, w in ledger.payload("bad", index)["windows"])
     return sorted(found)
-
-
-def _scaled(step: Progress, start: float, share: float) -> Progress:
-    """A step of one part of the job, as a step of the whole job (0..1)."""
-    left = step.seconds_left
-    done = start + share * step.fraction
-    if left is not None and step.fraction < 1:
-        left = left * (1 - done) / max(1e-9, share * (1 - step.fraction))
-    return Progress(done, 1.0, step.stage, step.window, left, step.figures)

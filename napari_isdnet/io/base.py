@@ -339,6 +339,31 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="isdnet-tiles")
 
 
+def _forked() -> None:
+    """A forked process, as torch's loaders start, has the pools' queues without their threads: it makes its own."""
+    global _callers
+    _pool.cache_clear()
+    _callers = _Callers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def as_samples(mean: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Means as samples of ``dtype``: rounded, and within what it holds (float64 rounds the ends of 64 bits beyond)."""
+    if dtype.kind == "b":
+        return mean >= 0.5
+    if dtype.kind not in "iu":
+        return mean.astype(dtype)
+    limits = np.iinfo(dtype)
+    rounded = np.rint(mean)
+    result = np.clip(rounded, limits.min, np.nextafter(float(limits.max), 0) if dtype.itemsize == 8 else limits.max)
+    exact = result.astype(dtype)
+    exact[rounded >= float(limits.max)] = limits.max
+    return exact
+
+
 def one_line(error: BaseException, limit: int = 160) -> str:
     """What an exception says, on one line, with its type where it says nothing."""
     text = " ".join(str(error).split())[:limit].rstrip(".")

@@ -121,6 +121,11 @@ class TileCache:
             for key in [k for k in self._running if k[0] == first]:
                 del self._running[key]
 
+    def forked(self) -> None:
+        """In a forked process: what other threads of its parent were at here, nobody ends."""
+        self._lock = threading.Lock()
+        self._running.clear()
+
     def _shrink(self) -> None:
         while self._bytes > self.max_bytes and self._kept:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
@@ -148,6 +153,8 @@ def _default_bytes() -> int:
 
 
 _shared = TileCache(_default_bytes())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shared.forked)
 
 
 @contextmanager

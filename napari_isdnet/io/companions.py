@@ -36,9 +36,14 @@ class CompanionSource(SourceBase):
         super().__init__(info)
         self._image, self._places, self._masks = image, tuple(levels), tuple(masks)
 
-    def indices(self) -> TiffSource | CompanionSource:
+    def indices(self) -> CompanionSource:
         """The file read as it is stored, for label maps; one with a mask is no label map and stays what it is."""
-        return self if self._masks else self._image.indices()
+        stored = {id(source): source.indices() for source, _ in self._places}
+        image = stored[id(self._image)]
+        if self._masks or image is self._image:
+            return self
+        notes = self.notes[len(self._image.notes) :]  # those of the image may be of its colours
+        return CompanionSource(image, [(stored[id(source)], n) for source, n in self._places], (), notes)
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
         return self._read_channels(window, level, range(self.channels))
@@ -74,7 +79,10 @@ def with_companions(image: TiffSource) -> TiffSource | CompanionSource:
     masks = [] if image.alpha is not None or image.dtype == np.int8 else _masks(image, notes)
     if masks:
         # A level without its mask would show what the mask hides.
-        levels = levels[: _common([s.levels[n] for s, n in levels], [s.levels[n] for s, n in masks])]
+        common = _common([s.levels[n] for s, n in levels], [s.levels[n] for s, n in masks])
+        for source in {source for source, _ in levels[common:]} - {source for source, _ in levels[:common]}:
+            source.close()
+        levels = levels[:common]
     if len(levels) == len(image.levels) and not masks:
         image.info = replace(image.info, notes=(*image.notes, *notes))
         return image

@@ -102,7 +102,10 @@ def scratch(folder: Path) -> Iterator[str]:
     their writer lives, and is given back when it dies. Of another machine (a shared folder) nothing is removed, nor
     where the file system knows no locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "a file lies there", str(folder)) from error
     _sweep(folder)
     prefix = f".{os.getpid()}-{uuid.uuid4().hex[:8]}{PARTIAL}."
     lock = folder / (prefix + _LOCK)
@@ -154,11 +157,16 @@ def _host() -> bytes:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a small file whole: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{os.getpid()}{PARTIAL}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{PARTIAL}.{path.name}")
     with disk_errors(path):
-        temporary.write_bytes(data)
-        sync(temporary)
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(data)
+            sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def file_stem(name: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_isdnet.io.base import one_line
-from napari_isdnet.io.disk import disk_errors
+from napari_isdnet.io.base import as_samples, one_line
+from napari_isdnet.io.disk import disk_errors, remove, scratch
 from napari_isdnet.io.source import (
     GeoReference,
     ImageSource,
@@ -67,17 +66,16 @@ def build_overviews(source: ImageSource, folder: Path) -> Generator[Progress, No
     path = overview_path(source, folder)
     if (path / _DONE).exists():
         return path
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with disk_errors(folder):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    try:
-        with disk_errors(folder):
+    with disk_errors(folder), scratch(folder) as prefix:
+        part = path.with_name(prefix + path.name)
+        part.mkdir()
+        try:
             yield from _write_overviews(source, part)
-            shutil.rmtree(path, ignore_errors=True)  # one that was never finished
-            part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            if not (path / _DONE).exists():  # another builder of the same image may have been quicker
+                remove(path)  # one that was never finished
+                part.rename(path)
+        finally:
+            remove(part)
     return path
 
 
@@ -157,27 +155,13 @@ def _halve(pixels: Array, nodata: float | None = None, counted: Array | None = N
             view = slice(0, quarter.shape[0]), slice(0, quarter.shape[1])
             total[view] += np.where(valid, quarter, 0)
             count[view] += valid
-    result = _as_samples(total / np.maximum(count, 1), pixels.dtype)
+    result = as_samples(total / np.maximum(count, 1), pixels.dtype)
     if nodata is not None and (count == 0).any():
         # A number of 64 bits has no float64 of its own: what the pixels there hold is taken, not what the number says.
         result[count == 0] = pixels[::2, ::2][count == 0]
     elif pixels.dtype.kind == "f":
         result[count == 0] = np.nan
     return result
-
-
-def _as_samples(mean: Array, dtype: np.dtype[Any]) -> Array:
-    """Means as samples of ``dtype``: rounded, and within what it holds (float64 rounds the ends of 64 bits beyond)."""
-    if dtype.kind == "b":
-        return mean >= 0.5
-    if dtype.kind not in "iu":
-        return mean.astype(dtype)
-    limits = np.iinfo(dtype)
-    rounded = np.rint(mean)
-    result = np.clip(rounded, limits.min, np.nextafter(float(limits.max), 0) if dtype.itemsize == 8 else limits.max)
-    exact = result.astype(dtype)
-    exact[rounded >= float(limits.max)] = limits.max
-    return exact
 
 
 class OverviewSource:

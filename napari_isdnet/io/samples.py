@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
@@ -122,7 +122,7 @@ class Download:
 def _open(request: Request):  # type: ignore[no-untyped-def]  # urlopen's type depends on the scheme
     try:
         return urlopen(request, timeout=_TIMEOUT)
-    except (URLError, OSError) as error:
+    except (OSError, HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", None) or error
         raise InputError(
             f"{request.full_url} cannot be reached ({reason}); check the address and the connection."
@@ -156,5 +156,5 @@ def download(item: Download, path: str | os.PathLike[str] | None = None, overwri
 def _receive(response, url: str) -> bytes:  # type: ignore[no-untyped-def]
     try:
         return bytes(response.read(_CHUNK))
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise InputError(f"{url}: the connection broke ({error}); try again.") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.base import SourceBase, SourceInfo
+from napari_isdnet.io.base import SourceBase, SourceInfo, as_samples
 from napari_isdnet.io.source import (
     GeoReference,
     ImageSource,
@@ -132,7 +132,7 @@ class ScaledSource(SourceBase):
         mean, missing = _mean(raw, valid, found)
         if self.alpha is not None:
             self._show_colors(mean, raw, valid, found)
-        result = self._round(mean)
+        result = as_samples(mean, self.dtype)
         if missing is not None:
             result[missing] = self.nodata if self.nodata is not None else np.nan
         return result if list(channels) == list(range(self.channels)) else np.take(result, channels, axis=2)
@@ -151,14 +151,6 @@ class ScaledSource(SourceBase):
         shown, _ = _mean(raw, seen, found)
         colors = [c for c in range(self.channels) if c != self.alpha]
         mean[..., colors] = np.where(some, shown[..., colors], mean[..., colors])
-
-    def _round(self, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        if self.dtype.kind == "f":
-            return values.astype(self.dtype)
-        if self.dtype.kind == "b":
-            return values >= 0.5
-        limits = np.iinfo(self.dtype)
-        return np.clip(np.rint(values), limits.min, limits.max).astype(self.dtype)
 
     def identity(self) -> Mapping[str, Any]:
         """The source's identity and the factor."""

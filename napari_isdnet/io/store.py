@@ -218,9 +218,9 @@ class LabelStore:
         import numpy as np
 
         check_window(self, window, level)
-        return np.ascontiguousarray(np.moveaxis(self._planes(window, level, slice(0, self.channels)), 0, -1))
+        return np.ascontiguousarray(np.moveaxis(self.planes(window, level, slice(0, self.channels)), 0, -1))
 
-    def _planes(self, window: Window, level: int, channels: slice) -> npt.NDArray[np.uint8]:
+    def planes(self, window: Window, level: int, channels: slice) -> npt.NDArray[np.uint8]:
         """Some channels of a window, (channels, height, width)."""
         array = self._shards[level]
         try:
@@ -339,7 +339,7 @@ class LabelStore:
             strip = Window(window.row + top, window.column, min(CHUNK, window.height - top), window.width)
             below = strip.multiplied(2).clipped(self.levels[level - 1])
             for channel, plane in enumerate(result):
-                values = self._planes(below, level - 1, slice(channel, channel + 1))[0]
+                values = self.planes(below, level - 1, slice(channel, channel + 1))[0]
                 plane[top : top + strip.height] = halve(values)
         self.write_shard(index, result[0] if self.kind == "labels" else np.moveaxis(result, 0, -1), level, mark=mark)
         return window

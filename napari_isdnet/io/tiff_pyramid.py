@@ -73,7 +73,7 @@ def write_pyramid(
     first: dict[str, Any],
     ome: bool = False,
 ) -> None:
-    """Write all levels of ``store`` to a BigTIFF in 512 tiles, deterministic bytes, a strip of tiles in memory.
+    """Write all levels of ``store`` to a BigTIFF in 512 tiles, same bytes each time, a strip of one channel in memory.
 
     ``subifds``: lower levels as SubIFDs of the first page (OME-TIFF), else as reduced pages behind it (GeoTIFF).
     ``first``: more arguments of tifffile's ``write`` for level 0. Labels carry the classes' colours as colour map.
@@ -116,7 +116,7 @@ def _tiles(store: LabelStore, level: int, tick: Tick) -> Iterator[npt.NDArray[np
         for top in range(0, rows, TILE):
             strip = Window(top, 0, min(TILE, rows - top), columns)
             tick(strip)
-            data = store.read(strip, level)[..., channel]
+            (data,) = store.planes(strip, level, slice(channel, channel + 1))
             pad = ((0, TILE - strip.height), (0, -columns % TILE))
             data = np.pad(data, pad, constant_values=IGNORE_INDEX)
             for left in range(0, columns, TILE):

@@ -38,7 +38,7 @@ def export_model(source: str | Path, target: str | Path) -> Path:
 def _lines(header: ModelHeader) -> Iterator[str]:
     yield f"# {header.name}"
     yield ""
-    yield f"{header.description or 'A segmentation network'}.".replace("..", ".")
+    yield f"{(header.description or 'A segmentation network').rstrip('.')}."
     yield ""
     size = f"{header.pixel_size:g} m" if header.pixel_size else "not stated"
     yield f"- Network: ISDNet, {header.flavour} flavour, deep branch {header.config.deep}"
