@@ -173,7 +173,9 @@ RoiOption = Annotated[
         metavar="ROW,COL,HEIGHT,WIDTH",
     ),
 ]
-DeviceOption = Annotated[str, option("Where to compute.", "--device", parser=parse_device, metavar="auto|cpu|cuda|mps")]
+DeviceOption = Annotated[
+    str, option("Where to compute.", "--device", parser=parse_device, metavar="auto|cpu|cuda[:N]|mps")
+]
 ContrastOption = Annotated[
     Any,
     option(
@@ -185,6 +187,6 @@ ContrastOption = Annotated[
 ]
 ChannelsOption = Annotated[
     Any,
-    option("Channels that are red, green and blue.", "--channels", parser=parse_channels, metavar="R,G,B"),
+    option("Channels that are red, green and blue, or one.", "--channels", parser=parse_channels, metavar="R,G,B"),
 ]
 JsonOption = Annotated[bool, option("Print one JSON object as the last line, also of an error.", "--json")]

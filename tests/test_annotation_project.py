@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -149,3 +150,33 @@ def test_what_is_no_image_is_named(tmp_path):
         Project.open(tmp_path / "x.isdnet")
     with pytest.raises(InputError, match="image file or source"):
         Project.open(7)
+
+
+def test_a_model_is_taken_in_while_others_are_chosen(image, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with Project.open(image, ["a", "b"]) as project:
+        errors = []
+
+        def work(step):
+            try:
+                for _ in range(30):
+                    step()
+            except Exception as error:
+                errors.append(error)
+
+        steps = (
+            lambda: project.add_model(tmp_path / "model.safetensors"),
+            lambda: project.set_current(None),
+            lambda: project.set(shown=1),
+        )
+        threads = [threading.Thread(target=work, args=(step,)) for step in steps]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        kept = [entry.id for entry in project.history()]
+    assert kept == [f"m{n:03d}" for n in range(1, 31)]
+    with Project.open(image) as again:
+        assert [entry.id for entry in again.history()] == kept
+        assert sorted(p.name for p in (again.folder / "models").iterdir()) == [f"{k}.safetensors" for k in kept]

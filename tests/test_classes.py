@@ -60,6 +60,7 @@ def test_colours_of_neighbours_and_of_many_classes_differ() -> None:
         ([("a", [1, 2, 256])], "three numbers 0..255"),
         ([("a", ["x", "y", "z"])], "three numbers 0..255"),
         ([("a", 7)], "three numbers 0..255"),
+        ([("a", [1, 2, float("inf")])], "three numbers 0..255"),
         ([("a", [1, 2, 3], "x")], "a name, or a name and a colour"),
     ],
 )

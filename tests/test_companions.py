@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.enums import Resampling
 
 from napari_isdnet.engine.labels import open_labels
@@ -117,6 +118,31 @@ def test_a_label_map_is_read_as_stored_and_refused_with_a_mask(tmp_path: Path) -
     labels, _ = open_labels(path)
     with closing(labels):
         np.testing.assert_array_equal(whole(labels, 0)[..., 0], indices)
+        assert labels.channels == 1
+        assert labels.levels == ((301, 203), (151, 102), (76, 51), (38, 26))
+        assert set(np.unique(whole(labels, 1))) <= {0, 1, 2, 3}
     with_files(path, overviews=False, mask=np.full((301, 203), 255, np.uint8))
     with pytest.raises(InputError, match="a label map has one channel"):
         open_labels(path)
+
+
+@pytest.mark.parametrize("colors", [None, {0: (255, 0, 0, 255), 1: (0, 255, 0, 255), 2: (0, 0, 255, 255)}])
+def test_a_label_map_keeps_the_place_and_the_levels_that_files_beside_it_tell(tmp_path: Path, colors: Any) -> None:
+    path = with_files(gdal(tmp_path / "a.tif", noise(301, 203, top=3), colormap=colors))
+    (tmp_path / "a.tfw").write_text("0.5\n0\n0\n-0.5\n100.25\n199.75\n")
+    labels, _ = open_labels(path)
+    with closing(labels):
+        assert labels.georeference is not None
+        assert labels.georeference.transform == (0.5, 0.0, 100.0, 0.0, -0.5, 200.0)
+        assert len(labels.levels) == 4
+
+
+def test_a_palette_png_keeps_the_place_of_its_world_file(tmp_path: Path) -> None:
+    picture = Image.fromarray(noise(40, 30, top=3), mode="P")
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "a.pgw").write_text("0.5\n0\n0\n-0.5\n100.25\n199.75\n")
+    labels, _ = open_labels(tmp_path / "a.png")
+    with closing(labels):
+        assert labels.georeference is not None
+        assert labels.georeference.transform == (0.5, 0.0, 100.0, 0.0, -0.5, 200.0)

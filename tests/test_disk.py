@@ -6,11 +6,13 @@ import errno
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import disk
 from napari_isdnet.io.disk import replacing, write_atomic
 
@@ -96,3 +98,24 @@ def test_writers_of_one_process_leave_each_other_alone(tmp_path: Path) -> None:
         assert all(path.exists() for path in made)
     assert (tmp_path / "a.tif").read_bytes() == b"0"  # the first came out last
     assert set() == disk._HELD
+
+
+def test_many_may_write_one_small_file_at_once(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(20):
+            write_atomic(tmp_path / "a.json", bytes([number]) * 1000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(8)))
+    assert len(set((tmp_path / "a.json").read_bytes())) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_small_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk.os, "fsync", full)
+    with pytest.raises(InputError, match="The disk is full"):
+        write_atomic(tmp_path / "a.json", b"{}")
+    assert list(tmp_path.iterdir()) == []

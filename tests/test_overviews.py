@@ -162,3 +162,12 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(wide: ArraySource, tmp_p
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(InputError, match="cache cannot be written"):
         run(build_overviews(wide, tmp_path / "cache"))
+
+
+def test_two_builders_of_one_image_leave_one_whole_pyramid(wide: ArraySource, tmp_path: Path) -> None:
+    first, second = build_overviews(wide, tmp_path), build_overviews(wide, tmp_path)
+    next(first)
+    next(second)
+    assert run(first)[0] == run(second)[0]
+    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    assert len(list(tmp_path.iterdir())) == 1

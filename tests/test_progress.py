@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
 from napari_isdnet import progress
-from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.progress import Clock, Progress, result_of
 
 
 @pytest.fixture
@@ -33,11 +35,43 @@ def test_work_of_an_earlier_run_is_no_speed(now: list[float]) -> None:
     now[0] += 4
     assert clock.step(1, "write").seconds_left == pytest.approx(4)
     clock = Clock(10)
-    clock.done += 6  # found done
-    now[0] += 50
-    clock.resume()
     now[0] += 2
-    assert clock.step(2, "write").seconds_left == pytest.approx(2)
+    clock.step(2, "read")
+    clock.skip(6)  # found done
+    now[0] += 2
+    step = clock.step(1, "write")
+    assert step.done == 9
+    assert step.seconds_left == pytest.approx(4 / 3)  # three in four seconds
+
+
+def test_a_part_of_a_job_is_told_as_one_of_the_whole() -> None:
+    half = Progress(2, 4, "a", seconds_left=10.0, figures={"loss": 1.0}).within(0.2, 0.6)
+    assert (half.done, half.total, half.stage, half.figures) == (0.5, 1.0, "a", {"loss": 1.0})
+    assert half.seconds_left == pytest.approx(10 * 0.5 / 0.3)  # 0.3 of the whole in 10 s, and 0.5 is left
+    assert Progress(4, 4, "a", seconds_left=0.0).within(0.2, 0.6).fraction == pytest.approx(0.8)
+
+
+def test_a_result_is_what_the_steps_end_with_and_a_stop_lets_them_clean_up() -> None:
+    ended = []
+
+    def steps() -> Generator[int, None, str]:
+        try:
+            yield 1
+            yield 2
+            return "result"
+        finally:
+            ended.append(True)
+
+    shown: list[int] = []
+    assert result_of(steps(), shown.append) == "result"
+    assert shown == [1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        result_of(steps(), lambda _: stop())
+    assert ended == [True, True]
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_the_caller_does_with_a_step_is_no_work(now: list[float]) -> None:

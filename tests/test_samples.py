@@ -89,6 +89,8 @@ def test_download_goes_to_the_cache(server: str, tmp_path) -> None:
         ("a.bin", None, len(BODY) + 1, "were expected"),
         ("short.bin", None, None, "were expected|connection broke"),
         ("missing.bin", None, None, "cannot be reached"),
+        ("torn.bin", None, None, "connection broke"),
+        ("nonsense.bin", None, None, "cannot be reached"),
     ],
 )
 def test_a_bad_download_leaves_nothing(server: str, page: str, sha, size, words: str, tmp_path) -> None:

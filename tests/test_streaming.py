@@ -30,8 +30,9 @@ NETWORKS = {
 def streamed(model: ISDNet, image: np.ndarray, **options: object) -> WholeImage:
     reader = PatchReader(source_of(image), policy_of(image), model)
     whole = WholeImage(prepare(model, CPU), reader, CPU, StreamOptions(**options))  # type: ignore[arg-type]
-    for _ in whole.prepare():
-        pass
+    fractions = [step.fraction for step in whole.prepare()]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
     return whole
 
 

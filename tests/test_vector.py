@@ -1,4 +1,4 @@
-"""Polygons: exact areas, no cut at a window border, holes kept, no gaps after simplification; and back to pixels."""
+"""Polygons: exact areas, no cut at a window border, holes kept, no gaps when simplified; drawn, the same pixels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from napari_isdnet.annotation.geojson import read_drawn
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.polygons import _Joiner, window_polygons
+from napari_isdnet.io.geojson import read_items, to_pixels
+from napari_isdnet.io.polygons import _Joiner, polygonise, window_polygons
 from napari_isdnet.io.source import GeoReference
-from napari_isdnet.io.vector import Feature, export_polygons, polygon_mask, polygonise, rasterise, read_geojson
+from napari_isdnet.io.vector import export_polygons
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Grid, Window
 from tests.label_source import LabelSource
@@ -50,6 +52,23 @@ def signature(polygons: list[tuple[int, shapely.Polygon]]) -> list[tuple[int, st
     return sorted((k, shapely.normalize(p).wkt) for k, p in polygons)
 
 
+def burnt(shapes: list[tuple[Any, int]], shape: tuple[int, int]) -> npt.NDArray[Any]:
+    """GDAL's raster of (polygon in pixels, class)."""
+    return np.asarray(rasterio.features.rasterize(shapes, out_shape=shape, fill=255, dtype="uint8"))
+
+
+def read_back(path: Path, shape: tuple[int, int], reference: GeoReference | None = None) -> npt.NDArray[Any]:
+    """The class map that a GeoJSON file draws."""
+    items, found = read_items(path, reference)
+    names = [info.name for info in CLASSES]
+    shapes = []
+    for _, item in items:
+        polygon = shapely.geometry.shape(item["geometry"])
+        polygon = polygon if found is None else shapely.transform(to_pixels(polygon, found), np.rint)
+        shapes.append((polygon, names.index(item["properties"]["classification"]["name"])))
+    return burnt(shapes, shape)
+
+
 def components(labels: npt.NDArray[np.uint8]) -> int:
     return sum(int(ndimage.label(labels == k)[1]) for k in range(3))
 
@@ -74,8 +93,7 @@ def test_areas_are_exact_and_windows_do_not_show(rows: int, columns: int, seed: 
         assert sum(p.area for v, p in polygons if v == k) == np.count_nonzero(labels == k)
     assert all(p.is_valid for _, p in polygons)
     assert signature(polygons) == signature(all_polygons(labels, core=64))
-    features = [Feature(p, CLASSES[k].name) for k, p in polygons]
-    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
+    np.testing.assert_array_equal(burnt([(p, k) for k, p in polygons], labels.shape), labels)
 
 
 def test_holes_and_straight_edges_over_seams() -> None:
@@ -164,18 +182,16 @@ def test_geojson_as_qupath_has_it(tmp_path: Path) -> None:
         outer = feature["geometry"]["coordinates"][0]
         assert outer[0] == outer[-1]
         assert all(isinstance(v, int) for point in outer for v in point)
-    features = read_geojson(path)
-    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
-    assert features[0].color in {c.color for c in CLASSES}
+    np.testing.assert_array_equal(read_back(path, labels.shape), labels)
 
 
 def test_regions_keep_image_coordinates(tmp_path: Path) -> None:
     labels = blobs((50, 70), 2)
     roi = Window(11, 13, 30, 41)
-    features = read_geojson(write(tmp_path / "a.geojson", labels, roi=roi, core=16, map_coordinates=False))
+    path = write(tmp_path / "a.geojson", labels, roi=roi, core=16, map_coordinates=False)
     expected = np.full_like(labels, 255)
     expected[roi.slices] = labels[roi.slices]
-    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), expected)
+    np.testing.assert_array_equal(read_back(path, labels.shape), expected)
 
 
 def test_a_placed_map_has_map_coordinates_unless_told_and_they_come_back(tmp_path: Path) -> None:
@@ -183,27 +199,24 @@ def test_a_placed_map_has_map_coordinates_unless_told_and_they_come_back(tmp_pat
     path = write(tmp_path / "a.geojson", labels)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
-    features = read_geojson(path, UTM)
-    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
+    np.testing.assert_array_equal(read_back(path, labels.shape, UTM), labels)
     # pixels stay pixels, also for an image that is placed
     plain = write(tmp_path / "b.geojson", labels, map_coordinates=False)
-    features = read_geojson(plain, UTM)
-    np.testing.assert_array_equal(rasterise(features, Window.whole(labels.shape), CLASSES), labels)
+    np.testing.assert_array_equal(read_back(plain, labels.shape, UTM), labels)
 
 
 def test_another_reference_system_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = write(tmp_path / "a.geojson", blobs((50, 70), 4))
     other = GeoReference("EPSG:32639", UTM.transform)
     with pytest.raises(InputError, match=r"is in the reference system .*32633, the image in EPSG:32639; save it in"):
-        read_geojson(path, other)
+        read_items(path, other)
 
 
 def test_polygons_of_a_resampled_map_count_the_files_pixels(tmp_path: Path) -> None:
     labels = blobs((50, 70), 5)
     path = write(tmp_path / "a.geojson", labels, map_coordinates=False, pixels=(2.0, 3.0))
     large = np.kron(labels, np.ones((2, 3), np.uint8))
-    features = read_geojson(path)
-    np.testing.assert_array_equal(rasterise(features, Window.whole(large.shape), CLASSES), large)
+    np.testing.assert_array_equal(read_back(path, large.shape), large)
 
 
 def test_map_coordinates_agree_with_gdal(tmp_path: Path) -> None:
@@ -212,12 +225,11 @@ def test_map_coordinates_agree_with_gdal(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
     shapes = [(f["geometry"], f["properties"]["class_index"]) for f in content["features"]]
-    burnt = rasterio.features.rasterize(
+    drawn = rasterio.features.rasterize(
         shapes, out_shape=labels.shape, fill=255, transform=rasterio.Affine(*UTM.transform), dtype="uint8"
     )
-    np.testing.assert_array_equal(burnt, labels)
-    back = rasterise(read_geojson(path, UTM), Window.whole(labels.shape), CLASSES)
-    np.testing.assert_array_equal(back, labels)
+    np.testing.assert_array_equal(drawn, labels)
+    np.testing.assert_array_equal(read_back(path, labels.shape, UTM), labels)
     with pytest.raises(InputError, match="no position on the earth"):
         list(export_polygons(LabelSource(labels), tmp_path / "b.geojson", CLASSES, map_coordinates=True))
     assert not list(tmp_path.glob("*b.geojson"))
@@ -248,74 +260,6 @@ def test_existing_files_and_cancelling(tmp_path: Path) -> None:
         write(tmp_path / "c.geojson", labels)
 
 
-# Rounded: between points 1e-300 apart the oracle itself divides by zero.
-COORDINATE = st.floats(-5, 25).map(lambda value: round(value, 6))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(COORDINATE, COORDINATE), min_size=3, max_size=7),
-    st.integers(-3, 8),
-    st.integers(-3, 8),
-    st.sampled_from([1.0, 2.0, 4.0]),
-)
-def test_pixel_centres_against_shapely(points: list[tuple[float, float]], row: int, column: int, scale: float) -> None:
-    shape = shapely.convex_hull(shapely.MultiPoint(points))
-    if not isinstance(shape, shapely.Polygon):
-        return
-    window = Window(row, column, 12, 14)
-    result = np.zeros(window.shape, bool)
-    inside, part = polygon_mask(shape, window, scale)
-    result[part.relative_to(window).slices] = inside
-    rows, columns = np.mgrid[row : row + 12, column : column + 14]
-    centres = shapely.points((columns + 0.5) * scale, (rows + 0.5) * scale)
-    clear = shapely.distance(shape.boundary, centres) > 1e-6  # on the edge either answer is right
-    np.testing.assert_array_equal(result[clear], shapely.contains(shape, centres)[clear])
-
-
-def test_shared_edges_through_pixel_centres_share_no_pixel() -> None:
-    left, right = shapely.box(0.5, 0.5, 3.5, 3.5), shapely.box(3.5, 0.5, 6.5, 3.5)
-    whole = Window(0, 0, 8, 8)
-    masks = []
-    for shape in (left, right):
-        inside, part = polygon_mask(shape, whole)
-        full = np.zeros((8, 8), int)
-        full[part.slices] = inside
-        masks.append(full)
-    assert (masks[0] + masks[1]).max() == 1
-    assert masks[0].sum() == masks[1].sum() == 9
-
-
-def test_classes_by_name() -> None:
-    square = shapely.box(1, 1, 3, 3)
-    features = [Feature(square, "road"), Feature(shapely.box(2, 2, 4, 4), "tree"), Feature(square, "tree?")]
-    with pytest.raises(InputError, match=r"'tree\?'; allowed are road, tree"):
-        rasterise(features, Window(0, 0, 5, 5), CLASSES)
-    found = rasterise(features, Window(0, 0, 5, 5), CLASSES, unknown="ignore")
-    assert found[1, 1] == 0
-    assert found[2, 2] == found[3, 3] == 1  # later features lie on top
-    assert found[0, 0] == 255
-
-
-SQUARE = {"type": "Polygon", "coordinates": [[[0, 0, 9.0], [4, 0, 9.0], [4, 4, 9.0], [0, 0, 9.0]]]}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        SQUARE,
-        {"type": "Feature", "geometry": SQUARE, "properties": None},
-        [{"type": "Feature", "geometry": SQUARE, "properties": {"classification": {"name": "a", "color": "?"}}}],
-        {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": SQUARE, "properties": {}}]},
-    ],
-)
-def test_shapes_of_geojson(tmp_path: Path, content: Any) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    (feature,) = read_geojson(tmp_path / "a.json")
-    assert feature.geometry.area == 8.0
-    assert not feature.geometry.has_z
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -325,9 +269,6 @@ def test_shapes_of_geojson(tmp_path: Path, content: Any) -> None:
         '"x"',
         '{"features": 3}',
         "[" * 100_000,
-        '{"type": "Point", "coordinates": [1, 2]}',
-        '{"type": "Feature", "geometry": null}',
-        '{"type": "Polygon", "coordinates": []}',
         '{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}',
         '{"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [2, 0], ["a", 0]]]}',
         '{"type": "Polygon", "coordinates": [[[NaN, 0], [1, 1], [2, 0], [NaN, 0]]]}',
@@ -337,7 +278,7 @@ def test_shapes_of_geojson(tmp_path: Path, content: Any) -> None:
 def test_bad_geojson_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=r"a\.json"):
-        read_geojson(tmp_path / "a.json")
+        list(read_drawn(tmp_path / "a.json"))
 
 
 def test_missing_rasterio_names_the_extra() -> None:
@@ -346,7 +287,7 @@ def test_missing_rasterio_names_the_extra() -> None:
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda n, *a: None if n == 'rasterio' else find(n, *a)\n"
         "import numpy as np; from label_source import LabelSource\n"
-        "from napari_isdnet.io.vector import polygonise, rasterise\n"
+        "from napari_isdnet.io.polygons import polygonise\n"
         "next(iter(polygonise(LabelSource(np.zeros((2, 2), np.uint8)))))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)

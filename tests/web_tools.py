@@ -1,4 +1,4 @@
-"""A small web server on this machine, with a file that is whole, short, missing or of unsaid length."""
+"""A small web server on this machine, with a file that is whole, short, torn, missing, of unsaid length or nonsense."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def serving(body: bytes) -> Iterator[str]:
             return True
 
         def do_GET(self) -> None:
-            if self._head():
+            if "torn" in self.path:  # a part of what it says will come
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"ffff\r\n" + body[:1000])
+            elif "nonsense" in self.path:
+                self.wfile.write(b"what?\r\n\r\n")
+            elif self._head():
                 self.wfile.write(body[: 1000 if "short" in self.path else None])
 
         def log_message(self, *args: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from napari_isdnet.annotation.container import write_atomic
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import remove, scratch
 from napari_isdnet.io.source import ImageSource, quick_identity
 from napari_isdnet.paths import cache_folder
 
@@ -51,6 +53,7 @@ class Project:
         self.image_changed = image_changed
         """True when the image file is another than when the project was made (its size in pixels is the same)."""
         self._content = content
+        self._lock = threading.Lock()  # a model is taken in beside the window, which may choose another meanwhile
 
     @classmethod
     def open(
@@ -104,7 +107,7 @@ class Project:
             )
         store = AnnotationStore.create(where, source.shape, classes)
         project = cls(where, store, _new_content(source), False)
-        project._save()
+        project._keep()
         return project
 
     @classmethod
@@ -142,8 +145,8 @@ class Project:
 
     def set(self, **settings: Any) -> None:
         """Keep JSON-ready settings."""
-        self._content["settings"].update(settings)
-        self._save()
+        with self._lock:
+            self._keep(settings={**self._content["settings"], **settings})
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -164,40 +167,43 @@ class Project:
         trained from (default: the current one; with ``root`` none of this history), ``position`` the journal position
         it was trained on (default: now).
         """
-        ids = [int(entry["id"][1:]) for entry in self._content["models"]]
-        identifier = f"m{max(ids, default=0) + 1:03d}"
-        suffix = ".safetensors" if callable(model) else Path(model).suffix
-        file = self.folder / MODELS / f"{identifier}{suffix}"
-        temporary = file.with_name(f"{identifier}.tmp{suffix}")
         if parent is not None:
             self.model(parent)
         self._writable()
-        try:
-            file.parent.mkdir(exist_ok=True)
-            if callable(model):
-                model(temporary)
-            else:
-                shutil.copyfile(model, temporary)
-            os.replace(temporary, file)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"The model cannot be kept in {file.parent} ({error}); nothing was added.") from None
         at = self.store.position if position is None else position
-        entry = ModelEntry(
-            id=identifier,
-            name=name or identifier,
-            file=f"{MODELS}/{file.name}",
-            parent=None if root else parent if parent is not None else self.current,
-            position=at,
-            annotation=str(self.store.journal.entry(at)["id"]),
-            time=round(time.time(), 3),
-            figures=dict(figures or {}),
-        )
-        self._content["models"].append(asdict(entry))
-        if make_current:
-            self._content["current"] = identifier
-        self._save()
+        folder, suffix = self.folder / MODELS, ".safetensors" if callable(model) else Path(model).suffix
+        try:
+            with scratch(folder) as prefix:
+                temporary = folder / f"{prefix}model{suffix}"
+                try:
+                    if callable(model):
+                        model(temporary)
+                    else:
+                        shutil.copyfile(model, temporary)
+                    with self._lock:
+                        identifier = self._next_id()
+                        os.replace(temporary, folder / f"{identifier}{suffix}")
+                        entry = ModelEntry(
+                            id=identifier,
+                            name=name or identifier,
+                            file=f"{MODELS}/{identifier}{suffix}",
+                            parent=None if root else parent if parent is not None else self.current,
+                            position=at,
+                            annotation=str(self.store.journal.entry(at)["id"]),
+                            time=round(time.time(), 3),
+                            figures=dict(figures or {}),
+                        )
+                        current = identifier if make_current else self.current
+                        self._keep(models=[*self._content["models"], asdict(entry)], current=current)
+                finally:
+                    remove(temporary)
+        except OSError as error:
+            raise InputError(f"The model cannot be kept in {folder} ({error}); nothing was added.") from None
         return entry
+
+    def _next_id(self) -> str:
+        ids = [int(entry["id"][1:]) for entry in self._content["models"]]
+        return f"m{max(ids, default=0) + 1:03d}"
 
     def history(self) -> list[ModelEntry]:
         """All models, oldest first."""
@@ -225,8 +231,8 @@ class Project:
         """Go (back) to a model of the history, or to none."""
         if identifier is not None:
             self.model(identifier)
-        self._content["current"] = identifier
-        self._save()
+        with self._lock:
+            self._keep(current=identifier)
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -234,9 +240,12 @@ class Project:
         if self.store.read_only:
             raise InputError(f"{self.folder} was opened read-only (or closed); open it for writing.")
 
-    def _save(self) -> None:
+    def _keep(self, **changes: Any) -> None:
+        """Content with ``changes``, once it is on the disk."""
         self._writable()
-        write_atomic(self.folder / FILE, json.dumps(self._content, indent=1).encode())
+        content = {**self._content, **changes}
+        write_atomic(self.folder / FILE, json.dumps(content, indent=1).encode())
+        self._content = content
 
     def close(self) -> None:
         """Write everything and let others open the project."""

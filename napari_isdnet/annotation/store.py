@@ -147,7 +147,7 @@ class AnnotationStore(Live, ClassEditing):
             shutil.rmtree(self.folder / UNDO_FOLDER, ignore_errors=True)
             self._saver.reset()
             self._cache.rescan()
-            self._undo.__post_init__()
+            self._undo.rescan()
         standing = set(self.journal.done)
         for entry in self.journal.entries():
             if entry["n"] in standing or entry["kind"] == "pin":

@@ -67,6 +67,12 @@ class UndoArea:
     _stored: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.rescan()
+
+    def rescan(self) -> None:
+        """Know just what lies on the disk, or waits for it."""
+        for known in (self._new, self._writing, self._gone, self._stored):
+            known.clear()
         for path in (self.folder / FOLDER).glob("*.bin"):
             self._stored[int(path.stem)] = path.stat().st_size
         for name, data in pending(self.folder).items():

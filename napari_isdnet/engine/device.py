@@ -95,7 +95,7 @@ def machine_memory() -> int:
 
 
 def budget_bytes(memory: float | None) -> int:
-    """``--memory`` GiB in bytes, of the whole process; by default a quarter of what the machine has. At least a GiB."""
+    """``--memory`` GiB, at least 1, in bytes, of the whole process; by default a quarter of what the machine has."""
     if memory is None:
         return machine_memory() // 4
     if memory < 1:

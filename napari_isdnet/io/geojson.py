@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,7 +16,6 @@ from napari_isdnet.io.source import GeoReference
 
 if TYPE_CHECKING:
     from shapely import Polygon
-    from shapely.geometry.base import BaseGeometry
 
 MAX_BYTES = 2**30
 """Largest GeoJSON file that is read: it is parsed as a whole."""
@@ -26,15 +24,6 @@ _EPSG = re.compile(
     r"(?:urn:(?:x-)?ogc:def:crs:)?EPSG:(?:[\d.]*:)?(\d+)|https?://www\.opengis\.net/def/crs/EPSG/[\d.]+/(\d+)",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One polygon or multipolygon in pixel corners (x = column, y = row), and its class where one is named."""
-
-    geometry: BaseGeometry
-    name: str | None = None
-    color: tuple[int, int, int] | None = None
 
 
 class Writer:
@@ -120,17 +109,6 @@ def to_pixels(shape: Any, reference: GeoReference) -> Any:
     return shapely.transform(shape, lambda points: (points - (c, f)) @ inverse.T)
 
 
-def read_geojson(path: str | os.PathLike[str], georeference: GeoReference | None = None) -> list[Feature]:
-    """Polygons of a file: a FeatureCollection, a bare list of features (QuPath), one feature or one geometry.
-
-    The class is ``properties.classification.name``; else ``properties.class`` or ``properties.name`` where that is
-    text; else a number in ``classification`` or ``class``, as text. ``georeference``: see :func:`read_items`. Points
-    and lines are refused.
-    """
-    items, reference = read_items(path, georeference)
-    return [_feature(item, where, reference) for where, item in items]
-
-
 def read_items(
     path: str | os.PathLike[str],
     georeference: GeoReference | None = None,
@@ -197,29 +175,6 @@ def _system(name: str) -> str:
     return f"EPSG:{found[1] or found[2]}" if found else name
 
 
-def _feature(item: Any, where: str, reference: GeoReference | None) -> Feature:
-    import shapely
-    from shapely.errors import ShapelyError
-    from shapely.geometry import shape
-
-    if not isinstance(item, dict):
-        raise InputError(f"{where} is no GeoJSON feature but {str(item)[:40]!r}.")
-    properties = item.get("properties") or {}
-    geometry = item.get("geometry") if item.get("type") == "Feature" else item
-    kind = geometry.get("type") if isinstance(geometry, dict) else geometry
-    if kind not in ("Polygon", "MultiPolygon"):
-        raise InputError(f"{where} is a {kind}; polygons and multipolygons are allowed.")
-    try:
-        result = shapely.force_2d(shape(geometry))
-        if reference is not None:
-            result = to_pixels(result, reference)
-        if result.is_empty or not all(math.isfinite(v) for v in result.bounds):
-            raise ValueError("it has no finite coordinates")
-    except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{where} has no valid polygon ({error}); draw it again.") from None
-    return Feature(result, *_class(properties if isinstance(properties, dict) else {}))
-
-
 def color_in(classification: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """The colour of QuPath's ``classification``; one that is none is no reason to refuse the shape."""
     color = classification.get("color")
@@ -230,16 +185,6 @@ def color_in(classification: Mapping[str, Any]) -> tuple[int, int, int] | None:
         return None if color is None else ClassInfo("any", parse_color(color)).color
     except (InputError, TypeError, ValueError, OverflowError):
         return None
-
-
-def _class(properties: dict[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
-    named = properties.get("classification")
-    if isinstance(named, dict) and isinstance(named.get("name"), str) and named["name"].strip():
-        return named["name"], color_in(named)
-    for key in ("classification", "class", "name"):
-        if isinstance(properties.get(key), str):
-            return properties[key], None
-    return next((text for key in ("classification", "class") if (text := number_name(properties.get(key)))), None), None
 
 
 def number_name(value: Any) -> str | None:

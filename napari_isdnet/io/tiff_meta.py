@@ -18,7 +18,7 @@ _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED, _LINEAR_UNITS = 1025, 2048, 3072, 3076
 _MODEL_TYPE = 1024
 _PIXEL_IS_POINT = 2
 _USER_DEFINED = 32767
-"""The last code that may be EPSG's; beyond it are those of vendors (OGC GeoTIFF 1.1, requirements 25.1)."""
+"""Means 'defined by other keys'; lower codes are EPSG's, those beyond are of vendors (OGC GeoTIFF 1.1, 25.1)."""
 _GEOCENTRIC = 3
 _UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 """Metres per unit of the linear unit codes that are in use (EPSG 9001 metre, 9002 foot, 9003 US survey foot)."""

@@ -254,13 +254,7 @@ class Painter:
     def average_blocks(self) -> None:
         """Built-up districts from far away: the mean of roofs, streets and yards."""
         layers = self.layers
-        tone = {
-            RESIDENTIAL: (138, 130, 120),
-            DENSE: (142, 139, 138),
-            INDUSTRIAL: (156, 153, 152),
-            PLOTS: (176, 168, 160),
-        }
-        for kind, color in tone.items():
+        for kind, color in _AVERAGE.items():
             if kind in layers.present:
                 varied = unit(layers.block_key, 1)[None] * 20 - 10 + np.array(color, np.float32)[:, None, None]
                 self.blend(varied, np.where(layers.kind == kind, np.float32(0.72), np.float32(0)))

@@ -134,7 +134,8 @@ def read_header(name_or_path: str | Path) -> ModelHeader:
 
 
 def model_hash(model: ISDNet | str | Path) -> str:
-    """SHA-256 (hex) of what a prediction depends on: inference weights, configuration, normalisation and classes.
+    """SHA-256 (hex) of what a prediction depends on: inference weights, configuration, normalisation, window, contrast
+    and classes.
 
     The same for a file and for the model loaded from it, with or without training-only heads; a name, a figure or a
     description in the header does not change it.

@@ -1,4 +1,4 @@
-"""Deep branch: a backbone on the image at 1/4 (ResNet with a v1c stem, or any timm network with local features)."""
+"""Deep branch: a backbone on the image at 1/4 (ResNet with a v1c stem, MixTransformer, or a local one of timm)."""
 
 from __future__ import annotations
 
@@ -147,7 +147,6 @@ class TimmBackbone(nn.Module):
             )
         channels = self.body.feature_info.channels()
         self.out_channels = (channels[-2] if len(channels) > 1 else channels[-1], channels[-1])
-        # timm counts in its own way; a global operation inside the backbone cannot be streamed (see engine.halo).
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, h, w) to the last stage but one and the last."""

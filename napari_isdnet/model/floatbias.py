@@ -78,7 +78,7 @@ def can_keep_bias(module: nn.Module) -> bool:
 def keep_biases(model: nn.Module) -> list[nn.Conv2d]:
     """Replace those convolutions of ``model`` in place; returns all whose bias may stay float32.
 
-    None where :func:`available` says no.
+    No convolution where :func:`available` says no.
     """
     if not available():
         return []

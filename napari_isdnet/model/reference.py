@@ -10,8 +10,8 @@ from torch import Tensor
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
 
-# Longest prefixes first; the crossed names of the two auxiliary heads are put right here: the published
-# 'conv_seg_aux_16' reads the 1/8 feature, 'conv_seg_aux_8' the 1/16 one.
+# The first that matches counts ('conv_sr' stands before 'sr_decoder'). The crossed names of the two auxiliary
+# heads are put right here: the published 'conv_seg_aux_16' reads the 1/8 feature, 'conv_seg_aux_8' the 1/16 one.
 _RULES: tuple[tuple[str, str], ...] = (
     (r"^backbone\.", "backbone."),
     (r"^decode_head\.conv_seg\.", "deep_classifier."),

@@ -110,27 +110,3 @@ def build_shallow(config: ISDNetConfig) -> ShallowBranch | TimmShallow:
         return TimmShallow(config.shallow, config.shallow_channels)
     base, layers = known[config.shallow]
     return ShallowBranch(config.shallow_channels, base, layers)
-
-
-def load_imagenet_stdc(branch: ShallowBranch, state: dict[str, Tensor]) -> int:
-    """Copy ImageNet weights of STDC-1/2 in the published layout (``features.N...``) into the branch.
-
-    The first convolution is repeated for the residual channels, as published. Returns the number of tensors
-    copied; raises :class:`~napari_isdnet.exceptions.InputError` when the layout does not match.
-    """
-    from napari_isdnet.model.reference import rename_stdc
-
-    own = branch.state_dict()
-    renamed = rename_stdc(state, (len(branch.stage8), len(branch.stage16)))
-    copied = 0
-    for key, value in renamed.items():
-        if key == "stem.0.conv.weight" and value.shape[1] != own[key].shape[1]:
-            value = value.repeat(1, -(-own[key].shape[1] // value.shape[1]), 1, 1)[:, : own[key].shape[1]]
-        if key not in own or own[key].shape != value.shape:
-            raise InputError(
-                f"The STDC weights do not fit this shallow branch at '{key}'; use STDC-1 or STDC-2 weights."
-            )
-        own[key] = value
-        copied += 1
-    branch.load_state_dict(own)
-    return copied
