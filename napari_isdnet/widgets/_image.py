@@ -10,12 +10,14 @@ import numpy.typing as npt
 from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.io.units import name_of
+from napari_isdnet.io.units import metres_of
 from napari_isdnet.widgets._lazy import LazyLevel, layer_data
 from napari_isdnet.window import Window
 
 #: Key of a layer's metadata under which the widgets find its source and how it was opened.
 METADATA = "napari-isdnet"
+#: Pixels from this size on (m) are of land.
+SMALL = 1e-3
 #: Key among those of a layer that shows an annotation: the folder of that.
 ANNOTATION = "annotation"
 #: Key among those of a layer that holds a part of an annotation, to be edited with napari's own tools.
@@ -46,12 +48,18 @@ def levels_to_show(levels: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int]
 
 
 def layer_settings(source: ImageSource) -> dict[str, Any]:
-    """Scale and units for napari where the pixel size is a length, so that its scale bar and our layers agree."""
+    """Scale and units for napari where the pixel size is a length, so that its scale bar and our layers agree.
+
+    Slides are in micrometres and land in metres, whatever unit their files count in: napari draws layers of several
+    units in one of them.
+    """
     size = source.pixel_size
-    unit = name_of(size.unit) if size is not None else None
-    if size is None or unit is None:
+    metres = metres_of(size.unit) if size is not None else None
+    if size is None or metres is None:
         return {}
-    return {"scale": (size.row, size.column), "units": (unit, unit)}
+    small = size.row * metres < SMALL
+    factor, unit = (metres / 1e-6, "micrometer") if small else (metres, "meter")
+    return {"scale": (size.row * factor, size.column * factor), "units": (unit, unit)}
 
 
 def image_layer(

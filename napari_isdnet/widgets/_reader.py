@@ -13,35 +13,29 @@ from napari_isdnet.exceptions import InputError
 LayerData = tuple[Any, dict[str, Any], str]
 _SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide")
 _TIFFS = (".tif", ".tiff", ".btf", ".tf8")
-_LARGE = 4096
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
-    """A reader for ``path``, or None for what is not ours: small or many files, folders that hold no OME-Zarr image."""
+    """A reader for ``path``, or None for what is not ours: many files, stacks, folders that hold no OME-Zarr image."""
     if not isinstance(path, str | os.PathLike):
         return None
     file = Path(path)
     if file.suffix.lower() in _SLIDES and file.is_file():
         return read
     if file.suffix.lower() in _TIFFS and file.is_file():
-        return read if _is_ours(file) else None
+        return read if _is_picture(file) else None
     if file.is_dir() and any((file / name).is_file() for name in ("zarr.json", ".zattrs")):
         return read if _opens(file) else None
     return None
 
 
-def _is_ours(file: Path) -> bool:
-    """A two-dimensional picture that has a pyramid or is larger than one texture, or a class map that names its
-    classes; stacks and other small pictures stay with napari."""
-    from napari_isdnet.engine.classlist import classes_in_tiff
-
+def _is_picture(file: Path) -> bool:
+    """A picture of two dimensions; stacks, of which one plane would be shown, stay with napari."""
     source = _try(file)
     if source is None:
         return False
-    try:
-        return len(source.levels) > 1 or max(source.shape) > _LARGE or classes_in_tiff(file) is not None
-    finally:
-        source.close()
+    source.close()
+    return not any("planes" in note for note in source.notes)
 
 
 def _opens(file: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ RESULT = "napari-isdnet-result"
 STORE = "napari-isdnet-store"
 #: Key in the metadata of the Shapes layer that was handed out to draw a region into.
 REGION = "napari-isdnet-region"
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
 Colors = Mapping[int | None, tuple[float, float, float, float]]
 
 
@@ -49,7 +51,36 @@ def opened(layer: Any) -> tuple[ImageSource, IntensityPolicy | None, str | None]
     levels = list(layer.data) if layer.multiscale else [layer.data]
     levels = [ReadLevel(level) if isinstance(level, LazyLevel) else level for level in levels]
     size = layer_pixel_size(layer)
-    return ArraySource(levels, stem_of(layer), rgb=layer.rgb, pixel_size=size), None, layer.source.path
+    array = ArraySource(levels, stem_of(layer), rgb=layer.rgb, pixel_size=size)
+    return _in_file(layer, array) or array, None, layer.source.path
+
+
+def _in_file(layer: Any, array: ArraySource) -> ImageSource | None:
+    """The file that napari's own reader has opened, read by us, where it holds just what the layer shows.
+
+    It knows its place on the earth and its pixel size, and is the image that a command or the Load dock would open,
+    with the same annotation. None for a picture, which would have to be decoded once more.
+    """
+    path = path_of(layer)
+    if path is None or path.lower().endswith(_PICTURES):
+        return None
+    source: Any = open_source(path, name=array.name)
+    if not _alike(source, array):  # what the layer shows was changed since
+        source.close()
+        return None
+    if source.pixel_size is None:
+        source.info = replace(source.info, pixel_size=array.pixel_size)
+    return source  # type: ignore[no-any-return]
+
+
+def _alike(source: ImageSource, array: ArraySource) -> bool:
+    """True where a few windows all over two images of one shape hold the same."""
+    if source.dtype != array.dtype or source.channels != array.channels:
+        return False
+    height, width = (min(64, side) for side in array.shape)
+    tops, lefts = (np.linspace(0, whole - part, 5) for whole, part in zip(array.shape, (height, width)))
+    windows = [Window(int(top), int(left), height, width) for top in tops for left in lefts]
+    return all(np.array_equal(source.read(w), array.read(w), equal_nan=source.dtype.kind == "f") for w in windows)
 
 
 def path_of(layer: Any) -> str | None:
@@ -71,7 +102,7 @@ def path_of(layer: Any) -> str | None:
 @lru_cache(maxsize=64)
 def _is_whole(file: str, shape: tuple[int, int], rgb: bool) -> bool:
     """True where an image file has the rows, columns and channels of a layer. Pictures are one layer, whoever reads."""
-    if file.lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")):
+    if file.lower().endswith(_PICTURES):
         return True
     try:
         with closing(open_source(file)) as source:
@@ -97,6 +128,33 @@ def canvas_size(viewer: Any) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
+def in_pixels(viewer: Any, layer: Any, point: Any) -> npt.NDArray[np.float64]:
+    """Row and column in a layer of a point of the viewer's world, which may count in another unit than the layer."""
+    own = np.asarray(point, float)[-layer.ndim :] / _world_units(viewer, layer)
+    return np.asarray(layer.world_to_data(own), float)[-2:]
+
+
+def in_world(viewer: Any, layer: Any, pixel: Any) -> npt.NDArray[np.float64]:
+    """The point of the viewer's world where a pixel of a layer lies."""
+    return np.asarray(layer.data_to_world(pixel), float) * _world_units(viewer, layer)
+
+
+def _world_units(viewer: Any, layer: Any) -> npt.NDArray[np.float64]:
+    """How many of the viewer's units one of a layer's is, by axis; 1 where they are not of one kind."""
+    import pint
+
+    def ratio(own: Any, world: Any) -> float:
+        try:
+            return float((1 * own).to(world).magnitude)
+        except pint.DimensionalityError:
+            return 1.0
+
+    world = viewer.layers.extent.units
+    if world is None or layer.units == world[-layer.ndim :]:
+        return np.ones(layer.ndim)
+    return np.array([ratio(a, b) for a, b in zip(layer.units, world[-layer.ndim :])])
+
+
 def displayed_center(viewer: Any, world: Any) -> tuple[float, float]:
     """A point of the world as the centre of the camera, which counts the axes in the order they are displayed in."""
     axes = np.array(viewer.dims.displayed[-2:]) - viewer.dims.ndim
@@ -119,7 +177,7 @@ def visible_window(viewer: Any, layer: Any) -> Window:
     for rows, columns in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         point = np.array(viewer.dims.point, float)
         point[displayed] = middle + half * (rows, columns)
-        corners.append(layer.world_to_data(point)[-2:])
+        corners.append(in_pixels(viewer, layer, point))
     top, left = np.floor(np.min(corners, axis=0) + 0.5).astype(int)
     bottom, right = np.ceil(np.max(corners, axis=0) + 0.5).astype(int)
     return Window.from_bounds(int(top), int(left), int(bottom), int(right)).clipped(shape_of(layer))
@@ -151,8 +209,8 @@ def drawn_window(viewer: Any, layer: Any) -> Window | None:
         return None
     chosen = shapes[-1]
     index = max(chosen.selected_data, default=chosen.nshapes - 1)
-    world = [chosen.data_to_world(vertex) for vertex in chosen.data[index]]
-    pixels = np.array([layer.world_to_data(point)[-2:] for point in world])
+    world = [in_world(viewer, chosen, vertex) for vertex in chosen.data[index]]
+    pixels = np.array([in_pixels(viewer, layer, point) for point in world])
     top, left = np.floor(pixels.min(axis=0) + 0.5).astype(int)
     bottom, right = np.ceil(pixels.max(axis=0) + 0.5).astype(int)
     return Window.from_bounds(int(top), int(left), int(bottom), int(right))

@@ -211,12 +211,14 @@ def test_the_100k_world_opens_within_3_gib_and_reads_only_what_is_seen() -> None
     run_limited(load_the_world)
 
 
-def test_reader_takes_pyramids_and_leaves_the_rest(viewer, qtbot, picture, tmp_path) -> None:
+def test_reader_takes_pictures_and_leaves_stacks(viewer, qtbot, picture, tmp_path) -> None:
     from napari_isdnet.widgets._reader import get_reader
 
     assert get_reader([str(picture)]) is None
-    assert get_reader(str(picture)) is None  # small and flat: napari's own reader does it well
+    assert get_reader(str(picture)) is not None  # small, but who chooses this reader wants it
     assert get_reader(str(tmp_path)) is None
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 60, 50), np.uint8), metadata={"axes": "ZYX"})
+    assert get_reader(str(tmp_path / "stack.tif")) is None
     wide = tmp_path / "wide.tif"
     tifffile.imwrite(wide, np.zeros((600, 5000), np.uint8), tile=(512, 512))
     assert get_reader(str(wide)) is not None
@@ -325,8 +327,6 @@ def test_a_class_map_saved_as_a_tiff_opens_as_one_again(viewer, qtbot, tmp_path,
     assert layer.features["class"].tolist() == ["road", "tree", "no data"]
     assert layer.colormap.map(np.uint8([1]))[0].tolist() == [0, 1, 0, 1]
     np.testing.assert_array_equal(pyramid_of(layer).read(0, Window.whole((300, 200))), labels)
-    tifffile.imwrite(tmp_path / "plain.tif", labels)
-    assert get_reader(str(tmp_path / "plain.tif")) is None
 
 
 def test_facts_of_the_image_before_go_with_a_failed_opening(qtbot, load, picture, tmp_path) -> None:

@@ -1,0 +1,91 @@
+"""Where layers lie: images in several units of length in one window, and files that napari's own reader has opened."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+
+from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.source import PixelSize
+from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets._image import image_layer, layer_settings
+from napari_isdnet.window import Window
+
+SHAPE = (300, 400)
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        (PixelSize(0.0005, 0.00025, "mm"), {"scale": (0.5, 0.25), "units": ("micrometer", "micrometer")}),
+        (PixelSize(0.5, 0.25, "µm"), {"scale": (0.5, 0.25), "units": ("micrometer", "micrometer")}),
+        (PixelSize(30.0, 30.0, "cm"), {"scale": (0.3, 0.3), "units": ("meter", "meter")}),
+        (PixelSize(1e-5, 1e-5, "degree"), {}),
+    ],
+)
+def test_slides_are_in_micrometres_and_land_in_metres(size: PixelSize, settings: dict[str, Any]) -> None:
+    found = layer_settings(ArraySource([pixels()], "a", rgb=True, pixel_size=size))
+    assert found.pop("scale", None) == (pytest.approx(settings.pop("scale")) if settings else None)
+    assert found == settings
+
+
+def test_the_pointer_counts_in_the_units_of_the_window(viewer: Any) -> None:
+    source = ArraySource([pixels()], "slide", rgb=True, pixel_size=PixelSize(0.5, 0.5, "µm"))
+    data, keywords, _ = image_layer(source, IntensityPolicy.from_source(source))
+    slide = viewer.add_image(data, **keywords)
+    other = viewer.add_image(pixels(), rgb=True, scale=(0.0005, 0.0005), units=("mm", "mm"))
+    for layer in (slide, other):
+        point = layers.in_world(viewer, layer, (30, 40))
+        np.testing.assert_allclose(layers.in_pixels(viewer, layer, point), (30, 40))
+    np.testing.assert_allclose(layers.in_world(viewer, slide, (30, 40)), layers.in_world(viewer, other, (30, 40)))
+    viewer.reset_view()
+    seen = [layers.visible_window(viewer, layer) for layer in (slide, other)]
+    assert seen[0] == seen[1] == Window.whole(SHAPE)
+    viewer.camera.zoom *= 4
+    seen = [layers.visible_window(viewer, layer) for layer in (slide, other)]
+    assert seen[0] == seen[1]
+    assert 0 < seen[0].area < 300 * 400 / 4
+    shapes = viewer.add_shapes(
+        [[[9.7, 19.7], [9.7, 119.3], [59.3, 119.3], [59.3, 19.7]]],
+        shape_type="rectangle",
+        scale=(0.5, 0.5),
+        units=("um", "um"),
+    )
+    assert shapes.nshapes == 1
+    drawn = [layers.drawn_window(viewer, layer) for layer in (slide, other)]
+    assert drawn[0] == drawn[1] == Window(10, 20, 50, 100)
+    viewer.layers.units = ("mm", "mm")  # what the window counts in changes no pixel
+    assert layers.drawn_window(viewer, slide) == Window(10, 20, 50, 100)
+
+
+def test_a_file_that_napari_opened_keeps_its_place_and_its_annotation(viewer: Any, tmp_path: Any) -> None:
+    from napari_isdnet.io.open import open_source
+    from napari_isdnet.widgets._projects import folder_of
+
+    path, transform = tmp_path / "town.tif", rasterio.Affine(0.5, 0, 400_000, 0, -0.5, 5_400_000)
+    profile = {"width": SHAPE[1], "height": SHAPE[0], "count": 3, "dtype": "uint8", "photometric": "RGB"}
+    with rasterio.open(path, "w", driver="GTiff", crs="EPSG:32633", transform=transform, **profile) as file:
+        file.write(np.moveaxis(pixels(), 2, 0))
+    layer = viewer.add_image(tifffile.imread(path), rgb=True, name="town")
+    layer._source = layer.source.model_copy(update={"path": str(path)})
+    source, _, _ = layers.opened(layer)
+    assert source.georeference is not None
+    assert source.georeference.transform == (0.5, 0.0, 400_000.0, 0.0, -0.5, 5_400_000.0)
+    assert source.pixel_size == PixelSize(0.5, 0.5, "m")
+    np.testing.assert_array_equal(source.read(Window.whole(SHAPE)), pixels())
+    with closing(open_source(path)) as loaded:
+        assert folder_of(source) == folder_of(loaded)
+    layer.data = 255 - pixels()  # no longer what lies in the file
+    changed, _, _ = layers.opened(layer)
+    assert changed.georeference is None
+    np.testing.assert_array_equal(changed.read(Window.whole(SHAPE)), 255 - pixels())
