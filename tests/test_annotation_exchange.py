@@ -20,6 +20,7 @@ from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import GeoReference, ImageSource
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
+from tests.label_source import LabelSource
 
 SHAPE = (1200, 1500)
 
@@ -231,6 +232,22 @@ def test_shapes_that_cover_no_pixel_are_refused(store, tmp_path):
     import_geojson(store, path)  # one that covers something is enough
     import_geojson(store, path)  # also where it changes nothing
     assert store.class_counts()[1] == 400
+
+
+@pytest.mark.parametrize(
+    ("crs", "column", "fits"), [("EPSG:32633", 0, True), ("EPSG:32633", 416, False), ("EPSG:32634", 0, False)]
+)
+def test_a_label_image_of_another_place_is_refused(store, crs, column, fits):
+    place = GeoReference("EPSG:32633", (0.5, 0.0, 400_000.0, 0.0, -0.5, 5_400_000.0))
+    labels = LabelSource(np.ones(SHAPE, np.uint8))
+    labels.georeference = GeoReference(crs, (0.5, 0.0, 400_000.0 + column / 2, 0.0, -0.5, 5_400_000.0))
+    if fits:
+        result_of(import_labels(store, labels, place=place))
+        assert values(store).any()
+        return
+    with pytest.raises(InputError, match="map lies elsewhere than the image: its corner is at x 400"):
+        result_of(import_labels(store, labels, place=place))
+    assert not values(store).any()
 
 
 def test_label_files_with_names_are_matched_by_name(painted, tmp_path):

@@ -210,6 +210,12 @@ def test_advice_on_resampling_counts_from_the_file(model: ISDNet, tmp_path: Path
     (said,) = result.warnings
     assert said.endswith("--scale 8 resamples it.")
     assert said.startswith("The image has pixels of 4 m")
+    source.pixel_size = PixelSize(0.5, 0.5, "µm")  # a slide
+    (said,) = run(source, coarse, tmp_path / "slide").warnings
+    assert said == (
+        "The image has pixels of 0.5 µm, the model was trained at 0.5 m: it has never seen anything like it, and"
+        " resampling does not help."
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ what one sees

@@ -203,7 +203,14 @@ def test_a_mask_of_black_and_white_is_suspected(truth_is_white):
     white = Labels(classes * 255)
     pair = (Labels(classes), white) if truth_is_white else (white, Labels(classes))
     assert any("save that as 1" in note for note in finish(evaluate(*pair))[0].notes)
-    for plain in ((Labels(classes), Labels(classes)), (white, white), (Labels(classes), Labels(classes * 2))):
+    painted = Labels(classes * 255)
+    painted.painted = True  # strokes of the first class alone
+    for plain in (
+        (Labels(classes), painted),
+        (Labels(classes), Labels(classes)),
+        (white, white),
+        (Labels(classes), Labels(classes * 2)),
+    ):
         assert not any("save that as 1" in note for note in finish(evaluate(*plain))[0].notes)
 
 
@@ -284,6 +291,17 @@ def test_the_result_of_a_region_is_compared_with_that_region_of_truth():
     expected = ConfusionMatrix(3)
     expected.update(prediction[20:60, 30:65], truth[20:60, 30:65])
     np.testing.assert_array_equal(result.confusion.counts, expected.counts)
+
+
+def test_results_of_two_regions_are_compared_where_both_are():
+    prediction, truth = maps()
+    one, other = Labels(prediction[20:60, 30:65], origin=(20, 30)), Labels(truth[10:50, 40:70], origin=(10, 40))
+    result, _ = finish(evaluate(one, other, CLASSES))
+    expected = ConfusionMatrix(3)
+    expected.update(prediction[20:50, 40:65], truth[20:50, 40:65])
+    np.testing.assert_array_equal(result.confusion.counts, expected.counts)
+    with pytest.raises(InputError, match="places that do not overlap"):
+        finish(evaluate(one, Labels(truth[60:80, 40:70], origin=(60, 40)), CLASSES))
 
 
 def test_stopping_early_leaves_no_thread():

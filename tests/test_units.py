@@ -6,7 +6,7 @@ import pint
 import pytest
 
 from napari_isdnet.io.source import PixelSize
-from napari_isdnet.io.units import metres_of, name_of, symbol_of
+from napari_isdnet.io.units import length_text, metres_of, name_of, symbol_of
 
 SYMBOLS = ("pm", "Å", "nm", "µm", "mm", "cm", "dm", "m", "km", "in", "ft", "yd", "mi")
 
@@ -33,3 +33,11 @@ def test_what_is_no_known_length_is_left_as_it_is(unit: str) -> None:
     assert symbol_of(unit) == unit
     assert name_of(unit) is None
     assert PixelSize(1.0, 1.0, unit).metres is None
+
+
+@pytest.mark.parametrize(
+    ("metres", "text"),
+    [(5e-7, "0.5 µm"), (2.5e-10, "0.25 nm"), (1e-3, "1 mm"), (0.05, "5 cm"), (0.3, "0.3 m"), (30, "30 m")],
+)
+def test_lengths_read_well(metres: float, text: str) -> None:
+    assert length_text(metres) == text

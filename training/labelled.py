@@ -111,7 +111,7 @@ def _of_file(
                 raise InputError(f"{path} does not name its classes; give them with --classes FILE.")
             with AnnotationStore.create(folder, image.shape, found) as store:
                 try:
-                    yield from import_labels(store, source, values, own)
+                    yield from import_labels(store, source, values, own, place=image.georeference)
                 except InputError as error:
                     wrong = _wrong_value(path, source, values, store, bool(own))
                     raise error if wrong is None else InputError(wrong) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from napari_isdnet.classes import (
 )
 from napari_isdnet.engine.annotated import AnnotationIndices
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import GeoReference, ImageSource
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
@@ -160,8 +161,11 @@ def import_labels(
     values: str = "annotation",
     names: Sequence[ClassInfo] | None = None,
     note: Callable[[str], None] | None = None,
+    place: GeoReference | None = None,
 ) -> Generator[Progress, None, list[Window]]:
     """Paint a label image or pyramid (a file or a source) of the same size over the annotation, as one step to undo.
+
+    A label image that lies elsewhere on the earth than the image, of which ``place`` is told, is refused.
 
     ``names`` are the classes that its values count; without them those that a file carries itself. They are found in
     the annotation by name, and added where they are painted and missing. Where there are none, its values count the
@@ -172,6 +176,7 @@ def import_labels(
     """
     check_values(values, auto=True)
     if not isinstance(labels, str | os.PathLike):
+        _check_place(labels, place)
         return (yield from _import(store, labels, values, names, names is not None, note=note))
     from napari_isdnet.annotation.layout import JOURNAL, store_folder
     from napari_isdnet.annotation.saving import read_state
@@ -184,10 +189,30 @@ def import_labels(
         state = read_state(folder)
         own = None if state is None else tuple(c.info for c in state.classes)
     try:
+        _check_place(source, place)
         said = None if names is None else len(names)
         return (yield from _import(store, source, values, names or own, named, said, note))
     finally:
         source.close()
+
+
+def _check_place(labels: ImageSource, place: GeoReference | None) -> None:
+    own = labels.georeference
+    if place is None or own is None:
+        return
+    (a, b, c, d, e, f), (a2, b2, c2, d2, e2, f2) = place.transform, own.transform
+    pixel = max(math.hypot(a, d), math.hypot(b, e))
+    # By how much the four corners lie apart, in pixels.
+    corners = [(row, column) for row in (0, labels.shape[0]) for column in (0, labels.shape[1])]
+    apart = [math.hypot((a - a2) * x + (b - b2) * y + c - c2, (d - d2) * x + (e - e2) * y + f - f2) for y, x in corners]
+    # A system may be spelt in several ways; two numbers of one register are two systems.
+    other = own.crs != place.crs and all((crs or "").startswith("EPSG:") for crs in (own.crs, place.crs))
+    if other or max(apart) > 0.5 * pixel:
+        raise InputError(
+            f"{labels.name} lies elsewhere than the image: its corner is at x {c2:.12g}, y {f2:.12g}"
+            f" ({own.crs or 'no system'}), that of the image at x {c:.12g}, y {f:.12g} ({place.crs or 'no system'});"
+            " bring it onto the image's grid first."
+        )
 
 
 def _import(

@@ -39,8 +39,8 @@ def bring_in(
     """Paint a file over the annotation as one step; returns what is to be said about it ('' for nothing).
 
     ``values`` says what a label image holds, ``'annotation'``, ``'mask'`` or ``'auto'``, and ``names`` which classes
-    it counts (default: those that it carries, else the annotation's); ``georeference`` is the image's, for outlines in
-    map coordinates.
+    it counts (default: those that it carries, else the annotation's); ``georeference`` is the image's: outlines may be
+    in map coordinates, and a label image that lies elsewhere is refused.
     """
     if path.suffix.lower() in OUTLINES:
         from napari_isdnet.annotation.geojson import import_geojson
@@ -52,7 +52,7 @@ def bring_in(
     from napari_isdnet.annotation.exchange import import_labels
 
     told: list[str] = []
-    yield from import_labels(store, path, values, names, told.append)
+    yield from import_labels(store, path, values, names, told.append, georeference)
     return " ".join(told)
 
 

@@ -24,6 +24,7 @@ class AnnotationIndices:
     dtype: np.dtype[Any] = np.dtype(np.uint8)
     nodata: float | None = float(IGNORE_INDEX)
     alpha = None
+    painted = True
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source

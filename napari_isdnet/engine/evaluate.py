@@ -159,10 +159,13 @@ def _notes(pair: LabelPair, matrix: ConfusionMatrix) -> tuple[str, ...]:
 
 
 def _black_and_white(pair: LabelPair, pairs: Counts) -> Iterator[str]:
-    """A sentence for a map of 0 and 255 alone beside one with more classes: most likely a mask of black and white."""
+    """A sentence for a map of 0 and 255 alone beside one with more classes: most likely a mask of black and white.
+
+    Not for an annotation (``painted``), of which only the first class may be painted so far.
+    """
     seen = [set(np.flatnonzero(pairs.sum(axis=axis)).tolist()) for axis in (0, 1)]  # of the prediction, of truth
     for source, own, other in zip((pair.prediction, pair.truth), seen, reversed(seen)):
-        if own == {0, IGNORE_INDEX} and other - own:
+        if own == {0, IGNORE_INDEX} and other - own and not getattr(source, "painted", False):
             yield (
                 f"{source.name} holds only 0 and 255, and 255 is read as no data; if white is a class of it, save that"
                 " as 1 and compare again."

@@ -88,14 +88,16 @@ def leave_out(truth: Labels, ignore: Sequence[int]) -> Labels:
 def pair_labels(prediction: ImageSource, truth: ImageSource, ignore: Iterable[int] = ()) -> LabelPair:
     """Put truth on the prediction's grid.
 
-    Without positions on the earth both must have the same size, unless the prediction is of a region and says where
-    that lay in its image (``origin``). With positions, the grids may be shifted by whole pixels. The part covered by
-    both is taken. Raises :class:`InputError` for anything else.
+    Without positions on the earth both must have the same size, unless the prediction, or both, are of a region and say
+    where that lay in the image (``origin``). With positions, the grids may be shifted by whole pixels. Taken is the part
+    that both cover. Raises :class:`InputError` for anything else.
     """
     whole, offset = Window.whole(prediction.shape), _offset(prediction, truth)
     if offset is None:
-        origin = getattr(prediction, "origin", None) or (0, 0)
-        if origin != (0, 0) and origin != (getattr(truth, "origin", None) or (0, 0)):
+        origin, other = getattr(prediction, "origin", None) or (0, 0), getattr(truth, "origin", None)
+        if other is not None and other != origin:  # both know their places in the image
+            offset = (origin[0] - other[0], origin[1] - other[1])
+        elif origin != (0, 0) and other is None:
             offset = _within(origin, prediction, truth)
         elif prediction.shape != truth.shape:
             raise InputError(
@@ -106,7 +108,7 @@ def pair_labels(prediction: ImageSource, truth: ImageSource, ignore: Iterable[in
     shared = whole.intersect(Window.whole(truth.shape).shifted(-offset[0], -offset[1]))
     if shared.empty:
         raise InputError(
-            f"{prediction.name} and truth {truth.name} do not overlap on the earth; give the truth of this image."
+            f"{prediction.name} and truth {truth.name} are of places that do not overlap; give the truth of this image."
         )
     return LabelPair(prediction, truth, shared, offset, tuple(ignore))
 

@@ -35,6 +35,7 @@ from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.polygons import check_available
 from napari_isdnet.io.sink import check_format, export
 from napari_isdnet.io.source import ImageSource, TileError, resident_bytes
+from napari_isdnet.io.units import length_text
 from napari_isdnet.model.isdnet import MIN_SIDE
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
 
 PREPARE_SHARE, EXPORT_SHARE = 0.85, 0.03
+#: An image whose pixels are so many times larger or smaller than those that a model was trained on shows other things.
+FARTHEST = 16
 
 
 @dataclass(frozen=True)
@@ -229,12 +232,12 @@ class _Job:
         scale = float(self.options.scale)
         if metres is None or trained is None or 1 / 1.5 <= metres / trained <= 1.5:
             return None
-        now = "" if scale == 1 else f", {metres:.3g} m at --scale {scale:g}"
+        now = "" if scale == 1 else f", {length_text(metres)} at --scale {scale:g}"
         metres *= scale  # of the file, which is what --scale counts from
-        return (
-            f"The image has pixels of {metres:.3g} m{now}, the model was trained at {trained:.3g} m;"
-            f" --scale {metres / trained:.3g} resamples it."
-        )
+        seen = f"The image has pixels of {length_text(metres)}{now}, the model was trained at {length_text(trained)}"
+        if not 1 / FARTHEST <= metres / trained <= FARTHEST:
+            return f"{seen}: it has never seen anything like it, and resampling does not help."
+        return f"{seen}; --scale {metres / trained:.3g} resamples it."
 
     # ------------------------------------------------------------------ steps
 

@@ -35,6 +35,13 @@ def name_of(unit: str) -> str | None:
     return None if length is None else length[0]
 
 
+def length_text(metres: float) -> str:
+    """A length in the unit that a person would use: ``5e-07`` is '0.5 µm'."""
+    least = (("m", 0.1), ("cm", 0.01), ("mm", 1e-4), ("µm", 1e-7))
+    symbol = next((unit for unit, low in least if metres >= low), "nm")
+    return f"{metres / _LENGTHS[symbol][1]:.3g} {symbol}"
+
+
 def metres_of(unit: str) -> float | None:
     """What one of a unit of length is in metres, or None for one that is no length (an angle, a pixel)."""
     length = _LENGTHS.get(symbol_of(unit))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class PaintedLabels(ArraySource):
     """An annotation as a class map: 255 where nothing is painted, and each class by its number in ``numbers``."""
 
+    painted = True
+
     def __init__(
         self, store: AnnotationStore, name: str, place: GeoReference | None = None, numbers: Sequence[int] | None = None
     ) -> None:

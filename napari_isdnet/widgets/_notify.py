@@ -12,7 +12,7 @@ _IN_DOCK = (
     (r"use --overwrite or --no-resume to throw its work away and start again", "tick 'Replace' to start again"),
     (r"use --overwrite to (replace it|start again)", r"tick 'Replace' to \1"),
     (r"use --format (\S+) or (\S+), or a smaller --roi", r"choose \1 or \2 as the format, or a smaller region"),
-    (r"; --scale (\S+) resamples it", r"; resample it by \1 for a better answer"),
+    (r"; --scale (\S+) resamples it", r"; it does better resampled by \1, which the command line can (scale \1)"),
     (r", or use --skip-bad-tiles to get nodata there", ""),
     (r"use --context window", "choose 'Window by window' as the context"),
     (r"a larger --memory\b", "a larger memory budget in the preferences"),

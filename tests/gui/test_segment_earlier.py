@@ -172,7 +172,8 @@ def test_what_only_the_engine_finds_is_said_without_options(viewer, qtbot, dock,
          " folder.", "The job J is being worked on in another window; wait for it, or choose another output folder."),
         ("a.pth is no model: turn it into one with 'napari-isdnet convert a.pth --output a.safetensors'.",
          "a.pth is no model: turn it into one with 'napari-isdnet convert a.pth --output a.safetensors'."),
-        ("trained at 2 m; --scale 0.5 resamples it.", "trained at 2 m; resample it by 0.5 for a better answer."),
+        ("trained at 2 m; --scale 0.5 resamples it.",
+         "trained at 2 m; it does better resampled by 0.5, which the command line can (scale 0.5)."),
     ],
 )  # fmt: skip
 def test_messages_of_the_engine_without_options(message: str, words: str) -> None:
