@@ -89,8 +89,8 @@ def pair_labels(prediction: ImageSource, truth: ImageSource, ignore: Iterable[in
     """Put truth on the prediction's grid.
 
     Without positions on the earth both must have the same size, unless the prediction, or both, are of a region and say
-    where that lay in the image (``origin``). With positions, the grids may be shifted by whole pixels. Taken is the part
-    that both cover. Raises :class:`InputError` for anything else.
+    where that lay in the image (``origin``). With positions, the grids may be shifted by whole pixels. The part covered
+    by both is taken. Raises :class:`InputError` for anything else.
     """
     whole, offset = Window.whole(prediction.shape), _offset(prediction, truth)
     if offset is None:
