@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import tifffile
 import zarr
+from rasterio.enums import ColorInterp
 
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.io.array import ArraySource
@@ -169,3 +172,30 @@ def test_an_overlay_of_many_channels_keeps_nothing_of_what_it_read() -> None:
     assert (all_of_it.shape, some.shape) == ((300, 100, 60), (300, 100, 2))
     assert whole < 3.5 * STRIP_BYTES  # a strip, once more as it is copied, and the result; all would be 360 MB
     assert part < STRIP_BYTES / 2
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "VRT"])
+@pytest.mark.parametrize(
+    "names", [("blue", "green", "red", "undefined"), ("nir", "red", "green", "blue"), ("blue", "green", "red")]
+)
+def test_bands_are_the_colours_that_the_file_says(tmp_path: Path, driver: str, names: tuple[str, ...]) -> None:
+    path = tmp_path / "bands.tif"
+    bands = np.random.default_rng(0).integers(0, 256, (len(names), 40, 50), dtype=np.uint8)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=50, height=40, count=len(names), dtype="uint8", photometric="MINISBLACK",
+        transform=rasterio.Affine(0.5, 0, 0, 0, -0.5, 0), crs="EPSG:32633",
+    ) as file:  # fmt: skip
+        file.write(bands)
+        file.colorinterp = [ColorInterp[name] for name in names]
+    if driver == "VRT":
+        rasterio.shutil.copy(path, tmp_path / "bands.vrt", driver="VRT")
+        path = tmp_path / "bands.vrt"
+    with closing(open_source(path)) as source:
+        policy = IntensityPolicy.from_source(source)
+        assert policy.channels == tuple(names.index(color) for color in ("red", "green", "blue"))
+        assert policy.chosen_channels(source) is None  # any reader takes them
+        rgb, _ = policy.apply(source.read(Window(3, 4, 20, 30)))
+        expected = [bands[names.index(color), 3:23, 4:34] for color in ("red", "green", "blue")]
+        np.testing.assert_array_equal(rgb, np.stack(expected, axis=2))
+        assert IntensityPolicy.from_source(source, channels=(0, 1, 2)).channels == (0, 1, 2)  # asked for
+        assert IntensityPolicy.from_source(resampled(source, 0.5)).channels == policy.channels

@@ -18,7 +18,7 @@ import numpy as np
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.cache import shared_cache
 from napari_isdnet.io.readers import Readers
-from napari_isdnet.io.source import GeoReference, PixelSize, TileError, check_window
+from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, TileError, check_window
 from napari_isdnet.window import Grid, Window
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ _tokens = itertools.count()
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """The facts of an image (see :class:`~napari_isdnet.io.source.ImageSource`), plus ``format`` and ``notes``."""
+    """The facts of an image (see :class:`~napari_isdnet.io.source.ImageSource`), plus ``format`` and ``notes``.
+
+    ``rgb``: which channels the file says are red, green and blue, where they are not simply the first three.
+    """
 
     name: str
     levels: tuple[tuple[int, int], ...]
@@ -50,6 +53,14 @@ class SourceInfo:
     nodata: float | None = None
     alpha: int | None = None
     notes: tuple[str, ...] = ()
+    rgb: tuple[int, int, int] | None = None
+
+    @classmethod
+    def of(cls, source: ImageSource, **changes: Any) -> SourceInfo:
+        """Those of another source, with ``changes``."""
+        more = {name: getattr(source, name) for name in ("format", "notes", "rgb") if hasattr(source, name)}
+        facts = ("name", "levels", "channels", "dtype", "pixel_size", "georeference", "nodata", "alpha")
+        return cls(**{"format": "image", **{name: getattr(source, name) for name in facts}, **more, **changes})
 
 
 def check_info(info: SourceInfo) -> None:
@@ -128,6 +139,11 @@ class SourceBase:
     def alpha(self) -> int | None:
         """Index of the alpha channel, where there is one."""
         return self.info.alpha
+
+    @property
+    def rgb(self) -> tuple[int, int, int] | None:
+        """Which channels the file says are red, green and blue, where they are not simply the first three."""
+        return self.info.rgb
 
     @property
     def format(self) -> str:

@@ -17,6 +17,7 @@ from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.base import SourceBase, SourceInfo, file_identity, one_line
 from napari_isdnet.io.source import GeoReference, PixelSize, TileError
 from napari_isdnet.io.tiff_color import with_alpha
+from napari_isdnet.io.tiff_meta import rgb_of
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def open_raster(path: Path, name: str) -> RasterioSource:
         return RasterioSource(path, info, files=files)
     channels = palette.shape[1]
     painted = replace(
-        info, channels=channels, dtype=np.dtype(np.uint8), nodata=None, alpha=3 if channels == 4 else None,
+        info, channels=channels, dtype=np.dtype(np.uint8), nodata=None, alpha=3 if channels == 4 else None, rgb=None,
         notes=(*info.notes, "the colour map was applied"),
     )  # fmt: skip
     return RasterioSource(path, painted, palette, info, files)
@@ -189,6 +190,7 @@ def _info(dataset: Any, path: Path, name: str) -> SourceInfo:
         georeference=GeoReference(crs_text(dataset.crs), transform) if placed else None,  # type: ignore[arg-type]
         nodata=None if dataset.nodata is None else float(dataset.nodata),
         alpha=kinds.index(ColorInterp.alpha) if ColorInterp.alpha in kinds else None,
+        rgb=rgb_of([kind.name for kind in kinds]),
     )
 
 

@@ -54,7 +54,8 @@ class IntensityPolicy:
 
         ``contrast``: 'auto' (8-bit as it is; 16-bit, float and others by the 0.5 and 99.5 percentiles of each channel),
         'none' (the range of the integer type, or 0..1 for floats) or ``(low, high)``. ``channels``: one or three
-        channel numbers; by default the first three, or the first one, that are not alpha. An alpha channel that is
+        channel numbers; by default those that the file says are red, green and blue, else the first three, or the first
+        one, that are not alpha. An alpha channel that is
         named is a colour and masks nothing: GDAL marks any fourth band of 8 bits so, near infrared too.
 
         Percentiles are those of the file's own levels, so that they do not depend on whether anybody has had overviews
@@ -194,6 +195,9 @@ def full_range(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 def _choose_channels(source: ImageSource, channels: Sequence[int] | None) -> tuple[int, ...]:
     if channels is None:
+        told: tuple[int, ...] | None = getattr(source, "rgb", None)
+        if told is not None:
+            return told
         color = [c for c in range(source.channels) if c != source.alpha] or [0]
         return tuple(color[:3]) if len(color) >= 3 else (color[0],)
     chosen = tuple(int(c) for c in channels)

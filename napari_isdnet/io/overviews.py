@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_isdnet.io.base import as_samples, one_line
+from napari_isdnet.io.base import SourceBase, SourceInfo, as_samples, one_line
 from napari_isdnet.io.disk import disk_errors, remove, scratch
 from napari_isdnet.io.source import (
-    GeoReference,
     ImageSource,
-    PixelSize,
     TileError,
-    check_window,
     quick_identity,
     read_channels,
     resident_bytes,
@@ -164,73 +161,23 @@ def _halve(pixels: Array, nodata: float | None = None, counted: Array | None = N
     return result
 
 
-class OverviewSource:
-    """``source`` with the coarser levels that :func:`build_overviews` has written; an ImageSource itself."""
+class OverviewSource(SourceBase):
+    """``source`` with the coarser levels that :func:`build_overviews` has written."""
 
     def __init__(self, source: ImageSource, path: Path) -> None:
         import zarr
 
+        levels = tuple(pyramid_shapes(source.shape))
+        kind = f"{getattr(source, 'format', 'image')}, pyramid from the cache"
+        super().__init__(SourceInfo.of(source, levels=levels, format=kind))
         self.source = source
-        self._levels = tuple(pyramid_shapes(source.shape))
-        self._arrays = {level: zarr.open_array(path / str(level), mode="r") for level in range(2, len(self._levels))}
+        self._arrays = {level: zarr.open_array(path / str(level), mode="r") for level in range(2, len(levels))}
         for level, array in self._arrays.items():
             # Every chunk was written: one that a cleaner of caches took away would read as black.
-            if array.shape[:2] != self._levels[level] or array.nchunks_initialized != array.nchunks:
+            if array.shape[:2] != levels[level] or array.nchunks_initialized != array.nchunks:
                 raise ValueError(f"level {level} of {path} is not whole")
 
-    @property
-    def name(self) -> str:
-        """Name of the image."""
-        return self.source.name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns at level 0."""
-        return self.source.shape
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.source.channels
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Sample type."""
-        return self.source.dtype
-
-    @property
-    def levels(self) -> tuple[tuple[int, int], ...]:
-        """All levels, those of the file replaced by halves down to 256 pixels."""
-        return self._levels
-
-    @property
-    def pixel_size(self) -> PixelSize | None:
-        """Size of a level-0 pixel, where known."""
-        return self.source.pixel_size
-
-    @property
-    def georeference(self) -> GeoReference | None:
-        """Position on the earth, where known."""
-        return self.source.georeference
-
-    @property
-    def nodata(self) -> float | None:
-        """The file's nodata value."""
-        return self.source.nodata
-
-    @property
-    def alpha(self) -> int | None:
-        """Index of the alpha channel, where there is one."""
-        return self.source.alpha
-
-    @property
-    def format(self) -> str:
-        """The file's format, and that the pyramid is ours."""
-        return f"{getattr(self.source, 'format', 'image')}, pyramid from the cache"
-
-    def read(self, window: Window, level: int = 0) -> Array:
-        """Pixels of ``window``; see :class:`~napari_isdnet.io.source.ImageSource`."""
-        check_window(self, window, level)
+    def _read(self, window: Window, level: int) -> Array:
         if level == 0:
             return self.source.read(window)
         if level == 1:
@@ -240,11 +187,10 @@ class OverviewSource:
         except Exception as error:  # damaged since it was opened
             raise TileError(self.name, window, level, f"its cached pyramid is damaged: {one_line(error)}") from error
 
-    def read_channels(self, window: Window, channels: Sequence[int], level: int = 0) -> Array:
-        """``read(window, level)[..., channels]``; see :func:`~napari_isdnet.io.source.read_channels`."""
+    def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> Array:
         if level == 0:
             return read_channels(self.source, window, channels)
-        return np.take(self.read(window, level), channels, axis=2)
+        return np.take(self._read(window, level), channels, axis=2)
 
     def identity(self) -> Mapping[str, Any]:
         """Identity of the image itself."""
@@ -263,8 +209,7 @@ class OverviewSource:
         """As :func:`~napari_isdnet.io.source.quick_identity`, of the image itself."""
         return quick_identity(self.source)
 
-    def close(self) -> None:
-        """Close the file."""
+    def _release(self) -> None:
         self.source.close()
 
 

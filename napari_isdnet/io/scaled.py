@@ -81,16 +81,12 @@ class ScaledSource(SourceBase):
         row, column = self.pixels = source.shape[0] / shape[0], source.shape[1] / shape[1]
         size, place = source.pixel_size, source.georeference
         super().__init__(
-            SourceInfo(
-                name=source.name,
+            SourceInfo.of(
+                source,
                 levels=tuple(levels),
-                channels=source.channels,
-                dtype=source.dtype,
                 format="resampled",
                 pixel_size=size and PixelSize(size.row * row, size.column * column, size.unit),
                 georeference=place and GeoReference(place.crs, _scaled_transform(place.transform, row, column)),
-                nodata=source.nodata,
-                alpha=source.alpha,
                 notes=(f"resampled by {factor:g}",),
             )
         )

@@ -16,7 +16,7 @@ from napari_isdnet.io.files import PositionalFile
 from napari_isdnet.io.tiff_check import check_tiff
 from napari_isdnet.io.tiff_color import JPEG, inverted_value, inverts
 from napari_isdnet.io.tiff_layout import Layout, Part, layout_of, quiet_tifffile
-from napari_isdnet.io.tiff_meta import georeference_of, nodata_of, pixel_size_of
+from napari_isdnet.io.tiff_meta import color_names, georeference_of, nodata_of, pixel_size_of, rgb_of
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ def _parse(path: Path, name: str, pages: int) -> tuple[Layout, SourceInfo]:
             georeference=georeference,
             nodata=nodata,
             alpha=layout.alpha,
+            rgb=rgb_of(color_names(page)) if layout.channels >= 3 else None,
             notes=tuple(dict.fromkeys(text for text in (*layout.notes, note, said, _orientation(page)) if text)),
         )
     return layout, info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.io.source import GeoReference, PixelSize
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     import tifffile
 
 _PIXEL_SCALE, _TIEPOINT, _TRANSFORMATION, _GEO_KEYS, _GEO_DOUBLES = 33550, 33922, 34264, 34735, 34736
-_GDAL_NODATA = 42113
+_GDAL_METADATA, _GDAL_NODATA = 42112, 42113
+_COLOR_ITEM = re.compile(r'<Item name="COLORINTERP" sample="(\d+)" role="colorinterp">(\w+)</Item>', re.IGNORECASE)
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED, _LINEAR_UNITS = 1025, 2048, 3072, 3076
 _MODEL_TYPE = 1024
 _PIXEL_IS_POINT = 2
@@ -31,6 +33,24 @@ def nodata_of(page: tifffile.TiffPage) -> float | None:
         return float(str(value).strip().strip("\0").replace(",", ".")) if value is not None else None
     except ValueError:
         return None
+
+
+def color_names(page: tifffile.TiffPage) -> list[str]:
+    """What GDAL's metadata say of the bands of a page, in order: 'Red', 'NIR', ...; '' where they say nothing."""
+    value = page.tags.valueof(_GDAL_METADATA)
+    said = {int(sample): name for sample, name in _COLOR_ITEM.findall(value if isinstance(value, str) else "")}
+    bands = int(page.samplesperpixel or 1)
+    usual = ("red", "green", "blue") if page.photometric == 2 else ()
+    return [said.get(band, usual[band] if band < len(usual) else "") for band in range(bands)]
+
+
+def rgb_of(names: Sequence[str]) -> tuple[int, int, int] | None:
+    """Where red, green and blue are among named bands; None where one is missing, or they are just the first three."""
+    kinds = [name.lower() for name in names]
+    if not {"red", "green", "blue"} <= set(kinds):
+        return None
+    found = (kinds.index("red"), kinds.index("green"), kinds.index("blue"))
+    return None if found == (0, 1, 2) else found
 
 
 def geo_keys(page: tifffile.TiffPage) -> dict[int, int]:
