@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import tifffile
 
 from napari_isdnet.engine.labels import open_labels
@@ -88,3 +91,37 @@ def test_gdal_overviews_are_levels(tmp_path):
         for i, level in enumerate(levels):
             writer.write(level, tile=(64, 64), photometric="rgb", subfiletype=int(i > 0), metadata=None)
     check(open_raster(path, "a"), levels)
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "VRT"])
+def test_a_metre_of_web_mercator_is_one_at_the_equator_only(tmp_path: Path, driver: str) -> None:
+    path, latitude = tmp_path / "a.tif", math.radians(60)
+    northing = 6_378_137 * math.log(math.tan(math.pi / 4 + latitude / 2))
+    place = rasterio.Affine(1.0, 0, 1000, 0, -1.0, northing + 20)  # its middle lies at 60 degrees
+    with rasterio.open(
+        path, "w", driver="GTiff", width=50, height=40, count=1, dtype="uint8", transform=place, crs="EPSG:3857"
+    ) as file:
+        file.write(np.zeros((1, 40, 50), np.uint8))
+    if driver == "VRT":
+        rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+        path = tmp_path / "a.vrt"
+    with closing(open_source(path)) as source:
+        assert source.pixel_size is not None
+        assert source.pixel_size.row == pytest.approx(0.5)
+        assert source.pixel_size.metres == pytest.approx(0.5)
+        assert source.georeference is not None
+        assert source.georeference.transform == (1.0, 0.0, 1000.0, 0.0, -1.0, northing + 20)
+
+
+def test_the_area_of_a_sheared_pixel_is_that_of_its_parallelogram(tmp_path: Path) -> None:
+    place = rasterio.Affine(0.5, 0.25, 0, 0.25, -0.5, 0)
+    sheared = rasterio.Affine(0.5, 0.5, 0, 0, -0.5, 0)
+    for number, transform in enumerate((place, sheared)):
+        path, size = tmp_path / f"{number}.tif", {"width": 50, "height": 40, "count": 1, "dtype": "uint8"}
+        with rasterio.open(path, "w", driver="GTiff", transform=transform, crs="EPSG:32633", **size) as file:
+            file.write(np.zeros((1, 40, 50), np.uint8))
+        with closing(open_source(path)) as source, closing(open_raster(path, "a")) as raster:
+            assert source.pixel_size is not None
+            area = source.pixel_size.row * source.pixel_size.column
+            assert area == pytest.approx(abs(transform.a * transform.e - transform.b * transform.d))
+            assert raster.pixel_size == source.pixel_size

@@ -198,7 +198,7 @@ def pixel_size_in(crs: Any, transform: tuple[float, ...]) -> PixelSize | None:
     """Size of a pixel in a reference system of rasterio's; None where the system says nothing of lengths."""
     if not crs:
         return None
-    row, column = float(np.hypot(transform[1], transform[4])), float(np.hypot(transform[0], transform[3]))
+    row, column = GeoReference(None, transform).sides  # type: ignore[arg-type]
     if crs.is_geographic:
         return PixelSize(row, column, "degree")
     if not crs.is_projected:  # a local system

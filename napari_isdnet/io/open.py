@@ -61,7 +61,9 @@ def open_source(
     ``memory`` bytes (default 4 GiB). Raises :class:`InputError`; :class:`MissingExtra` names the extra to install.
     """
     if isinstance(item, str | os.PathLike):
-        return _open_path(Path(item), name, threads, memory)
+        source = _open_path(Path(item), name, threads, memory)
+        # What an OME-Zarr says of its pixels is of no map, also where it is a result of ours that lies in one.
+        return source if os.path.isdir(item) else _on_the_ground(source)
     if isinstance(item, ImageSource):
         return item
     if hasattr(item, "data") and hasattr(item, "scale") and not hasattr(item, "__array_interface__"):
@@ -159,6 +161,16 @@ def _placed(source: Any, path: Path) -> ImageSource:
             known = source.info.pixel_size or size
             notes = (*source.info.notes, note)
             source.info = replace(source.info, georeference=place, pixel_size=known, notes=notes)
+    found: ImageSource = source
+    return found
+
+
+def _on_the_ground(source: Any) -> ImageSource:
+    """``source`` with the pixel size that counts metres of the ground, which those of its map may not be."""
+    place, size = source.georeference, source.pixel_size
+    factor = 1.0 if place is None else place.shrinkage(source.shape)
+    if size is not None and factor != 1.0:
+        source.info = replace(source.info, pixel_size=PixelSize(size.row * factor, size.column * factor, size.unit))
     found: ImageSource = source
     return found
 

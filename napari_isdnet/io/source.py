@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -40,6 +41,11 @@ class PixelSize:
         return None if scale is None else (self.row * self.column) ** 0.5 * scale
 
 
+_WEB_MERCATOR = ("EPSG:3857", "EPSG:3785", "EPSG:900913")
+_EARTH = 6_378_137.0
+"""Radius of the sphere of Web Mercator (m)."""
+
+
 @dataclass(frozen=True)
 class GeoReference:
     """Where an image lies: a coordinate reference system (WKT or 'EPSG:n') and an affine transform.
@@ -51,6 +57,24 @@ class GeoReference:
 
     crs: str | None
     transform: tuple[float, float, float, float, float, float]
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """Height and width of a pixel in units of the system; the height is that over the width, also where sheared."""
+        a, b, _, d, e, _ = self.transform
+        width = math.hypot(a, d)
+        return (abs(a * e - b * d) / width if width else 0.0), width
+
+    def shrinkage(self, shape: tuple[int, int]) -> float:
+        """How many metres on the ground one of the map is, in the middle of an image of ``shape``.
+
+        1 but for Web Mercator, whose metre is one at the equator only: half of one at 60 degrees.
+        """
+        if self.crs not in _WEB_MERCATOR:
+            return 1.0
+        _, _, _, d, e, f = self.transform
+        northing = f + d * shape[1] / 2 + e * shape[0] / 2
+        return 1 / math.cosh(northing / _EARTH)
 
 
 @runtime_checkable

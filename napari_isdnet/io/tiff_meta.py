@@ -94,7 +94,7 @@ def georeference_of(page: tifffile.TiffPage, path: str) -> tuple[GeoReference | 
     crs, note = (None if code is None else f"EPSG:{code}"), None
     if keys and (not code or code >= _USER_DEFINED):
         crs, note = _crs_by_rasterio(path)
-    row, column = math.hypot(transform[1], transform[4]), math.hypot(transform[0], transform[3])
+    row, column = GeoReference(crs, transform).sides
     size: PixelSize | None = None
     if projected:
         metres = _UNITS.get(keys.get(_LINEAR_UNITS, 0))
@@ -116,7 +116,7 @@ def _size_by_rasterio(crs: str | None, transform: tuple[float, ...], usual: bool
 
         from napari_isdnet.io.geo import pixel_size_in
     except ImportError:
-        row, column = math.hypot(transform[1], transform[4]), math.hypot(transform[0], transform[3])
+        row, column = GeoReference(crs, transform).sides  # type: ignore[arg-type]
         return PixelSize(row, column, "m") if usual and crs is not None else None
     try:
         return pixel_size_in(CRS.from_user_input(crs), transform) if crs is not None else None
