@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from napari_isdnet.classes import ANNOTATION, IGNORE_INDEX, ClassInfo, classes_marked, from_annotation
 from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.tiff_meta import tiff_texts
 from napari_isdnet.window import Window
 
 _METADATA_LIMIT = 64 << 20
@@ -76,11 +77,10 @@ def _in_zarr(path: Path) -> tuple[ClassInfo, ...] | None:
 
 
 def _in_tiff(path: Path) -> tuple[ClassInfo, ...] | None:
-    import tifffile
-
+    texts = tiff_texts(path)
+    if texts is None or ANNOTATION not in texts.description:
+        return None
     try:
-        with tifffile.TiffFile(path, _multifile=False) as tif:
-            text = tif.pages.first.description
-        return classes_marked(json.loads(text).get(ANNOTATION)) if ANNOTATION in text else None
-    except (tifffile.TiffFileError, OSError, ValueError, AttributeError):
+        return classes_marked(json.loads(texts.description).get(ANNOTATION))
+    except (ValueError, AttributeError):
         return None

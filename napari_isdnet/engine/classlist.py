@@ -9,7 +9,9 @@ from pathlib import Path
 
 from napari_isdnet.classes import MAX_CLASSES, ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.tiff_meta import tiff_texts
 
+_ORIGIN = re.compile(r"(?:<M K=\"origin\">|<Item name=\"ORIGIN\">)(\d+),(\d+)<")
 _OME_ITEM = re.compile(r'<M K="class\.(\d{1,3})\.(name|color)">([^<]*)</M>')
 _GDAL_ITEM = re.compile(r'<Item name="(CLASS|COLOR)_(\d{1,3})">([^<]*)</Item>')
 
@@ -37,6 +39,13 @@ def read_classes(path: str | Path) -> tuple[ClassInfo, ...]:
     return classes_from(_class_line(line) for line in lines if line and not line.startswith("#"))
 
 
+def origin_in_tiff(path: Path) -> tuple[int, int] | None:
+    """Row and column of the image where a result of this package begins; None where a file does not say so."""
+    texts = tiff_texts(path)
+    found = None if texts is None else _ORIGIN.search(texts.ome) or _ORIGIN.search(texts.gdal)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
 def _class_line(line: str) -> str | tuple[str, str]:
     name, _, color = line.rpartition(" ")
     is_color = len(color) == 7 and color.startswith("#")
@@ -50,19 +59,14 @@ def default_classes(count: int) -> tuple[ClassInfo, ...]:
 
 def classes_in_tiff(path: Path) -> tuple[ClassInfo, ...] | None:
     """Classes that this package's OME-TIFF and GeoTIFF exports name; None where there are none, not all, or no TIFF."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path, _multifile=False) as tif:
-            tag = tif.pages.first.tags.get(42112)
-            ome, gdal = tif.ome_metadata or "", str(tag.value) if tag else ""
-    except tifffile.TiffFileError:
+    texts = tiff_texts(path)
+    if texts is None:
         return None
     known: dict[int, dict[str, str]] = {}
-    for index, key, value in _OME_ITEM.findall(ome):
+    for index, key, value in _OME_ITEM.findall(texts.ome):
         known.setdefault(int(index), {})[key] = unescape(value)
     if not known:
-        for key, index, value in _GDAL_ITEM.findall(gdal):
+        for key, index, value in _GDAL_ITEM.findall(texts.gdal):
             # Escaped twice: GDAL unescapes an item once more after parsing the XML.
             known.setdefault(int(index), {})["name" if key == "CLASS" else "color"] = unescape(unescape(value))
     complete = sorted(known) == list(range(len(known))) and all("name" in item for item in known.values())

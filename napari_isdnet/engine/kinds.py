@@ -12,6 +12,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import sample_windows
 from napari_isdnet.io.ome_zarr import own_facts
 from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.tiff_meta import tiff_texts
 
 _IN_OME = re.compile(r'<M K="kind">(\w+)</M>')
 _BAND_IN_GDAL = re.compile(r'role="description">([^<]*)<')
@@ -31,15 +32,10 @@ def result_kind(path: Path) -> str | None:
 
 
 def _of_tiff(path: Path) -> str | None:
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path, _multifile=False) as tif:
-            tag = tif.pages.first.tags.get(42112)
-            ome, gdal = tif.ome_metadata or "", str(tag.value) if tag else ""
-    except (tifffile.TiffFileError, OSError, ValueError):
+    texts = tiff_texts(path)
+    if texts is None:
         return None
-    found = _IN_OME.search(ome)
+    found, gdal = _IN_OME.search(texts.ome), texts.gdal
     if found:
         return found[1]
     band = _BAND_IN_GDAL.search(gdal)

@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
 from napari_isdnet.engine.annotated import AnnotationIndices, annotation_classes
-from napari_isdnet.engine.classlist import classes_in_tiff, read_classes
+from napari_isdnet.engine.classlist import classes_in_tiff, origin_in_tiff, read_classes
 from napari_isdnet.engine.metrics import Labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase
@@ -94,11 +94,11 @@ def pair_labels(prediction: ImageSource, truth: ImageSource, ignore: Iterable[in
     """
     whole, offset = Window.whole(prediction.shape), _offset(prediction, truth)
     if offset is None:
-        origin, other = getattr(prediction, "origin", None) or (0, 0), getattr(truth, "origin", None)
-        if other is not None and other != origin:  # both know their places in the image
-            offset = (origin[0] - other[0], origin[1] - other[1])
-        elif origin != (0, 0) and other is None:
-            offset = _within(origin, prediction, truth)
+        own, other = getattr(prediction, "origin", None), getattr(truth, "origin", None)
+        if own is not None and other is not None and own != other:  # both know their places in the image
+            offset = (own[0] - other[0], own[1] - other[1])
+        elif own not in (None, (0, 0)) and other is None:
+            offset = _within(own, prediction, truth)
         elif prediction.shape != truth.shape:
             raise InputError(
                 f"{prediction.name} is {_size(prediction)} and truth {truth.name} {_size(truth)} pixels; both must"
@@ -217,6 +217,7 @@ def open_indices(path: Path, threads: int | None = None) -> tuple[ImageSource, t
         stored: SourceBase = source.indices()
         # Where it lies may have been told by a file beside it.
         stored.info = replace(stored.info, pixel_size=source.pixel_size, georeference=source.georeference)
+        stored.origin = origin_in_tiff(path)
         return stored, classes_in_tiff(path)
     if path.suffix.lower() == ".png":
         palette = _png_indices(path)

@@ -84,6 +84,9 @@ class SourceBase:
     What a reader holds it lets go of in ``_release``, which is called once, when the source is closed and nobody reads.
     """
 
+    origin: tuple[int, int] | None = None
+    """Row and column of the image where a result begins that says so, a class map of a region."""
+
     def __init__(self, info: SourceInfo) -> None:
         check_info(info)
         self.info = info

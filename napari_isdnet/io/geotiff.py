@@ -14,6 +14,7 @@ from napari_isdnet.io.disk import remove, replacing, write_atomic
 from napari_isdnet.io.pyramid import QUANTA
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.tiff_pyramid import stepped, total_work, write_pyramid
+from napari_isdnet.io.units import metres_of
 from napari_isdnet.progress import Progress
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def export_geotiff(
     with replacing(path, overwrite) as temporary:
         plain = temporary.with_name(f"{temporary.name}.plain.tif")
         try:
-            first = {"metadata": None, "extratags": [*geo_tags(store.georeference), *_gdal_tags(store)]}
+            tags = [*geo_tags(store.georeference), *_gdal_tags(store)]
+            first = {"metadata": None, "extratags": tags, **_density(store)}
 
             def work(tick: Any) -> None:
                 # The intermediate file is read once by GDAL and thrown away, so its codec is the fast one.
@@ -95,6 +97,15 @@ def geo_tags(reference: GeoReference | None) -> list[tuple[int, int, int, Any, b
         ) from error
 
 
+def _density(store: LabelStore) -> dict[str, Any]:
+    """Pixels a centimetre, of an image that lies nowhere on the earth, a slide."""
+    size = store.pixel_size
+    metres = metres_of(size.unit) if size is not None and store.georeference is None else None
+    if size is None or metres is None:
+        return {}
+    return {"resolution": (0.01 / (size.column * metres), 0.01 / (size.row * metres)), "resolutionunit": "CENTIMETER"}
+
+
 def _gdal_tags(store: LabelStore) -> list[tuple[int, int, int, Any, bool]]:
     # GDAL unescapes an item once more after parsing the XML, so names are escaped twice.
     items = "".join(
@@ -109,6 +120,7 @@ def _gdal_tags(store: LabelStore) -> list[tuple[int, int, int, Any, bool]]:
                 f'<Item name="{role.upper()}" sample="{band}" role="{role}">{value}</Item>'
                 for role, value in facts.items()
             )
+    items += f'<Item name="ORIGIN">{store.origin[0]},{store.origin[1]}</Item>'
     metadata = f"<GDALMetadata>{items}</GDALMetadata>".encode()
     return [(42112, 2, 0, metadata, True), (42113, 2, 0, str(IGNORE_INDEX), True)]
 

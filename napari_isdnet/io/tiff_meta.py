@@ -6,6 +6,8 @@ import html
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.io.source import GeoReference, PixelSize
@@ -24,6 +26,27 @@ _USER_DEFINED = 32767
 _GEOCENTRIC = 3
 _UNITS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 """Metres per unit of the linear unit codes that are in use (EPSG 9001 metre, 9002 foot, 9003 US survey foot)."""
+
+
+@dataclass(frozen=True)
+class TiffTexts:
+    """What the first page of a TIFF says in words: description, OME-XML and GDAL's metadata, '' where it has none."""
+
+    description: str
+    ome: str
+    gdal: str
+
+
+def tiff_texts(path: Path) -> TiffTexts | None:
+    """The texts of a file, None for what is no TIFF."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as tif:
+            page = tif.pages.first
+            return TiffTexts(page.description, tif.ome_metadata or "", str(page.tags.valueof(_GDAL_METADATA) or ""))
+    except (tifffile.TiffFileError, OSError, ValueError, AttributeError):
+        return None
 
 
 def nodata_of(page: tifffile.TiffPage) -> float | None:

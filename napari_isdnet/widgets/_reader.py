@@ -113,8 +113,12 @@ def _file_layer(source: Any, classes: Any, path: str) -> LayerData:
     pyramid = TilePyramid(
         levels_to_show(source.levels), lambda level, window: read_labels(source, window, level), fill=IGNORE_INDEX
     )
-    more = {"metadata": {layers.CLASSES: classes, layers.RESULT: True, METADATA: {"path": path}}}
-    return _labels_layer(pyramid, source.name, classes, {**layer_settings(source), **more})
+    settings = layer_settings(source)
+    more = {
+        "metadata": {layers.CLASSES: classes, layers.RESULT: True, METADATA: {"path": path}},
+        "translate": tuple(o * s for o, s in zip(source.origin or (0, 0), settings.get("scale", (1.0, 1.0)))),
+    }
+    return _labels_layer(pyramid, source.name, classes, {**settings, **more})
 
 
 def result_layer(store: Any) -> LayerData:
