@@ -127,6 +127,19 @@ class Window:
         return ((r - row) ** 2 + (c - column) ** 2) ** 0.5
 
 
+def region_of(roi: Window | None, shape: tuple[int, int], of: str = "the image") -> Window:
+    """``roi``, or all of an image of ``shape``; :class:`InputError` for one that is empty or reaches outside."""
+    whole = Window.whole(shape)
+    if roi is None:
+        return whole
+    if roi.empty or not whole.contains(roi):
+        raise InputError(
+            f"The region {roi.row},{roi.column},{roi.height},{roi.width} must lie inside {of} of {shape[0]} x"
+            f" {shape[1]} pixels and hold at least one."
+        )
+    return roi
+
+
 @dataclass(frozen=True)
 class Grid:
     """Cores that cover an image exactly once, in row-major order, anchored at the origin.

@@ -21,7 +21,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.prefetch import ahead
 from napari_isdnet.progress import Clock, Progress
-from napari_isdnet.window import Grid, Window
+from napari_isdnet.window import Grid, Window, region_of
 
 
 def evaluate(
@@ -209,11 +209,7 @@ def evaluate_files(
     ours, classes = open_labels(prediction, classes_file)
     theirs = picture = None
     try:
-        if roi is not None and not Window.whole(ours.shape).contains(roi):
-            raise InputError(
-                f"The region {roi.row},{roi.column},{roi.height},{roi.width} must lie inside {Path(prediction).name} of"
-                f" {ours.shape[0]} x {ours.shape[1]} pixels."
-            )
+        region_of(roi, ours.shape, Path(prediction).name)
         theirs, other_classes = open_labels(truth)
         picture = None if image is None else open_source(image)
         note = None if classes_file is not None else _names_note(classes, other_classes)

@@ -16,14 +16,14 @@ from napari_isdnet.engine.feature_info import MapInfo, chosen
 from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.job import Context
 from napari_isdnet.engine.rendering import Rendering, kinds_for, paint
-from napari_isdnet.exceptions import AlreadyThere, InputError
+from napari_isdnet.exceptions import AlreadyThere
 from napari_isdnet.io.disk import make_folder, replacing, write_atomic
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.io.units import name_of
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress
-from napari_isdnet.window import Grid, Window
+from napari_isdnet.window import Grid, Window, region_of
 
 PREVIEW = 2048
 CHUNK = 128
@@ -53,13 +53,7 @@ def write_features(
     maps, ``residuals`` for all H, by default all. Files that are there, which may be another image's, are replaced with
     ``overwrite`` only. Returns JSON-ready facts: ``outputs`` and ``layers``.
     """
-    shape = source.shape
-    region = roi or Window.whole(shape)
-    if region.empty or not Window.whole(shape).contains(region):
-        raise InputError(
-            f"The region {region.row},{region.column},{region.height},{region.width} must lie inside the image of"
-            f" {shape[0]} x {shape[1]} pixels and hold at least one."
-        )
+    region = region_of(roi, source.shape)
     policy = IntensityPolicy.from_source(source, contrast, channels)
     placement = choose(device, precision)
     maps = output / f".{source.name}.features"

@@ -38,7 +38,7 @@ from napari_isdnet.io.source import ImageSource, TileError, resident_bytes
 from napari_isdnet.io.units import length_text
 from napari_isdnet.model.isdnet import MIN_SIDE
 from napari_isdnet.progress import Clock, Progress
-from napari_isdnet.window import Window
+from napari_isdnet.window import Window, region_of
 
 if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
@@ -100,15 +100,7 @@ class SegmentOptions:
 
     def region(self, shape: tuple[int, int]) -> Window:
         """The part of an image of ``shape`` that is wanted."""
-        if self.roi is None:
-            return Window.whole(shape)
-        if self.roi.empty or not Window.whole(shape).contains(self.roi):
-            r = self.roi
-            raise InputError(
-                f"The region {r.row},{r.column},{r.height},{r.width} must lie inside the image of"
-                f" {shape[0]} x {shape[1]} pixels and hold at least one."
-            )
-        return self.roi
+        return region_of(self.roi, shape)
 
     def wanted(self) -> Wanted:
         """Which stores are filled."""

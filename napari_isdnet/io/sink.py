@@ -17,7 +17,7 @@ from napari_isdnet.io.png import check_png, export_png
 from napari_isdnet.io.source import GeoReference, ImageSource
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.progress import Clock, Progress
-from napari_isdnet.window import Window
+from napari_isdnet.window import Window, region_of
 
 SUFFIXES = {"ome-zarr": ".ome.zarr", "ome-tiff": ".ome.tif", "geotiff": ".tif", "png": ".png"}
 FORMATS = tuple(SUFFIXES)
@@ -63,13 +63,8 @@ def export(
     the image's size), so memory stays bounded for any size. Raises :class:`InputError` for what cannot be written.
     """
     path = Path(path)
-    window = Window.whole(source.shape) if roi is None else roi
+    window = region_of(roi, source.shape)
     check_format(format, window.shape)
-    if window.empty or not Window.whole(source.shape).contains(window):
-        raise InputError(
-            f"The region {window.row},{window.column},{window.height},{window.width} must lie inside the image of"
-            f" {source.shape[0]} x {source.shape[1]} pixels and not be empty."
-        )
     if path.exists() and not overwrite:  # before the work, not after it
         raise AlreadyThere.at(path)
     direct = isinstance(source, LabelStore) and window == Window.whole(source.shape) and source.finished

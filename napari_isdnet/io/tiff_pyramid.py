@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TILE = 512
 COMPRESSIONS = {"deflate": "zlib", "zstd": "zstd"}
-Tick = Callable[[Window], None]
+Tick = Callable[[Window, int], None]
 
 
 class _Cancelled(Exception):
@@ -30,18 +30,18 @@ class _Cancelled(Exception):
 
 
 def stepped(work: Callable[[Tick], None], total: float, stage: str) -> Generator[Progress, None, None]:
-    """Run ``work(tick)`` in a thread and yield a :class:`Progress` for each ``tick(window)``.
+    """Run ``work(tick)`` in a thread and yield a :class:`Progress` for each ``tick(window, level)``.
 
     For libraries that write a whole file in one call. Closing the generator raises inside the next ``tick`` and waits
     for the thread, so that nothing writes any more afterwards.
     """
-    queue: SimpleQueue[Window | BaseException | None] = SimpleQueue()
+    queue: SimpleQueue[tuple[Window, int] | BaseException | None] = SimpleQueue()
     stop = Event()
 
-    def tick(window: Window) -> None:
+    def tick(window: Window, level: int) -> None:
         if stop.is_set():
             raise _Cancelled
-        queue.put(window)
+        queue.put((window, level))
 
     def run() -> None:
         try:
@@ -57,7 +57,8 @@ def stepped(work: Callable[[Tick], None], total: float, stage: str) -> Generator
         while (item := queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            yield clock.step(item.area, stage, item)
+            window, level = item
+            yield clock.step(window.area, stage, window if level == 0 else None)
     finally:
         stop.set()
         thread.join()
@@ -115,7 +116,7 @@ def _tiles(store: LabelStore, level: int, tick: Tick) -> Iterator[npt.NDArray[np
     for channel in range(store.channels):
         for top in range(0, rows, TILE):
             strip = Window(top, 0, min(TILE, rows - top), columns)
-            tick(strip)
+            tick(strip, level)
             (data,) = store.planes(strip, level, slice(channel, channel + 1))
             pad = ((0, TILE - strip.height), (0, -columns % TILE))
             data = np.pad(data, pad, constant_values=IGNORE_INDEX)

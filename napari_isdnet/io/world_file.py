@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +13,10 @@ import numpy.typing as npt
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.io.tiff_pyramid import Tick, stepped
+from napari_isdnet.prefetch import ahead
+from napari_isdnet.progress import Progress
 from napari_isdnet.window import Grid, Window
-
-
-class _CancelledError(Exception):
-    """The reader of the progress went away."""
 
 
 def write_world_tiff(
@@ -37,8 +31,8 @@ def write_world_tiff(
     """Write ``source`` with all its levels to ``path`` (a ``.tif``); yields progress in pixels.
 
     Three channels become JPEG of ``quality`` (YCbCr), one channel (a mask) is compressed without loss. The file appears
-    under its name only when it is whole; closing the generator stops the work and leaves nothing. Memory: about ``2 *
-    threads + 2`` bands of ``tile`` rows by at most 4096 columns and the encoder's buffer, whatever the size.
+    under its name only when it is whole; closing the generator stops the work and leaves nothing. Memory: about
+    ``threads + 2`` bands of ``tile`` rows by at most 4096 columns and the encoder's buffer, whatever the size.
 
     Raises :class:`InputError` for a tile size that TIFF does not allow, or where ``path`` exists without ``overwrite``.
     """
@@ -52,34 +46,12 @@ def write_world_tiff(
 def _write(
     source: ImageSource, path: Path, tile: int, quality: int, overwrite: bool, threads: int
 ) -> Iterator[Progress]:
-    messages: queue.SimpleQueue[Window | int | BaseException | None] = queue.SimpleQueue()
-    stop = threading.Event()
-    clock = Clock(float(sum(rows * columns for rows, columns in source.levels)))
+    total = float(sum(rows * columns for rows, columns in source.levels))
     with replacing(path, overwrite) as temporary:
-        # TIFF writing pulls tiles, progress is pulled by the caller: the writer gets a thread of its own.
-        writer = threading.Thread(
-            target=_run,
-            args=(source, temporary, tile, quality, threads, messages, stop),
-            name="world-tiff",
-            daemon=True,
-        )
-        writer.start()
-        try:
-            while (message := messages.get()) is not None:
-                if isinstance(message, BaseException):
-                    raise message
-                if isinstance(message, Window):
-                    yield clock.step(message.area, "writing", message)
-                else:
-                    yield clock.step(message, "writing coarse levels")
-        finally:
-            stop.set()
-            writer.join()
+        yield from stepped(lambda tick: _encode(source, temporary, tile, quality, threads, tick), total, "writing")
 
 
-def _run(
-    source: ImageSource, path: Path, tile: int, quality: int, threads: int, messages: Any, stop: threading.Event
-) -> None:
+def _encode(source: ImageSource, path: Path, tile: int, quality: int, threads: int, tick: Tick) -> None:
     import tifffile
 
     color = source.channels == 3
@@ -93,35 +65,23 @@ def _run(
     }
     if color:
         options["subsampling"] = (2, 2)
-    try:
-        with ThreadPoolExecutor(threads) as pool, tifffile.TiffWriter(path, bigtiff=True) as file:
-            for level, shape in enumerate(source.levels):
-                if size:
-                    options["resolution"] = (1 / (size * 100 * 2**level),) * 2
-                    options["resolutionunit"] = "CENTIMETER"
-                file.write(
-                    _tiles(source, level, tile, pool, 2 * threads, messages, stop),
-                    shape=(*shape, 3) if color else shape,
-                    dtype=np.uint8,
-                    subifds=len(source.levels) - 1 if level == 0 else None,
-                    subfiletype=0 if level == 0 else 1,
-                    **options,
-                )
-        messages.put(None)
-    except BaseException as error:
-        messages.put(error)
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        for level, shape in enumerate(source.levels):
+            if size:
+                options["resolution"] = (1 / (size * 100 * 2**level),) * 2
+                options["resolutionunit"] = "CENTIMETER"
+            file.write(
+                _tiles(source, level, tile, threads, tick),
+                shape=(*shape, 3) if color else shape,
+                dtype=np.uint8,
+                subifds=len(source.levels) - 1 if level == 0 else None,
+                subfiletype=0 if level == 0 else 1,
+                **options,
+            )
 
 
-def _tiles(
-    source: ImageSource,
-    level: int,
-    tile: int,
-    pool: ThreadPoolExecutor,
-    ahead: int,
-    messages: Any,
-    stop: threading.Event,
-) -> Iterator[npt.NDArray[np.uint8]]:
-    """Tiles of a level in row-major order, made ``ahead`` of the encoder by the threads of ``pool``."""
+def _tiles(source: ImageSource, level: int, tile: int, threads: int, tick: Tick) -> Iterator[npt.NDArray[np.uint8]]:
+    """Tiles of a level in row-major order, made ahead of the encoder by ``threads``."""
     shape = source.levels[level]
     columns = -(-shape[1] // tile)
     at_once = max(1, 4096 // tile)
@@ -130,28 +90,10 @@ def _tiles(
         for row in range(0, shape[0], tile)
         for column in range(0, columns, at_once)
     ]
-
-    def make(window: Window) -> npt.NDArray[np.uint8]:
-        if stop.is_set():
-            raise _CancelledError
-        return source.read(window, level)
-
-    waiting: deque[tuple[Window, Future[npt.NDArray[np.uint8]]]] = deque()
-    try:
-        for number in range(len(bands) + ahead):
-            if number < len(bands):
-                waiting.append((bands[number], pool.submit(make, bands[number])))
-            if number < ahead or not waiting:
-                continue
-            window, future = waiting.popleft()
-            pixels = future.result()
-            # Said before its tiles are yielded: the encoder does not come back after the last one.
-            messages.put(window if level == 0 else window.area)
-            for core in Grid(window.shape, (tile, tile)):
-                part = pixels[core.slices]
-                pad = ((0, tile - core.height), (0, tile - core.width), (0, 0))
-                full = np.pad(part, pad, mode="edge")
-                yield full if source.channels == 3 else full[..., 0]
-    finally:
-        for _, future in waiting:
-            future.cancel()
+    for window, pixels in ahead(bands, lambda band: source.read(band, level), threads):
+        tick(window, level)  # before its tiles are yielded: the encoder does not come back after the last one
+        for core in Grid(window.shape, (tile, tile)):
+            part = pixels[core.slices]
+            pad = ((0, tile - core.height), (0, tile - core.width), (0, 0))
+            full = np.pad(part, pad, mode="edge")
+            yield full if source.channels == 3 else full[..., 0]
