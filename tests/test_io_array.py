@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tifffile
 
 from napari_isdnet.io.array import ArraySource
@@ -30,3 +31,12 @@ def test_the_fourth_channel_of_colours_is_alpha_as_in_a_file(tmp_path) -> None:
 def test_four_channels_that_are_not_said_to_be_colours_have_no_alpha() -> None:
     assert ArraySource([np.zeros((40, 60, 4), np.uint8)], "bands").alpha is None
     assert ArraySource([np.zeros((40, 60, 3), np.uint8)], "picture", rgb=True).alpha is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "channels"),
+    [((9000, 1000, 5), 9000, 5), ((7000, 1000, 5), 7000, 5), ((300, 20, 25), 20, 1), ((5, 1000, 900), 1000, 5)],
+)
+def test_an_axis_that_is_too_short_for_columns_holds_channels(shape: tuple[int, ...], rows: int, channels: int) -> None:
+    source = ArraySource([np.zeros(shape, np.uint8)], "a")
+    assert (source.shape[0], source.channels) == (rows, channels)

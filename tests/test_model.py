@@ -294,3 +294,11 @@ def test_configurations_survive_json() -> None:
         ISDNetConfig.from_dict({"num_classes": 3, "wings": 2})
     with pytest.raises(InputError, match="lacks num_classes"):
         ISDNetConfig.from_dict({})
+
+
+def test_an_image_that_is_too_small_for_its_residuals_is_one_sentence() -> None:
+    config = small(branches="shallow", downscale=8, residual_levels=2, auxiliary=False, super_resolution=False)
+    model = ISDNet(config).eval()
+    assert model(torch.zeros(1, 3, 48, 48)).logits.shape[2:] == (48, 48)
+    with pytest.raises(InputError, match="2 levels of residuals of an image at 1/8 need more than 32 x 32 pixels"):
+        model(torch.zeros(1, 3, 32, 32))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MOST_LAST_CHANNELS = 4
+_FEWEST_COLUMNS = 32  # of what can be segmented
 _SAMPLE_SIDE = 32
 _HASHED_AT_ONCE = 8 << 20  # bytes
 
@@ -56,8 +57,9 @@ class Axes:
 def find_axes(shape: Sequence[int], names: Sequence[str] | None = None, rgb: bool | None = None) -> Axes:
     """Axes by name (``names``, one letter each such as 'c', 'y', 'x'), else by shape.
 
-    By shape: a last axis of at most 4 (or smaller than the first of three axes) holds channels, as in napari; else
-    the axis before rows and columns does if it is the smallest; ``rgb`` says which where the caller knows.
+    By shape: a last axis of at most 4 holds channels, as in napari, and so does one that is too short for columns or
+    shorter than the first of three axes, unless that is so long that it may well be planes; else the axis before rows
+    and columns does if it is the smallest. ``rgb`` says which where the caller knows.
     """
     ndim = len(shape)
     if ndim < 2:
@@ -66,7 +68,8 @@ def find_axes(shape: Sequence[int], names: Sequence[str] | None = None, rgb: boo
         return _named_axes(shape, [n.lower() for n in names])
     if ndim == 2:
         return Axes(2, 0, 1, None)
-    last = bool(rgb) if rgb is not None else shape[-1] <= _MOST_LAST_CHANNELS or shape[-1] < shape[-3] <= shape[-2] * 8
+    few = shape[-1] <= _MOST_LAST_CHANNELS or shape[-1] < min(_FEWEST_COLUMNS, *shape[-3:-1])
+    last = bool(rgb) if rgb is not None else few or shape[-1] < shape[-3] <= shape[-2] * 8
     if last:
         return _with_notes(shape, ndim - 3, ndim - 2, ndim - 1)
     first = rgb is None and shape[-3] < min(shape[-2:])

@@ -203,6 +203,12 @@ class ISDNet(nn.Module):
             raise InputError(f"ISDNet takes images of shape (B, 3, H, W), got {tuple(x.shape)}.")
         if min(x.shape[2:]) < MIN_SIDE:
             raise InputError(f"ISDNet needs at least {MIN_SIDE} pixels a side, got {x.shape[2]} x {x.shape[3]}.")
+        seen = self.deep_size(*x.shape[2:]) if "shallow" in (self.config.branches, branch) else x.shape[2:]
+        if min(seen) < 3 * 2 ** (self.config.residual_levels - 1):
+            raise InputError(
+                f"{self.config.residual_levels} levels of residuals of an image at 1/{self.config.downscale} need more"
+                f" than {x.shape[2]} x {x.shape[3]} pixels."
+            )
         if branch != "both" and not self.config.fuses:
             raise InputError("This network has one branch only; 'branch' must be 'both'.")
 
