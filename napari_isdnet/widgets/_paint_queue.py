@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from napari_isdnet.window import Window
 
@@ -15,7 +16,8 @@ class PaintQueue:
     """Runs tasks in the order they come. ``on_done(dirty, idle)`` and ``on_error(error)`` are called on its thread.
 
     ``dirty`` are the windows (level 0) that the task returned; ``idle`` is true when no other task waits. The thread
-    starts with the first task.
+    starts with the first task. What ``on_done`` raises goes to ``on_error``, what that raises nowhere: whoever listened
+    may be gone, and what waits is still to be stored.
     """
 
     def __init__(self, on_done: Callable[[list[Window], bool], None], on_error: Callable[[Exception], None]) -> None:
@@ -72,11 +74,19 @@ class PaintQueue:
             try:
                 dirty = task()
             except Exception as error:  # said on the main thread, whatever it is; the next task goes on
-                self._on_error(error)
+                self._say(error)
             with self._changed:
                 self._working, self._telling = False, True
                 idle = not self._tasks
-            self._on_done(dirty, idle)
-            with self._changed:
-                self._telling = False
-                self._changed.notify_all()
+            try:
+                self._on_done(dirty, idle)
+            except Exception as error:
+                self._say(error)
+            finally:
+                with self._changed:
+                    self._telling = False
+                    self._changed.notify_all()
+
+    def _say(self, error: Exception) -> None:
+        with suppress(Exception):
+            self._on_error(error)
