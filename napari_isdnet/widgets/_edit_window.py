@@ -131,11 +131,15 @@ class EditWindow(QObject):
         if self.layer.selected_label > len(self._store.classes):  # the last class is gone
             self.layer.selected_label = self.controller.class_index + 1
 
-    def close(self) -> None:
-        """Hand over the rest; the layer goes."""
+    def end(self) -> None:
+        """Hand over the rest; the layer, whose window may be gone, stays as it is."""
         self._timer.stop()
         self._later.stop()
         self.flush()
+
+    def close(self) -> None:
+        """Hand over the rest; the layer goes."""
+        self.end()
         for event in ("paint", "set_data", "data"):
             getattr(self.layer.events, event).disconnect(self._touched)
         if self.layer in self.viewer.layers:

@@ -40,7 +40,7 @@ class AnnotateWidget(Exchanging):
         self.viewer = viewer
         self.controller = AnnotateController(self._changed.emit, self._failed.emit)
         self.canvas: AnnotationLayer | None = None
-        self.editing: EditWindow | None = None
+        self._edited: list[EditWindow] = []  # at most one; a list, since it outlives the widget's C++ side
         self.image_layer: Any = None
         self._timer = QTimer(self)
         self._timer.setInterval(150)
@@ -48,9 +48,22 @@ class AnnotateWidget(Exchanging):
         watch(viewer)
         self._connect()
         self._list_layers()
-        controller = self.controller
+        controller, edited = self.controller, self._edited
+
+        def gone() -> None:
+            try:
+                for window in edited:
+                    window.end()
+            finally:
+                controller.close()
+
         end_with_dock(self, self.stop)
-        stop_with(self, controller.close)
+        stop_with(self, gone)
+
+    @property
+    def editing(self) -> EditWindow | None:
+        """The edit window, where one is open."""
+        return self._edited[0] if self._edited else None
 
     # -- wiring ---------------------------------------------------------------------------------------------------
 
@@ -327,7 +340,7 @@ class AnnotateWidget(Exchanging):
         inserted = self.viewer.layers.events.inserted
         inserted.connect(_mark_as_edited, position="first")
         try:
-            self.editing = EditWindow(self.viewer, self.controller, window, self.canvas.layer)
+            self._edited.append(EditWindow(self.viewer, self.controller, window, self.canvas.layer))
         finally:
             inserted.disconnect(_mark_as_edited)
         self.canvas.layer.visible = False
@@ -335,10 +348,9 @@ class AnnotateWidget(Exchanging):
         self._show_waiting()
 
     def _stop_editing(self) -> None:
-        editing, self.editing = self.editing, None
-        if editing is None:
+        if self.editing is None:
             return
-        editing.close()
+        self._edited.pop().close()
         self.edit_button.setChecked(False)
         self.edit_button.setText("Edit window")
         if self.canvas is not None and self.canvas.layer in self.viewer.layers:

@@ -69,3 +69,13 @@ def test_a_stroke_that_is_being_stored_is_stored_and_nothing_waits_for_good(
     close_by_its_cross(viewer, qtbot)
     assert waited == [True]
     assert [value_at(folder, 200, column) for column in (175, 325)] == [1, 1]
+
+
+def test_what_was_painted_in_an_edit_window_just_now_is_stored(
+    viewer: Any, qtbot: Any, dock: AnnotateWidget, folder: Path
+) -> None:
+    dock.edit_button.click()
+    at = dock.editing.window
+    dock.editing.layer.paint((50, 60), 1)
+    close_by_its_cross(viewer, qtbot)
+    assert value_at(folder, at.row + 50, at.column + 60) == 1
