@@ -77,7 +77,7 @@ def values(controller: AnnotateController) -> np.ndarray:
 def test_a_drag_in_pieces_equals_one_stroke_and_is_one_step(controller, monkeypatch) -> None:
     monkeypatch.setattr(module, "PIECE_POINTS", 4)
     path = [(100.0 + 7 * k, 100.0 + 90 * np.sin(k)) for k in range(30)]
-    assert controller.press(path[0], 15)
+    controller.press(path[0], 15)
     for point in path[1:]:
         controller.move(point)
     controller.release()
@@ -124,7 +124,16 @@ def test_nothing_is_painted_while_a_long_change_of_the_classes_goes_on(controlle
 
     controller.edit(slow)
     assert controller.busy
-    assert not controller.press((5, 5), 3)
+    corners = [(10.0, 10.0), (10.0, 200.0), (200.0, 200.0)]
+    for paint in (
+        lambda: controller.press((5, 5), 3),
+        lambda: controller.outline(corners),
+        lambda: controller.fill_superpixel(None, (5, 5), 1.0),
+        lambda: controller.accept([], None, (5, 5), 1.0),
+    ):
+        with pytest.raises(InputError, match="being changed; paint again in a moment"):
+            paint()
+    assert not controller.dragging
     gate.append(True)
     assert controller.wait(5)
     assert not controller.busy

@@ -113,11 +113,12 @@ class AnnotateController:
         """Annotation value that the tool at hand paints."""
         return 0 if self.tool == "eraser" else self.class_index + 1
 
-    def _ready(self) -> bool:
-        """After a change of the class list or an undo: wait a moment; False when it takes long."""
+    def _await_classes(self) -> None:
+        """After a change of the class list or an undo: wait a moment; where it takes long, say so."""
         if self.busy:
             self._queue.wait(PATIENCE_SECONDS)
-        return not self.busy
+        if self.busy:
+            raise InputError("The classes are being changed; paint again in a moment.")
 
     def _target(self, erase: bool) -> int | None:
         if erase or self.tool == "eraser":
@@ -126,15 +127,14 @@ class AnnotateController:
             raise InputError("There is no class to paint yet; add one first.")
         return self.class_index
 
-    def press(self, point: Point, radius: float, erase: bool = False) -> bool:
-        """Begin a drag of the brush; False while a long change of the class list is under way."""
-        if not self._ready():
-            return False
+    # All that paints raises InputError while a long change of the class list is under way.
+    def press(self, point: Point, radius: float, erase: bool = False) -> None:
+        """Begin a drag of the brush."""
+        self._await_classes()
         self._drag = ([point], radius, self._target(erase))
         self._since = time.monotonic()
         store = self.store
         self._queue.submit(lambda: self._open_group(store))
-        return True
 
     def move(self, point: Point) -> None:
         """Go on with the drag; a piece that is long enough goes to the store."""
@@ -183,9 +183,9 @@ class AnnotateController:
 
     def paint(self, stroke: Stroke, erase: bool = False) -> None:
         """Paint a whole stroke with the class at hand."""
-        if self._ready():
-            store, target = self.store, self._target(erase)
-            self._queue.submit(lambda: store.paint(stroke, target))
+        self._await_classes()
+        store, target = self.store, self._target(erase)
+        self._queue.submit(lambda: store.paint(stroke, target))
 
     def outline(self, points: Sequence[Point], erase: bool = False) -> None:
         """Fill a polygon (its corners) or a lasso (its path); fewer than three points are nothing."""
@@ -194,8 +194,7 @@ class AnnotateController:
 
     def fill_superpixel(self, source: Any, point: Point, zoom_out: float, erase: bool = False) -> None:
         """Paint the superpixel under ``point``; it is found on the painting thread."""
-        if not self._ready():
-            return
+        self._await_classes()
         store, target, size, method = self.store, self._target(erase), self.size, self.superpixel_method
 
         def task() -> list[Window]:
@@ -223,8 +222,7 @@ class AnnotateController:
         ``classes`` are the prediction's (names and colours; a missing one is added); ``None`` for labels that do not
         say: the class at hand is painted then.
         """
-        if not self._ready():
-            return
+        self._await_classes()
         store, target = self.store, self._target(erase)
 
         def task() -> list[Window]:

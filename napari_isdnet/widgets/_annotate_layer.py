@@ -146,8 +146,7 @@ class AnnotationLayer:
 
     def _drag_brush(self, event: Any, erase: bool) -> Generator[None, None, None]:
         last, radius = self.point(event), self.radius
-        if not self.controller.press(last, radius, erase):
-            return
+        self.controller.press(last, radius, erase)
         value = 0 if erase else self.controller.value
         try:
             self.preview.brush([last], radius, value)
@@ -201,10 +200,13 @@ class AnnotationLayer:
             self.finish("Shift" in event.modifiers)
 
     def finish(self, erase: bool = False) -> None:
-        """Close and fill the polygon."""
-        corners, self.corners = self.corners, []
-        self.preview.clear()
-        self.controller.outline(corners, erase)
+        """Close and fill the polygon; where that is refused its corners stay."""
+        try:
+            self.controller.outline(self.corners, erase)
+        except InputError as error:
+            notify_error(error)
+        else:
+            self.cancel()
 
     def cancel(self) -> None:
         """Forget the polygon."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from napari.utils.notifications import notification_manager
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QFileDialog, QInputDialog
 
 from napari_isdnet.io.source import GeoReference
@@ -25,7 +25,7 @@ from napari_isdnet.widgets._segment_layers import placement
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.window import Window
 
-from .canvas_tools import canvas_of, drag, key
+from .canvas_tools import canvas_of, drag, key, mouse, on_screen
 
 pytestmark = pytest.mark.long  # what a dock survives: a window each
 
@@ -137,6 +137,34 @@ def test_an_edit_window_keeps_its_classes_while_the_list_is_edited(viewer: Any, 
     settle(qtbot, dock)
     assert painted(dock)[at.row + 120, at.column + 20] == 1
     assert said() == []
+
+
+def test_what_is_drawn_while_the_classes_change_is_refused_in_words_and_a_polygon_stays(
+    viewer: Any, qtbot: Any, dock: Any
+) -> None:
+    go = threading.Event()
+    dock.controller.edit(lambda _store: go.wait(60) and None)
+    path = [(300.0, 400.0), (300.0, 500.0), (400.0, 500.0)]
+    for tool in ("brush", "lasso"):
+        dock.choose(tool=tool)
+        drag(viewer, dock.canvas.layer, path)
+    dock.choose(tool="polygon")
+    for corner in path:
+        drag(viewer, dock.canvas.layer, [corner])
+    canvas_of(viewer).setFocus()
+    key(viewer, Qt.Key.Key_Return)
+    at = on_screen(viewer, dock.canvas.layer, path[-1])
+    mouse(canvas_of(viewer), QEvent.Type.MouseButtonDblClick, at)
+    assert said() == ["The classes are being changed; paint again in a moment."] * 4
+    assert len(dock.canvas.corners) >= len(path)
+    go.set()
+    settle(qtbot, dock)
+    assert not painted(dock).any()
+    key(viewer, Qt.Key.Key_Return)
+    settle(qtbot, dock)
+    assert painted(dock)[320, 480] == 1
+    assert not dock.canvas.corners
+    assert len(said()) == 4
 
 
 def test_an_image_that_was_closed_stays_named_and_its_annotation_can_be_closed(
