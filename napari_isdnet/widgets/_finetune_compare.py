@@ -16,9 +16,9 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.widgets._finetune_changes import Change, areas, changes
-from napari_isdnet.widgets._job import Job
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import Engine, SegmentController
+from napari_isdnet.widgets._worker import Job
 from napari_isdnet.window import Window
 
 POLL_MS = 400
@@ -94,7 +94,7 @@ class Comparison(QObject):
             known = policy or IntensityPolicy.from_source(source)
             return engine.about(model), engine.live(source, model, device, known), known
 
-        job = Job(load)
+        job = Job(load, drop=lambda found: found[1].close())
         self._forget_ended(this)
         this.jobs.append(job)
         job.returned.connect(lambda found: self._loaded(side, model, found))

@@ -77,7 +77,9 @@ class LiveView(QObject):
             self._start(image, source, settings, region or Window.whole(source.shape), *found)
 
         self._say("Loading the model…")
-        self.dock.live_bar.run(load, on_result=start, on_error=self._broken, on_cancel=self.stop)
+        self.dock.live_bar.run(
+            load, on_result=start, on_error=self._broken, on_cancel=self.stop, drop=lambda found: found[0].close()
+        )
 
     def _broken(self, error: BaseException) -> None:
         self.stop()
@@ -107,6 +109,7 @@ class LiveView(QObject):
             self.dock.live_bar.run(
                 lambda: self.controller.prepare_exact(source, settings, policy),
                 on_result=self._better, on_cancel=self._settle, on_error=self._not_exact,
+                drop=lambda work: work.close(),
             )  # fmt: skip
 
     def _settle(self) -> None:

@@ -197,7 +197,9 @@ class ErrorsWidget(ErrorsForm):
             )
             return in_one_order(prediction, truth)
 
-        self.looking.run(look, on_result=lambda maps: self._opened(maps, question, names))
+        self.looking.run(
+            look, on_result=lambda maps: self._opened(maps, question, names), drop=lambda maps: _release([maps])
+        )
 
     def _opened(self, maps: tuple[LabelMap, LabelMap], known: Question | None, names: tuple[str, str]) -> None:
         self._maps[:] = [maps]

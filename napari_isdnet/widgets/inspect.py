@@ -20,11 +20,12 @@ from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import keep_triton_out, look_for_models
 from napari_isdnet.widgets._inspect_form import InspectForm
-from napari_isdnet.widgets._job import Job, end_with_dock, stop_with
+from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.widgets._tables import cell
+from napari_isdnet.widgets._worker import Job
 from napari_isdnet.window import Window
 
 OWN = "napari-isdnet-features"
@@ -165,6 +166,7 @@ class InspectWidget(InspectForm):
             lambda: control.open_view(source, policy, settings, folder),
             on_result=partial(self._opened, layer, settings), on_error=failed,
             on_cancel=lambda: self.open_button.setEnabled(True), title="Looking inside",
+            drop=lambda shared: shared.release(),
         )  # fmt: skip
 
     def _opened(self, layer: Any, settings: control.InspectSettings, shared: control.SharedView) -> None:

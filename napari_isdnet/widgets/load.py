@@ -279,7 +279,10 @@ class LoadWidget(Controls):
             self._show_no_facts()
             notify_error(error)
 
-        self.bar.run(look, on_result=self._show, on_error=failed, on_cancel=self._show_no_facts, title="Opening")
+        self.bar.run(
+            look, on_result=self._show, on_error=failed, on_cancel=self._show_no_facts, title="Opening",
+            drop=lambda entry: entry["source"].close(),
+        )  # fmt: skip
 
     def _show(self, entry: dict[str, Any]) -> None:
         self._opened[:] = [entry]

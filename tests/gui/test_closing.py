@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QDockWidget, QWidget
 
-from napari_isdnet.progress import Clock
+from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.widgets import _inspect_controller
 from napari_isdnet.widgets._job import JobBar, end_with_dock
 from tests.gui.conftest import our_threads, our_widgets
 
@@ -80,6 +82,34 @@ def test_a_widget_that_gets_another_dock_lives_on(viewer, qtbot) -> None:
     qtbot.wait(200)
     assert widget.parent() is not None
     assert widget.isVisible()
+
+
+def test_a_view_that_a_closed_dock_had_asked_for_is_let_go(viewer, qtbot, monkeypatch) -> None:
+    at_it, go_on, released = threading.Event(), threading.Event(), threading.Event()
+
+    class View(_inspect_controller.SharedView):
+        def release(self) -> None:
+            released.set()
+
+    def open_view(*_: Any) -> Any:
+        yield Progress(0, 1, "Loading the model")
+        at_it.set()
+        go_on.wait(20)
+        return View(None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_inspect_controller, "open_view", open_view)
+    viewer.add_image(np.zeros((40, 50, 3), np.uint8), name="picture")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-isdnet", "Inspect")
+    widget.choose_model("any")
+    widget.look_inside()
+    assert at_it.wait(20)
+    bar = widget.bar
+    del widget
+    close_by_its_cross(viewer, "Inspect")
+    qtbot.waitUntil(lambda: not bar.running, timeout=10_000)
+    go_on.set()
+    qtbot.waitUntil(released.is_set, timeout=10_000)
+    gone(qtbot)
 
 
 def test_annotate_takes_its_layer_along_and_keeps_what_was_painted(viewer, qtbot, tmp_path, monkeypatch) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator
 
+import pytest
 from qtpy.QtWidgets import QWidget
 
 from napari_isdnet.progress import Progress
-from napari_isdnet.widgets._job import Job, JobBar, describe_time
+from napari_isdnet.widgets._job import JobBar, describe_time
+from napari_isdnet.widgets._worker import Job
 
 
 def endless(log: list[str]) -> Generator[Progress, None, None]:
@@ -125,6 +128,36 @@ def test_a_second_run_replaces_the_first(qtbot) -> None:
     bar.run(lambda: counted(3), on_result=results.append)
     qtbot.waitUntil(lambda: results == ["result"])
     assert log[-1] == "closed"
+
+
+@pytest.mark.parametrize("when", ["in the last step", "before it is told", "told"])
+def test_a_result_that_nobody_is_told_of_is_dropped_on_the_worker_thread(qtbot, when: str) -> None:
+    at_it, go_on = threading.Event(), threading.Event()
+    results: list[str] = []
+    dropped: list[tuple[str, bool]] = []
+
+    def work() -> Generator[Progress, None, str]:
+        yield Progress(0, 1, "opening")
+        at_it.set()
+        go_on.wait(10)
+        return "file"
+
+    bar = JobBar()
+    qtbot.addWidget(bar)
+    job = bar.run(
+        work, results.append, drop=lambda x: dropped.append((x, threading.current_thread() is threading.main_thread()))
+    )
+    assert at_it.wait(10)
+    if when == "in the last step":
+        bar.abandon()
+    go_on.set()
+    if when == "before it is told":
+        while not job._news or job._news[-1] != ("returned", "file"):  # no events are processed meanwhile
+            time.sleep(0.001)
+        bar.abandon()
+    qtbot.waitUntil(lambda: not job.alive and bool(results or dropped), timeout=10_000)
+    assert results == (["file"] if when == "told" else [])
+    assert dropped == ([] if when == "told" else [("file", False)])
 
 
 def test_time_is_said_as_people_say_it() -> None:

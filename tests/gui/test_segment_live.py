@@ -11,10 +11,11 @@ import pytest
 from napari.utils.notifications import notification_manager
 
 from napari_isdnet.engine.lock import JobLock
+from napari_isdnet.progress import result_of
 from napari_isdnet.widgets._engine import LocalEngine, _others_turn
 from napari_isdnet.widgets.segment import SegmentWidget
 from napari_isdnet.window import Window
-from tests.gui.test_segment_controller import FakeEngine, drive
+from tests.gui.test_segment_controller import FakeEngine
 from tests.network_tools import lively, picture, policy_of, small, source_of
 
 
@@ -47,7 +48,7 @@ def test_an_image_that_goes_while_the_model_loads_ends_live_without_a_word(viewe
     viewer.layers.remove(image)
     assert not dock.live.on
     engine.let.set()
-    qtbot.wait(300)
+    qtbot.waitUntil(lambda: engine.closed == ["live"], timeout=10_000)  # nobody will answer by it
     assert dock.live.layer is None
     assert dock.controller.live is None
     assert len(engine.averaged) == 1  # live did not begin on the image that is left
@@ -56,7 +57,7 @@ def test_an_image_that_goes_while_the_model_loads_ends_live_without_a_word(viewe
 
 def test_a_job_that_another_window_works_on_is_waited_for(tmp_path: Path) -> None:
     job = tmp_path / "means.job"
-    drive(_others_turn(job))  # nobody has begun it
+    result_of(_others_turn(job))  # nobody has begun it
     job.mkdir()
     lock = JobLock(job / "lock")
     lock.acquire()
@@ -79,7 +80,7 @@ def test_two_windows_that_look_at_one_image_search_once(tmp_path: Path, monkeypa
         next(first)
     stages = [next(second).stage for _ in range(3)]
     assert stages[-1] == "another window of napari goes over this image"
-    works = drive(first), drive(second)
+    works = result_of(first), result_of(second)
     whole = Window(0, 0, 160, 128)
     answers = [work.compute(whole) for work in works]
     for work in works:
