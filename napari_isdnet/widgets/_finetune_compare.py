@@ -31,11 +31,15 @@ Loaded = tuple[ModelAbout, LiveWork, IntensityPolicy]
 
 @dataclass
 class Side:
-    """One of the two maps: its layer, the model behind it and what computes it."""
+    """One of the two maps: its layer, the model behind it and what computes it.
+
+    ``asked`` counts what was asked for, ``loaded`` is the number of what the layer shows.
+    """
 
     controller: SegmentController
     name: str = ""
-    loaded: str = ""
+    asked: int = 0
+    loaded: int = 0
     model: str | None = None
     layer: Any = None
     jobs: list[Job] = field(default_factory=list)
@@ -86,7 +90,9 @@ class Comparison(QObject):
         this = self.sides[side]
         if self.image is None or self.source is None or (this.model == model and not fresh and this.layer is not None):
             return
-        this.model, this.name = model, name
+        this.model = model
+        this.asked += 1
+        request = this.asked
         engine, source, policy, device = this.controller.engine, self.source, self._policy, self.device
 
         def load() -> Generator[Progress, None, Loaded]:
@@ -97,24 +103,28 @@ class Comparison(QObject):
         job = Job(load, drop=lambda found: found[1].close())
         self._forget_ended(this)
         this.jobs.append(job)
-        job.returned.connect(lambda found: self._loaded(side, model, found))
-        job.failed.connect(lambda error: self._not_loaded(side, model, fresh, error))
+        job.returned.connect(lambda found: self._loaded(side, request, model, name, found))
+        job.failed.connect(lambda error: self._not_loaded(side, request, model, fresh, error))
         job.start()
 
-    def _not_loaded(self, side: str, model: str, fresh: bool, error: BaseException) -> None:
-        if self.sides[side].model != model:  # another one was asked for meanwhile
+    def _not_loaded(self, side: str, request: int, model: str, fresh: bool, error: BaseException) -> None:
+        this = self.sides[side]
+        if this.asked != request or this.model != model:  # another one was asked for meanwhile, or none
             return
-        self.sides[side].model = None
+        this.model = None
         if not fresh or Path(model).exists():  # weights of a run that is over have moved to the history: they follow
             notify_error(error)
 
-    def _loaded(self, side: str, model: str, found: Loaded) -> None:
-        about, work, self._policy = found
+    def _loaded(self, side: str, request: int, model: str, name: str, found: Loaded) -> None:
+        about, work, policy = found
         this, image, source = self.sides[side], self.image, self.source
-        if this.model != model or image is None or source is None or image not in self.viewer.layers:
+        # A file that is written again is asked for again, and what comes last need not be what was asked for last.
+        late = this.model != model or request < this.loaded
+        if late or image is None or source is None or image not in self.viewer.layers:
             work.close()
             return
-        controller, this.loaded = this.controller, this.name
+        self._policy, this.name, this.loaded = policy, name, request
+        controller = this.controller
         if this.layer is not None and controller.live is not None and controller.classes == about.classes:
             controller.replace(work)
             this.layer.name = self._title(side)
@@ -146,10 +156,10 @@ class Comparison(QObject):
     def settle(self, model: str, name: str) -> None:
         """The run is over: its best weights got a place in the history under ``name``; they may be shown already."""
         this = self.sides[AFTER]
-        if this.layer is None or this.loaded != this.name:
+        if this.layer is None or this.loaded != this.asked:
             self.show(AFTER, model, name, fresh=True)
             return
-        this.model, this.name, this.loaded = model, name, name
+        this.model, this.name = model, name
         this.layer.name = self._title(AFTER)
         self.told.emit()
 

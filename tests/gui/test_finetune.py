@@ -82,7 +82,7 @@ def trained(qtbot: Any, dock: FineTuneWidget) -> None:
 def shown_everywhere(qtbot: Any, dock: FineTuneWidget, side: str) -> np.ndarray:
     """The map of a side once it is known everywhere, as it is on the screen."""
     this = dock.compare.sides[side]
-    qtbot.waitUntil(lambda: this.layer is not None and this.loaded == this.name, timeout=LONG)
+    qtbot.waitUntil(lambda: this.layer is not None and this.loaded == this.asked, timeout=LONG)
     live = pyramid_of(this.layer)
     assert live is not None
     labels = live.read(0, Window.whole(live.shapes[0]))  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ def test_better_weights_show_at_once_and_the_history_goes_back(
     dock.use_button.click()
     assert dock.controller.project.current == "m001"
     assert [row[0] for row in texts(dock.history)] == ["m002", "● m001", "Before any fine-tuning"]
-    qtbot.waitUntil(lambda: dock.compare.sides[AFTER].loaded == "m001", timeout=LONG)
+    qtbot.waitUntil(lambda: dock.compare.sides[AFTER].name == "m001", timeout=LONG)
     assert dock.settings().parent == "m001"
     dock.use("")
     assert dock.controller.project.current is None
