@@ -83,7 +83,7 @@ def folder_of(project: Project) -> Path:
 
 
 def begin(project: Project, settings: TuneSettings, image: Mapping[str, str], pixels: Any = None) -> dict[str, Any]:
-    """Write a new run, in place of one that was cut off; returns the worker's job.
+    """Write a new run, in place of one that was cut off, once all of it is there; returns the worker's job.
 
     ``image`` is ``{"image": path}`` or ``{"sample": name}``; ``pixels`` an array that has no file, kept with the run.
     The annotations are those of this moment. Raises :class:`InputError` where nothing (or one class) is painted.
@@ -95,15 +95,32 @@ def begin(project: Project, settings: TuneSettings, image: Mapping[str, str], pi
             " needs two classes and strokes: paint some in the Annotate dock."
         )
     folder = folder_of(project)
-    if folder.is_dir():
-        FolderLock(folder).release()  # refused while a process is still at work there
-        remove(folder)
-    folder.mkdir(parents=True)
+    new = folder.with_name(f"{FOLDER}.new")
+    remove(new)  # of a process that was killed here
+    new.mkdir(parents=True)
+    try:
+        job = _prepare(project, settings, image, pixels, new)
+        if folder.is_dir():
+            FolderLock(folder).release()  # refused while a process is still at work there
+            remove(folder)
+        new.replace(folder)
+    finally:
+        remove(new)
+    return job
+
+
+def _prepare(
+    project: Project, settings: TuneSettings, image: Mapping[str, str], pixels: Any, new: Path
+) -> dict[str, Any]:
+    """Write the files of a run into ``new``; its job says where they will lie."""
+    folder = folder_of(project)
     project.store.flush()
     snapshot = take_snapshot(project.store, settings.held_out)
-    snapshot.save(folder / SNAPSHOT)
+    snapshot.save(new / SNAPSHOT)
+    if pixels is not None:
+        _keep_pixels(new / PIXELS, pixels)
     job = {
-        **(image if pixels is None else {"image": str(_keep_pixels(folder / PIXELS, pixels))}),
+        **(image if pixels is None else {"image": str(folder / PIXELS)}),
         "annotations": str(folder / SNAPSHOT),
         "model": settings.model,
         "output": str(folder / OUTPUT),
@@ -115,15 +132,14 @@ def begin(project: Project, settings: TuneSettings, image: Mapping[str, str], pi
         "parent": settings.parent,
         "pixels": dict(zip((c.name for c in snapshot.classes), snapshot.class_counts(), strict=True)),
     }
-    write_atomic(folder / JOB, json.dumps(job, indent=1).encode())
+    write_atomic(new / JOB, json.dumps(job, indent=1).encode())
     return job
 
 
-def _keep_pixels(path: Path, pixels: Any) -> Path:
+def _keep_pixels(path: Path, pixels: Any) -> None:
     if not isinstance(pixels, np.ndarray) or pixels.nbytes > MOST_PIXEL_BYTES:
         raise InputError("This image has no file that the trainer could read; save it to a file and load that first.")
     np.save(path, pixels, allow_pickle=False)
-    return path
 
 
 def unfinished_job(project: Project) -> tuple[dict[str, Any], Unfinished | None] | None:
