@@ -18,6 +18,7 @@ from napari_isdnet.annotation.strokes import Brush
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.widgets import _finetune_job as jobs
+from napari_isdnet.widgets._finetune_controller import TuneController
 from napari_isdnet.widgets._finetune_job import TuneSettings
 
 SETTINGS, IMAGE = TuneSettings("fields"), {"image": "scene.tif"}
@@ -72,3 +73,15 @@ def test_a_run_that_cannot_begin_leaves_the_one_before_to_resume(project: Projec
     assert run_of(project) == before["run"]
     assert (folder / jobs.OUTPUT).read_bytes() == b"weights"
     assert os.listdir(folder.parent) == ["tuning"]
+
+
+def test_what_is_still_being_painted_is_waited_for_or_nothing_begins(project: Project) -> None:
+    controller = TuneController()
+    controller.project = project
+    asked: list[float] = []
+    steps = controller.train(SETTINGS, IMAGE, None, lambda seconds: asked.append(seconds) is not None)
+    next(steps)
+    with pytest.raises(InputError, match="is not saved yet; try again in a moment"):
+        next(steps)
+    assert asked == [30.0]
+    assert run_of(project) is None

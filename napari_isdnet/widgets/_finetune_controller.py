@@ -182,7 +182,8 @@ class TuneController:
         """Begin a run with the annotations of now; ``wait`` until what is being painted is in the store."""
         project = self.opened()
         yield Progress(0, 1, "Taking a snapshot of the annotation")
-        wait(30.0)
+        if not wait(30.0):
+            raise InputError("What is being painted is not saved yet; try again in a moment.")
         job = jobs.begin(project, settings, image, pixels)
         self.curves = Curves()
         return (yield from self._drive(project, job, False))
