@@ -18,7 +18,7 @@ from napari_isdnet.engine.ledger import Ledger
 from napari_isdnet.engine.live import PredictionPyramid
 from napari_isdnet.engine.results import ResultStores, Wanted
 from napari_isdnet.engine.segment import segment
-from napari_isdnet.engine.viewqueue import ViewQueue
+from napari_isdnet.engine.viewqueue import ViewQueue, close_later
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io import sampling, scaled
 from napari_isdnet.io.disk import remove
@@ -288,3 +288,16 @@ def test_the_log_is_plain_json_lines(tmp_path: Path) -> None:
     assert json.loads(line[9:]) == ["output", "scan.tif", None]
     assert ledger.recorded_units(tmp_path / "a.job", "output") == {"scan.tif"}
     assert ledger.recorded_units(tmp_path / "none.job", "output") == set()
+
+
+def test_what_is_to_be_closed_later_is_closed_though_something_before_it_fails(monkeypatch) -> None:
+    closed: list[str] = []
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_value))
+
+    def broken() -> None:
+        raise OSError("the disk is gone")
+
+    close_later(lambda: closed.append("first"), broken, lambda: closed.append("last")).join(10)
+    assert closed == ["first", "last"]
+    assert [str(error) for error in reported] == ["the disk is gone"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -23,11 +23,15 @@ def spare_core_threads(most: int = 4) -> int:
 
 
 def close_later(*closers: Callable[[], Any]) -> threading.Thread:
-    """Call ``closers`` one after the other where waiting for a step at hand does not hold the window."""
+    """Call ``closers`` one after the other where waiting for a step at hand does not hold the window.
+
+    All of them are called, also where one raises; that is reported as any thread's error is.
+    """
 
     def run() -> None:
-        for close in closers:
-            close()
+        with ExitStack() as stack:
+            for close in reversed(closers):
+                stack.callback(close)
 
     # Not a daemon: the process ends after them, so that no thread computes into an interpreter that is going down.
     thread = threading.Thread(target=run, name="isdnet-view-close")
