@@ -34,6 +34,11 @@ class Flying(AnnotateForm):
         self._places: tuple[int, Guide, list[Suggestion]] | None = None
         self._visited: list[Window] = []
         self._flight = QVariantAnimation(self)
+        self._flight.setDuration(FLIGHT_MS)
+        self._flight.setStartValue(0.0)
+        self._flight.setEndValue(1.0)
+        self._flight.valueChanged.connect(self._step_of_flight)
+        self._way: list[tuple[float, float]] = []
 
     def next_region(self) -> None:
         """Fly to the best place to annotate that was not visited yet; ranked anew once more is painted."""
@@ -78,16 +83,11 @@ class Flying(AnnotateForm):
         scale = min(abs(float(s)) for s in layer.scale[-2:])
         goal = (down, across, math.log(0.85 * min(canvas_size(self.viewer)) / (max(window.shape) * scale)))
         start = (*map(float, camera.center[-2:]), math.log(camera.zoom))
-
-        def step(share: float) -> None:
-            now = [a + (b - a) * share for a, b in zip(start, goal, strict=True)]
-            camera.center = (now[0], now[1])
-            camera.zoom = math.exp(now[2])
-
         self._flight.stop()
-        self._flight = QVariantAnimation(self)
-        self._flight.setDuration(FLIGHT_MS)
-        self._flight.setStartValue(0.0)
-        self._flight.setEndValue(1.0)
-        self._flight.valueChanged.connect(step)
+        self._way = list(zip(start, goal, strict=True))
         self._flight.start()
+
+    def _step_of_flight(self, share: float) -> None:
+        down, across, zoom = (a + (b - a) * share for a, b in self._way)
+        self.viewer.camera.center = (down, across)
+        self.viewer.camera.zoom = math.exp(zoom)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, Qt, QVariantAnimation
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -350,6 +350,7 @@ def test_next_region_flies_to_the_unsure_place_and_says_why(viewer, qtbot, dock,
     dock.next_button.click()
     qtbot.wait(700)
     assert viewer.camera.center != first
+    assert len(dock.findChildren(QVariantAnimation)) == 1
 
 
 def test_without_an_image_start_is_off(viewer) -> None:
