@@ -23,7 +23,6 @@ from napari_isdnet.widgets._paint_queue import PaintQueue
 from napari_isdnet.widgets._projects import close_project, open_project
 from napari_isdnet.window import Window
 
-TOOLS = ("pan", "brush", "eraser", "polygon", "lasso", "superpixel", "accept")
 PATIENCE_SECONDS = 0.3
 PIECE_SECONDS = 0.3
 PIECE_POINTS = 256

@@ -298,10 +298,7 @@ def worst_rows(result: Evaluation, index: int | None = None) -> list[tuple[Windo
     """(window, cells) of the worst windows, worst first: of any class, or of one."""
     if index is not None:
         found = result.worst_by_class[index] if index < len(result.worst_by_class) else ()
-        kinds = [
-            [f"{n:,} {kind}" for n, kind in ((w.missed, "missed"), (w.false_alarm, "false alarm")) if n] for w in found
-        ]
-        return [(w.window, (_share(w), _corner(w.window), ", ".join(texts))) for w, texts in zip(found, kinds)]
+        return [(w.window, (_share(w), _corner(w.window), _kinds(w))) for w in found]
     names = result.classes
     confused = [[f"{names[c.truth].name} → {names[c.predicted].name}" for c in w.confusions[:2]] for w in result.worst]
     return [(w.window, (_share(w), _corner(w.window), ", ".join(texts))) for w, texts in zip(result.worst, confused)]

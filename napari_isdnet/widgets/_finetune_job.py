@@ -198,11 +198,6 @@ def _name(project: Project, job: Mapping[str, Any]) -> str:
     return f"{Path(project.store.name).stem} {job['options']['preset']} {len(project.history()) + 1}"
 
 
-def discard(project: Project) -> None:
-    """Forget a run that was cut off."""
-    remove(folder_of(project))
-
-
 def is_backbone(model: str) -> bool:
     """True where everything but the backbone starts anew."""
     return model == BACKBONE
