@@ -47,11 +47,7 @@ class Exporting(SegmentForm):
         """Put the command line that does the same on the clipboard."""
         try:
             layer, settings = self.image.currentData(), self.settings()
-            path = layers.path_of(layer)
-            if path is None:
-                raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
-            policy = layers.opened(layer)[1]
-            contrast = "auto" if policy is None else policy.contrast
+            path, contrast = layers.file_for_command(layer)
             text = command(path, replace(settings, contrast=contrast), self.roi(settings.region))
         except InputError as error:
             notify_error(error)

@@ -99,6 +99,15 @@ def path_of(layer: Any) -> str | None:
     return file if _is_whole(os.path.abspath(file), shape_of(layer), bool(layer.rgb)) else None
 
 
+def file_for_command(layer: Any) -> tuple[str, str]:
+    """The file of an image layer and its ``--contrast``, for a command; :class:`InputError` where it has no file."""
+    path = path_of(layer)
+    if path is None:
+        raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
+    policy = opened(layer)[1]
+    return path, "auto" if policy is None else policy.contrast
+
+
 @lru_cache(maxsize=64)
 def _is_whole(file: str, shape: tuple[int, int], rgb: bool) -> bool:
     """True where an image file has the rows, columns and channels of a layer. Pictures are one layer, whoever reads."""

@@ -117,9 +117,7 @@ class FineTuneWidget(Keeping):
         """Put the command line that trains the same weights on the clipboard."""
         try:
             layer, settings, project = self.image.currentData(), self.settings(), self.controller.opened()
-            path = layers.path_of(layer)
-            if path is None:
-                raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
+            path, _ = layers.file_for_command(layer)
             output = project.folder.with_name(f"{layers.stem_of(layer)}_tuned.safetensors")
             text = jobs.command(path, project.folder, output, settings)
         except InputError as error:

@@ -382,13 +382,9 @@ class InspectWidget(InspectForm):
         try:
             if self.looked_at is None or self.settings is None:
                 raise InputError("There is no map to write yet; look inside first.")
-            path = layers.path_of(self.looked_at)
-            if path is None:
-                raise InputError(f"'{self.looked_at.name}' has no file that a command could read; save it first.")
-            policy = layers.opened(self.looked_at)[1]
+            path, contrast = layers.file_for_command(self.looked_at)
             roi = self.roi()
             whole = roi == Window.whole(layers.shape_of(self.looked_at))
-            contrast = "auto" if policy is None else policy.contrast
             text = control.command(path, self.settings, self._name(), None if whole else roi, contrast)
         except InputError as error:
             notify_error(error)
