@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyqtgraph as pg
-from qtpy.QtCore import QEvent
-from qtpy.QtGui import QColor, QPalette
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 from scipy.signal import lfilter
 
 from napari_isdnet.classes import ClassInfo
-from napari_isdnet.widgets._plots import small_plot
+from napari_isdnet.widgets._plots import ThemedPlots
 
 Losses = Sequence[tuple[float, float]]
 Scores = Sequence[tuple[float, Mapping[str, float]]]
@@ -23,18 +22,20 @@ SMOOTHING = 0.8
 MOST_POINTS = 2000
 
 
-class CurvesWidget(QWidget):
+class CurvesWidget(ThemedPlots):
     """Loss of every step with its running mean; mIoU (bold) and IoU of each class (its colour) at every judgement."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName("finetune_curves")
+        super().__init__(parent, "finetune_curves")
         self.loss = self._plot("Loss", "Loss of each step (thin) and its running mean (bold)")
         self.iou = self._plot(
             "IoU on held-out places", "Bold: the mean over the classes; thin: each class, in its colour"
         )
         self.iou.setYRange(0, 1, padding=0.02)
         self.iou.getAxis("left").setTicks([[(k / 4, f"{k / 4:g}") for k in range(5)]])
+        for plot in (self.loss, self.iou):
+            plot.showGrid(x=False, y=True, alpha=0.2)
+            plot.getAxis("left").setWidth(38)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)
@@ -44,11 +45,6 @@ class CurvesWidget(QWidget):
         self._shown: tuple[Losses, Scores, Sequence[ClassInfo], int] = ((), (), (), 1)
         self._follow_theme()
 
-    def _plot(self, title: str, tip: str) -> Any:
-        plot = small_plot(self, f"finetune_plot_{title.split()[0].lower()}", title, tip)
-        plot.showGrid(x=False, y=True, alpha=0.2)
-        return plot
-
     def show_curves(self, losses: Losses, scores: Scores, classes: Sequence[ClassInfo], steps: int) -> None:
         """Draw what is known; the axis reaches to ``steps``."""
         self._shown = (losses, scores, classes, steps)
@@ -56,7 +52,7 @@ class CurvesWidget(QWidget):
 
     def _draw(self) -> None:
         losses, scores, classes, steps = self._shown
-        text = self.palette().color(QPalette.ColorRole.WindowText)
+        text = self._text
         for plot in (self.loss, self.iou):
             plot.clear()
             plot.setXRange(0, max(1, steps), padding=0.02)
@@ -78,25 +74,9 @@ class CurvesWidget(QWidget):
             self.iou.plot(x, y, pen=pen, symbol="o", symbolSize=size, symbolBrush=color, symbolPen=None)
 
     def _follow_theme(self) -> None:
-        text = self.palette().color(QPalette.ColorRole.WindowText)
-        for plot in (self.loss, self.iou):
-            plot.setBackground(None)
-            for side in ("left", "bottom"):
-                axis = plot.getAxis(side)
-                axis.setPen(text)
-                axis.setTextPen(text)
-            plot.getAxis("left").setWidth(38)
-            label = plot.getPlotItem().titleLabel
-            label.setText(label.text, color=text.name())
-        self.iou.setLabel("bottom", "Step", color=text.name())
+        super()._follow_theme()
+        self.iou.setLabel("bottom", "Step", color=self._text.name())
         self._draw()
-
-    def changeEvent(self, event: Any) -> None:
-        """The theme was changed."""
-        kinds = (QEvent.Type.PaletteChange, QEvent.Type.StyleChange)
-        if event is not None and event.type() in kinds and hasattr(self, "_shown"):
-            self._follow_theme()
-        super().changeEvent(event)
 
 
 def running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

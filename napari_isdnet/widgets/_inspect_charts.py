@@ -6,22 +6,19 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from qtpy.QtCore import QEvent
-from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_isdnet.engine.rendering import colormap
-from napari_isdnet.widgets._plots import small_plot
+from napari_isdnet.widgets._plots import ThemedPlots
 
 SHALLOW, DEEP = "#3b9ddd", "#e8833a"
 
 
-class AttentionCharts(QWidget):
+class AttentionCharts(ThemedPlots):
     """M_s and M_d of one fusion as bars over the channels, R beside them."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName("inspect_charts")
+        super().__init__(parent, "inspect_charts")
         self.shallow = self._plot("M_s (shallow)", "Attention on each shallow channel, before the relation")
         self.deep = self._plot("M_d (deep)", "Attention on each deep channel, before the relation")
         self.relation = self._plot(
@@ -44,9 +41,6 @@ class AttentionCharts(QWidget):
         self.setMinimumHeight(220)
         self._follow_theme()
 
-    def _plot(self, title: str, tip: str) -> Any:
-        return small_plot(self, f"inspect_plot_{title.split()[0]}", title, tip)
-
     def show_attention(self, attention: dict[str, Any], stride: int) -> None:
         """Show the vectors (C,) and the matrix (G, G) of the fusion at ``stride``; what is missing stays empty."""
         for plot, name, color in ((self.shallow, f"M_s{stride}", SHALLOW), (self.deep, f"M_d{stride}", DEEP)):
@@ -59,22 +53,3 @@ class AttentionCharts(QWidget):
         self.relation.setVisible(relation is not None)
         if relation is not None:
             self.picture.setImage(np.asarray(relation, np.float32), autoLevels=True)
-
-    def _follow_theme(self) -> None:
-        palette = self.palette()
-        text = palette.color(QPalette.ColorRole.WindowText)
-        for plot in (self.shallow, self.deep, self.relation):
-            plot.setBackground(None)
-            for side in ("left", "bottom"):
-                axis = plot.getAxis(side)
-                axis.setPen(text)
-                axis.setTextPen(text)
-            label = plot.getPlotItem().titleLabel
-            label.setText(label.text, color=text.name())
-
-    def changeEvent(self, event: Any) -> None:
-        """The theme was changed."""
-        kinds = (QEvent.Type.PaletteChange, QEvent.Type.StyleChange)
-        if event is not None and event.type() in kinds and hasattr(self, "picture"):
-            self._follow_theme()
-        super().changeEvent(event)
