@@ -10,20 +10,17 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QCheckBox,
     QFormLayout,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
-from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls, scrolled
+from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls, in_row, scrolled
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._tables import cell, reading_table
@@ -95,20 +92,10 @@ class BatchForm(Controls):
             bar.setMaximumHeight(0)
         self._lay_out()
 
-    def _button(self, name: str, text: str, tip: str) -> QPushButton:
-        button = QPushButton(text, self)
-        self._dress(button, name, tip)
-        return button
-
-    def _check(self, name: str, text: str, tip: str) -> QCheckBox:
-        box = QCheckBox(text, self)
-        self._dress(box, name, tip)
-        return box
-
     def _lay_out(self) -> None:
         page = QWidget(self)
         column = QVBoxLayout(page)
-        column.addLayout(_row(self.pattern, self.files_button, self.folder_button))
+        column.addLayout(in_row(self.pattern, self.files_button, self.folder_button))
         column.addWidget(self.table, 1)
         actions = QGridLayout()
         for place, button in enumerate((self.open_button, self.again_button, self.skip_button, self.remove_button)):
@@ -116,15 +103,15 @@ class BatchForm(Controls):
         column.addLayout(actions)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        form.addRow("Model", _row(self.model, self.model_button))
+        form.addRow("Model", in_row(self.model, self.model_button))
         form.addRow("Context", self.context)
         form.addRow("Average over", self.orientations)
         form.addRow("Format", self.format)
-        form.addRow("Also", _row(self.polygons, self.uncertainty, self.overwrite))
+        form.addRow("Also", in_row(self.polygons, self.uncertainty, self.overwrite))
         form.addRow("Compute on", self.where)
-        form.addRow("Results", _row(self.output, self.output_button))
+        form.addRow("Results", in_row(self.output, self.output_button))
         column.addLayout(form)
-        column.addLayout(_row(self.run_button, self.copy_button))
+        column.addLayout(in_row(self.run_button, self.copy_button))
         for widget in (self.bar, self.status, self.looking, self.thumbnails):
             column.addWidget(widget)
         self.table.setMinimumHeight(3 * THUMBNAIL)
@@ -191,11 +178,3 @@ class BatchForm(Controls):
     def selected_rows(self) -> list[int]:
         """Rows that are selected, ascending."""
         return sorted({index.row() for index in self.table.selectedIndexes()})
-
-
-def _row(*widgets: QWidget) -> QHBoxLayout:
-    line = QHBoxLayout()
-    line.setContentsMargins(0, 0, 0, 0)
-    for index, widget in enumerate(widgets):
-        line.addWidget(widget, 1 if index == 0 else 0)
-    return line

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, TypeVar
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
+    QFormLayout,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -108,6 +110,12 @@ class Controls(QWidget):
         widget.setObjectName(f"{self.PREFIX}_{name}")
         widget.setToolTip(tip)
         return widget
+
+    def _button(self, name: str, text: str, tip: str) -> QPushButton:
+        return self._dress(QPushButton(text, self), name, tip)
+
+    def _check(self, name: str, text: str, tip: str) -> QCheckBox:
+        return self._dress(QCheckBox(text, self), name, tip)
 
     def _combo(self, name: str, tip: str, *items: tuple[str, Any]) -> QComboBox:
         box = self._dress(Box(self), name, tip)
@@ -230,6 +238,33 @@ class PageArea(QScrollArea):
         if event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return super().eventFilter(watched, event)
+
+
+def in_row(*widgets: QWidget) -> QHBoxLayout:
+    """Widgets side by side; the first one takes the room that is left."""
+    line = QHBoxLayout()
+    line.setContentsMargins(0, 0, 0, 0)
+    line.setSpacing(6)
+    for index, widget in enumerate(widgets):
+        line.addWidget(widget, 1 if index == 0 else 0)
+    return line
+
+
+def form_layout() -> QFormLayout:
+    """Labels at the left, what they name beside them as wide as the dock."""
+    form = QFormLayout()
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setSpacing(6)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    return form
+
+
+def separator(parent: QWidget) -> QFrame:
+    """A line across the dock."""
+    line = QFrame(parent)
+    line.setFrameShape(QFrame.Shape.HLine)
+    return line
 
 
 def scrolled(dock: QWidget, page: QWidget, name: str) -> None:

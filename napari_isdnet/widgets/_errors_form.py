@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from qtpy.QtCore import QSize
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
-    QHBoxLayout,
     QHeaderView,
     QLabel,
-    QPushButton,
     QTableWidget,
     QTabWidget,
     QVBoxLayout,
@@ -23,7 +19,7 @@ from qtpy.QtWidgets import (
 from napari_isdnet.engine.errors import ERROR_COLORS, FALSE_ALARM, MISSED, MISSED_AT_BOUNDARY, WRONG
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.widgets import _errors_controller as facts
-from napari_isdnet.widgets._controls import Controls, scrolled
+from napari_isdnet.widgets._controls import Controls, in_row, scrolled
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, reading_table
 from napari_isdnet.window import Window
@@ -88,19 +84,13 @@ class ErrorsForm(Controls):
         self._lay_out()
         self.show_legend(one_class=False)
 
-    def _button(self, name: str, text: str, tip: str) -> QPushButton:
-        button = QPushButton(text, self)
-        button.setObjectName(f"errors_{name}")
-        button.setToolTip(tip)
-        return button
-
     def _lay_out(self) -> None:
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        form.addRow("Prediction", _row(self.prediction, self.prediction_button))
-        form.addRow("Truth", _row(self.truth, self.truth_button))
+        form.addRow("Prediction", in_row(self.prediction, self.prediction_button))
+        form.addRow("Truth", in_row(self.truth, self.truth_button))
         form.addRow("Class", self.classes)
-        form.addRow("Region", _row(self.region, self.draw_button))
+        form.addRow("Region", in_row(self.region, self.draw_button))
         form.addRow("Boundary", self.tolerance)
         self.tabs = QTabWidget(self)
         self.tabs.setObjectName("errors_tabs")
@@ -191,11 +181,3 @@ class ErrorsForm(Controls):
                 item.setBackground(right)
                 matrix.setItem(row, column + 1, item)
         matrix.resizeColumnsToContents()
-
-
-def _row(*widgets: Any) -> QHBoxLayout:
-    line = QHBoxLayout()
-    line.setContentsMargins(0, 0, 0, 0)
-    for index, widget in enumerate(widgets):
-        line.addWidget(widget, 1 if index == 0 else 0)
-    return line

@@ -6,16 +6,14 @@ from napari_isdnet_training.presets import HELD_OUT, PRESETS, SPREAD, SPREADS
 from qtpy.QtWidgets import (
     QCheckBox,
     QLabel,
-    QPushButton,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_isdnet.widgets._controls import Controls, scrolled
+from napari_isdnet.widgets._controls import Controls, form_layout, in_row, scrolled, separator
 from napari_isdnet.widgets._finetune_curves import CurvesWidget
 from napari_isdnet.widgets._job import JobBar
-from napari_isdnet.widgets._segment_form import _form, _line, _row
 from napari_isdnet.widgets._tables import reading_table
 
 FLIP_KEY = "Control-B"
@@ -39,9 +37,6 @@ class FineTuneForm(Controls):
         label = self._dress(QLabel(self), name, tip)
         label.setWordWrap(True)
         return label
-
-    def _button(self, name: str, text: str, tip: str) -> QPushButton:
-        return self._dress(QPushButton(text, self), name, tip)
 
     def _spin(self, name: str, tip: str, low: int, high: int, value: int, suffix: str = "") -> QSpinBox:
         box = self._dress(QSpinBox(self), name, tip)
@@ -163,14 +158,14 @@ class FineTuneForm(Controls):
         column = QVBoxLayout(inside)
         column.setContentsMargins(8, 6, 8, 8)
         column.setSpacing(6)
-        start = _form()
+        start = form_layout()
         start.addRow("Image", self.image)
-        start.addRow("Start from", _row(self.model, self.model_button))
+        start.addRow("Start from", in_row(self.model, self.model_button))
         start.addRow("", self.model_facts)
         column.addLayout(start)
         column.addWidget(self.counts)
         column.addWidget(self.places)
-        choices = _form()
+        choices = form_layout()
         choices.addRow("Preset", self.preset)
         choices.addRow("Steps", self.steps)
         choices.addRow("Held out", self.held_out)
@@ -180,12 +175,12 @@ class FineTuneForm(Controls):
         column.addLayout(choices)
         self._add(column, self.allow_worse, self.guards, self.estimate)
         column.addWidget(self.train_button)
-        column.addLayout(_row(self.copy_button, self.resume_button))
+        column.addLayout(in_row(self.copy_button, self.resume_button))
         self._add(column, self.left_over, self.bar, self.status, self.curves)
-        column.addWidget(_line(inside))
+        column.addWidget(separator(inside))
         self._add(column, self.flip_button, self.compared, self.changes)
-        column.addWidget(_line(inside))
+        column.addWidget(separator(inside))
         column.addWidget(self.history)
-        column.addLayout(_row(self.use_button, self.export_button))
+        column.addLayout(in_row(self.use_button, self.export_button))
         column.addStretch(1)
         scrolled(self, inside, "finetune_scroll")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QPushButton,
     QSlider,
     QTableWidget,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_isdnet.widgets._controls import Controls, scrolled
+from napari_isdnet.widgets._controls import Controls, in_row, scrolled
 from napari_isdnet.widgets._inspect_charts import AttentionCharts
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import leave_alone
@@ -74,11 +71,6 @@ class InspectForm(Controls):
         self._tidy_table()
         self._lay_out()
 
-    def _button(self, name: str, text: str, tip: str) -> QPushButton:
-        button = QPushButton(text, self)
-        self._dress(button, name, tip)
-        return button
-
     def _tidy_table(self) -> None:
         self.table.setHorizontalHeaderLabels(["Class", "Network", "Shallow", "Deep"])
         leave_alone(self.table)
@@ -94,7 +86,7 @@ class InspectForm(Controls):
         column = QVBoxLayout(inside)
         form = QFormLayout()
         form.addRow("Image", self.image)
-        form.addRow("Model", _row(self.model, self.model_button))
+        form.addRow("Model", in_row(self.model, self.model_button))
         form.addRow("Context", self.context)
         column.addLayout(form)
         column.addWidget(self.open_button)
@@ -111,11 +103,11 @@ class InspectForm(Controls):
         channel.addWidget(self.channel, 1)
         channel.addWidget(self.channel_text)
         maps.addRow("Channel", self.channel_row)
-        maps.addRow("Region", _row(self.region, self.draw_button))
+        maps.addRow("Region", in_row(self.region, self.draw_button))
         self.maps = maps
         shown.addLayout(maps)
-        shown.addLayout(_row(self.show_button, self.keep_button))
-        shown.addLayout(_row(self.pick_button, self.copy_button))
+        shown.addLayout(in_row(self.show_button, self.keep_button))
+        shown.addLayout(in_row(self.pick_button, self.copy_button))
         shown.addWidget(self.table)
         shown.addWidget(self.fusion)
         shown.addWidget(self.charts)
@@ -125,11 +117,3 @@ class InspectForm(Controls):
         self.shown.hide()
         scrolled(self, inside, "inspect_scroll")
         self.setMinimumWidth(340)
-
-
-def _row(*widgets: Any) -> QHBoxLayout:
-    row = QHBoxLayout()
-    row.setContentsMargins(0, 0, 0, 0)
-    for index, widget in enumerate(widgets):
-        row.addWidget(widget, 1 if index == 0 else 0)
-    return row

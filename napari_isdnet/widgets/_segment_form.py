@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
-    QFormLayout,
-    QFrame,
-    QHBoxLayout,
     QLabel,
     QLineEdit,
-    QPushButton,
     QSlider,
     QToolButton,
     QVBoxLayout,
@@ -19,7 +14,15 @@ from qtpy.QtWidgets import (
 
 from napari_isdnet.io.sink import FORMATS
 from napari_isdnet.widgets._class_table import ClassTable
-from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls, scrolled
+from napari_isdnet.widgets._controls import (
+    ORIENTATIONS,
+    ORIENTATIONS_TIP,
+    Controls,
+    form_layout,
+    in_row,
+    scrolled,
+    separator,
+)
 from napari_isdnet.widgets._job import JobBar
 
 TITLES = {"ome-zarr": "OME-Zarr", "ome-tiff": "OME-TIFF", "geotiff": "GeoTIFF", "png": "PNG"}
@@ -41,8 +44,8 @@ class SegmentForm(Controls):
     def _make_choices(self) -> None:
         self.image = self._combo("image", "The image layer to segment")
         self.model = self._combo("model", "A model by name; File… takes any other model file")
-        self.model_button = self._dress(
-            QPushButton("File…", self), "model_file",
+        self.model_button = self._button(
+            "model_file", "File…",
             "Choose a model file (.safetensors), for instance one fine-tuned here or a converted published checkpoint",
         )  # fmt: skip
         self.model_facts = self._dress(QLabel(self), "model_facts", "What the model was trained for")
@@ -59,15 +62,13 @@ class SegmentForm(Controls):
             "What is segmented: what you see (live follows the view), a rectangle of a Shapes layer, or all of it",
             ("What is visible", "visible"), ("Drawn rectangle", "drawn"), ("Whole image", "whole"),
         )  # fmt: skip
-        self.draw_button = self._dress(
-            QPushButton("Draw", self), "draw", "Draw the rectangle on the image, in a Shapes layer"
-        )
+        self.draw_button = self._button("draw", "Draw", "Draw the rectangle on the image, in a Shapes layer")
         self.orientations = self._combo("orientations", ORIENTATIONS_TIP, *ORIENTATIONS)
         self.device = self._combo("device", "Where the network runs, and the memory that is free there")
 
     def _make_actions(self) -> None:
-        self.live_button = self._dress(
-            QPushButton("Live segmentation", self), "live",
+        self.live_button = self._button(
+            "live", "Live segmentation",
             "Segment what is on the screen first and follow the view (Ctrl+Shift+L); nothing is written to disk",
         )  # fmt: skip
         self.live_button.setCheckable(True)
@@ -96,15 +97,15 @@ class SegmentForm(Controls):
         self.overwrite = self._check(
             "overwrite", "Replace", "Start over where an earlier result or job of other settings lies in the folder"
         )
-        self.segment_button = self._dress(
-            QPushButton("Segment to files", self), "segment",
+        self.segment_button = self._button(
+            "segment", "Segment to files",
             "Segment the region and write the files; can be paused, cancelled and resumed",
         )  # fmt: skip
-        self.copy_button = self._dress(
-            QPushButton("Copy as command", self), "copy", "Copy the command line that does the same from a shell"
+        self.copy_button = self._button(
+            "copy", "Copy as command", "Copy the command line that does the same from a shell"
         )
-        self.export_button = self._dress(
-            QPushButton("Export…", self), "export", "Write the last result in another format, or its polygons"
+        self.export_button = self._button(
+            "export", "Export…", "Write the last result in another format, or its polygons"
         )
         self.export_button.setEnabled(False)
         self.job_hint = self._dress(QLabel(self), "job_hint", "Whether an earlier job is there to go on with")
@@ -113,64 +114,37 @@ class SegmentForm(Controls):
         self.bar = JobBar(self, "segment_job")
         self.export_bar = JobBar(self, "segment_export_job")
 
-    def _check(self, name: str, text: str, tip: str) -> QCheckBox:
-        return self._dress(QCheckBox(text, self), name, tip)
-
     def _lay_out(self) -> None:
         inside = QWidget(self)
         inside.setObjectName("segment_page")
         column = QVBoxLayout(inside)
         column.setContentsMargins(8, 6, 8, 8)
         column.setSpacing(6)
-        form = _form()
+        form = form_layout()
         form.addRow("Image", self.image)
-        form.addRow("Model", _row(self.model, self.model_button))
+        form.addRow("Model", in_row(self.model, self.model_button))
         form.addRow("", self.model_facts)
         form.addRow("Context", self.context)
-        form.addRow("Region", _row(self.region, self.draw_button))
+        form.addRow("Region", in_row(self.region, self.draw_button))
         form.addRow("Average over", self.orientations)
         form.addRow("Device", self.device)
         column.addLayout(form)
         for widget in (self.live_button, self.live_status, self.live_bar, self.classes):
             column.addWidget(widget)
-        shown = _form()
+        shown = form_layout()
         shown.addRow("Opacity", self.opacity)
         column.addLayout(shown)
-        column.addWidget(_line(inside))
-        files = _form()
-        files.addRow("Folder", _row(self.output, self.output_button))
-        files.addRow("Format", _row(self.format, self.overwrite))
-        files.addRow("Also", _row(self.polygons, self.uncertainty))
-        files.addRow("", _row(self.probabilities))
+        column.addWidget(separator(inside))
+        files = form_layout()
+        files.addRow("Folder", in_row(self.output, self.output_button))
+        files.addRow("Format", in_row(self.format, self.overwrite))
+        files.addRow("Also", in_row(self.polygons, self.uncertainty))
+        files.addRow("", in_row(self.probabilities))
         column.addLayout(files)
         column.addWidget(self.segment_button)
         column.addWidget(self.job_hint)
         column.addWidget(self.bar)
-        column.addLayout(_row(self.copy_button, self.export_button))
+        column.addLayout(in_row(self.copy_button, self.export_button))
         column.addWidget(self.export_bar)
         column.addStretch(1)
         scrolled(self, inside, "segment_scroll")
-
-
-def _form() -> QFormLayout:
-    form = QFormLayout()
-    form.setContentsMargins(0, 0, 0, 0)
-    form.setSpacing(6)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-    return form
-
-
-def _row(*widgets: QWidget) -> QHBoxLayout:
-    row = QHBoxLayout()
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(6)
-    for index, widget in enumerate(widgets):
-        row.addWidget(widget, 1 if index == 0 else 0)
-    return row
-
-
-def _line(parent: QWidget) -> QFrame:
-    line = QFrame(parent)
-    line.setFrameShape(QFrame.Shape.HLine)
-    return line

@@ -77,8 +77,8 @@ class LoadWidget(Controls):
         self.path.setPlaceholderText("Drop an image here, or choose one")
         self.path.returnPressed.connect(self._open_path)
         self.path.installEventFilter(self)
-        self.file_button = self._button("file", "File…", "Choose an image file", self._choose_file)
-        self.folder_button = self._button("folder", "Folder…", "Choose an OME-Zarr folder", self._choose_folder)
+        self.file_button = self._acting("file", "File…", "Choose an image file", self._choose_file)
+        self.folder_button = self._acting("folder", "Folder…", "Choose an OME-Zarr folder", self._choose_folder)
         # Not as wide as its longest entry: the dock could not be narrow.
         self.sample = self._combo(
             "sample",
@@ -108,7 +108,7 @@ class LoadWidget(Controls):
         self.limits.hide()
         self.contrast.currentIndexChanged.connect(self._contrast_changed)
         self.limits.editingFinished.connect(self._look_again)
-        self.load_button = self._button(
+        self.load_button = self._acting(
             "load", "Load", "Add the image as a layer; only what you look at is read", self.load
         )
         self.load_button.setEnabled(False)
@@ -116,9 +116,8 @@ class LoadWidget(Controls):
         self._tidy_table()
         self._lay_out()
 
-    def _button(self, name: str, text: str, tip: str, action: Callable[[], None]) -> QPushButton:
-        button = QPushButton(text, self)
-        self._dress(button, name, tip)
+    def _acting(self, name: str, text: str, tip: str, action: Callable[[], None]) -> QPushButton:
+        button = self._button(name, text, tip)
         button.clicked.connect(lambda: action())
         return button
 
