@@ -13,13 +13,13 @@ from qtpy.QtWidgets import QComboBox, QFileDialog
 from napari_isdnet.engine.evaluation import Evaluation
 from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._controls import follow_names
 from napari_isdnet.widgets._errors_controller import LabelMap, Question
 from napari_isdnet.widgets._errors_form import ErrorsForm
+from napari_isdnet.widgets._errors_image import image_of
 from napari_isdnet.widgets._errors_painted import in_one_order
 from napari_isdnet.widgets._image import EDITED, ERRORS, METADATA, source_of
 from napari_isdnet.widgets._job import end_with_dock, stop_with
@@ -40,6 +40,7 @@ class ErrorsWidget(ErrorsForm):
         self._viewer = viewer
         self._maps: list[tuple[LabelMap, LabelMap]] = []  # at most one pair: what the figures are of
         self._layers: list[Any] = []  # that are compared
+        self._chosen: tuple[Any, Any] = (None, None)  # layers or files that were compared last
         self._gone = False  # one of them was removed while the report was being written
         self._place: dict[str, Any] | None = None  # of the prediction when it was compared
         self.result: Evaluation | None = None
@@ -143,6 +144,8 @@ class ErrorsWidget(ErrorsForm):
             if box.currentData() is not None and not isinstance(box.currentData(), str):
                 return box.currentData()
         shape = self._maps[0][0].source.shape if self._maps else None
+        if shape is not None and (known := image_of(self._viewer, self._chosen, None, shape)) is not None:
+            return known
         images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
         return next((layer for layer in images if shape is None or layers.shape_of(layer) == shape), None)
 
@@ -187,7 +190,7 @@ class ErrorsWidget(ErrorsForm):
         alone = len(chosen_layers) == 1
         stores = [item.metadata.get(layers.STORE) if alone and not isinstance(item, str) else None for item in chosen]
         self._place = layers.placement(chosen_layers[0]) if chosen_layers else None
-        self._layers = chosen_layers
+        self._layers, self._chosen = chosen_layers, chosen
 
         def look() -> Generator[Progress, None, tuple[LabelMap, LabelMap]]:
             yield Progress(0, 1, "Opening")
@@ -321,7 +324,8 @@ class ErrorsWidget(ErrorsForm):
         if self.result is None or not self._maps:
             return
         result, (prediction, truth) = self.result, self._maps[0]
-        image = self._image(prediction.source.shape)
+        layer = image_of(self._viewer, self._chosen, self.error_layer, prediction.source.shape)
+        image = None if layer is None else source_of(layer)
         self.bar.run(
             lambda: facts.report(result, prediction, truth, image, folder),
             on_result=lambda page: notify_info(f"The report is {page}"),
@@ -333,10 +337,6 @@ class ErrorsWidget(ErrorsForm):
         self._reporting = False
         if self._gone:
             self._forget()
-
-    def _image(self, shape: tuple[int, int]) -> ImageSource | None:
-        sources = (source_of(layer) for layer in self._viewer.layers)
-        return next((source for source in sources if source is not None and source.shape == shape), None)
 
 
 def _file_of(chosen: Any) -> str | None:

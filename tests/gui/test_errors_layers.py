@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import tifffile
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets._reader import read
 from napari_isdnet.widgets.errors import ErrorsWidget
 from napari_isdnet.window import Window
 
@@ -166,6 +171,41 @@ def test_the_layer_of_a_region_is_compared_with_a_truth_file_of_the_whole(
     compare(qtbot, errors, layer, str(tmp_path / "truth.png"))
     assert errors.result.accuracy == 1
     assert errors.result.region.shape == (100, 200)
+
+
+def test_the_report_shows_the_image_that_the_map_is_of(viewer, qtbot, errors, tmp_path: Path) -> None:
+    images = []
+    for name, channel, column in (("red", 0, 0), ("blue", 2, 1000), ("green", 1, 0)):
+        pixels = np.zeros((400, 600, 3), np.uint8)
+        pixels[..., channel] = 250
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric="rgb", tile=(128, 128))
+        data, keywords, _ = read(str(tmp_path / f"{name}.tif"))[0]
+        images.append(viewer.add_image(data, translate=(0, column), **keywords))
+
+    def color(folder: Path) -> str:
+        errors.report(folder)
+        qtbot.waitUntil(lambda: not errors.bar.running, timeout=15_000)
+        found = re.search(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", (folder / "report.html").read_text())
+        if found is None:
+            return "none"
+        return ("red", "green", "blue")[int(imageio.imread(base64.b64decode(found[1])).mean((0, 1)).argmax())]
+
+    maps = [viewer.add_labels(np.roll(scene(), n), name=f"map {n}", translate=(0, 1000)) for n in (0, 5)]
+    compare(qtbot, errors, *maps)
+    assert color(tmp_path / "by place") == "blue"
+    (tmp_path / "out" / "x.job").mkdir(parents=True)
+    store = LabelStore.create(tmp_path / "out" / "x.job" / "x.ome.zarr", (400, 600), CLASSES)
+    for index, window in enumerate(store.shards):
+        store.write_shard(index, scene()[window.slices])
+    list(store.finish_pyramid())
+    imageio.imwrite(tmp_path / "truth.png", scene())
+    for box, path in ((errors.prediction, store.path), (errors.truth, tmp_path / "truth.png")):
+        errors.choose_file(box, str(path))
+    for made_of, shown in (("red", "red"), ("away", "none")):  # green lies at the same place, above
+        header = {"image": {"path": str(tmp_path / f"{made_of}.tif")}}
+        (store.path.parent / "ledger.json").write_text(json.dumps({"format": 1, "header": header, "about": {}}))
+        compare(qtbot, errors, str(store.path), str(tmp_path / "truth.png"))
+        assert color(tmp_path / made_of) == shown
 
 
 def test_errors_of_a_live_truth_beside_the_prediction_follow_it() -> None:
