@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+from typing import Any
+
 import numpy as np
 from qtpy.QtCore import QSize
 from qtpy.QtGui import QColor
@@ -23,6 +26,8 @@ from napari_isdnet.widgets._controls import Controls, in_row, scrolled
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, reading_table
 from napari_isdnet.window import Window
+
+CHANGED = "The annotation has changed since: compare again."
 
 
 class ErrorsForm(Controls):
@@ -64,6 +69,7 @@ class ErrorsForm(Controls):
         self.summary.setToolTip("Mean IoU over the classes that occur, and the share of pixels that are right")
         self.summary.setWordWrap(True)
         self.worst_windows: list[Window] = []
+        self.stale = False  # the figures are of strokes that are no longer all there is
         self.table = reading_table(self, "errors_table", "Figures of every class that occurs", facts.CLASS_HEADER)
         self.matrix = reading_table(self, "errors_matrix", "Rows: truth; columns: what it was called", ("",))
         self.worst = reading_table(
@@ -121,8 +127,21 @@ class ErrorsForm(Controls):
         parts = [f"<span style='color:rgb{ERROR_COLORS[k]}'>■</span> {text}" for k, text in shown.items()]
         self.legend.setText("&nbsp;&nbsp; ".join(parts))
 
+    def mark_stale(self, stale: bool, result: Evaluation) -> bool:
+        """Grey the figures and say that the annotation they are of has changed, or take that back; True if new."""
+        if stale == self.stale:
+            return False
+        self.stale = stale
+        text = facts.summary(result)
+        self.summary.setText(f"<b>{CHANGED}</b><br>{html.escape(text)}" if stale else text)
+        self.tabs.setEnabled(not stale)
+        self.report_button.setEnabled(not stale)  # its pictures would be of the strokes there are now
+        return True
+
     def clear_figures(self) -> None:
         """Empty all three tabs: figures of other maps than the chosen ones would be taken for theirs."""
+        self.stale = False
+        self.tabs.setEnabled(True)
         self.summary.clear()
         for table in (self.table, self.matrix, self.worst):
             table.setRowCount(0)

@@ -43,6 +43,12 @@ class PaintedLabels(ArraySource):
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
         return self._table[super()._read(window, level)]
 
+    @property
+    def strokes(self) -> tuple[int, int]:
+        """How many strokes stand and which is the last: another pair once something else is painted, or undone."""
+        done = self._store.journal.done
+        return len(done), done[-1] if done else 0
+
     def numbered(self, numbers: Sequence[int]) -> PaintedLabels:
         """The same with other numbers of its classes."""
         return PaintedLabels(self._store, self.name, self._place, numbers)
@@ -83,6 +89,11 @@ def in_one_order(prediction: LabelMap, truth: LabelMap) -> tuple[LabelMap, Label
             " the other's order first."
         )
     return prediction, truth
+
+
+def strokes_of(maps: Sequence[LabelMap]) -> list[tuple[int, int]]:
+    """:attr:`PaintedLabels.strokes` of the annotations among ``maps``."""
+    return [item.source.strokes for item in maps if isinstance(item.source, PaintedLabels)]
 
 
 def _by_name(painted: Sequence[ClassInfo], other: Sequence[ClassInfo]) -> tuple[list[int], tuple[ClassInfo, ...]]:

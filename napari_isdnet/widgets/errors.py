@@ -20,7 +20,7 @@ from napari_isdnet.widgets._controls import follow_names
 from napari_isdnet.widgets._errors_controller import LabelMap, Question
 from napari_isdnet.widgets._errors_form import ErrorsForm
 from napari_isdnet.widgets._errors_image import image_of
-from napari_isdnet.widgets._errors_painted import in_one_order
+from napari_isdnet.widgets._errors_painted import in_one_order, strokes_of
 from napari_isdnet.widgets._image import EDITED, ERRORS, METADATA, source_of
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
@@ -28,6 +28,9 @@ from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.window import Window
 
+LOOK_MS = 500
+"""How often it is looked whether an annotation that was compared is still what it was."""
+OUT_OF_DATE = " (out of date)"
 FILTER = "Class maps (*.tif *.tiff *.png *.npy *.zarr zarr.json);;All files (*)"
 
 
@@ -52,6 +55,10 @@ class ErrorsWidget(ErrorsForm):
         self._dropping.setSingleShot(True)
         self._dropping.timeout.connect(self._drop_retired)
         self._retired: list[Any] = []
+        self._strokes: list[tuple[int, int]] = []  # of the annotations among the maps, when they were compared
+        self._following = QTimer(self)
+        self._following.setInterval(LOOK_MS)
+        self._following.timeout.connect(self._follow_strokes)
         self.bar.ended.connect(self._ended)
         watch(viewer)
         self.compare_button.clicked.connect(lambda: self.compare())
@@ -206,6 +213,9 @@ class ErrorsWidget(ErrorsForm):
 
     def _opened(self, maps: tuple[LabelMap, LabelMap], known: Question | None, names: tuple[str, str]) -> None:
         self._maps[:] = [maps]
+        self._strokes = strokes_of(maps)
+        if self._strokes:
+            self._following.start()
         self._list_classes(maps)
         try:
             question = known or self._question(self._region())
@@ -224,6 +234,7 @@ class ErrorsWidget(ErrorsForm):
         """Nothing is compared: what was shown of the last comparison goes."""
         self.result = None
         self._layers, self._gone = [], False
+        self._following.stop()
         self.clear_figures()
         self._drop_errors()
         if self._maps:
@@ -251,6 +262,14 @@ class ErrorsWidget(ErrorsForm):
         if self.classes.count() == 1:
             self._list_classes(self._maps[0])
         self.report_button.setEnabled(True)
+        self._follow_strokes()
+
+    def _follow_strokes(self) -> None:
+        """Figures and colours are of the strokes there were: mark them while there are others."""
+        if self._maps and self.result is not None and not self._reporting:
+            changed = self.mark_stale(strokes_of(self._maps[0]) != self._strokes, self.result)
+            if changed and self.error_layer is not None:
+                self.error_layer.name = self.error_layer.name.removesuffix(OUT_OF_DATE) + self._suffix()
 
     # -- the layer -----------------------------------------------------------------------------------------------
     def _show_errors(self, visible: bool = True, opacity: float = 0.85) -> None:
@@ -263,15 +282,20 @@ class ErrorsWidget(ErrorsForm):
         if place is None:
             place = layers.placement(reference) if reference is not None else {}
         active = self._viewer.layers.selection.active
-        name = f"errors: {self.classes.currentText().lower()}"
         self.error_layer = self._viewer.add_labels(
-            data, multiscale=multiscale, name=name, colormap=layers.colormap(facts.error_colors()),
+            data, multiscale=multiscale, name=self._errors_name(), colormap=layers.colormap(facts.error_colors()),
             features=facts.error_features(), metadata={METADATA: {ERRORS: True}}, visible=visible,
             opacity=opacity, **place,
         )  # fmt: skip
         self.error_layer.editable = False
         if active is not None and active in self._viewer.layers:
             self._viewer.layers.selection.active = active
+
+    def _errors_name(self) -> str:
+        return f"errors: {self.classes.currentText().lower()}{self._suffix()}"
+
+    def _suffix(self) -> str:
+        return OUT_OF_DATE if self.stale else ""
 
     def _drop_errors(self) -> None:
         if self.error_layer is not None and self.error_layer in self._viewer.layers:

@@ -18,6 +18,7 @@ from napari_isdnet.progress import result_of as run
 from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
+from napari_isdnet.widgets._errors_form import CHANGED
 from napari_isdnet.widgets._errors_painted import PaintedLabels, in_one_order
 from napari_isdnet.widgets._image import ANNOTATION, EDITED, METADATA
 from napari_isdnet.widgets._projects import close_project, open_project
@@ -121,6 +122,33 @@ def errors(viewer: Any) -> ErrorsWidget:
     widget = ErrorsWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Errors")
     return widget
+
+
+def test_figures_of_strokes_that_have_changed_are_marked_until_they_are_compared_again(
+    viewer, qtbot, errors, project
+) -> None:
+    viewer.add_labels(predicted(), name="mine", metadata={layers.CLASSES: PREDICTED})
+    viewer.add_layer(layer_of(project))
+    errors.compare_button.click()
+    qtbot.waitUntil(lambda: errors.report_button.isEnabled(), timeout=15_000)
+    summary = errors.summary.text()
+    project.store.paint(Polygon([((200, 0), (200, 399), (249, 399), (249, 0))]), 0)
+    qtbot.waitUntil(lambda: CHANGED in errors.summary.text(), timeout=5000)
+    assert summary in errors.summary.text()
+    assert not errors.tabs.isEnabled()
+    assert not errors.report_button.isEnabled()
+    assert errors.error_layer.name == "errors: any class (out of date)"
+    project.store.undo()
+    qtbot.waitUntil(lambda: errors.summary.text() == summary, timeout=5000)
+    assert errors.tabs.isEnabled()
+    assert errors.error_layer.name == "errors: any class"
+    project.store.redo()
+    qtbot.waitUntil(lambda: errors.stale, timeout=5000)
+    errors.compare_button.click()
+    qtbot.waitUntil(lambda: errors.report_button.isEnabled(), timeout=15_000)
+    assert not errors.stale
+    assert f"{sum(project.store.class_counts()):,} of 120,000 pixels" in errors.summary.text()
+    assert errors.error_layer.name == "errors: any class"
 
 
 def test_the_summary_names_the_maps_and_figures_go_with_either(viewer, qtbot, errors) -> None:
