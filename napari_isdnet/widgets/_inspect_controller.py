@@ -151,6 +151,17 @@ def pyramid(
     return made, info.extent.scale, info.extent.translate(cells)
 
 
+def caption(rendering: Rendering, basis: Basis) -> str:
+    """What the colours of a map mean, in a sentence."""
+    if rendering.kind == "pca":
+        shares = ", ".join(f"{share:.0%}" for share in basis.explained)
+        return f"Red, green and blue hold {shares} of the variance; the same colours everywhere."
+    if rendering.kind == "similarity":
+        low, high = rendering.limits
+        return f"Cosine with the picked pixel: black is {low:.2f} or less, bright is {high:.0f}."
+    return f"{len(basis.order)} channels; contrast from the 1st to the 99th percentile of the image."
+
+
 def opinion_rows(opinions: dict[str, Any], classes: tuple[ClassInfo, ...]) -> list[tuple[ClassInfo, dict[str, float]]]:
     """Classes with their probability by each branch, the whole network's most probable first."""
     order = np.argsort(-np.asarray(opinions["both"]), kind="stable")

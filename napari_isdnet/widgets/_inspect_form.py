@@ -10,14 +10,16 @@ from qtpy.QtWidgets import (
     QLabel,
     QSlider,
     QTableWidget,
+    QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_isdnet.classes import ClassInfo
 from napari_isdnet.widgets._controls import Controls, in_row, scrolled
 from napari_isdnet.widgets._inspect_charts import AttentionCharts
 from napari_isdnet.widgets._job import JobBar
-from napari_isdnet.widgets._tables import leave_alone
+from napari_isdnet.widgets._tables import cell, leave_alone
 
 
 class InspectForm(Controls):
@@ -80,6 +82,22 @@ class InspectForm(Controls):
         across.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.table.setMinimumHeight(150)
         self.table.hide()
+
+    def show_opinions(self, rows: list[tuple[ClassInfo, dict[str, float]]]) -> None:
+        """Probabilities of the classes, each branch's most probable one in bold."""
+        branches = [b for b in ("both", "shallow", "deep") if b in rows[0][1]]
+        best = {b: max(values[b] for _, values in rows) for b in branches}
+        self.table.setColumnCount(1 + len(branches))
+        self.table.setRowCount(len(rows))
+        for index, (info, values) in enumerate(rows):
+            self.table.setItem(index, 0, cell(info.name, color=info.hex))
+            for column, branch in enumerate(branches, 1):
+                item = QTableWidgetItem(f"{values[branch]:.1%}")
+                font = item.font()
+                font.setBold(values[branch] == best[branch])
+                item.setFont(font)
+                self.table.setItem(index, column, item)
+        self.table.show()
 
     def _lay_out(self) -> None:
         inside = QWidget(self)

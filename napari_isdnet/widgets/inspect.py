@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QTableWidgetItem
+from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.engine.rendering import KINDS, Basis, Rendering, kinds_for
 from napari_isdnet.exceptions import InputError
@@ -20,11 +20,11 @@ from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import keep_triton_out, look_for_models
 from napari_isdnet.widgets._inspect_form import InspectForm
+from napari_isdnet.widgets._inspect_pick import Picker
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import region_window
-from napari_isdnet.widgets._tables import cell
 from napari_isdnet.widgets._worker import Job
 from napari_isdnet.window import Window
 
@@ -48,7 +48,9 @@ class InspectWidget(InspectForm):
         self.looked_at: Any = None  # the image layer of the open view
         self.settings: control.InspectSettings | None = None
         self.layer: Any = None
+        self._said = self.status.text()  # of the open view
         self.picked: control.Picked | None = None
+        self.picker = Picker(viewer, self._clicked)
         self._jobs: list[Job] = []
         self._latest: Job | None = None
         keep_triton_out()
@@ -68,20 +70,21 @@ class InspectWidget(InspectForm):
         self.show_button.clicked.connect(lambda: self.show_map())
         self.keep_button.clicked.connect(self._keep)
         self.draw_button.clicked.connect(self._draw)
-        self.pick_button.toggled.connect(self._picking)
+        self.pick_button.toggled.connect(self.picker.listen)
         self.copy_button.clicked.connect(self.copy_command)
         self.fusion.activated.connect(lambda _: self._show_attention())
+        for box in (self.image, self.model, self.context):
+            box.currentIndexChanged.connect(lambda _: self._follow_choice())
         self._pyramid_failed.connect(notify_error)
-        events, viewer = self.viewer.layers.events, self.viewer
+        events = self.viewer.layers.events
         events.inserted.connect(self._list_images)
         events.removed.connect(self._removed)
-        jobs, shared, clicked = self._jobs, self.shared, self._clicked
+        jobs, shared, picker = self._jobs, self.shared, self.picker
 
         def gone() -> None:
             events.inserted.disconnect(self._list_images)
             events.removed.disconnect(self._removed)
-            if clicked in viewer.mouse_drag_callbacks:
-                viewer.mouse_drag_callbacks.remove(clicked)
+            picker.listen(False)
             for job in list(jobs):
                 job.stop()
             for view in shared:
@@ -109,6 +112,7 @@ class InspectWidget(InspectForm):
 
     def _list_images(self, *_: Any) -> None:
         list_images(self.image, self.viewer)
+        self._follow_choice()
 
     def _removed(self, event: Any) -> None:
         if event.value is self.layer:
@@ -192,7 +196,7 @@ class InspectWidget(InspectForm):
         if self._latest is not None:  # it asks a view that is being closed
             self._latest.abandon()
             self._latest = None
-        self.status.setText("")
+        self._say("")
         for view in self.shared:
             view.release()
         self.shared.clear()
@@ -200,6 +204,34 @@ class InspectWidget(InspectForm):
         self.pick_button.setChecked(False)
         self.table.hide()
         self.shown.hide()
+
+    # -- what is chosen and what is looked at ----------------------------------------------------------------------
+    def _other_choice(self) -> str:
+        """A sentence where the boxes name another image, network or context than the open view is of; else empty."""
+        seen, image = self.settings, self.image.currentData()
+        if not self.shared or seen is None or image is None:
+            return ""
+        if (self.looked_at, seen.model, seen.context) == (image, self.model.currentData(), self.context.currentData()):
+            return ""
+        return (
+            f"What was looked into is '{self.looked_at.name}' through {Path(seen.model).stem}"
+            f" ({self._text_of(seen.context)}): look inside to see what is chosen now."
+        )
+
+    def _text_of(self, context: str) -> str:
+        return self.context.itemText(self.context.findData(context)).lower()
+
+    def _follow_choice(self) -> None:
+        """Maps of another image or network than the chosen one are not to be had until those are chosen again."""
+        other = self._other_choice()
+        if other:
+            self.pick_button.setChecked(False)
+        self.shown.setEnabled(not other)
+        self.status.setText(other or self._said)
+
+    def _say(self, text: str) -> None:
+        self._said = text
+        self._follow_choice()
 
     # -- map and rendering ---------------------------------------------------------------------------------------
     def _name(self) -> str:
@@ -223,7 +255,7 @@ class InspectWidget(InspectForm):
         if kind == "similarity":
             if self.picked is None:
                 self.pick_button.setChecked(True)
-                self.status.setText("Click on a pixel of the image.")
+                self._say("Click on a pixel of the image.")
             else:
                 self.ask(*self.picked.pixel)
             return
@@ -239,7 +271,7 @@ class InspectWidget(InspectForm):
 
     def show_map(self) -> None:
         """Show the chosen map of the chosen region in the chosen rendering."""
-        if not self.shared:
+        if not self.shared or self._other_choice():
             return
         shared, name = self.shared[0], self._name()
 
@@ -252,11 +284,11 @@ class InspectWidget(InspectForm):
         except InputError as error:
             self._no_map(error)
             return
-        self.status.setText("Finding the colours of the map…")
+        self._say("Finding the colours of the map…")
         self._run(colours, partial(self._show, shared, name))
 
     def _no_map(self, error: InputError) -> None:
-        self.status.setText("No map of this region is shown.")
+        self._say("No map of this region is shown.")
         notify_error(error)
 
     def roi(self) -> Window:
@@ -285,14 +317,7 @@ class InspectWidget(InspectForm):
             return
         self._add(shared, name, basis, rendering, region)
         self._show_attention()
-        if kind == "pca":
-            shares = ", ".join(f"{share:.0%}" for share in basis.explained)
-            self.status.setText(f"Red, green and blue hold {shares} of the variance; the same colours everywhere.")
-        elif kind == "similarity":
-            low, high = rendering.limits
-            self.status.setText(f"Cosine with the picked pixel: black is {low:.2f} or less, bright is {high:.0f}.")
-        else:
-            self.status.setText(f"{channels} channels; contrast from the 1st to the 99th percentile of the image.")
+        self._say(control.caption(rendering, basis))
 
     def _add(self, shared: control.SharedView, name: str, basis: Basis, rendering: Rendering, region: Window) -> None:
         made, scale, corner = control.pyramid(shared, name, basis, rendering, region, self._pyramid_failed.emit)
@@ -313,7 +338,7 @@ class InspectWidget(InspectForm):
 
     def _keep(self) -> None:
         self.layer = None
-        self.status.setText("The layer stays; the next map gets a new one.")
+        self._say("The layer stays; the next map gets a new one.")
 
     def _draw(self) -> None:
         if self.looked_at is not None:
@@ -324,54 +349,28 @@ class InspectWidget(InspectForm):
         self.charts.show_attention(self.attention, int(self.fusion.currentData()))
 
     # -- a pixel -------------------------------------------------------------------------------------------------
-    def _picking(self, on: bool) -> None:
-        callbacks = self.viewer.mouse_drag_callbacks
-        if on and self._clicked not in callbacks:
-            callbacks.append(self._clicked)
-        elif not on and self._clicked in callbacks:
-            callbacks.remove(self._clicked)
-
-    def _clicked(self, viewer: Any, event: Any) -> Generator[None, None, None]:  # noqa: ARG002
-        start = event.pos
-        yield
-        while event.type == "mouse_move":
-            yield
-        moved = sum((a - b) ** 2 for a, b in zip(event.pos, start, strict=True)) > 9
-        if moved or self.looked_at is None:  # that was a pan
-            return
-        row, column = (round(float(v)) for v in self.looked_at.world_to_data(event.position)[-2:])
-        self.ask(row, column)
+    def _clicked(self, position: Any) -> None:
+        if self.looked_at is not None:
+            row, column = (round(float(v)) for v in self.looked_at.world_to_data(position)[-2:])
+            self.ask(row, column)
 
     def ask(self, row: int, column: int) -> None:
         """Ask what each branch says at a pixel of level 0, and show how similar all others are to it."""
-        if not self.shared:
+        if not self.shared or self._other_choice():
             return
         shared, name = self.shared[0], self._name()
         rows, columns = layers.shape_of(self.looked_at)
         if not (0 <= row < rows and 0 <= column < columns):
-            self.status.setText("That pixel lies outside the image.")
+            self._say("That pixel lies outside the image.")
             return
-        self.status.setText(f"Asking about row {row}, column {column}…")
+        self._say(f"Asking about row {row}, column {column}…")
         self._run(lambda: control.pick(shared, name, row, column), partial(self._answered, shared))
 
     def _answered(self, shared: control.SharedView, picked: control.Picked) -> None:
         if not self.shared or self.shared[0] is not shared:
             return
         self.picked = picked
-        rows = control.opinion_rows(picked.opinions, shared.classes)
-        branches = [b for b in ("both", "shallow", "deep") if b in picked.opinions]
-        best = {b: max(values[b] for _, values in rows) for b in branches}
-        self.table.setColumnCount(1 + len(branches))
-        self.table.setRowCount(len(rows))
-        for index, (info, values) in enumerate(rows):
-            self.table.setItem(index, 0, cell(info.name, color=info.hex))
-            for column, branch in enumerate(branches, 1):
-                item = QTableWidgetItem(f"{values[branch]:.1%}")
-                font = item.font()
-                font.setBold(values[branch] == best[branch])
-                item.setFont(font)
-                self.table.setItem(index, column, item)
-        self.table.show()
+        self.show_opinions(control.opinion_rows(picked.opinions, shared.classes))
         self.rendering.setCurrentIndex(self.rendering.findData("similarity"))
         self.maps.setRowVisible(self.channel_row, False)
         self.show_map()
@@ -382,6 +381,8 @@ class InspectWidget(InspectForm):
         try:
             if self.looked_at is None or self.settings is None:
                 raise InputError("There is no map to write yet; look inside first.")
+            if other := self._other_choice():
+                raise InputError(other)
             path, contrast = layers.file_for_command(self.looked_at)
             roi = self.roi()
             whole = roi == Window.whole(layers.shape_of(self.looked_at))

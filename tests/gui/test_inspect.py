@@ -113,6 +113,32 @@ def test_a_channel_of_the_slider_is_the_one_that_varies_most(qtbot, dock, model)
     assert dock.channel.maximum() == 15
 
 
+def test_another_image_or_model_ends_what_can_be_asked_of_the_view(qtbot, viewer, dock, model) -> None:
+    from napari.utils.notifications import notification_manager
+
+    dock.context.setCurrentIndex(dock.context.findData("window"))
+    opened(qtbot, dock, model)
+    said, before = dock.status.text(), dock.layer
+    dock.pick_button.setChecked(True)
+    other = viewer.add_image(picture(SHAPE), rgb=True, name="meadow")
+    dock.image.setCurrentIndex(dock.image.findData(other))
+    words = "What was looked into is 'field' through tiny (window by window): look inside to see what is chosen now."
+    assert dock.status.text() == words
+    assert not dock.shown.isEnabled()
+    assert not dock.pick_button.isChecked()
+    for refused in (dock.show_map, lambda: dock.ask(5, 5)):
+        refused()
+        assert not dock._latest.running
+    assert dock.layer is before
+    dock.copy_command()
+    assert notification_manager.records[-1].message == words
+    dock.image.setCurrentIndex(dock.image.findData(viewer.layers["field"]))
+    assert (dock.shown.isEnabled(), dock.status.text()) == (True, said)
+    dock.context.setCurrentIndex(dock.context.findData("whole"))
+    dock.look_inside()
+    qtbot.waitUntil(lambda: dock.shown.isEnabled() and dock.settings.context == "whole", timeout=120_000)
+
+
 def test_errors_are_said_and_every_control_explains_itself(qtbot, dock) -> None:
     from napari.utils.notifications import notification_manager
 
