@@ -78,6 +78,14 @@ class ClassTable(QTableWidget):
                     cell.setText(text)
         self.blockSignals(False)
 
+    def clear_areas(self) -> None:
+        """No area is known; the ticks stay."""
+        for row in range(self.rowCount()):
+            for column in (1, 2):
+                cell = self.item(row, column)
+                if cell is not None:
+                    cell.setText("")
+
     def _changed(self, item: QTableWidgetItem) -> None:
         if item.column() == 0:
             self.shown.emit(item.row(), item.checkState() == Qt.CheckState.Checked)

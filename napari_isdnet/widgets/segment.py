@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
@@ -60,6 +60,7 @@ class SegmentWidget(Exporting):
         self.result_layer: Any = None
         self.uncertainty_layer: Any = None
         self._result_of: Any = None  # the image layer below them
+        self._areas: dict[Any, tuple[Sequence[ClassInfo], list[int], PixelSize | None]] = {}  # of images with a result
         self.earlier: Earlier | None = None
         self._compare_timer = QTimer(self)
         self._compare_timer.setInterval(COMPARE_MS)
@@ -142,13 +143,27 @@ class SegmentWidget(Exporting):
             folder = Path(path).resolve().parent if path else Path.home() / "napari-isdnet"
             self.output.setText(str(folder / "segmentation"))
         self._show_job_hint()
+        self._show_areas()
         self.live.again()
+
+    def _show_areas(self) -> None:
+        """Areas of the chosen image's result; none where it has no result yet, since others are not its own."""
+        known = self._areas.get(self.image.currentData())
+        if known is None:
+            if self.controller.about is not None:
+                self.list_classes(self.controller.classes)
+            self.classes.clear_areas()
+            return
+        classes, pixels, size = known
+        self.list_classes(classes)
+        self.classes.set_areas(pixels, size)
 
     def _layer_removed(self, event: Any) -> None:
         if event.value is self.result_layer:
             self.result_layer = None
         if event.value is self.uncertainty_layer:
             self.uncertainty_layer = None
+        self._areas.pop(event.value, None)
         self.live.layer_removed(event.value)
         self._list_images()
 
@@ -346,9 +361,9 @@ class SegmentWidget(Exporting):
     def _show_result(self, image: Any, source: ImageSource, finished: Finished) -> None:
         """The result as layers, with the classes of the model that made it: another may be chosen by now."""
         classes, counts = finished.labels.classes, finished.result.class_pixels
-        if not self.live.on:  # of another image, whose classes and areas the table shows
-            self.list_classes(classes)
-            self.classes.set_areas([counts[info.name] for info in classes], source.pixel_size)
+        self._areas[image] = classes, [counts[info.name] for info in classes], source.pixel_size
+        if not self.live.on:  # which fills the table itself
+            self._show_areas()
         self._result_of = image
         self.result_layer = layers.add_labels(
             self.viewer, image, layers.store_pyramid(finished.labels), classes, self.controller.colors(classes),

@@ -74,6 +74,26 @@ def test_a_result_has_the_classes_of_what_ran_though_another_model_is_chosen(vie
 
 
 @pytest.mark.long
+def test_areas_are_those_of_the_chosen_image(viewer, qtbot, dock) -> None:
+    def areas() -> list[str]:
+        return [dock.classes.item(row, column).text() for row in range(3) for column in (1, 2)]
+
+    choose(dock.region, "whole")
+    choose(dock.context, "window")
+    field = dock.image.currentData()
+    dock.segment_button.click()
+    other = viewer.add_image(np.zeros((300, 300, 3), np.uint8), rgb=True, name="other")
+    dock.image.setCurrentIndex(dock.image.findData(other))
+    qtbot.waitUntil(lambda: dock.result_layer is not None, timeout=120_000)  # while another image is chosen
+    assert not any(areas())
+    dock.image.setCurrentIndex(dock.image.findData(field))
+    counts = dock.finished.result.class_pixels
+    assert areas()[::2] == [f"{counts[name]:,} px" if counts[name] else "–" for name in ("soil", "crop", "water")]
+    dock.image.setCurrentIndex(dock.image.findData(other))
+    assert not any(areas())
+
+
+@pytest.mark.long
 def test_layers_of_a_result_that_is_replaced_are_removed(viewer, qtbot, dock, tmp_path) -> None:
     choose(dock.region, "whole")
     choose(dock.context, "window")
