@@ -280,7 +280,7 @@ def test_overwrite_and_what_lies_there(model: ISDNet, tmp_path: Path) -> None:
     first = labels(run(source_of(one), model, tmp_path, overwrite=True))
     again = run(source_of(one), model, tmp_path)  # finished: nothing to do, same answer
     np.testing.assert_array_equal(labels(again), first)
-    with pytest.raises(InputError, match="begun with the image as it was before it changed"):
+    with pytest.raises(InputError, match="begun with another image of this name, or this one before"):
         run(source_of(two), model, tmp_path)
     assert (labels(run(source_of(two), model, tmp_path, overwrite=True)) != first).any()
 

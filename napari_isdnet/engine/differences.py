@@ -81,8 +81,12 @@ def _difference(key: str, old: Any, new: Any) -> str:
     """One difference as it stands after 'was begun with'."""
     if key == "image":
         paths = [item.get("path") if isinstance(item, Mapping) else None for item in (old, new)]
-        other = None not in paths and paths[0] != paths[1]
-        return f"another image ({paths[0]}, now {paths[1]})" if other else "the image as it was before it changed"
+        if paths == [None, None]:  # of pixels in memory there is only a hash
+            return "another image of this name, or this one before it changed"
+        if paths[0] == paths[1]:
+            return "the image as it was before it changed"
+        was, now = (path or "pixels in memory" for path in paths)
+        return f"another image ({was}, now {now})"
     if key == "roi":
         return f"{_region(old)} as region (now {_region(new)})"
     if key == "context":

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_isdnet.engine.differences import job_differences
 from napari_isdnet.engine.ledger import read_about, read_header
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.source import ImageSource
 from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._segment_controller import Settings
 from napari_isdnet.window import Window
@@ -59,14 +63,40 @@ class Earlier:
             wanted["image"] = json.loads(json.dumps(dict(identity)))  # as it comes back from a file
         return job_differences(self.header, wanted, self.about)
 
-    def hint(self, differences: list[str], replace: bool) -> str:
-        """One sentence below the button."""
+    def hint(self, differences: list[str], replace: bool, known: bool = True) -> str:
+        """One sentence below the button; ``known``: the image was compared with the job's."""
         if self.damaged:
             return self.damaged
         if not differences:
-            return "An earlier job of this image lies in the folder: what is done is not computed again."
+            whose = "this image" if known else "an image of this name"
+            return f"An earlier job of {whose} lies in the folder: what is done is not computed again."
+        return self.refusal(differences, replace)
+
+    def refusal(self, differences: list[str], replace: bool = False) -> str:
+        """What another job lies there, and what becomes of it."""
         begun = f"The job in the folder was begun with {'; '.join(differences)}:"
-        return f"{begun} it is replaced." if replace else f"{begun} {WAY_OUT}"
+        if replace:
+            return f"{begun} it is replaced, with its result ({self.folder.name})."
+        return f"{begun} {self._way_out()}"
 
+    def _way_out(self) -> str:
+        return (
+            f"tick 'Replace' to throw it and its result away ({self.folder.name}) and start again, or choose another"
+            " folder."
+        )
 
-WAY_OUT = "tick 'Replace' to start again, or choose another folder."
+    def same_image(self, layer: Any, source: ImageSource) -> dict[str, Any] | None:
+        """The identity of a layer's image as far as it is had at once, and for the rest what the job says of its own.
+
+        None where nothing can be told: of an array that would have to be computed. Whether every pixel is the same is
+        found out by the engine when the job is begun.
+        """
+        if not isinstance(source, ArraySource):
+            return dict(source.identity())
+        begun = self.header.get("image", {})
+        if begun.get("format") != "array":
+            return {"format": "array"}
+        coarsest = layer.data[-1] if layer.multiscale else layer.data
+        if not isinstance(coarsest, np.ndarray):
+            return None
+        return {**begun, **source.quick_identity()}

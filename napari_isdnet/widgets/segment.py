@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
@@ -31,7 +31,7 @@ from napari_isdnet.widgets._segment_controller import (
     Settings,
     region_window,
 )
-from napari_isdnet.widgets._segment_earlier import WAY_OUT, Earlier
+from napari_isdnet.widgets._segment_earlier import Earlier
 from napari_isdnet.widgets._segment_export import Exporting, written_in_words
 from napari_isdnet.widgets._segment_live import LiveView
 from napari_isdnet.window import Window
@@ -62,6 +62,7 @@ class SegmentWidget(Exporting):
         self._result_of: Any = None  # the image layer below them
         self._areas: dict[Any, tuple[Sequence[ClassInfo], list[int], PixelSize | None]] = {}  # of images with a result
         self.earlier: Earlier | None = None
+        self._identity: dict[str, Any] | None = None  # of the chosen image, where it can be compared with that job's
         self._compare_timer = QTimer(self)
         self._compare_timer.setInterval(COMPARE_MS)
         self._compare_timer.timeout.connect(self._compare)
@@ -247,6 +248,10 @@ class SegmentWidget(Exporting):
         """Look what lies in the folder."""
         layer = self.image.currentData()
         self.earlier = None if layer is None else Earlier.read(self._folder(), layers.stem_of(layer))
+        self._identity = None
+        with suppress(InputError):  # a stack is no image to segment
+            if self.earlier is not None:
+                self._identity = self.earlier.same_image(layer, layers.opened(layer)[0])
         (self._compare_timer.stop if self.earlier is None else self._compare_timer.start)()
         self._compare()
 
@@ -256,10 +261,8 @@ class SegmentWidget(Exporting):
             return []
         try:
             settings = self.settings()
-            source = layers.source_of(self.image.currentData())
-            known = source is not None and not isinstance(source, ArraySource)  # of an array it would read pixels
-            identity = source.identity() if source is not None and known else None
-            return self.earlier.differences(settings, self.roi(settings.region), self.controller.about.name, identity)
+            region = self.roi(settings.region)
+            return self.earlier.differences(settings, region, self.controller.about.name, self._identity)
         except InputError:  # no region is drawn yet, or the view is beside the image
             return []
 
@@ -269,7 +272,9 @@ class SegmentWidget(Exporting):
         found = self._differences()
         same = earlier is not None and not found and not earlier.damaged
         self.segment_button.setText("Resume or repeat" if same else "Segment to files")
-        self.job_hint.setText("" if earlier is None else earlier.hint(found, self.overwrite.isChecked()))
+        self.job_hint.setText(
+            "" if earlier is None else earlier.hint(found, self.overwrite.isChecked(), self._identity is not None)
+        )
         self.job_hint.setVisible(earlier is not None)
 
     # -- looks ---------------------------------------------------------------------------------------------------
@@ -300,7 +305,8 @@ class SegmentWidget(Exporting):
             self._show_job_hint()  # another program may have begun a job there
             found = self._differences()
             if found and not settings.overwrite:
-                raise InputError(f"The job in the folder was begun with {'; '.join(found)}: {WAY_OUT}")
+                assert self.earlier is not None
+                raise InputError(self.earlier.refusal(found))
             if found and self.export_bar.running:
                 raise InputError("The result that would be replaced is being exported; wait for that, or cancel it.")
         except InputError as error:

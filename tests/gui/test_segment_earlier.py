@@ -136,7 +136,9 @@ def test_resume_is_offered_for_the_same_settings_only(viewer, qtbot, dock, model
     qtbot.waitUntil(lambda: dock.segment_button.text() == "Segment to files", timeout=5000)
     begun = "The job in the folder was begun with rows "
     assert dock.job_hint.text().startswith(begun)
-    assert dock.job_hint.text().endswith("tick 'Replace' to start again, or choose another folder.")
+    assert dock.job_hint.text().endswith(
+        "tick 'Replace' to throw it and its result away (field.job) and start again, or choose another folder."
+    )
     dock.segment_button.click()
     assert not dock.bar.running
     said = notification_manager.records[-1].message
@@ -155,7 +157,26 @@ def test_resume_is_offered_for_the_same_settings_only(viewer, qtbot, dock, model
     assert dock.finished.labels.shape != region
     assert dock.segment_button.text() == "Resume or repeat"
     dock.choose_model(model)
-    qtbot.waitUntil(lambda: dock.job_hint.text().endswith(": it is replaced."), timeout=20_000)
+    qtbot.waitUntil(
+        lambda: dock.job_hint.text().endswith(": it is replaced, with its result (field.job)."), timeout=20_000
+    )
+
+
+def test_another_array_of_the_same_name_is_not_this_image(viewer, qtbot, dock) -> None:
+    choose(dock.region, "whole")
+    choose(dock.context, "window")
+    viewer.layers.clear()
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    viewer.add_image(pixels, rgb=True, name="Image")
+    segmented(qtbot, dock)
+    assert dock.job_hint.text().startswith("An earlier job of this image lies")
+    viewer.layers.clear()
+    viewer.add_image(255 - pixels, rgb=True, name="Image")
+    begun = "The job in the folder was begun with another image of this name, or this one before it changed: "
+    assert dock.job_hint.text().startswith(f"{begun}tick 'Replace' to throw it and its result away (Image.job)")
+    assert dock.segment_button.text() == "Segment to files"
+    dock.overwrite.setChecked(True)
+    assert dock.job_hint.text() == f"{begun}it is replaced, with its result (Image.job)."
 
 
 def test_what_only_the_engine_finds_is_said_without_options(viewer, qtbot, dock, tmp_path) -> None:
