@@ -34,7 +34,10 @@ SUFFIXES: Final = frozenset(_TIFFS | {".png", ".jpg", ".jpeg", ".jp2", ".npy", "
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a queue. ``error`` says in words why it failed or is skipped; ``done`` is a share, 0 to 1."""
+    """One image of a queue. ``error`` says in words why it failed or is skipped; ``done`` is a share, 0 to 1.
+
+    ``model`` and ``settings`` are those that its result was made with: the queue's may be others by now.
+    """
 
     path: str
     stem: str
@@ -44,6 +47,8 @@ class Item:
     seconds: float = 0.0
     pixels: int = 0
     outputs: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,7 @@ class BatchQueue:
         self, index: int, work: Callable[..., Any], model: Any, started: float, before: float
     ) -> Generator[BatchProgress, None, None]:
         item, begun = self.items[index], time.monotonic()
+        used = {"model": self.model, "settings": dict(self.settings)}
         steps = work(item.path, model, output=self.output, **engine_settings(self.settings))
         try:
             while True:
@@ -222,7 +228,7 @@ class BatchQueue:
             result = stop.value
             outputs, pixels = dict(getattr(result, "outputs", {})), int(getattr(result, "pixels", 0))
             seconds = time.monotonic() - begun
-            self._change(index, state=DONE, done=1.0, outputs=outputs, pixels=pixels, seconds=seconds)
+            self._change(index, state=DONE, done=1.0, outputs=outputs, pixels=pixels, seconds=seconds, **used)
         except AlreadyThere as error:
             self._failed(index, str(error), begun, SKIPPED)
         except InputError as error:

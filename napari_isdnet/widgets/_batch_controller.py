@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import json
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.engine.batch import BatchProgress, BatchQueue
+from napari_isdnet.engine.batch import DONE, BatchProgress, BatchQueue, Item
+from napari_isdnet.engine.differences import job_differences
+from napari_isdnet.engine.ledger import read_header
 from napari_isdnet.engine.pictures import overview
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -36,12 +39,17 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Opened:
-    """An image and its result, ready to be layers; ``labels`` None where the result is not an OME-Zarr store."""
+    """An image and its result, ready to be layers; ``labels`` None where the result is not an OME-Zarr store.
+
+    ``warning`` says where the result is not of the image as it is now.
+    """
 
     source: ImageSource
     policy: IntensityPolicy
     path: str
     labels: LabelStore | None
+    item: Item
+    warning: str = ""
 
 
 def thumbnails(paths: Sequence[str]) -> Generator[Thumbnail, None, None]:
@@ -81,7 +89,44 @@ def open_results(queue: BatchQueue, rows: Sequence[int]) -> Generator[Opened, No
         job = queue.output / f"{item.stem}.job" / f"{item.stem}.ome.zarr"
         found = next((p for p in (path, job) if p is not None and p.exists()), None)
         labels = LabelStore.open(found) if found is not None else None
-        yield Opened(source, IntensityPolicy.from_source(source), item.path, labels)
+        warning = _of_another(queue.output / f"{item.stem}.job", source, item)
+        yield Opened(source, IntensityPolicy.from_source(source), item.path, labels, item, warning)
+
+
+def _of_another(job: Path, source: ImageSource, item: Item) -> str:
+    """A sentence where the job of an image was begun with another one than is there now; else empty."""
+    try:
+        header = read_header(job)
+    except InputError:
+        return ""
+    now = json.loads(json.dumps(dict(source.identity())))  # as it comes back from a file
+    words = [] if header is None else job_differences({"image": header.get("image")}, {"image": now}, {})
+    if not words:
+        return ""
+    return (
+        f"The result of '{item.stem}' was made of {words[0]}: choose Queue again, with 'Replace' ticked, for the image"
+        " there is now."
+    )
+
+
+_FORMATS = {"ome-zarr": "OME-Zarr", "ome-tiff": "OME-TIFF", "geotiff": "GeoTIFF", "png": "PNG"}
+
+
+def done_with(item: Item, model: str, chosen: Mapping[str, Any]) -> str:
+    """What an image was done with, where that is another model or are other options than those chosen now; or empty."""
+    if item.state != DONE or not item.model:  # a queue of an earlier version does not say
+        return ""
+    words, then = [] if item.model == model else [f"with {Path(item.model).stem}"], item.settings
+    if then.get("context", "whole") != chosen.get("context", "whole"):
+        words.append("window by window" if then.get("context") == "window" else "whole image")
+    if (count := then.get("orientations", 1)) != chosen.get("orientations", 1):
+        words.append(f"{count} orientation{'s' if count != 1 else ''}")
+    if list(then.get("formats", ())) != list(chosen.get("formats", ())):
+        words.append(f"as {', '.join(_FORMATS.get(name, name) for name in then.get('formats', ()))}")
+    for name in ("polygons", "uncertainty"):
+        if bool(then.get(name)) != bool(chosen.get(name)):
+            words.append(f"{'with' if then.get(name) else 'without'} {name}")
+    return ", ".join(words)
 
 
 def settings(**chosen: Any) -> dict[str, Any]:

@@ -160,7 +160,14 @@ class BatchForm(Controls):
             table.removeCellWidget(row, 2)
         share = f" {100 * item.done:.0f} %" if item.state == QUEUED and item.done > 0 else ""
         seconds = f" · {item.seconds:.0f} s" if item.state == DONE else ""
-        table.setItem(row, 2, cell(f"{MARKS[item.state]} {item.state}{share}{seconds}", tip=error or item.state))
+        note = self.note(item)
+        text = f"{MARKS[item.state]} {item.state}{share}{seconds}"
+        tip = error or f"{item.state} {note}".strip()
+        table.setItem(row, 2, cell(f"{text}\n{note}" if note else text, tip=tip))
+
+    def note(self, item: Item) -> str:  # noqa: ARG002
+        """What is said below the state of an image."""
+        return ""
 
     def show_thumbnail(self, path: str, pixels: npt.NDArray[np.uint8]) -> None:
         """A picture (h, w, 3) beside its image."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QFileDialog
 
-from napari_isdnet.engine.batch import DONE, QUEUED, SKIPPED, BatchProgress, BatchQueue, command, find_images
+from napari_isdnet.engine.batch import DONE, QUEUED, SKIPPED, BatchProgress, BatchQueue, Item, command, find_images
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import check_folder, make_folder
 from napari_isdnet.progress import Progress
@@ -51,6 +51,10 @@ class BatchWidget(BatchForm):
         self.skip_button.clicked.connect(lambda: self._change(self.queue.skip))
         self.remove_button.clicked.connect(lambda: self._change(self.queue.remove))
         self.bar.ended.connect(self._ended)
+        for box in (self.model, self.context, self.orientations, self.format):
+            box.currentIndexChanged.connect(lambda _: self._show_notes())
+        for tick in (self.polygons, self.uncertainty):
+            tick.toggled.connect(lambda _: self._show_notes())
         end_with_dock(self)
         self._list_models()
 
@@ -200,12 +204,11 @@ class BatchWidget(BatchForm):
         self.status.setText(" · ".join(parts) or "Add images to begin.")
 
     # -- running -------------------------------------------------------------------------------------------------
-    def take_settings(self) -> None:
-        """What is chosen in the form, into the queue."""
+    def _chosen(self) -> dict[str, Any]:
+        """What is chosen in the form, as a queue keeps it."""
         where = self.where.currentText().strip()
         device = _settings.device()
-        self.queue.model = str(self.model.currentData() or "")
-        self.queue.settings = work.settings(
+        return work.settings(
             context=self.context.currentData(),
             formats=[self.format.currentData()],
             polygons=self.polygons.isChecked(),
@@ -216,6 +219,20 @@ class BatchWidget(BatchForm):
             memory=_settings.memory_gib(),
             dask=None if where in ("", "This program") else where,
         )
+
+    def take_settings(self) -> None:
+        """What is chosen in the form, into the queue."""
+        self.queue.model = str(self.model.currentData() or "")
+        self.queue.settings = self._chosen()
+
+    def note(self, item: Item) -> str:
+        """With what an image was done, where that is not what is chosen now."""
+        return work.done_with(item, str(self.model.currentData() or ""), self._chosen())
+
+    def _show_notes(self) -> None:
+        for row, item in enumerate(self.queue.items):
+            if item.state == DONE:
+                self.show_item(row, item)
 
     def run(self) -> None:
         """Segment what is queued."""
@@ -286,9 +303,13 @@ class BatchWidget(BatchForm):
         for item in found:
             data, keywords, _ = image_layer(item.source, item.policy, path=item.path)
             image = self._viewer.add_image(data, **keywords)
+            if item.warning:
+                notify_info(item.warning)
             if item.labels is not None:
-                labels = item.labels
+                labels, note = item.labels, self.note(item.item)
+                note = ", ".join(part for part in (note, "of another image" if item.warning else "") if part)
+                name = f"{item.source.name} classes"
                 layers.add_labels(
                     self._viewer, image, layers.store_pyramid(labels), labels.classes, color_table(labels.classes),
-                    f"{item.source.name} classes", origin=labels.origin, opacity=0.6, store=labels,
+                    f"{name} ({note})" if note else name, origin=labels.origin, opacity=0.6, store=labels,
                 )  # fmt: skip

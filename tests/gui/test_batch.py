@@ -101,6 +101,42 @@ def test_cancelled_it_goes_on_in_another_window(viewer, qtbot, batch, images, mo
     qtbot.waitUntil(lambda: states(again) == ["done", "done", "failed"] and not again.bar.running, timeout=60_000)
 
 
+@pytest.mark.long
+def test_what_was_done_with_another_model_or_of_another_image_says_so(
+    viewer, qtbot, batch, images, model, tmp_path
+) -> None:
+    from napari.utils.notifications import notification_manager
+
+    begin(qtbot, batch, images / "a.tif", model, tmp_path / "out", 1)
+    qtbot.waitUntil(lambda: states(batch) == ["done"] and not batch.bar.running, timeout=60_000)
+    state = batch.table.item(0, 2).text()
+    assert "with" not in state
+    other = save_model(lively(small(channels=16)), tmp_path / "other.safetensors")
+    batch.choose_model(str(other))
+    batch.context.setCurrentIndex(batch.context.findData("whole"))
+    assert batch.table.item(0, 2).text() == f"{state}\nwith lively, window by window"
+    batch.choose_model(str(model))
+    assert batch.table.item(0, 2).text() == f"{state}\nwindow by window"
+    batch.choose_model(str(other))
+    batch.context.setCurrentIndex(batch.context.findData("window"))
+    batch.add([str(images / "b.tif")])
+    listed(qtbot, batch, 2)
+    batch.run_button.click()
+    qtbot.waitUntil(lambda: states(batch) == ["done", "done"] and not batch.bar.running, timeout=60_000)
+    assert [batch.table.item(row, 2).text().splitlines()[1:] for row in range(2)] == [["with lively"], []]
+    tifffile.imwrite(images / "a.tif", picture((200, 180)), photometric="rgb", tile=(128, 128))
+    batch.table.selectAll()
+    batch.open_button.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 4, timeout=10_000)
+    assert [layer.name for layer in viewer.layers][1::2] == ["a classes (with lively, of another image)", "b classes"]
+    assert notification_manager.records[-1].message.startswith("The result of 'a' was made of the image as it was bef")
+    again = BatchWidget(viewer)  # and the queue remembers
+    viewer.window.add_dock_widget(again, name="Batch again")
+    again.output.setText(str(tmp_path / "out"))
+    again.output.editingFinished.emit()
+    assert again.table.item(0, 2).text().endswith("with lively")
+
+
 def test_dropped_files_are_added_and_two_of_one_name_refused(qtbot, batch, images) -> None:
     from napari.utils.notifications import notification_manager
 
