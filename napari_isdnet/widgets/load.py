@@ -62,7 +62,7 @@ class LoadWidget(Controls):
         self._viewer = viewer
         self._folder = folder
         self._opened: list[dict[str, Any]] = []  # at most one: what the table shows; not yet a layer's
-        self._wanted: tuple[str | None, str | None] | None = None  # path and sample to look at, until it is a layer
+        self._wanted: tuple[str | None, str | None] | None = None  # path and sample that is looked at, or was loaded
         self._asked = ""  # the contrast it was last to be looked at with
         watch(viewer)
         self._build()
@@ -109,7 +109,10 @@ class LoadWidget(Controls):
         self.contrast.currentIndexChanged.connect(self._contrast_changed)
         self.limits.editingFinished.connect(self._look_again)
         self.load_button = self._acting(
-            "load", "Load", "Add the image as a layer; only what you look at is read", self.load
+            "load",
+            "Load",
+            "Add the image as a layer, of which only what you look at is read; with another contrast once more",
+            self.load,
         )
         self.load_button.setEnabled(False)
         self.bar = JobBar(self, "load_job")
@@ -338,8 +341,7 @@ class LoadWidget(Controls):
         )  # fmt: skip
 
     def _add(self, entry: dict[str, Any], source: ImageSource) -> None:
-        self._opened.clear()  # the layer owns the source now
-        self._wanted = None
+        self._opened.clear()  # the layer owns the source now; with another contrast the file is opened anew
         data, keywords, _ = image_layer(source, entry["policy"], path=entry["path"], sample=entry["sample"])
         layer = self._viewer.add_image(data, **keywords)
         self.loaded.emit(layer)

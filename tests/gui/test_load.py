@@ -127,8 +127,13 @@ def test_wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load,
     assert shown(load)["Contrast"].startswith("10–200")
     load.load_button.click()
     assert len(viewer.layers) == 1
-    load.contrast.setCurrentIndex(load.contrast.findData("auto"))  # of the next image: this one is a layer now
-    assert not load.bar.running
+    assert not load.load_button.isEnabled()
+    load.contrast.setCurrentIndex(load.contrast.findData("auto"))  # it can be loaded so as well
+    ready(qtbot, load)
+    assert shown(load)["Contrast"] == "as it is (0–255)"
+    load.load_button.click()
+    policies = [layer.metadata["napari-isdnet"]["policy"].contrast for layer in viewer.layers]
+    assert policies == ["10,200", "auto"]
 
 
 def test_the_dock_is_narrow_and_fits_a_small_window(load) -> None:
