@@ -33,7 +33,7 @@ from napari_isdnet.widgets._controls import Controls, Question, scrolled
 from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
-from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._notify import in_dock, notify_error
 from napari_isdnet.widgets._settings import pyramid_folder
 from napari_isdnet.widgets._tables import leave_alone
 
@@ -42,6 +42,7 @@ FILTER = (
 )
 
 
+HINT = "Open an image of any size. Files without a pyramid get one in the cache."
 ON_REQUEST = ("gigapixel", "slide-region", "slide")
 """Samples that are files: the others are opened without one."""
 
@@ -138,7 +139,7 @@ class LoadWidget(Controls):
         self.table.hide()
 
     def _lay_out(self) -> None:
-        self.hint = QLabel("Open an image of any size. Files without a pyramid get one in the cache.", self)
+        self.hint = QLabel(HINT, self)
         self.hint.setObjectName("load_hint")
         self.hint.setToolTip("TIFF, SVS, NDPI, OME-Zarr, PNG, JPEG, JPEG 2000, NPY; more with the geo and wsi extras")
         self.hint.setWordWrap(True)
@@ -253,14 +254,19 @@ class LoadWidget(Controls):
         # Before the contrast is read: where that is wrong, this is what is looked at once it is corrected.
         self._wanted, self._asked = (path, sample), self._contrast_text()
         self.question.hide()
+        self.hint.setText(HINT)
         self.path.setText(path or "")
         self.sample.setCurrentIndex(max(0, self.sample.findData(sample)))
+
+        def failed(error: BaseException) -> None:
+            self._show_no_facts(in_dock(str(error)) or type(error).__name__)  # the notification goes by
+            notify_error(error)
+
         try:
             contrast = parse_contrast(self._contrast_text())
         except InputError:
             self.bar.abandon()
-            self._show_no_facts()
-            notify_error(InputError(f"Contrast limits must look like LOW,HIGH, got '{self._contrast_text()}'."))
+            failed(InputError(f"Contrast limits must look like LOW,HIGH, got '{self._contrast_text()}'."))
             return
         folder = self._folder()
 
@@ -276,13 +282,12 @@ class LoadWidget(Controls):
                 raise
             return {**report, "path": path, "sample": sample}
 
-        def failed(error: BaseException) -> None:
+        def not_opened(error: BaseException) -> None:
             self._wanted = None
-            self._show_no_facts()
-            notify_error(error)
+            failed(error)
 
         self.bar.run(
-            look, on_result=self._show, on_error=failed, on_cancel=self._show_no_facts, title="Opening",
+            look, on_result=self._show, on_error=not_opened, on_cancel=self._show_no_facts, title="Opening",
             drop=lambda entry: entry["source"].close(),
         )  # fmt: skip
 
@@ -299,9 +304,10 @@ class LoadWidget(Controls):
         self.load_button.setText("Build pyramid and load" if entry["build"] else "Load")
         self.load_button.setEnabled(True)
 
-    def _show_no_facts(self) -> None:
+    def _show_no_facts(self, reason: str = "") -> None:
         """What the table says is of the image before, not of the one whose name stands above it."""
         self.table.hide()
+        self.hint.setText(reason or HINT)
         self.hint.show()
 
     def _forget(self) -> None:

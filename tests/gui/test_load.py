@@ -348,6 +348,7 @@ def test_facts_of_the_image_before_go_with_a_failed_opening(qtbot, load, picture
     qtbot.waitUntil(lambda: not load.bar.running, timeout=5000)
     assert load.table.isHidden()
     assert not load.hint.isHidden()
+    assert load.hint.text() == f"{tmp_path / 'none.tif'} does not exist; check the path."
     load.open(str(picture))
     ready(qtbot, load)
     assert not load.table.isHidden()
@@ -355,3 +356,4 @@ def test_facts_of_the_image_before_go_with_a_failed_opening(qtbot, load, picture
     load.limits.setText("abc")
     load.limits.editingFinished.emit()
     assert load.table.isHidden()
+    assert load.hint.text() == "Contrast limits must look like LOW,HIGH, got 'abc'."
