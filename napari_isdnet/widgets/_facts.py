@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -80,7 +81,17 @@ def position(source: ImageSource) -> str:
     crs = place.crs or "unnamed reference system"
     if len(crs) > 40:  # WKT: its first quoted text is the name
         crs = crs.split('"')[1] if crs.count('"') > 1 else crs[:40] + "…"
-    return f"{crs}, top left at x {place.transform[2]:.6g}, y {place.transform[5]:.6g}"
+    a, b, x, d, e, y = place.transform
+    pixel = min(math.hypot(a, d), math.hypot(b, e))
+    return f"{crs}, top left at x {coordinate(x, pixel)}, y {coordinate(y, pixel)}"
+
+
+def coordinate(value: float, pixel: float) -> str:
+    """A coordinate in plain decimals, to a tenth of a pixel or finer."""
+    digits = min(12, max(0, 1 - math.floor(math.log10(pixel)))) if pixel > 0 else 6
+    text = f"{value:.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
 
 
 def contrast(policy: IntensityPolicy) -> str:

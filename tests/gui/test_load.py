@@ -14,9 +14,12 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QWidget
 
+from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.overviews import OverviewSource
 from napari_isdnet.io.sample_files import SampleFile
 from napari_isdnet.io.samples import Download, download
+from napari_isdnet.io.source import GeoReference
+from napari_isdnet.widgets import _facts
 from napari_isdnet.widgets._image import source_of
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.load import LoadWidget
@@ -104,6 +107,20 @@ def test_contrast_limits_reach_the_screen(viewer, qtbot, load, tmp_path) -> None
     layer = viewer.layers[0]
     expected = np.rint(np.clip((pixels.astype(np.float32) - 1000) * (255 / 2000), 0, 255)).astype(np.uint8)
     qtbot.waitUntil(lambda: np.array_equal(layer._slice.image.raw[..., 1], expected), timeout=5000)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "x", "y", "words"),
+    [
+        (0.5, 412345.5, 5412345.5, "x 412345.5, y 5412345.5"),
+        (10.0, 1e6, 8.4e6 + 1 / 3, "x 1000000, y 8400000"),
+        (2.5e-6, 11.123456789, -48.5, "x 11.1234568, y -48.5"),
+    ],
+)
+def test_positions_are_plain_decimals_as_fine_as_the_pixels(pixel, x, y, words) -> None:
+    place = GeoReference("EPSG:32633", (pixel, 0.0, x, 0.0, -pixel, y))
+    source = ArraySource([np.zeros((8, 8), np.uint8)], "a", "yx", georeference=place)
+    assert _facts.position(source) == f"EPSG:32633, top left at {words}"
 
 
 def test_wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load, picture) -> None:
