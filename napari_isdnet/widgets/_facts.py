@@ -20,7 +20,7 @@ def facts(source: ImageSource, policy: IntensityPolicy, needs_pyramid: bool = Fa
         ("Format", str(getattr(source, "format", "image"))),
         ("Size", f"{rows:,} rows × {columns:,} columns ({pixels(rows * columns)})"),
         ("Pyramid", pyramid(source.levels, needs_pyramid)),
-        ("Channels", channels(source)),
+        ("Channels", channels(source, policy)),
         ("Pixel size", pixel_size(source)),
         ("Position", position(source)),
         ("Contrast", contrast(policy)),
@@ -57,10 +57,16 @@ def pyramid(levels: tuple[tuple[int, int], ...], needed: bool) -> str:
     return f"{len(levels)} levels, down to {levels[-1][0]:,} × {levels[-1][1]:,}"
 
 
-def channels(source: ImageSource) -> str:
-    """Number, alpha, and sample type."""
-    alpha = "" if source.alpha is None else f", channel {source.alpha} is alpha"
-    return f"{source.channels} × {source.dtype}{alpha}"
+def channels(source: ImageSource, policy: IntensityPolicy) -> str:
+    """Number, alpha, sample type, and which of them the network sees where that is a choice."""
+    count, chosen = source.channels, policy.channels
+    alpha = "" if policy.alpha is None else f", channel {policy.alpha} is alpha"
+    text = f"{count} × {source.dtype}{alpha}"
+    if count == len(chosen) and chosen == tuple(range(count)):
+        return text
+    numbers = ", ".join(map(str, chosen))
+    seen = f"red, green, blue = channels {numbers}" if len(chosen) == 3 else f"grey = channel {numbers}"
+    return f"{text}; {seen} (of 0 to {count - 1})"
 
 
 def pixel_size(source: ImageSource) -> str:

@@ -15,6 +15,7 @@ from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QWidget
 
 from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.overviews import OverviewSource
 from napari_isdnet.io.sample_files import SampleFile
 from napari_isdnet.io.samples import Download, download
@@ -121,6 +122,22 @@ def test_positions_are_plain_decimals_as_fine_as_the_pixels(pixel, x, y, words) 
     place = GeoReference("EPSG:32633", (pixel, 0.0, x, 0.0, -pixel, y))
     source = ArraySource([np.zeros((8, 8), np.uint8)], "a", "yx", georeference=place)
     assert _facts.position(source) == f"EPSG:32633, top left at {words}"
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen", "words"),
+    [
+        (3, None, "3 × uint8"),
+        (1, None, "1 × uint8"),
+        (2, None, "2 × uint8; grey = channel 0 (of 0 to 1)"),
+        (4, (3, 1, 0), "4 × uint8; red, green, blue = channels 3, 1, 0 (of 0 to 3)"),
+        (5, None, "5 × uint8; red, green, blue = channels 0, 1, 2 (of 0 to 4)"),
+    ],
+)
+def test_facts_say_which_channels_the_network_sees(count, chosen, words) -> None:
+    source = ArraySource([np.zeros((8, 8, count), np.uint8)], "a", "yxc")
+    policy = IntensityPolicy.from_source(source, channels=chosen)
+    assert dict(_facts.facts(source, policy))["Channels"] == words
 
 
 def test_wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load, picture) -> None:
