@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +66,32 @@ def our_widgets() -> list[str]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def manifests_read_once() -> Iterator[None]:
-    """Each viewer reads the manifests of all plugins anew, for a third of its time; nobody changes them here."""
+def viewers_made_lightly() -> Iterator[None]:
+    """What each viewer does anew though no test asks for it took half of its time.
+
+    The manifests of all installed plugins are read (nobody installs any here), napari's preferences are written to
+    their file with every one that is set (a user's file it would be), and a page of welcome that is never shown looks
+    up its shortcuts with each of the hundreds that are bound.
+    """
+    from napari._qt.widgets.qt_welcome import QtWelcomeWidget
+    from napari.settings import NapariSettings
     from npe2 import PluginManifest
 
-    real, known = PluginManifest.from_file, {}
+    real, known = PluginManifest.discover, []
 
-    def from_file(path: str | Path) -> Any:
-        if path not in known:
-            known[path] = real(path)
-        return known[path].model_copy(deep=True)
+    def discover(paths: Sequence[str | Path] = ()) -> Iterator[Any]:
+        if paths:
+            yield from real(paths)
+            return
+        if not known:
+            known.extend(real())
+        for found in known:
+            yield found._replace(manifest=found.manifest and found.manifest.model_copy(deep=True))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(PluginManifest, "from_file", from_file)
+        patched.setattr(PluginManifest, "discover", discover)
+        patched.setattr(NapariSettings, "_maybe_save", lambda _settings: None)
+        patched.setattr(QtWelcomeWidget, "refresh", lambda _page, _event=None: None)
         yield
 
 
