@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,24 +28,24 @@ from napari_isdnet.widgets._segment_layers import CLASSES
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.window import Window
 
+from .annotate_tools import look, painted, settle, start_over, tiles
 from .canvas_tools import canvas_of, drag, hover, key, mouse, on_screen
 
 CONTROL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
 SHAPE = (1400, 1800)
 
 
-def tiles(shape: tuple[int, int], side: int = 200) -> np.ndarray:
-    """Squares of flat colours with a little noise."""
-    rows, columns = np.indices(shape) // side
-    colors = np.random.default_rng(3).integers(30, 220, (64, 3))
-    noise = np.random.default_rng(4).integers(-4, 5, (*shape, 3))
-    return (colors[(rows * 7 + columns * 3) % 64] + noise).clip(0, 255).astype(np.uint8)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drawn") / "field.tif"
+    tifffile.imwrite(path, tiles(SHAPE), photometric="rgb", tile=(256, 256))
+    return path
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    tifffile.imwrite(tmp_path / "field.tif", tiles(SHAPE), photometric="rgb", tile=(256, 256))
-    return tmp_path / "field.tif"
+def picture(drawn: Path, tmp_path: Path) -> Path:
+    """In a folder of its own: annotations lie beside it."""
+    return Path(shutil.copy(drawn, tmp_path))
 
 
 def add_image(viewer: Any, path: Path) -> Any:
@@ -63,23 +64,13 @@ def dock(viewer: Any, picture: Path, qtbot: Any) -> AnnotateWidget:
     return widget
 
 
-def settle(qtbot: Any, dock: AnnotateWidget) -> None:
-    assert dock.controller.wait(10)
-    qtbot.wait(100)
+def test_a_drag_paints_what_the_brush_covers_at_any_zoom(viewer, qtbot, dock) -> None:
+    for zoom in (4.0, 1.0, 0.2):
+        a_drag_paints_what_the_brush_covers(viewer, qtbot, dock, zoom)
+        start_over(qtbot, dock)
 
 
-def look(viewer: Any, center: tuple[float, float], zoom: float) -> None:
-    viewer.camera.center = center
-    viewer.camera.zoom = zoom
-
-
-def painted(dock: AnnotateWidget, window: Window | None = None) -> np.ndarray:
-    store = dock.controller.store
-    return store.read_labels(window or Window.whole(store.shape))
-
-
-@pytest.mark.parametrize("zoom", [4.0, 1.0, 0.2])
-def test_a_drag_paints_what_the_brush_covers_at_any_zoom(viewer, qtbot, dock, zoom) -> None:
+def a_drag_paints_what_the_brush_covers(viewer: Any, qtbot: Any, dock: AnnotateWidget, zoom: float) -> None:
     look(viewer, (700, 900), zoom)
     qtbot.wait(80)
     layer = dock.canvas.layer
@@ -103,7 +94,32 @@ def test_a_drag_paints_what_the_brush_covers_at_any_zoom(viewer, qtbot, dock, zo
     assert dock.classes.item(0, 2).text() == f"{int(found.sum()):,}"
 
 
-def test_shift_erases_and_keys_undo_and_redo(viewer, qtbot, dock) -> None:
+def test_keys_and_shift_on_the_canvas(viewer, qtbot, dock) -> None:
+    keys_pick_classes_and_tools(viewer, qtbot, dock)
+    for promise in (shift_erases_and_keys_undo_and_redo, pan_moves_the_picture_and_paints_nothing):
+        start_over(qtbot, dock)
+        promise(viewer, qtbot, dock)
+
+
+def keys_pick_classes_and_tools(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
+    look(viewer, (700, 900), 1.0)
+    canvas_of(viewer).setFocus()
+    key(viewer, Qt.Key.Key_2)
+    assert dock.controller.class_index == 1
+    assert dock.classes.currentRow() == 1
+    key(viewer, Qt.Key.Key_L)
+    assert dock.tool_buttons["lasso"].isChecked()
+    drag(viewer, dock.canvas.layer, [(600, 800), (600, 1000), (800, 1000), (800, 800), (700, 790)])
+    settle(qtbot, dock)
+    assert painted(dock)[700, 900] == 2
+    assert painted(dock)[500, 900] == 0
+    key(viewer, Qt.Key.Key_B)
+    key(viewer, Qt.Key.Key_BracketRight)
+    assert dock.controller.tool == "brush"
+    assert dock.size_box.value() > 20
+
+
+def shift_erases_and_keys_undo_and_redo(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
     look(viewer, (700, 900), 1.0)
     dock.choose(tool="brush", size=40)
     layer = dock.canvas.layer
@@ -129,25 +145,24 @@ def test_shift_erases_and_keys_undo_and_redo(viewer, qtbot, dock) -> None:
     assert np.array_equal(painted(dock), two)
 
 
-def test_keys_pick_classes_and_tools(viewer, qtbot, dock) -> None:
+def pan_moves_the_picture_and_paints_nothing(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
     look(viewer, (700, 900), 1.0)
-    canvas_of(viewer).setFocus()
-    key(viewer, Qt.Key.Key_2)
-    assert dock.controller.class_index == 1
-    assert dock.classes.currentRow() == 1
-    key(viewer, Qt.Key.Key_L)
-    assert dock.tool_buttons["lasso"].isChecked()
-    drag(viewer, dock.canvas.layer, [(600, 800), (600, 1000), (800, 1000), (800, 800), (700, 790)])
+    dock.choose(tool="brush")
+    assert not viewer.camera.mouse_pan
+    dock.choose(tool="pan")
+    assert viewer.camera.mouse_pan
+    drag(viewer, dock.canvas.layer, [(700, 900), (700, 950)])
     settle(qtbot, dock)
-    assert painted(dock)[700, 900] == 2
-    assert painted(dock)[500, 900] == 0
-    key(viewer, Qt.Key.Key_B)
-    key(viewer, Qt.Key.Key_BracketRight)
-    assert dock.controller.tool == "brush"
-    assert dock.size_box.value() > 20
+    assert not painted(dock).any()
 
 
-def test_polygon_by_clicks_with_a_rubber_band(viewer, qtbot, dock) -> None:
+def test_outlines_by_clicks(viewer, qtbot, dock) -> None:
+    polygon_by_clicks_with_a_rubber_band(viewer, qtbot, dock)
+    start_over(qtbot, dock)
+    one_click_takes_a_superpixel(viewer, qtbot, dock)
+
+
+def polygon_by_clicks_with_a_rubber_band(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
     look(viewer, (700, 900), 1.0)
     qtbot.wait(80)
     layer = dock.canvas.layer
@@ -176,18 +191,7 @@ def test_polygon_by_clicks_with_a_rubber_band(viewer, qtbot, dock) -> None:
     assert np.array_equal(layer._slice.image.raw, dock.controller.store.read_labels(shown, level))
 
 
-def test_space_moves_the_picture_and_pan_paints_nothing(viewer, qtbot, dock) -> None:
-    look(viewer, (700, 900), 1.0)
-    dock.choose(tool="brush")
-    assert not viewer.camera.mouse_pan
-    dock.choose(tool="pan")
-    assert viewer.camera.mouse_pan
-    drag(viewer, dock.canvas.layer, [(700, 900), (700, 950)])
-    settle(qtbot, dock)
-    assert not painted(dock).any()
-
-
-def test_one_click_takes_a_superpixel(viewer, qtbot, dock) -> None:
+def one_click_takes_a_superpixel(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
     look(viewer, (700, 900), 1.0)
     key(viewer, Qt.Key.Key_S)
     dock.choose(size=100)
@@ -218,7 +222,36 @@ def test_a_predicted_region_is_accepted_under_its_own_class(viewer, qtbot, dock)
     assert dock.classes.item(2, 0).text() == "water"
 
 
-def test_classes_are_renamed_recolored_merged_and_removed_without_losing_strokes(viewer, qtbot, dock) -> None:
+def test_the_class_list_and_the_controls(viewer, qtbot, dock) -> None:
+    every_control_says_what_it_does(dock)
+    a_name_twice_is_refused_and_shown_as_before(qtbot, dock)
+    classes_are_renamed_recolored_merged_and_removed_without_losing_strokes(viewer, qtbot, dock)
+
+
+def every_control_says_what_it_does(dock: AnnotateWidget) -> None:
+    kinds = ("QPushButton", "QToolButton", "QComboBox", "QSpinBox", "QSlider", "QTableWidget", "QLabel")
+    controls = [c for c in dock.findChildren(QWidget) if any(c.inherits(kind) for kind in kinds)]
+    ours = [c for c in controls if c.objectName().startswith("annotate_")]
+    assert len(ours) > 20
+    for control in ours:
+        assert control.toolTip(), control.objectName()
+    assert "Ctrl+Z" in dock.undo_button.toolTip()
+    assert "Ctrl+Shift+Z" in dock.redo_button.toolTip()
+
+
+def a_name_twice_is_refused_and_shown_as_before(qtbot: Any, dock: AnnotateWidget) -> None:
+    from napari.utils.notifications import notification_manager
+
+    before = len(notification_manager.records)
+    dock.classes.item(1, 0).setText("object")
+    settle(qtbot, dock)
+    assert len(notification_manager.records) > before
+    assert dock.classes.item(1, 0).text() == "background"
+
+
+def classes_are_renamed_recolored_merged_and_removed_without_losing_strokes(
+    viewer: Any, qtbot: Any, dock: AnnotateWidget
+) -> None:
     look(viewer, (700, 900), 1.0)
     dock.add_button.click()
     settle(qtbot, dock)
@@ -248,17 +281,7 @@ def test_classes_are_renamed_recolored_merged_and_removed_without_losing_strokes
     assert dock.classes.rowCount() == 3
 
 
-def test_a_name_twice_is_refused_and_shown_as_before(viewer, qtbot, dock) -> None:
-    from napari.utils.notifications import notification_manager
-
-    before = len(notification_manager.records)
-    dock.classes.item(1, 0).setText("object")
-    settle(qtbot, dock)
-    assert len(notification_manager.records) > before
-    assert dock.classes.item(1, 0).text() == "background"
-
-
-def test_strokes_and_undo_survive_a_restart(viewer, qtbot, dock, picture) -> None:
+def test_strokes_and_undo_survive_a_restart_and_an_end_in_the_middle_of_a_drag(viewer, qtbot, dock, picture) -> None:
     look(viewer, (700, 900), 1.0)
     drag(viewer, dock.canvas.layer, [(700, 800), (700, 1000)])
     dock.start_button.click()  # close
@@ -272,6 +295,11 @@ def test_strokes_and_undo_survive_a_restart(viewer, qtbot, dock, picture) -> Non
     key(viewer, Qt.Key.Key_Z, CONTROL)
     settle(qtbot, dock)
     assert not painted(dock).any()
+    # Nor is a stroke lost where the window closes in the middle of its drag.
+    drag(viewer, dock.canvas.layer, [(700, 800), (700, 1000)], let_go=False)
+    dock.controller.close()
+    with Project.open(picture, read_only=True) as project:
+        assert project.store.read_labels(Window(700, 900, 1, 1))[0, 0] == 1
 
 
 def test_edit_window_with_naparis_tools_is_flushed_by_itself(viewer, qtbot, dock) -> None:
@@ -298,7 +326,7 @@ def test_edit_window_with_naparis_tools_is_flushed_by_itself(viewer, qtbot, dock
     assert painted(dock)[700, 900] == 1
 
 
-def test_export_and_import(viewer, qtbot, dock, tmp_path) -> None:
+def test_export_import_and_the_command_that_exports(viewer, qtbot, dock, tmp_path, monkeypatch) -> None:
     look(viewer, (700, 900), 1.0)
     drag(viewer, dock.canvas.layer, [(700, 800), (700, 1000)])
     settle(qtbot, dock)
@@ -319,9 +347,10 @@ def test_export_and_import(viewer, qtbot, dock, tmp_path) -> None:
         dock.undo_button.click()
         settle(qtbot, dock)
         assert not painted(dock).any()
+    the_copied_command_writes_the_outlines(qtbot, dock, tmp_path, monkeypatch)
 
 
-def test_the_copied_command_writes_the_outlines(viewer, qtbot, dock, tmp_path, monkeypatch) -> None:
+def the_copied_command_writes_the_outlines(qtbot: Any, dock: AnnotateWidget, tmp_path: Path, monkeypatch: Any) -> None:
     dock.controller.paint(Brush([(100.0, 100.0)], 20.0))
     settle(qtbot, dock)
     next(a for a in dock.export_menu.actions() if a.objectName() == "annotate_export_command").trigger()
@@ -358,22 +387,3 @@ def test_without_an_image_start_is_off(viewer) -> None:
     viewer.window.add_dock_widget(dock)
     assert not dock.start_button.isEnabled()
     assert not dock.body.isVisible()
-
-
-def test_every_control_says_what_it_does(dock) -> None:
-    kinds = ("QPushButton", "QToolButton", "QComboBox", "QSpinBox", "QSlider", "QTableWidget", "QLabel")
-    controls = [c for c in dock.findChildren(QWidget) if any(c.inherits(kind) for kind in kinds)]
-    ours = [c for c in controls if c.objectName().startswith("annotate_")]
-    assert len(ours) > 20
-    for control in ours:
-        assert control.toolTip(), control.objectName()
-    assert "Ctrl+Z" in dock.undo_button.toolTip()
-    assert "Ctrl+Shift+Z" in dock.redo_button.toolTip()
-
-
-def test_closing_the_window_in_the_middle_of_a_drag_keeps_the_stroke(viewer, qtbot, dock, picture) -> None:
-    look(viewer, (700, 900), 1.0)
-    drag(viewer, dock.canvas.layer, [(700, 800), (700, 1000)], let_go=False)
-    dock.controller.close()
-    with Project.open(picture, read_only=True) as project:
-        assert project.store.read_labels(Window(700, 900, 1, 1))[0, 0] == 1
