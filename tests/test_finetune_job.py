@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from napari_isdnet_training import worker
 from napari_isdnet_training.cli import main
 from napari_isdnet_training.finetune import finetune
 from safetensors import safe_open
@@ -382,11 +384,19 @@ def test_what_goes_wrong_in_the_process_is_said(tmp_path: Path, line: str, error
     process.end()
 
 
-def test_the_worker_refuses_a_job_it_cannot_do(tmp_path: Path) -> None:
-    process = TrainingProcess(
-        {"image": "nowhere.tif", "annotations": "", "model": "x", "output": str(tmp_path / "m" / "o.safetensors"),
-         "options": {"device": "cpu"}}, tmp_path / "log",
-    )  # fmt: skip
-    with pytest.raises(InputError, match=r"nowhere\.tif"):
-        list(process.events())
-    process.end()
+def test_the_worker_refuses_a_job_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: that it is one of its own, and that its words arrive, is shown above."""
+    job = {
+        "image": "nowhere.tif", "annotations": "", "model": "x", "output": str(tmp_path / "m" / "o.safetensors"),
+        "options": {"device": "cpu"},
+    }  # fmt: skip
+    told: list[Any] = []
+    monkeypatch.setattr(worker, "_out", lambda: told.append)
+    monkeypatch.setattr(worker, "Orders", lambda _input: SimpleNamespace(wait_for_job=lambda: job))
+    monkeypatch.setattr(worker.os, "nice", lambda _by: 0)  # this process has other tests to do
+    for name in ("set_threads", "keep_freed_memory"):
+        monkeypatch.setattr(f"napari_isdnet.engine.device.{name}", lambda *_: None)
+    assert worker.main() == 1
+    (failure,) = told
+    assert (failure["kind"], failure["bug"]) == ("failed", False)
+    assert "nowhere.tif" in failure["error"]

@@ -34,7 +34,7 @@ from tests.test_parity import GOLDEN, drawn
 CPU = Placement(torch.device("cpu"), torch.float32)
 CLASSES = ("unknown", "urban", "agriculture", "range", "forest", "water", "barren")
 BIAS = "refine_head.conv_seg.conv_out.bias"
-SIZE = (200, 264)
+SIZE = (136, 200)
 Shell = Callable[..., tuple[int, str, str]]
 
 
@@ -104,8 +104,8 @@ def test_convert_then_segment_gives_the_class_map_of_one_forward(
     converted = load_model(model_file)
     with torch.inference_mode():
         assert torch.equal(converted(normalised(image)).logits[0], logits)
-    region = Window(33, 40, 150, 201)
-    roi = "33,40,150,201"
+    region = Window(17, 24, 111, 161)
+    roi = "17,24,111,161"
     arguments = ("--model", model_file, "--format", "png", "--precision", "float32", "--device", "cpu", "--window", 224)
     code, out, err = shell(
         "segment", tmp_path / "scene.png", *arguments, "--roi", roi, "-o", tmp_path / "out", "--json"
@@ -123,7 +123,7 @@ def test_convert_then_segment_gives_the_class_map_of_one_forward(
     assert facts["pixels"] == region.area
     assert sum(facts["class_pixels"][name] for name in CLASSES) == region.area
     with Image.open(facts["outputs"]["overlay"]) as overlay:
-        assert overlay.size == (201, 150)
+        assert overlay.size == (161, 111)
 
 
 def test_checkpoints_that_cannot_be_used_leave_nothing(

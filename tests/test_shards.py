@@ -21,10 +21,10 @@ from napari_isdnet.window import Window
 
 
 def array_in(folder: Path, shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...], codec: Any) -> Any:
-    group = zarr.create_group(store=folder, zarr_format=3, overwrite=True)
-    return group.create_array(
-        "0", shape=shape, shards=shard, chunks=chunk, dtype="uint8", compressors=codec, fill_value=255
-    )
+    return zarr.create_array(
+        folder / "0", shape=shape, shards=shard, chunks=chunk, dtype="uint8", compressors=codec, fill_value=255,
+        overwrite=True,
+    )  # fmt: skip
 
 
 def ours(folder: Path, shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[Any, Shards]:
@@ -37,10 +37,11 @@ def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], tuple[in
     """Shape, shard, chunk, values with chunks and shards of nothing, and a box inside."""
     lead = draw(st.sampled_from([(), (1,), (3,)]))
     side, times = draw(st.sampled_from([3, 8])), draw(st.integers(1, 3))
-    shape = (*lead, draw(st.integers(1, 40)), draw(st.integers(1, 40)))
+    most = 5 * side  # five chunks: two shards of the largest
+    shape = (*lead, draw(st.integers(1, most)), draw(st.integers(1, most)))
     shard, chunk = (*lead, side * times, side * times), (*(1 for _ in lead), side, side)
     values = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 4, shape, dtype=np.uint8)
-    values[..., : draw(st.integers(0, 40)), : draw(st.integers(0, 40))] = 255
+    values[..., : draw(st.integers(0, most)), : draw(st.integers(0, most))] = 255
     box = []
     for length in shape:
         start = draw(st.integers(0, length - 1))
