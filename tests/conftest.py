@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What the imports made stays to the end: no collection need look at it again."""
     gc.freeze()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of the test's own; for every test of a module: ``pytestmark`` with ``usefixtures``."""
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

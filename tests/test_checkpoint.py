@@ -29,6 +29,8 @@ from napari_isdnet.model.header import METADATA_KEY, ModelHeader
 from napari_isdnet.model.isdnet import TRAINING_ONLY, ISDNet
 from tests.network_tools import refusal, small
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 def small_config() -> ISDNetConfig:
     return ISDNetConfig.of("reference", 3, deep="tf_efficientnet_lite0", shallow="narrow", channels=32, deep_stride=16)
@@ -63,11 +65,6 @@ def written(model: ISDNet, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def saved(written: bytes, tmp_path: Path) -> Path:
     (tmp_path / "model.safetensors").write_bytes(written)
     return tmp_path / "model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
 
 
 def edited(path: Path, tensors=None, **header) -> Path:

@@ -19,12 +19,9 @@ from napari_isdnet.window import Window
 from tests.cli_tools import Runner, runner
 from tests.web_tools import serving
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 BODY = bytes(range(256)) * 100
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

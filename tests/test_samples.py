@@ -18,6 +18,8 @@ from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
 from tests.web_tools import serving
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 BODY = bytes(range(256)) * 4000
 SHA = hashlib.sha256(BODY).hexdigest()
 
@@ -26,11 +28,6 @@ SHA = hashlib.sha256(BODY).hexdigest()
 def server() -> Iterator[str]:
     with serving(BODY) as address:
         yield address
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
