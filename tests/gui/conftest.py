@@ -124,3 +124,13 @@ def nothing_left(qapp: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def viewer(nothing_left: None, make_napari_viewer: Callable[..., Any]) -> Any:
     """A napari viewer in a real, visible window."""
     return make_napari_viewer(show=True)
+
+
+@pytest.fixture
+def errors(viewer: Any) -> Any:
+    """An Errors dock."""
+    from napari_isdnet.widgets.errors import ErrorsWidget
+
+    widget = ErrorsWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Errors")
+    return widget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,6 @@ def stored(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-@pytest.fixture
-def errors(viewer: Any) -> ErrorsWidget:
-    widget = ErrorsWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Errors")
-    return widget
-
-
 def compared(qtbot: Any, errors: ErrorsWidget) -> None:
     qtbot.mouseClick(errors.compare_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: errors.result is not None and errors.report_button.isEnabled(), timeout=15_000)
@@ -57,10 +51,16 @@ def rows(table: Any) -> list[list[str]]:
     return [[table.item(r, c).text() for c in range(table.columnCount())] for r in range(table.rowCount())]
 
 
-def test_two_layers_give_a_layer_figures_and_windows_to_fly_to(viewer, qtbot, errors) -> None:
+def test_two_layers_are_compared_reported_and_compared_in_a_region(viewer, qtbot, errors, tmp_path) -> None:
     truth, prediction = maps()
     viewer.add_labels(prediction, name="prediction")
     viewer.add_labels(truth, name="truth")
+    two_layers_give_a_layer_figures_and_windows_to_fly_to(viewer, qtbot, errors)
+    the_report_is_written_and_named(qtbot, errors, tmp_path)
+    a_drawn_region_counts_alone(viewer, qtbot, errors)
+
+
+def two_layers_give_a_layer_figures_and_windows_to_fly_to(viewer: Any, qtbot: Any, errors: ErrorsWidget) -> None:
     assert (errors.prediction.currentText(), errors.truth.currentText()) == ("prediction", "truth")
     compared(qtbot, errors)
     table = {row[0]: row[1:] for row in rows(errors.table)}
@@ -86,6 +86,22 @@ def test_two_layers_give_a_layer_figures_and_windows_to_fly_to(viewer, qtbot, er
     )
     assert viewer.camera.center[-2:] == errors.result.worst[1].window.center
     assert viewer.camera.zoom != before
+
+
+def the_report_is_written_and_named(qtbot: Any, errors: ErrorsWidget, tmp_path: Path) -> None:
+    errors.report(tmp_path / "report")
+    qtbot.waitUntil(
+        lambda: (tmp_path / "report" / "evaluation.json").exists() and not errors.bar.running, timeout=15000
+    )
+    assert "prediction" in (tmp_path / "report" / "report.html").read_text()
+
+
+def a_drawn_region_counts_alone(viewer: Any, qtbot: Any, errors: ErrorsWidget) -> None:
+    viewer.add_shapes([[[300, 900], [300, 1000], [330, 1000], [330, 900]]], shape_type="rectangle")
+    errors.region.setCurrentIndex(errors.region.findData("drawn"))
+    compared(qtbot, errors)
+    assert errors.result.region == Window(300, 900, 31, 101)  # the pixels that the outline touches count
+    assert errors.result.accuracy == pytest.approx(131 / 3131)
 
 
 def test_one_class_is_missed_in_red_and_false_alarm_in_blue(viewer, qtbot, errors, tmp_path) -> None:
@@ -120,55 +136,29 @@ def test_one_class_is_missed_in_red_and_false_alarm_in_blue(viewer, qtbot, error
     assert "missed" in errors.legend.text()
 
 
-def test_a_drawn_region_counts_alone(viewer, qtbot, errors) -> None:
-    truth, prediction = maps()
-    viewer.add_labels(prediction, name="prediction")
-    viewer.add_labels(truth, name="truth")
-    viewer.add_shapes([[[300, 900], [300, 1000], [330, 1000], [330, 900]]], shape_type="rectangle")
-    errors.region.setCurrentIndex(errors.region.findData("drawn"))
-    compared(qtbot, errors)
-    assert errors.result.region == Window(300, 900, 31, 101)  # the pixels that the outline touches count
-    assert errors.result.accuracy == pytest.approx(131 / 3131)
-
-
-def test_the_report_is_written_and_named(viewer, qtbot, errors, tmp_path) -> None:
-    truth, prediction = maps()
-    viewer.add_labels(prediction, name="prediction")
-    viewer.add_labels(truth, name="truth")
-    compared(qtbot, errors)
-    errors.report(tmp_path / "report")
-    qtbot.waitUntil(
-        lambda: (tmp_path / "report" / "evaluation.json").exists() and not errors.bar.running, timeout=15000
-    )
-    assert "prediction" in (tmp_path / "report" / "report.html").read_text()
-
-
-@pytest.mark.parametrize(("count", "words"), [(1, "need two class maps"), (2, "beside each other in the viewer")])
-def test_what_cannot_be_compared_is_said(viewer, qtbot, errors, count, words) -> None:
+def test_what_cannot_be_compared_is_said_and_so_is_what_every_control_does(viewer, qtbot, errors) -> None:
     from napari.utils.notifications import notification_manager
 
-    for number in range(count):
+    for number, words in enumerate(("need two class maps", "beside each other in the viewer")):
         viewer.add_labels(np.zeros((300, 300), np.uint8), translate=(0, 300 * number))
-    before = len(notification_manager.records)
-    errors.compare_button.click()
-    qtbot.waitUntil(lambda: len(notification_manager.records) > before, timeout=5000)
-    assert words in notification_manager.records[-1].message
-
-
-def test_closing_the_window_while_comparing_is_clean(viewer, qtbot, errors, tmp_path) -> None:
-    big = np.random.default_rng(0).integers(0, 3, (4096, 4096), dtype=np.uint8)
-    errors.choose_file(errors.prediction, str(stored(tmp_path / "p.ome.zarr", big)))
-    errors.choose_file(errors.truth, str(stored(tmp_path / "t.ome.zarr", big)))
-    errors.compare_button.click()
-    qtbot.waitUntil(lambda: errors.bar.running, timeout=15_000)  # the window closes now
-
-
-def test_every_control_says_what_it_does(errors) -> None:
+        before = len(notification_manager.records)
+        errors.compare_button.click()
+        qtbot.waitUntil(lambda before=before: len(notification_manager.records) > before, timeout=5000)
+        assert words in notification_manager.records[-1].message
     for child in errors.findChildren(QWidget):
         if child.objectName().startswith("errors_") and not child.objectName().endswith(
             ("_bar", "job", "look", "scroll")
         ):
             assert child.toolTip(), child.objectName()
+
+
+def test_closing_the_window_while_comparing_is_clean(viewer, qtbot, errors, tmp_path) -> None:
+    big = np.random.default_rng(0).integers(0, 3, (4096, 4096), dtype=np.uint8)
+    prediction = stored(tmp_path / "p.ome.zarr", big)
+    errors.choose_file(errors.prediction, str(prediction))
+    errors.choose_file(errors.truth, str(shutil.copytree(prediction, tmp_path / "t.ome.zarr")))
+    errors.compare_button.click()
+    qtbot.waitUntil(lambda: errors.bar.running, timeout=15_000)  # the window closes now
 
 
 def test_the_matrix_is_of_the_classes_that_occur() -> None:

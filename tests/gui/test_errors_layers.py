@@ -27,13 +27,6 @@ PLACE: dict[str, Any] = {"scale": (0.5, 0.5), "translate": (100, -50)}
 CLASSES = classes_from([("field", "#30a030"), ("house", "#d04020")])
 
 
-@pytest.fixture
-def errors(viewer: Any) -> ErrorsWidget:
-    widget = ErrorsWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Errors")
-    return widget
-
-
 def said() -> str:
     from napari.utils.notifications import notification_manager
 

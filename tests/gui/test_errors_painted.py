@@ -117,13 +117,6 @@ def test_annotations_and_edit_windows_are_listed_where_they_are_of_use(viewer, q
     qtbot.wait(50)
 
 
-@pytest.fixture
-def errors(viewer: Any) -> ErrorsWidget:
-    widget = ErrorsWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Errors")
-    return widget
-
-
 def test_figures_of_strokes_that_have_changed_are_marked_until_they_are_compared_again(
     viewer, qtbot, errors, project
 ) -> None:
