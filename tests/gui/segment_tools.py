@@ -35,11 +35,11 @@ def fields_network(folder: Path) -> str:
     return str(save_network(folder / "fields.safetensors", ["soil", "crop", "water"]))
 
 
-def write_field(folder: Path) -> Path:
-    """A picture of 640 x 832 pixels in ``folder``."""
+def write_field(folder: Path, shape: tuple[int, int] = (640, 832)) -> Path:
+    """A picture in ``folder``, of squares of 32 pixels."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (20, 26, 3), dtype=np.uint8)
-    pixels = np.kron(coarse, np.ones((32, 32, 1), np.uint8)) // 2 + rng.integers(0, 128, (640, 832, 3), dtype=np.uint8)
+    coarse = rng.integers(0, 256, (shape[0] // 32, shape[1] // 32, 3), dtype=np.uint8)
+    pixels = np.kron(coarse, np.ones((32, 32, 1), np.uint8)) // 2 + rng.integers(0, 128, (*shape, 3), dtype=np.uint8)
     tifffile.imwrite(folder / "field.tif", pixels, photometric="rgb", tile=(256, 256))
     return folder / "field.tif"
 

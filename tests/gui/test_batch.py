@@ -35,7 +35,7 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a", "b"):
-        tifffile.imwrite(folder / f"{name}.tif", picture((300, 280), ord(name)), photometric="rgb", tile=(128, 128))
+        tifffile.imwrite(folder / f"{name}.tif", picture((130, 140), ord(name)), photometric="rgb", tile=(128, 128))
     (folder / "broken.tif").write_bytes(b"II*\0 no picture")
     return folder
 
@@ -77,8 +77,8 @@ def test_add_a_folder_run_see_the_states_open_a_result(viewer, qtbot, batch, ima
     batch.table.selectRow(0)
     qtbot.mouseClick(batch.open_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
-    shown = pyramid_of(viewer.layers["a classes"]).read(0, Window(0, 0, 300, 280))
-    truth = LabelStore.open(tmp_path / "out" / "a.ome.zarr").read_labels(Window(0, 0, 300, 280))
+    shown = pyramid_of(viewer.layers["a classes"]).read(0, Window(0, 0, 130, 140))
+    truth = LabelStore.open(tmp_path / "out" / "a.ome.zarr").read_labels(Window(0, 0, 130, 140))
     np.testing.assert_array_equal(shown, truth)
 
 
@@ -160,27 +160,32 @@ def test_dropped_files_are_added_and_two_of_one_name_refused(qtbot, batch, image
     assert batch.table.rowCount() == 1
 
 
-@pytest.mark.parametrize("missing", ["output", "model", "images"])
-def test_what_is_missing_is_said(viewer, qtbot, batch, images, model, tmp_path, missing) -> None:
-    from napari.utils.notifications import notification_manager
-
+def test_what_is_missing_is_said_and_what_every_control_does(qtbot, batch, images, model, tmp_path) -> None:
+    every_control_says_what_it_does(batch)
+    without_an_image_there_is_no_command(batch, tmp_path)
     qtbot.waitUntil(lambda: not batch.looking.running, timeout=10_000)
     batch.model.clear()
-    if missing != "images":
-        batch.add([str(images)])
-        listed(qtbot, batch, 3)
-    if missing != "model":
-        batch.choose_model(str(model))
-    if missing != "output":
-        batch.output.setText(str(tmp_path / "out"))
+    batch.choose_model(str(model))
+    run_says(batch, "No image is queued")
+    batch.add([str(images)])
+    listed(qtbot, batch, 3)
+    batch.output.setText("")
+    run_says(batch, "need a folder")
+    batch.output.setText(str(tmp_path / "out"))
+    batch.model.clear()
+    run_says(batch, "No model is chosen")
+
+
+def run_says(batch: BatchWidget, words: str) -> None:
+    from napari.utils.notifications import notification_manager
+
     before = len(notification_manager.records)
     batch.run_button.click()
     assert len(notification_manager.records) == before + 1
-    words = {"output": "need a folder", "model": "No model is chosen", "images": "No image is queued"}[missing]
     assert words in notification_manager.records[-1].message
 
 
-def test_without_an_image_there_is_no_command(qtbot, batch, tmp_path) -> None:
+def without_an_image_there_is_no_command(batch: BatchWidget, tmp_path: Path) -> None:
     from napari.utils.notifications import notification_manager
 
     QApplication.clipboard().setText("before")
@@ -188,6 +193,13 @@ def test_without_an_image_there_is_no_command(qtbot, batch, tmp_path) -> None:
     batch.copy_button.click()
     assert QApplication.clipboard().text() == "before"
     assert notification_manager.records[-1].message == "No image is in the list; add some first."
+
+
+def every_control_says_what_it_does(batch: BatchWidget) -> None:
+    for child in batch.findChildren(QWidget):
+        name = child.objectName()
+        if name.startswith("batch_") and not name.endswith(("_bar", "job", "look", "thumbnails", "scroll")):
+            assert child.toolTip(), name
 
 
 def test_a_folder_that_cannot_be_made_and_what_is_there_are_said_without_options(qtbot, batch, images, model) -> None:
@@ -244,13 +256,6 @@ def test_closing_the_window_in_the_middle_leaves_a_queue_that_goes_on(qtbot, bat
     begin(qtbot, batch, images, model, tmp_path / "out", 3)
     qtbot.waitUntil(lambda: (tmp_path / "out" / "batch.json").exists(), timeout=30_000)
     # the window closes now; the leak check looks for threads
-
-
-def test_every_control_says_what_it_does(batch) -> None:
-    for child in batch.findChildren(QWidget):
-        name = child.objectName()
-        if name.startswith("batch_") and not name.endswith(("_bar", "job", "look", "thumbnails", "scroll")):
-            assert child.toolTip(), name
 
 
 def write_large_zarr(path: Path) -> None:

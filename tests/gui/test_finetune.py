@@ -7,8 +7,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,17 @@ from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.strokes import Brush
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _finetune_job as jobs
+from napari_isdnet.widgets._engine import LocalEngine
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE
-from napari_isdnet.widgets._lazy import pyramid_of
+from napari_isdnet.widgets._finetune_controller import TuneController
 from napari_isdnet.widgets._reader import read
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.widgets.finetune import FineTuneWidget
-from napari_isdnet.window import Window
 from tests import finetune_tools as tools
 
 from .canvas_tools import drag, key
+from .tune_tools import LONG, at_rest, shown_everywhere, texts, trained
 
-LONG = 240_000
 FAKE = Path(tools.__file__).with_name("fake_trainer.py")
 
 
@@ -51,7 +52,18 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(viewer: Any, qtbot: Any, picture: Path, models: Any, tmp_path: Path, monkeypatch: Any) -> Any:
+def quick() -> Iterator[pytest.MonkeyPatch]:
+    """Devices and forecasts made up, for which torch asks and calculates a second; ``undo()`` brings the real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalEngine, "devices", lambda _: [("auto", "Automatic"), ("cpu", "2 CPU cores, 3.0 GiB free")])
+        patch.setattr(TuneController, "forecast", lambda *_: SimpleNamespace(seconds=90.0, measured=False))
+        yield patch
+
+
+@pytest.fixture
+def opened(
+    viewer: Any, qtbot: Any, picture: Path, models: Any, tmp_path: Path, monkeypatch: Any, quick: pytest.MonkeyPatch
+) -> Any:
     """Makes a dock on the picture, as after a start of napari."""
     monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FAKE_TRAINER_MODEL", str(models[1]))
@@ -74,33 +86,48 @@ def opened(viewer: Any, qtbot: Any, picture: Path, models: Any, tmp_path: Path, 
     return make
 
 
-def trained(qtbot: Any, dock: FineTuneWidget) -> None:
-    qtbot.mouseClick(dock.train_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: dock.outcome is not None, timeout=LONG)
-
-
-def shown_everywhere(qtbot: Any, dock: FineTuneWidget, side: str) -> np.ndarray:
-    """The map of a side once it is known everywhere, as it is on the screen."""
-    this = dock.compare.sides[side]
-    qtbot.waitUntil(lambda: this.layer is not None and this.loaded == this.asked, timeout=LONG)
-    live = pyramid_of(this.layer)
-    assert live is not None
-    labels = live.read(0, Window.whole(live.shapes[0]))  # type: ignore[attr-defined]
-    return np.asarray(labels)
-
-
-def at_rest(qtbot: Any, dock: FineTuneWidget) -> None:
-    """Until no window is being computed: one that is takes its time on a busy machine."""
-    lives = [side.controller.live for side in dock.compare.sides.values()]
-    qtbot.waitUntil(lambda: not any(live.pending for live in lives if live is not None), timeout=LONG)
-
-
-def texts(table: Any) -> list[list[str]]:
-    return [[table.item(r, c).text() for c in range(table.columnCount())] for r in range(table.rowCount())]
-
-
-def test_the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbot: Any, opened: Any) -> None:
+def test_what_an_open_dock_says(qtbot: Any, opened: Any, picture: Path, models: Any, quick: pytest.MonkeyPatch) -> None:
+    quick.undo()  # the one that shows what there is on this machine
     dock = opened()
+    every_control_says_what_it_does(dock)
+    a_name_that_the_box_cuts_is_in_its_tooltip(dock)
+    the_copied_command_says_everything(dock, picture, models)
+    the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbot, dock)
+
+
+def every_control_says_what_it_does(dock: FineTuneWidget) -> None:
+    kinds = ("QPushButton", "QToolButton", "QComboBox", "QSpinBox", "QCheckBox", "QTableWidget", "QLabel")
+    seen = [w for w in dock.findChildren(QWidget) if w.objectName().startswith("finetune_")]
+    controls = [w for w in seen if any(w.inherits(kind) for kind in kinds)]
+    assert len(controls) > 25
+    for control in controls:
+        assert control.toolTip(), control.objectName()
+
+
+def a_name_that_the_box_cuts_is_in_its_tooltip(dock: FineTuneWidget) -> None:
+    tips = [dock.model.itemData(k, Qt.ItemDataRole.ToolTipRole) for k in range(dock.model.count())]
+    assert "bare.safetensors" in tips
+    backbone = dock.model.findData("backbone")
+    assert dock.model.itemText(backbone) == "Pretrained backbone"
+    assert "ImageNet" in tips[backbone]
+
+
+def the_copied_command_says_everything(dock: FineTuneWidget, picture: Path, models: Any) -> None:
+    dock.seed.setValue(5)
+    dock.copy_button.click()
+    line = QApplication.clipboard().text()
+    assert line == jobs.command(
+        str(picture), picture.with_name("scene.png.isdnet"), picture.with_name("scene_tuned.safetensors"),
+        dock.settings(),
+    )  # fmt: skip
+    words = shlex.split(line)
+    assert words[:4] == ["isdnet-train", "finetune", str(picture), f"{picture}.isdnet"]
+    assert words[words.index("--model") + 1] == str(models[0])
+    assert words[words.index("--seed") + 1] == "5"
+    assert words[words.index("--held-out") + 1] == "0.2"
+
+
+def the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbot: Any, dock: FineTuneWidget) -> None:
     rows = texts(dock.counts)
     assert [row[0] for row in rows] == ["red", "green", "blue"]
     assert rows[2][1:] == ["–", "–"]
@@ -117,22 +144,6 @@ def test_the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbo
     assert dock.steps.value() == 400
     dock.choose_model("backbone")
     assert "all else new" in dock.model_facts.text()
-
-
-def test_the_copied_command_says_everything(qtbot: Any, opened: Any, picture: Path, models: Any) -> None:
-    dock = opened()
-    dock.seed.setValue(5)
-    dock.copy_button.click()
-    line = QApplication.clipboard().text()
-    assert line == jobs.command(
-        str(picture), picture.with_name("scene.png.isdnet"), picture.with_name("scene_tuned.safetensors"),
-        dock.settings(),
-    )  # fmt: skip
-    words = shlex.split(line)
-    assert words[:4] == ["isdnet-train", "finetune", str(picture), f"{picture}.isdnet"]
-    assert words[words.index("--model") + 1] == str(models[0])
-    assert words[words.index("--seed") + 1] == "5"
-    assert words[words.index("--held-out") + 1] == "0.2"
 
 
 @pytest.mark.long
@@ -305,15 +316,6 @@ def test_one_held_out_place_is_said_before_a_run_and_not_after_it(
         qtbot.waitUntil(lambda: not dock._count.running, timeout=LONG)
 
 
-def test_a_name_that_the_box_cuts_is_in_its_tooltip(opened: Any, models: Any) -> None:
-    dock = opened()
-    tips = [dock.model.itemData(k, Qt.ItemDataRole.ToolTipRole) for k in range(dock.model.count())]
-    assert "bare.safetensors" in tips
-    backbone = dock.model.findData("backbone")
-    assert dock.model.itemText(backbone) == "Pretrained backbone"
-    assert "ImageNet" in tips[backbone]
-
-
 def test_without_annotation_it_says_what_to_do(viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path))
     dock = FineTuneWidget(viewer)
@@ -325,22 +327,13 @@ def test_without_annotation_it_says_what_to_do(viewer: Any, qtbot: Any, tmp_path
     assert not dock.train_button.isEnabled()
 
 
-def test_every_control_says_what_it_does(opened: Any) -> None:
-    dock = opened()
-    kinds = ("QPushButton", "QToolButton", "QComboBox", "QSpinBox", "QCheckBox", "QTableWidget", "QLabel")
-    seen = [w for w in dock.findChildren(QWidget) if w.objectName().startswith("finetune_")]
-    controls = [w for w in seen if any(w.inherits(kind) for kind in kinds)]
-    assert len(controls) > 25
-    for control in controls:
-        assert control.toolTip(), control.objectName()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_whole_loop_with_real_training(
-    viewer: Any, qtbot: Any, opened: Callable[..., FineTuneWidget], models: Any, picture: Path
+    viewer: Any, qtbot: Any, opened: Callable[..., FineTuneWidget], models: Any, picture: Path, quick: Any
 ) -> None:
     """Paint, train, see the layer change, undo, restart, go back."""
+    quick.undo()
     painter = AnnotateWidget(viewer)
     viewer.window.add_dock_widget(painter, name="Annotate")
     painter.start_button.click()

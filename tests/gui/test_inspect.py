@@ -23,7 +23,7 @@ from napari_isdnet.window import Window
 from tests.gui.large_world import LargeWorld, large, run_limited
 from tests.network_tools import lively, picture, small
 
-SHAPE = (200, 280)
+SHAPE = (104, 144)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,34 @@ def test_another_image_or_model_ends_what_can_be_asked_of_the_view(qtbot, viewer
     qtbot.waitUntil(lambda: dock.shown.isEnabled() and dock.settings.context == "whole", timeout=120_000)
 
 
-def test_errors_are_said_and_every_control_explains_itself(qtbot, dock) -> None:
+def test_what_an_open_dock_says(qtbot, viewer, dock, model) -> None:
+    a_model_that_is_chosen_before_the_others_are_found_stays(qtbot, dock, model)
+    the_same_choices_have_the_same_words_as_in_the_segment_dock(dock)
+    errors_are_said_and_every_control_explains_itself(dock)
+    a_region_that_is_not_drawn_leaves_no_status_of_work(viewer, dock)
+
+
+def a_model_that_is_chosen_before_the_others_are_found_stays(qtbot: Any, dock: InspectWidget, model: Path) -> None:
+    dock.choose_model(str(model))
+    qtbot.waitUntil(lambda: dock.model.count() > 1, timeout=20_000)
+    assert dock.model.currentData() == str(model)
+
+
+def the_same_choices_have_the_same_words_as_in_the_segment_dock(dock: InspectWidget) -> None:
+    from napari_isdnet.widgets._segment_form import SegmentForm
+
+    def words(box: QComboBox) -> dict[str, str]:
+        return {str(box.itemData(i)): box.itemText(i) for i in range(box.count())}
+
+    other = SegmentForm()
+    try:
+        assert words(dock.context) == words(other.context)
+        assert words(dock.region) == words(other.region)
+    finally:
+        other.deleteLater()
+
+
+def errors_are_said_and_every_control_explains_itself(dock: InspectWidget) -> None:
     from napari.utils.notifications import notification_manager
 
     dock.model.setCurrentIndex(-1)
@@ -152,7 +179,7 @@ def test_errors_are_said_and_every_control_explains_itself(qtbot, dock) -> None:
             assert child.toolTip() or not child.objectName().startswith("inspect"), child.objectName()
 
 
-def test_a_region_that_is_not_drawn_leaves_no_status_of_work(viewer, dock) -> None:
+def a_region_that_is_not_drawn_leaves_no_status_of_work(viewer: Any, dock: InspectWidget) -> None:
     from napari.utils.notifications import notification_manager
 
     dock.shared.append(SimpleNamespace(release=lambda: None))
@@ -182,26 +209,6 @@ def test_models_are_looked_for_in_a_thread_and_the_default_one_is_chosen(qtbot, 
     assert dock.model.currentText() == checkpoint.DEFAULT_MODEL
     assert threads
     assert threading.main_thread() not in threads
-
-
-def test_a_model_that_is_chosen_before_the_others_are_found_stays(qtbot, dock, model) -> None:
-    dock.choose_model(str(model))
-    qtbot.waitUntil(lambda: dock.model.count() > 1, timeout=20_000)
-    assert dock.model.currentData() == str(model)
-
-
-def test_the_same_choices_have_the_same_words_as_in_the_segment_dock(viewer, dock) -> None:
-    from napari_isdnet.widgets._segment_form import SegmentForm
-
-    def words(box: QComboBox) -> dict[str, str]:
-        return {str(box.itemData(i)): box.itemText(i) for i in range(box.count())}
-
-    other = SegmentForm()
-    try:
-        assert words(dock.context) == words(other.context)
-        assert words(dock.region) == words(other.region)
-    finally:
-        other.deleteLater()
 
 
 def test_closing_the_window_in_the_middle_leaves_nothing(qtbot, dock, model) -> None:

@@ -52,7 +52,58 @@ def ready(qtbot: Any, load: LoadWidget) -> None:
     qtbot.waitUntil(lambda: load.load_button.isEnabled() and not load.bar.running, timeout=10_000)
 
 
-def test_type_a_path_see_the_facts_load_the_layer(viewer, qtbot, load, picture) -> None:
+def test_an_open_dock_a_wrong_path_a_dropped_file_and_one_that_is_typed_and_loaded(
+    viewer, qtbot, load, picture
+) -> None:
+    every_control_says_what_it_does(load)
+    the_dock_is_narrow_and_fits_a_small_window(load)
+    an_error_is_said_in_one_sentence_and_the_dock_stays_usable(qtbot, load, picture)
+    load.open("/nowhere/at all.tif")  # what the file said before is gone, so that the drop has something to say
+    qtbot.waitUntil(lambda: not load.bar.running and load.table.isHidden(), timeout=5000)
+    a_dropped_file_is_looked_at(qtbot, load, picture)
+    type_a_path_see_the_facts_load_the_layer(viewer, qtbot, load, picture)
+
+
+def every_control_says_what_it_does(load: LoadWidget) -> None:
+    for child in load.findChildren(QWidget):
+        if child.objectName().startswith(("load_", "isdnet")):
+            assert child.toolTip() or child.objectName().endswith(("_bar", "_scroll")), child.objectName()
+    for kind in ("QPushButton", "QToolButton", "QComboBox", "QLineEdit", "QTableWidget"):
+        for child in [c for c in load.findChildren(QWidget) if c.inherits(kind)]:
+            if child.parent() is load or child.parent() is load.bar:
+                assert child.objectName().startswith("load_")
+
+
+def the_dock_is_narrow_and_fits_a_small_window(load: LoadWidget) -> None:
+    assert load.minimumSizeHint().width() < 400
+    assert load.minimumSizeHint().height() < 300
+
+
+def an_error_is_said_in_one_sentence_and_the_dock_stays_usable(qtbot: Any, load: LoadWidget, picture: Path) -> None:
+    from napari.utils.notifications import notification_manager
+
+    before = len(notification_manager.records)
+    load.open("/nowhere/at all.tif")
+    qtbot.waitUntil(lambda: len(notification_manager.records) > before, timeout=5000)
+    assert "does not exist; check the path." in notification_manager.records[-1].message
+    assert not load.load_button.isEnabled()
+    load.open(str(picture))
+    ready(qtbot, load)
+
+
+def a_dropped_file_is_looked_at(qtbot: Any, load: LoadWidget, picture: Path) -> None:
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(picture))])
+    event = QDropEvent(
+        QPointF(5, 5), Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    )
+    load.dropEvent(event)
+    assert event.isAccepted()
+    ready(qtbot, load)
+    assert shown(load)["Name"] == "field"
+
+
+def type_a_path_see_the_facts_load_the_layer(viewer: Any, qtbot: Any, load: LoadWidget, picture: Path) -> None:
     load.path.setText(str(picture))
     qtbot.keyClick(load.path, Qt.Key.Key_Return)
     ready(qtbot, load)
@@ -66,30 +117,6 @@ def test_type_a_path_see_the_facts_load_the_layer(viewer, qtbot, load, picture) 
     qtbot.waitUntil(lambda: np.array_equal(layer._slice.image.raw, truth), timeout=10_000)
     assert source_of(layer).name == "field"
     assert not load.load_button.isEnabled()
-
-
-def test_a_dropped_file_is_looked_at(qtbot, load, picture) -> None:
-    mime = QMimeData()
-    mime.setUrls([QUrl.fromLocalFile(str(picture))])
-    event = QDropEvent(
-        QPointF(5, 5), Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-    )
-    load.dropEvent(event)
-    assert event.isAccepted()
-    ready(qtbot, load)
-    assert shown(load)["Name"] == "field"
-
-
-def test_an_error_is_said_in_one_sentence_and_the_dock_stays_usable(viewer, qtbot, load, picture) -> None:
-    from napari.utils.notifications import notification_manager
-
-    before = len(notification_manager.records)
-    load.open("/nowhere/at all.tif")
-    qtbot.waitUntil(lambda: len(notification_manager.records) > before, timeout=5000)
-    assert "does not exist; check the path." in notification_manager.records[-1].message
-    assert not load.load_button.isEnabled()
-    load.open(str(picture))
-    ready(qtbot, load)
 
 
 def test_contrast_limits_reach_the_screen(viewer, qtbot, load, tmp_path) -> None:
@@ -140,7 +167,35 @@ def test_facts_say_which_channels_the_network_sees(count, chosen, words) -> None
     assert dict(_facts.facts(source, policy))["Channels"] == words
 
 
-def test_wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load, picture) -> None:
+def test_what_cannot_be_opened_or_taken_leaves_no_facts(viewer, qtbot, load, picture, tmp_path) -> None:
+    wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load, picture)
+    facts_of_the_image_before_go_with_a_failed_opening(qtbot, load, picture, tmp_path)
+
+
+def facts_of_the_image_before_go_with_a_failed_opening(
+    qtbot: Any, load: LoadWidget, picture: Path, tmp_path: Path
+) -> None:
+    load.open(str(picture))
+    ready(qtbot, load)
+    assert not load.table.isHidden()
+    load.open(str(tmp_path / "none.tif"))
+    qtbot.waitUntil(lambda: not load.bar.running, timeout=5000)
+    assert load.table.isHidden()
+    assert not load.hint.isHidden()
+    assert load.hint.text() == f"{tmp_path / 'none.tif'} does not exist; check the path."
+    load.open(str(picture))
+    ready(qtbot, load)
+    assert not load.table.isHidden()
+    load.contrast.setCurrentIndex(load.contrast.findData("limits"))
+    load.limits.setText("abc")
+    load.limits.editingFinished.emit()
+    assert load.table.isHidden()
+    assert load.hint.text() == "Contrast limits must look like LOW,HIGH, got 'abc'."
+
+
+def wrong_limits_are_said_and_corrected_ones_are_taken(
+    viewer: Any, qtbot: Any, load: LoadWidget, picture: Path
+) -> None:
     from napari.utils.notifications import notification_manager
 
     load.open(str(picture))
@@ -170,11 +225,6 @@ def test_wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load,
     assert policies == ["10,200", "auto"]
 
 
-def test_the_dock_is_narrow_and_fits_a_small_window(load) -> None:
-    assert load.minimumSizeHint().width() < 400
-    assert load.minimumSizeHint().height() < 300
-
-
 def test_a_large_file_without_pyramid_gets_one_once(viewer, qtbot, load, tmp_path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (3000, 5000), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "flat.tif", pixels, tile=(512, 512), compression="zlib")
@@ -189,7 +239,9 @@ def test_a_large_file_without_pyramid_gets_one_once(viewer, qtbot, load, tmp_pat
     assert load.load_button.text() == "Load"
 
 
-def test_cancelling_the_pyramid_leaves_nothing_and_can_be_repeated(viewer, qtbot, load, tmp_path) -> None:
+def test_cancelling_the_pyramid_leaves_nothing_and_so_does_closing_the_window_in_the_middle(
+    viewer, qtbot, load, tmp_path
+) -> None:
     pixels = np.zeros((9000, 9000), np.uint8)
     tifffile.imwrite(tmp_path / "flat.tif", pixels, tile=(512, 512), compression="zlib")
     load.open(str(tmp_path / "flat.tif"))
@@ -199,24 +251,8 @@ def test_cancelling_the_pyramid_leaves_nothing_and_can_be_repeated(viewer, qtbot
     ready(qtbot, load)
     assert len(viewer.layers) == 0
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_closing_the_window_while_a_pyramid_is_built_is_clean(viewer, qtbot, load, tmp_path) -> None:
-    tifffile.imwrite(tmp_path / "flat.tif", np.zeros((9000, 9000), np.uint8), tile=(512, 512), compression="zlib")
-    load.open(str(tmp_path / "flat.tif"))
-    ready(qtbot, load)
-    load.load_button.click()
+    load.load_button.click()  # it can be repeated
     assert load.bar.running  # the window closes now; the leak check looks for threads
-
-
-def test_every_control_says_what_it_does(load) -> None:
-    for child in load.findChildren(QWidget):
-        if child.objectName().startswith(("load_", "isdnet")):
-            assert child.toolTip() or child.objectName().endswith(("_bar", "_scroll")), child.objectName()
-    for kind in ("QPushButton", "QToolButton", "QComboBox", "QLineEdit", "QTableWidget"):
-        for child in [c for c in load.findChildren(QWidget) if c.inherits(kind)]:
-            if child.parent() is load or child.parent() is load.bar:
-                assert child.objectName().startswith("load_")
 
 
 def load_the_world(world: LargeWorld) -> None:
@@ -286,8 +322,13 @@ def replace(load: LoadWidget, name: str, address: str) -> Path:
     return load._files[name].paths()[0]
 
 
-def test_a_sample_from_the_web_is_asked_about_then_fetched_once(qtbot, load, monkeypatch, tmp_path) -> None:
+def test_samples_from_the_web(qtbot, load, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    a_sample_from_the_web_is_asked_about_then_fetched_once(qtbot, load)
+    a_server_that_does_not_answer_is_one_sentence(qtbot, load)
+
+
+def a_sample_from_the_web_is_asked_about_then_fetched_once(qtbot: Any, load: LoadWidget) -> None:
     with serving(PNG) as address:
         path = replace(load, "slide", address)
         choose(load, "slide")
@@ -309,10 +350,9 @@ def test_a_sample_from_the_web_is_asked_about_then_fetched_once(qtbot, load, mon
     assert not load.question.isVisible()
 
 
-def test_a_server_that_does_not_answer_is_one_sentence(qtbot, load, monkeypatch, tmp_path) -> None:
+def a_server_that_does_not_answer_is_one_sentence(qtbot: Any, load: LoadWidget) -> None:
     from napari.utils.notifications import notification_manager
 
-    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
     with serving(PNG) as address:
         replace(load, "slide-region", f"{address}/missing")
         before = len(notification_manager.records)
@@ -323,7 +363,13 @@ def test_a_server_that_does_not_answer_is_one_sentence(qtbot, load, monkeypatch,
     qtbot.waitUntil(lambda: not load.bar.running, timeout=5000)
 
 
-def test_a_result_opens_as_the_class_map_it_is(viewer, qtbot, tmp_path) -> None:
+def test_class_maps_open_as_what_they_are(viewer, tmp_path) -> None:
+    a_result_opens_as_the_class_map_it_is(viewer, tmp_path)
+    for kind in ("ome-tiff", "geotiff"):
+        a_class_map_saved_as_a_tiff_opens_as_one_again(viewer, tmp_path, kind)
+
+
+def a_result_opens_as_the_class_map_it_is(viewer: Any, tmp_path: Path) -> None:
     from napari.layers import Labels
 
     from napari_isdnet.io.source import PixelSize
@@ -346,8 +392,7 @@ def test_a_result_opens_as_the_class_map_it_is(viewer, qtbot, tmp_path) -> None:
     np.testing.assert_array_equal(pyramid_of(layer).read(0, Window.whole((600, 700))), labels)
 
 
-@pytest.mark.parametrize("kind", ["ome-tiff", "geotiff"])
-def test_a_class_map_saved_as_a_tiff_opens_as_one_again(viewer, qtbot, tmp_path, kind) -> None:
+def a_class_map_saved_as_a_tiff_opens_as_one_again(viewer: Any, tmp_path: Path, kind: str) -> None:
     from napari.layers import Labels
 
     from napari_isdnet.io.sink import SUFFIXES, export
@@ -356,7 +401,7 @@ def test_a_class_map_saved_as_a_tiff_opens_as_one_again(viewer, qtbot, tmp_path,
     from napari_isdnet.widgets._reader import get_reader
 
     store = LabelStore.create(
-        tmp_path / "s.ome.zarr", (300, 200), [("road", "#ff0000"), ("tree", "#00ff00")],
+        tmp_path / f"{kind}.ome.zarr", (300, 200), [("road", "#ff0000"), ("tree", "#00ff00")],
         pixel_size=PixelSize(0.25, 0.5, "µm"), origin=(100, 30),
     )  # fmt: skip
     labels = np.tile(np.uint8([0, 1, 255, 1]), (300, 50))
@@ -372,22 +417,3 @@ def test_a_class_map_saved_as_a_tiff_opens_as_one_again(viewer, qtbot, tmp_path,
     assert layer.features["class"].tolist() == ["road", "tree", "no data"]
     assert layer.colormap.map(np.uint8([1]))[0].tolist() == [0, 1, 0, 1]
     np.testing.assert_array_equal(pyramid_of(layer).read(0, Window.whole((300, 200))), labels)
-
-
-def test_facts_of_the_image_before_go_with_a_failed_opening(qtbot, load, picture, tmp_path) -> None:
-    load.open(str(picture))
-    ready(qtbot, load)
-    assert not load.table.isHidden()
-    load.open(str(tmp_path / "none.tif"))
-    qtbot.waitUntil(lambda: not load.bar.running, timeout=5000)
-    assert load.table.isHidden()
-    assert not load.hint.isHidden()
-    assert load.hint.text() == f"{tmp_path / 'none.tif'} does not exist; check the path."
-    load.open(str(picture))
-    ready(qtbot, load)
-    assert not load.table.isHidden()
-    load.contrast.setCurrentIndex(load.contrast.findData("limits"))
-    load.limits.setText("abc")
-    load.limits.editingFinished.emit()
-    assert load.table.isHidden()
-    assert load.hint.text() == "Contrast limits must look like LOW,HIGH, got 'abc'."

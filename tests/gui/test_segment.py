@@ -26,6 +26,10 @@ from napari_isdnet.widgets._segment_layers import (
 from napari_isdnet.widgets.segment import SegmentWidget
 from napari_isdnet.window import Window
 from tests.gui.segment_tools import choose, fields_network, open_dock, write_field
+from tests.gui.test_segment_controller import FakeEngine
+
+SHAPE = (544, 576)
+"""Two windows of the live grid each way."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    return write_field(tmp_path)
+    return write_field(tmp_path, SHAPE)
 
 
 @pytest.fixture
@@ -43,13 +47,67 @@ def dock(viewer: Any, qtbot: Any, tmp_path: Path, model: str, picture: Path, mon
     return open_dock(viewer, qtbot, tmp_path, model, picture, monkeypatch)
 
 
-def test_the_dock_says_what_there_is(dock, model) -> None:
+def test_what_an_open_dock_says_and_sees(viewer, qtbot, dock, model) -> None:
+    the_dock_says_what_there_is(dock, model)
+    every_control_says_what_it_does(dock)
+    the_visible_window_is_what_the_canvas_shows(viewer, qtbot, dock)
+    a_view_beside_the_image_is_empty_and_said_so(viewer, dock)
+    without_an_image_or_with_a_sample_it_says_what_to_do(viewer, qtbot, dock)
+
+
+def the_dock_says_what_there_is(dock: SegmentWidget, model: str) -> None:
     assert dock.image.currentText() == "field"
     assert dock.model.currentData() == model
     assert dock.model_facts.text() == "3 classes · 0.5 m pixels · 256 px windows"
     assert [dock.classes.item(row, 0).text() for row in range(3)] == ["soil", "crop", "water"]
     assert dock.device.itemData(0) == "auto"
     assert "GiB free" in dock.device.itemText(0)
+
+
+def the_visible_window_is_what_the_canvas_shows(viewer: Any, qtbot: Any, dock: SegmentWidget) -> None:
+    """At every zoom within one level, where napari keeps what it has read."""
+    image = dock.image.currentData()
+    viewer.camera.center = image.data_to_world((300, 400))
+    for zoom in (4, 8, 16):
+        viewer.camera.zoom = zoom / image.scale[0]
+        qtbot.wait(50)
+        height, width = viewer.canvas.size
+        view = visible_window(viewer, image)
+        assert abs(view.height - height / zoom) <= 2
+        assert abs(view.width - width / zoom) <= 2
+        assert abs(view.center[0] - 300) <= 1
+        assert abs(view.center[1] - 400) <= 1
+
+
+def a_view_beside_the_image_is_empty_and_said_so(viewer: Any, dock: SegmentWidget) -> None:
+    image = dock.image.currentData()
+    viewer.camera.zoom = 4 / image.scale[0]
+    viewer.camera.center = image.data_to_world((-50_000, 0))
+    assert visible_window(viewer, image).empty
+    with pytest.raises(InputError, match="outside the image; move the view"):
+        dock.roi("visible")
+
+
+def every_control_says_what_it_does(dock: SegmentWidget) -> None:
+    kinds = ("QPushButton", "QToolButton", "QComboBox", "QLineEdit", "QCheckBox", "QSlider", "QTableWidget")
+    seen = [w for w in dock.findChildren(QWidget) if w.objectName().startswith("segment_") and w.inherits("QWidget")]
+    controls = [w for w in seen if any(w.inherits(kind) for kind in kinds)]
+    assert len(controls) > 20
+    for control in controls:
+        assert control.toolTip(), control.objectName()
+
+
+def without_an_image_or_with_a_sample_it_says_what_to_do(viewer: Any, qtbot: Any, dock: SegmentWidget) -> None:
+    from napari.utils.notifications import notification_manager
+
+    viewer.layers.clear()
+    dock.live_button.click()
+    assert notification_manager.records[-1].message == "There is no image to segment; load one first."
+    assert not dock.live_button.isChecked()
+    viewer.add_image(np.zeros((300, 300, 3), np.uint8), name="made here")
+    qtbot.waitUntil(lambda: dock.image.currentText() == "made here")
+    dock.copy_button.click()
+    assert "has no file that a command could read" in notification_manager.records[-1].message
 
 
 def test_live_is_provisional_then_exact_and_equals_the_files(viewer, qtbot, dock, tmp_path) -> None:
@@ -62,25 +120,31 @@ def test_live_is_provisional_then_exact_and_equals_the_files(viewer, qtbot, dock
     assert layer.name == "field live"
     assert layer.colormap.color_dict[0][3] == 1
     assert layer.colormap.color_dict[IGNORE_INDEX][3] == layer.colormap.color_dict[None][3] == 0
-    labels = live.read(0, Window(0, 0, 640, 832))
-    assert sum(dock.controller.areas.pixels()) == 640 * 832
+    labels = live.read(0, Window.whole(SHAPE))
+    assert sum(dock.controller.areas.pixels()) == SHAPE[0] * SHAPE[1]
     dock.uncertainty.setChecked(True)
     dock.segment_button.click()
     qtbot.waitUntil(lambda: dock.finished is not None, timeout=120_000)
     assert dock.controller.live is None  # the result takes its place
     assert [item.name for item in viewer.layers] == ["field", "field segmentation", "field uncertainty"]
     store = LabelStore.open(tmp_path / "out" / "field.ome.zarr")
-    written = store.read_labels(Window(0, 0, 640, 832))
+    written = store.read_labels(Window.whole(SHAPE))
     assert (written != labels).mean() <= 2e-4
     result = dock.result_layer
+    viewer.reset_view()  # beside the dock the canvas is narrower than when the picture was fitted into it
     qtbot.waitUntil(lambda: np.array_equal(result._slice.image.raw, np.asarray(result.data[0])), timeout=10_000)
     assert dock.classes.item(0, 1).text() == (f"{np.sum(written == 0):,} px" if (written == 0).any() else "–")
 
 
-def test_a_hidden_class_is_clear_and_opacity_follows(qtbot, dock) -> None:
+def test_the_live_layer_is_lazy_hides_a_class_and_takes_the_opacity(viewer, qtbot) -> None:
+    viewer.add_image(np.zeros((300, 300, 3), np.uint8), name="field")
+    dock = SegmentWidget(viewer, FakeEngine())
+    viewer.window.add_dock_widget(dock, name="Segment")
+    qtbot.waitUntil(lambda: dock.controller.about is not None and dock.device.count() > 0, timeout=10_000)
     choose(dock.context, "window")
     dock.live_button.click()
     qtbot.waitUntil(lambda: dock.live.layer is not None, timeout=60_000)
+    assert pyramid_of(dock.live.layer) is dock.controller.live
     dock.classes.item(1, 0).setCheckState(Qt.CheckState.Unchecked)
     assert dock.live.layer.colormap.color_dict[1][3] == 0
     dock.opacity.setValue(30)
@@ -158,52 +222,6 @@ def test_closing_the_window_in_the_middle_of_a_job_leaves_one_that_can_be_resume
     choose(dock.region, "whole")
     dock.segment_button.click()
     qtbot.waitUntil(lambda: (tmp_path / "out" / "field.job" / "ledger.json").exists(), timeout=60_000)
-
-
-def test_without_an_image_or_with_a_sample_it_says_what_to_do(viewer, qtbot, dock) -> None:
-    from napari.utils.notifications import notification_manager
-
-    viewer.layers.clear()
-    dock.live_button.click()
-    assert notification_manager.records[-1].message == "There is no image to segment; load one first."
-    assert not dock.live_button.isChecked()
-    viewer.add_image(np.zeros((300, 300, 3), np.uint8), name="made here")
-    qtbot.waitUntil(lambda: dock.image.currentText() == "made here")
-    dock.copy_button.click()
-    assert "has no file that a command could read" in notification_manager.records[-1].message
-
-
-def test_the_visible_window_is_what_the_canvas_shows(viewer, qtbot, dock) -> None:
-    """At every zoom within one level, where napari keeps what it has read."""
-    image = dock.image.currentData()
-    viewer.camera.center = image.data_to_world((300, 400))
-    for zoom in (4, 8, 16):
-        viewer.camera.zoom = zoom / image.scale[0]
-        qtbot.wait(50)
-        height, width = viewer.canvas.size
-        view = visible_window(viewer, image)
-        assert abs(view.height - height / zoom) <= 2
-        assert abs(view.width - width / zoom) <= 2
-        assert abs(view.center[0] - 300) <= 1
-        assert abs(view.center[1] - 400) <= 1
-
-
-def test_a_view_beside_the_image_is_empty_and_said_so(viewer, qtbot, dock) -> None:
-    image = dock.image.currentData()
-    viewer.camera.zoom = 4 / image.scale[0]
-    viewer.camera.center = image.data_to_world((-50_000, 0))
-    assert visible_window(viewer, image).empty
-    with pytest.raises(InputError, match="outside the image; move the view"):
-        dock.roi("visible")
-
-
-def test_every_control_says_what_it_does(dock) -> None:
-    kinds = ("QPushButton", "QToolButton", "QComboBox", "QLineEdit", "QCheckBox", "QSlider", "QTableWidget")
-    seen = [w for w in dock.findChildren(QWidget) if w.objectName().startswith("segment_") and w.inherits("QWidget")]
-    controls = [w for w in seen if any(w.inherits(kind) for kind in kinds)]
-    assert len(controls) > 20
-    for control in controls:
-        assert control.toolTip(), control.objectName()
 
 
 def test_preferences_reach_the_dock(monkeypatch) -> None:
@@ -293,10 +311,3 @@ def test_live_on_the_100k_world_within_3_gib_reads_only_around_the_view(model: s
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "peak MiB" in done.stdout
     print(done.stdout)
-
-
-def test_live_layer_is_lazy(qtbot, dock) -> None:
-    choose(dock.context, "window")
-    dock.live_button.click()
-    qtbot.waitUntil(lambda: dock.live.layer is not None, timeout=60_000)
-    assert pyramid_of(dock.live.layer) is dock.controller.live

@@ -46,7 +46,27 @@ def layer(viewer: Any, store: LabelStore) -> Any:
     )
 
 
-def test_napari_saves_it_in_the_formats_of_the_engine(layer: Any, tmp_path: Path) -> None:
+def test_what_is_saved_and_what_is_not(layer: Any, viewer: Any, tmp_path: Path) -> None:
+    what_cannot_be_saved_is_one_sentence_and_writes_nothing(layer, viewer, tmp_path)
+    napari_saves_it_in_the_formats_of_the_engine(layer, tmp_path)
+    what_export_offers_is_saved_with_classes(layer, tmp_path)
+    other_labels_stay_with_napari(viewer, tmp_path)
+
+
+def what_cannot_be_saved_is_one_sentence_and_writes_nothing(layer: Any, viewer: Any, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="exists; choose another name, or delete it first"):
+        layer.save(str(tmp_path / "scene.ome.zarr"))
+    with pytest.raises(RuntimeError, match="'mine' shows no finished class map: use 'Segment to files' for a live one"):
+        viewer.add_labels(LABELS, name="mine").save(str(tmp_path / "mine.ome.zarr"))
+    with pytest.raises(RuntimeError, match=r"written as .geojson, .ome.tif, .* .tiff, .png; got 'a.txt'"):
+        write_class_map(str(tmp_path / "a.txt"), None, {"metadata": {}})
+    gone = {"name": "gone", "metadata": {layers.STORE: str(tmp_path / "none.ome.zarr")}}
+    with pytest.raises(RuntimeError, match="which the layer shows, is gone"):
+        write_class_map(str(tmp_path / "b.ome.zarr"), None, gone)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir() or p.suffix) == ["scene.ome.zarr"]
+
+
+def napari_saves_it_in_the_formats_of_the_engine(layer: Any, tmp_path: Path) -> None:
     assert layer.save(str(tmp_path / "saved.ome.zarr")) == [str(tmp_path / "saved.ome.zarr")]
     with tifffile.TiffFile(layer.save(str(tmp_path / "saved.ome.tif"))[0]) as tiff:
         np.testing.assert_array_equal(tiff.asarray(), LABELS)
@@ -57,7 +77,7 @@ def test_napari_saves_it_in_the_formats_of_the_engine(layer: Any, tmp_path: Path
     assert {f["properties"]["classification"]["name"] for f in features} == {"land", "water"}
 
 
-def test_what_export_offers_is_saved_with_classes(layer: Any, tmp_path: Path) -> None:
+def what_export_offers_is_saved_with_classes(layer: Any, tmp_path: Path) -> None:
     written = write_class_map(str(tmp_path / "a.tif"), None, {"metadata": layer.metadata})  # the file type of that name
     with tifffile.TiffFile(written[0]) as tiff:
         np.testing.assert_array_equal(tiff.asarray(), LABELS)
@@ -65,6 +85,15 @@ def test_what_export_offers_is_saved_with_classes(layer: Any, tmp_path: Path) ->
     with Image.open(layer.save(str(tmp_path / "a.png"))[0]) as png:
         np.testing.assert_array_equal(np.asarray(png), LABELS)
         assert [item["name"] for item in json.loads(png.info["classes"])] == ["land", "water"]
+
+
+def other_labels_stay_with_napari(viewer: Any, tmp_path: Path) -> None:
+    mine = viewer.add_labels(LABELS, name="mine")
+    mine.save(str(tmp_path / "mine.tif"))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "mine.tif"), LABELS)
+    again = str(tmp_path / "again.tif")  # as where this plugin is found before napari's own writers
+    assert write_class_map(again, mine.data, mine.as_layer_data_tuple()[1]) == [again]
+    np.testing.assert_array_equal(tifffile.imread(again), LABELS)
 
 
 @pytest.fixture
@@ -95,28 +124,6 @@ def test_napari_s_own_tif_has_all_pixels_or_says_what_to_choose(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "scene.ome.zarr"]
 
 
-def test_other_labels_stay_with_napari(viewer: Any, tmp_path: Path) -> None:
-    mine = viewer.add_labels(LABELS, name="mine")
-    mine.save(str(tmp_path / "mine.tif"))
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "mine.tif"), LABELS)
-    again = str(tmp_path / "again.tif")  # as where this plugin is found before napari's own writers
-    assert write_class_map(again, mine.data, mine.as_layer_data_tuple()[1]) == [again]
-    np.testing.assert_array_equal(tifffile.imread(again), LABELS)
-
-
-def test_what_cannot_be_saved_is_one_sentence_and_writes_nothing(layer: Any, viewer: Any, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="exists; choose another name, or delete it first"):
-        layer.save(str(tmp_path / "scene.ome.zarr"))
-    with pytest.raises(RuntimeError, match="'mine' shows no finished class map: use 'Segment to files' for a live one"):
-        viewer.add_labels(LABELS, name="mine").save(str(tmp_path / "mine.ome.zarr"))
-    with pytest.raises(RuntimeError, match=r"written as .geojson, .ome.tif, .* .tiff, .png; got 'a.txt'"):
-        write_class_map(str(tmp_path / "a.txt"), None, {"metadata": {}})
-    gone = {"name": "gone", "metadata": {layers.STORE: str(tmp_path / "none.ome.zarr")}}
-    with pytest.raises(RuntimeError, match="which the layer shows, is gone"):
-        write_class_map(str(tmp_path / "b.ome.zarr"), None, gone)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir() or p.suffix) == ["scene.ome.zarr"]
-
-
 def slow(steps: list[int]) -> Any:
     def work(*_: Any) -> Any:
         for step in range(1000):
@@ -131,7 +138,15 @@ def bar_of(viewer: Any) -> JobBar:
     return viewer.window._qt_window.findChild(JobBar, "save_bar")
 
 
-def test_saving_shows_how_far_it_is_and_is_cancelled(layer: Any, viewer: Any, tmp_path: Path, monkeypatch) -> None:
+def test_the_bar_of_a_saving(layer: Any, viewer: Any, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        saving_shows_how_far_it_is_and_is_cancelled(layer, viewer, tmp_path, patch)
+    clicking_the_cross_of_the_bar_lets_the_saving_end(layer, viewer, tmp_path)
+
+
+def saving_shows_how_far_it_is_and_is_cancelled(
+    layer: Any, viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[int] = []
     seen: list[str] = []
     monkeypatch.setattr(_writer, "write_result", slow(steps))
@@ -150,18 +165,7 @@ def test_saving_shows_how_far_it_is_and_is_cancelled(layer: Any, viewer: Any, tm
     assert not (tmp_path / "b.ome.zarr").exists()
 
 
-def test_closing_the_window_while_saving_leaves_nothing(layer: Any, viewer: Any, tmp_path: Path, monkeypatch) -> None:
-    steps: list[int] = []
-    monkeypatch.setattr(_writer, "write_result", slow(steps))
-    QTimer.singleShot(500, viewer.close)
-    with pytest.raises(RuntimeError, match="was stopped; nothing was written"):
-        layer.save(str(tmp_path / "b.ome.zarr"))
-    count = len(steps)
-    time.sleep(0.1)
-    assert 0 < count == len(steps)
-
-
-def test_clicking_the_cross_of_the_bar_lets_the_saving_end(layer: Any, viewer: Any, tmp_path: Path) -> None:
+def clicking_the_cross_of_the_bar_lets_the_saving_end(layer: Any, viewer: Any, tmp_path: Path) -> None:
     seen: list[JobBar] = []
 
     def click() -> None:
@@ -173,3 +177,14 @@ def test_clicking_the_cross_of_the_bar_lets_the_saving_end(layer: Any, viewer: A
     assert seen
     assert LabelStore.open(tmp_path / "b.ome.zarr").finished
     assert bar_of(viewer) is None
+
+
+def test_closing_the_window_while_saving_leaves_nothing(layer: Any, viewer: Any, tmp_path: Path, monkeypatch) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(_writer, "write_result", slow(steps))
+    QTimer.singleShot(500, viewer.close)
+    with pytest.raises(RuntimeError, match="was stopped; nothing was written"):
+        layer.save(str(tmp_path / "b.ome.zarr"))
+    count = len(steps)
+    time.sleep(0.1)
+    assert 0 < count == len(steps)
