@@ -13,6 +13,7 @@ from napari_isdnet.widgets._annotate_preview import Preview
 from napari_isdnet.widgets._annotate_regions import Placing
 from napari_isdnet.widgets._image import ANNOTATION, METADATA
 from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._segment_layers import in_pixels, pixel_sides
 from napari_isdnet.window import Window
 
 Point = tuple[float, float]
@@ -93,8 +94,7 @@ class AnnotationLayer:
     @property
     def zoom_out(self) -> float:
         """Level-0 pixels per pixel of the screen."""
-        scale = min(abs(float(s)) for s in self.layer.scale[-2:])
-        return 1.0 / max(self.viewer.camera.zoom * scale, 1e-12)
+        return 1.0 / max(self.viewer.camera.zoom * float(pixel_sides(self.viewer, self.layer).min()), 1e-12)
 
     @property
     def radius(self) -> float:
@@ -103,8 +103,8 @@ class AnnotationLayer:
 
     def point(self, event: Any) -> Point:
         """Where the pointer is, (row, column) at level 0."""
-        row, column = self.layer.world_to_data(event.position)[-2:]
-        return float(row), float(column)
+        row, column = in_pixels(self.viewer, self.layer, event.position).tolist()
+        return row, column
 
     # -- tools ----------------------------------------------------------------------------------------------------
 

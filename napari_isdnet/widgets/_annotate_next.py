@@ -15,7 +15,7 @@ from napari_isdnet.widgets._annotate_form import AnnotateForm
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
 from napari_isdnet.widgets._next_region import Guide, find_guide, ranked, why
 from napari_isdnet.widgets._notify import notify_info
-from napari_isdnet.widgets._segment_layers import canvas_size, displayed_center, shape_of
+from napari_isdnet.widgets._segment_layers import canvas_size, displayed_center, in_world, pixel_sides
 from napari_isdnet.window import Window
 
 FLIGHT_MS = 350
@@ -44,7 +44,7 @@ class Flying(AnnotateForm):
         """Fly to the best place to annotate that was not visited yet; ranked anew once more is painted."""
         if self.canvas is None or self.bar.running:
             return
-        store, guide = self.controller.store, find_guide(self.viewer.layers, shape_of(self.image_layer))
+        store, guide = self.controller.store, find_guide(self.viewer, self.image_layer)
         known = self._places
         if known is not None and known[:2] == (store.position, guide) and self._unvisited(known[2]):
             self._go(guide, known[2])
@@ -79,8 +79,8 @@ class Flying(AnnotateForm):
         """Move the camera so that ``window`` fills most of the canvas."""
         assert self.canvas is not None
         layer, camera = self.canvas.layer, self.viewer.camera
-        down, across = displayed_center(self.viewer, layer.data_to_world(window.center))
-        scale = min(abs(float(s)) for s in layer.scale[-2:])
+        down, across = displayed_center(self.viewer, in_world(self.viewer, layer, window.center))
+        scale = float(pixel_sides(self.viewer, layer).min())
         goal = (down, across, math.log(0.85 * min(canvas_size(self.viewer)) / (max(window.shape) * scale)))
         start = (*map(float, camera.center[-2:]), math.log(camera.zoom))
         self._flight.stop()

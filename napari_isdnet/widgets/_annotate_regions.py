@@ -20,6 +20,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.sampling import level_for
 from napari_isdnet.io.source import ImageSource
+from napari_isdnet.widgets._segment_layers import in_units
 from napari_isdnet.window import Window
 
 METHODS = ("slic", "felzenszwalb")
@@ -57,7 +58,8 @@ class Placing:
     def between(cls, labels: Any, image: Any) -> Placing:
         """As two layers of napari lie, with whatever places them: origin, scale, rotation."""
         start, down, across = (
-            np.asarray(image.world_to_data(labels.data_to_world(p)), float)[-2:] for p in ((0, 0), (1, 0), (0, 1))
+            np.asarray(image.world_to_data(in_units(labels, p, image.units)), float)[-2:]
+            for p in ((0, 0), (1, 0), (0, 1))
         )
         # Without the noise of going to the world and back: a pixel that lies on a pixel is to stay one.
         columns = np.round(np.stack([down - start, across - start], axis=1), 9)

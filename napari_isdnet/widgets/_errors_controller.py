@@ -32,7 +32,7 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.widgets._errors_painted import PaintedLabels, annotation_of
 from napari_isdnet.widgets._image import levels_to_show
 from napari_isdnet.widgets._lazy import pyramid_of
-from napari_isdnet.widgets._segment_layers import CLASSES
+from napari_isdnet.widgets._segment_layers import CLASSES, in_units
 from napari_isdnet.window import Window
 
 CLASS_HEADER = ("Class", "IoU", "F1", "Precision", "Recall", "Boundary F1")
@@ -132,7 +132,7 @@ def pair_layers(prediction: Any, truth: Any) -> tuple[LabelMap, LabelMap, Window
     Raises :class:`InputError` for layers whose pixels do not coincide: their values are of different places.
     """
     maps = from_layer(prediction), from_layer(truth)
-    (step, corner), (other_step, other_corner) = _pose(prediction), _pose(truth)
+    (step, corner), (other_step, other_corner) = _pose(prediction, prediction.units), _pose(truth, prediction.units)
     ours, theirs = (item.source.shape for item in maps)
     reach = max(*ours, *theirs)
     pixel = float(np.linalg.norm(step, axis=0).min())
@@ -159,10 +159,10 @@ def pair_layers(prediction: Any, truth: Any) -> tuple[LabelMap, LabelMap, Window
     return from_layer(prediction, offset), from_layer(truth, (0, 0)), None if same else part
 
 
-def _pose(layer: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Steps of one row and one column in the world, as the columns of a matrix, and where the first pixel lies."""
-    corner = np.array(layer.data_to_world((0, 0)), float)
-    steps = [np.array(layer.data_to_world(end), float) - corner for end in ((1, 0), (0, 1))]
+def _pose(layer: Any, units: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Steps of one row and one column in ``units``, as the columns of a matrix, and where the first pixel lies."""
+    corner = in_units(layer, (0, 0), units)
+    steps = [in_units(layer, end, units) - corner for end in ((1, 0), (0, 1))]
     return np.stack(steps, axis=1), corner
 
 

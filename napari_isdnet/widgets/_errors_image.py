@@ -68,7 +68,9 @@ def _same_place(layer: Any, other: Any) -> bool:
     """True where the corners of both lie within half a pixel of each other in the world."""
     rows, columns = layers.shape_of(layer)
     ends = [
-        np.array([item.data_to_world(corner)[-2:] for corner in ((0, 0), (rows, columns), (0, columns))])
+        np.array(
+            [layers.in_units(item, corner, layer.units)[-2:] for corner in ((0, 0), (rows, columns), (0, columns))]
+        )
         for item in (layer, other)
     ]
     pixel = np.linalg.norm(np.subtract(layer.data_to_world((1, 0)), layer.data_to_world((0, 0))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import Suggestion, next_regions, place_side
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.widgets._lazy import pyramid_of
-from napari_isdnet.widgets._segment_layers import CLASSES, shape_of
+from napari_isdnet.widgets._segment_layers import CLASSES, is_of_another, shape_of
 from napari_isdnet.window import Window
 
 MAP_SIDE = 2048
@@ -37,10 +36,11 @@ class Guide:
         return "mixed prediction" if self.prediction is not None else "distance"
 
 
-def find_guide(layers: Iterable[Any], shape: tuple[int, int]) -> Guide:
-    """The layers of an image of ``shape`` that can rank places."""
-    fitting = [layer for layer in layers if layer.ndim == 2 and getattr(layer, "data", None) is not None]
-    fitting = [layer for layer in fitting if _is_raster(layer) and shape_of(layer) == shape]
+def find_guide(viewer: Any, image: Any) -> Guide:
+    """The layers of the image of a layer that can rank places."""
+    fitting = [layer for layer in viewer.layers if layer.ndim == 2 and getattr(layer, "data", None) is not None]
+    fitting = [layer for layer in fitting if _is_raster(layer) and shape_of(layer) == shape_of(image)]
+    fitting = [layer for layer in fitting if not is_of_another(viewer, layer, image)]
     labels = [layer for layer in fitting if layer.metadata.get(CLASSES)]
     unsure = [layer for layer in fitting if layer not in labels and "uncertain" in layer.name.lower()]
     shallow = next((layer for layer in labels if "shallow" in layer.name.lower()), None)

@@ -32,6 +32,8 @@ CLASSES = "napari-isdnet-classes"
 RESULT = "napari-isdnet-result"
 #: Key in the metadata of a layer that shows a finished result (classes or uncertainty): where that lies.
 STORE = "napari-isdnet-store"
+#: Key in the metadata of a layer that this package makes of an image layer: the id of that.
+IMAGE = "napari-isdnet-image"
 #: Key in the metadata of the Shapes layer that was handed out to draw a region into.
 REGION = "napari-isdnet-region"
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
@@ -139,29 +141,39 @@ def canvas_size(viewer: Any) -> tuple[int, int]:
 
 def in_pixels(viewer: Any, layer: Any, point: Any) -> npt.NDArray[np.float64]:
     """Row and column in a layer of a point of the viewer's world, which may count in another unit than the layer."""
-    own = np.asarray(point, float)[-layer.ndim :] / _world_units(viewer, layer)
+    own = np.asarray(point, float)[-layer.ndim :] * unit_ratio(viewer.layers.extent.units, layer.units)
     return np.asarray(layer.world_to_data(own), float)[-2:]
 
 
 def in_world(viewer: Any, layer: Any, pixel: Any) -> npt.NDArray[np.float64]:
     """The point of the viewer's world where a pixel of a layer lies."""
-    return np.asarray(layer.data_to_world(pixel), float) * _world_units(viewer, layer)
+    return in_units(layer, pixel, viewer.layers.extent.units)
 
 
-def _world_units(viewer: Any, layer: Any) -> npt.NDArray[np.float64]:
-    """How many of the viewer's units one of a layer's is, by axis; 1 where they are not of one kind."""
+def in_units(layer: Any, pixel: Any, units: Any) -> npt.NDArray[np.float64]:
+    """Where a pixel of a layer lies, in ``units`` (the layer's own where None)."""
+    return np.asarray(layer.data_to_world(pixel), float) * unit_ratio(layer.units, units)
+
+
+def pixel_sides(viewer: Any, layer: Any) -> npt.NDArray[np.float64]:
+    """Height and width of a layer's pixels in the viewer's world."""
+    return np.abs(np.asarray(layer.scale[-2:], float)) * unit_ratio(layer.units, viewer.layers.extent.units)[-2:]
+
+
+def unit_ratio(units: Any, others: Any) -> npt.NDArray[np.float64]:
+    """How many of other units one of each unit is, by the last axes; 1 where they are not of one kind, or not known."""
     import pint
 
-    def ratio(own: Any, world: Any) -> float:
+    def ratio(one: Any, other: Any) -> float:
         try:
-            return float((1 * own).to(world).magnitude)
+            return float((1 * one).to(other).magnitude)
         except pint.DimensionalityError:
             return 1.0
 
-    world = viewer.layers.extent.units
-    if world is None or layer.units == world[-layer.ndim :]:
-        return np.ones(layer.ndim)
-    return np.array([ratio(a, b) for a, b in zip(layer.units, world[-layer.ndim :])])
+    if units is None or others is None:
+        return np.ones(len(units or others or (0, 0)))
+    pairs = zip(units[-len(others) :], others[-len(units) :])
+    return np.array([1.0 if one == other else ratio(one, other) for one, other in pairs])
 
 
 def displayed_center(viewer: Any, world: Any) -> tuple[float, float]:
@@ -238,6 +250,15 @@ def placement(layer: Any, origin: tuple[int, int] = (0, 0)) -> dict[str, Any]:
     }
 
 
+def is_of_another(viewer: Any, layer: Any, image: Any) -> bool:
+    """True for a layer that was made of another image layer than ``image``, which is still there and another file."""
+    made = layer.metadata.get(IMAGE)
+    if made is None or made == str(image.unique_id):
+        return False
+    other = next((item for item in viewer.layers if str(item.unique_id) == made), None)
+    return other is not None and (path_of(other) is None or path_of(other) != path_of(image))
+
+
 def colormap(colors: Colors) -> Any:
     """napari's direct colour map: class 0 is a class like any other, 255 and unknown values are clear."""
     from napari.utils.colormaps import DirectLabelColormap
@@ -268,7 +289,7 @@ def add_labels(
         name=name,
         colormap=colormap(colors),
         features=class_features(classes),
-        metadata={CLASSES: tuple(classes), RESULT: True, **saved},
+        metadata={CLASSES: tuple(classes), RESULT: True, IMAGE: str(image.unique_id), **saved},
         **placement(image, origin),
         **more,
     )
@@ -291,7 +312,7 @@ def add_uncertainty(viewer: Any, image: Any, store: LabelStore, name: str) -> An
         colormap=Colormap([[1, 1, 1, 0], [1, 1, 1, 1]], name="veil"),
         contrast_limits=(0, 254),
         blending="translucent",
-        metadata={RESULT: True, STORE: str(store.path)},
+        metadata={RESULT: True, IMAGE: str(image.unique_id), STORE: str(store.path)},
         **placement(image, store.origin),
     )
     if active is not None and active in viewer.layers:

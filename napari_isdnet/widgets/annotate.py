@@ -21,7 +21,7 @@ from napari_isdnet.widgets._image import ANNOTATION, EDITED, METADATA
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
-from napari_isdnet.widgets._segment_layers import CLASSES, opened, placement, visible_window
+from napari_isdnet.widgets._segment_layers import CLASSES, is_of_another, opened, placement, visible_window
 from napari_isdnet.window import Window
 
 FIRST_CLASSES = ("object", "background")
@@ -105,6 +105,8 @@ class AnnotateWidget(Exchanging):
             images.append(self.image_layer)  # closed, but still what is annotated
         fill_with(self.image, images)
         labels = [x for x in self.viewer.layers if isinstance(x, Labels) and x.ndim == 2 and not _is_painted(x)]
+        if ours is not None:
+            labels = [x for x in labels if not is_of_another(self.viewer, x, self.image_layer)]
         fill_with(self.prediction, labels)
         self.start_button.setEnabled(ours is not None or bool(images))
 

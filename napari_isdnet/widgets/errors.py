@@ -331,12 +331,12 @@ class ErrorsWidget(ErrorsForm):
         if self.result is None or layer is None:
             return
         window = self.worst_windows[row]
-        center = layers.displayed_center(self._viewer, layer.data_to_world(window.center))
+        center = layers.displayed_center(self._viewer, layers.in_world(self._viewer, layer, window.center))
         canvas = layers.canvas_size(self._viewer)
         if list(self._viewer.dims.displayed) != sorted(self._viewer.dims.displayed):
             canvas = canvas[::-1]  # rows run across the screen
         self._viewer.camera.center = center
-        self._viewer.camera.zoom = facts.zoom_for(window, layer.scale, canvas)
+        self._viewer.camera.zoom = facts.zoom_for(window, layers.pixel_sides(self._viewer, layer).tolist(), canvas)
 
     def _choose_report(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the report", "")

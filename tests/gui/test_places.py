@@ -89,3 +89,36 @@ def test_a_file_that_napari_opened_keeps_its_place_and_its_annotation(viewer: An
     changed, _, _ = layers.opened(layer)
     assert changed.georeference is None
     np.testing.assert_array_equal(changed.read(Window.whole(SHAPE)), 255 - pixels())
+
+
+def test_only_maps_of_the_annotated_image_are_taken_for_its_own(viewer: Any) -> None:
+    from napari_isdnet.classes import classes_from
+    from napari_isdnet.engine.tiles import TilePyramid
+    from napari_isdnet.widgets._next_region import find_guide
+
+    one, other = (viewer.add_image(pixels(), rgb=True, name=name) for name in ("one", "other"))
+    classes = classes_from(["a", "b"])
+    pyramid = TilePyramid((SHAPE,), lambda level, window: np.zeros(window.shape, np.uint8))
+    layers.add_labels(viewer, one, pyramid, classes, {None: (0, 0, 0, 0)}, "one live")
+    assert find_guide(viewer, one).prediction.name == "one live"
+    assert find_guide(viewer, other).prediction is None
+    viewer.layers.remove(one)  # nobody knows any more whose it is
+    assert find_guide(viewer, other).prediction.name == "one live"
+
+
+def test_label_maps_in_other_units_lie_where_they_are_seen(viewer: Any) -> None:
+    from napari_isdnet.widgets._annotate_regions import Placing
+    from napari_isdnet.widgets._errors_controller import pair_layers
+
+    image = viewer.add_image(pixels(), rgb=True, scale=(0.5, 0.5), units=("um", "um"))
+    maps = [
+        viewer.add_labels(np.ones(SHAPE, np.uint8), scale=(s, s), units=(unit, unit), translate=(20 * s, 30 * s))
+        for s, unit in ((0.5, "um"), (0.0005, "mm"))
+    ]
+    for labels in maps:
+        placing = Placing.between(labels, image)
+        assert placing.offset == (20, 30)
+        assert placing.scale == pytest.approx(1)
+    ours, theirs, part = pair_layers(*maps)
+    assert part is None
+    assert ours.source.shape == theirs.source.shape
