@@ -19,10 +19,10 @@ class AttentionCharts(ThemedPlots):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent, "inspect_charts")
-        self.shallow = self._plot("M_s (shallow)", "Attention on each shallow channel, before the relation")
-        self.deep = self._plot("M_d (deep)", "Attention on each deep channel, before the relation")
+        self.shallow = self._plot("Shallow channels: M_s", "How much each shallow channel counts, before the relation")
+        self.deep = self._plot("Deep channels: M_d", "How much each deep channel counts, before the relation")
         self.relation = self._plot(
-            "R", "Relation of 16 groups of shallow channels (down) with 16 groups of deep ones (across)"
+            "Relation: R", "Relation of 16 groups of shallow channels (down) with 16 groups of deep ones (across)"
         )
         self.relation.setAspectLocked(True)
         self.relation.invertY(True)

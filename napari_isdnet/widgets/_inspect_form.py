@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_isdnet.classes import ClassInfo
-from napari_isdnet.widgets._controls import Controls, in_row, scrolled
+from napari_isdnet.widgets._controls import Controls, form_layout, in_row, scrolled
 from napari_isdnet.widgets._inspect_charts import AttentionCharts
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, leave_alone
@@ -66,12 +66,41 @@ class InspectForm(Controls):
         self.status.setWordWrap(True)
         self.table = QTableWidget(0, 4, self)
         self._dress(self.table, "opinions", "Probability of each class: by the whole network, and by one branch alone")
-        self.fusion = self._combo("fusion", "Which of the two fusions the charts show")
+        self.asked = QLabel("", self)
+        self._dress(self.asked, "asked", "The pixel with the cross; the table says what the network makes of it")
+        self.asked.setWordWrap(True)
+        self.fusion = self._combo(
+            "fusion",
+            "Which fusion of the branches the charts show: that at 1/16 or at 1/8 of the image's size",
+        )
         for stride in (16, 8):
             self.fusion.addItem(f"Fusion at 1/{stride}", stride)
         self.charts = AttentionCharts(self)
         self._tidy_table()
         self._lay_out()
+
+    def _attention(self) -> QWidget:
+        """The charts of one fusion, and what their letters mean."""
+        self.attention_box = QWidget(self)
+        column = QVBoxLayout(self.attention_box)
+        column.setContentsMargins(0, 0, 0, 0)
+        form = form_layout()
+        form.addRow("Attention in", self.fusion)
+        legend = QLabel(
+            "M_s, M_d: how much each channel of the shallow and the deep branch counts. R: how groups of shallow"
+            " channels (down) go with groups of deep ones (across).",
+            self,
+        )
+        self._dress(
+            legend,
+            "attention_legend",
+            "Of the whole image, or of the window in the middle of the region",
+        )
+        legend.setWordWrap(True)
+        for item in (self.charts, legend):
+            column.addWidget(item)
+        column.insertLayout(0, form)
+        return self.attention_box
 
     def _tidy_table(self) -> None:
         self.table.setHorizontalHeaderLabels(["Class", "Network", "Shallow", "Deep"])
@@ -81,10 +110,12 @@ class InspectForm(Controls):
         across.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         across.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.table.setMinimumHeight(150)
-        self.table.hide()
+        self.hide_opinions()
 
-    def show_opinions(self, rows: list[tuple[ClassInfo, dict[str, float]]]) -> None:
-        """Probabilities of the classes, each branch's most probable one in bold."""
+    def show_opinions(self, rows: list[tuple[ClassInfo, dict[str, float]]], row: int, column: int) -> None:
+        """Probabilities of the classes at a pixel, each branch's most probable one in bold."""
+        self.asked.setText(f"Classes at row {row:,}, column {column:,}:")
+        self.asked.show()
         branches = [b for b in ("both", "shallow", "deep") if b in rows[0][1]]
         best = {b: max(values[b] for _, values in rows) for b in branches}
         self.table.setColumnCount(1 + len(branches))
@@ -98,6 +129,11 @@ class InspectForm(Controls):
                 item.setFont(font)
                 self.table.setItem(index, column, item)
         self.table.show()
+
+    def hide_opinions(self) -> None:
+        """No pixel was asked about."""
+        self.asked.hide()
+        self.table.hide()
 
     def _lay_out(self) -> None:
         inside = QWidget(self)
@@ -126,9 +162,9 @@ class InspectForm(Controls):
         shown.addLayout(maps)
         shown.addLayout(in_row(self.show_button, self.keep_button))
         shown.addLayout(in_row(self.pick_button, self.copy_button))
+        shown.addWidget(self.asked)
         shown.addWidget(self.table)
-        shown.addWidget(self.fusion)
-        shown.addWidget(self.charts)
+        shown.addWidget(self._attention())
         column.addWidget(self.status)
         column.addWidget(self.shown)
         column.addStretch(1)

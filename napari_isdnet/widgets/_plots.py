@@ -22,7 +22,7 @@ class ThemedPlots(QWidget):
     def _plot(self, title: str, tip: str) -> Any:
         """A plot without menu, buttons and mouse."""
         plot = pg.PlotWidget(self)
-        plot.setObjectName(f"{self.objectName()}_{title.split()[0].lower()}")
+        plot.setObjectName(f"{self.objectName()}_{title.split()[0].strip(':').lower()}")
         plot.setTitle(title, size="9pt")
         plot.setToolTip(tip)
         plot.setMouseEnabled(x=False, y=False)

@@ -50,7 +50,7 @@ class InspectWidget(InspectForm):
         self.layer: Any = None
         self._said = self.status.text()  # of the open view
         self.picked: control.Picked | None = None
-        self.picker = Picker(viewer, self._clicked)
+        self.picker = Picker(viewer, self._clicked, self)
         self._jobs: list[Job] = []
         self._latest: Job | None = None
         keep_triton_out()
@@ -188,8 +188,7 @@ class InspectWidget(InspectForm):
         self.map.setCurrentIndex(self.map.findData(usual))
         self.shown.show()
         has = shared.view.model.config.fuses
-        self.fusion.setVisible(has)
-        self.charts.setVisible(has)
+        self.attention_box.setVisible(has)
         self._map_chosen()
 
     def _forget(self) -> None:
@@ -202,7 +201,8 @@ class InspectWidget(InspectForm):
         self.shared.clear()
         self.looked_at, self.picked = None, None
         self.pick_button.setChecked(False)
-        self.table.hide()
+        self.picker.unmark()
+        self.hide_opinions()
         self.shown.hide()
 
     # -- what is chosen and what is looked at ----------------------------------------------------------------------
@@ -335,6 +335,7 @@ class InspectWidget(InspectForm):
             interpolation2d="nearest", **place, **looks,
             metadata={OWN: {"map": name, "kind": rendering.kind}, layers.RESULT: True},
         )  # fmt: skip
+        self.picker.uncover()
 
     def _keep(self) -> None:
         self.layer = None
@@ -370,7 +371,8 @@ class InspectWidget(InspectForm):
         if not self.shared or self.shared[0] is not shared:
             return
         self.picked = picked
-        self.show_opinions(control.opinion_rows(picked.opinions, shared.classes))
+        self.picker.mark(self.looked_at, *picked.pixel)
+        self.show_opinions(control.opinion_rows(picked.opinions, shared.classes), *picked.pixel)
         self.rendering.setCurrentIndex(self.rendering.findData("similarity"))
         self.maps.setRowVisible(self.channel_row, False)
         self.show_map()

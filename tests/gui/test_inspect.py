@@ -91,12 +91,21 @@ def test_look_inside_see_maps_in_place_and_ask_about_a_pixel(qtbot, viewer, dock
     assert pyramid is not None
     brightness = pyramid.read(0, Window.whole(pyramid.shapes[0]))[..., :3].sum(-1)
     assert brightness[50 // 16, 60 // 16] == brightness.max()  # nothing is more similar to a pixel than itself
+    assert dock.asked.text() == "Classes at row 50, column 60:"
+    cross = dock.picker.layer
+    assert viewer.layers[-1] is cross  # the map lies below it
+    np.testing.assert_allclose(cross.data_to_world(cross.data[0]), viewer.layers["field"].data_to_world((50, 60)))
+    dock.ask(70, 80)
+    qtbot.waitUntil(lambda: dock.asked.text().endswith("row 70, column 80:"), timeout=60_000)
+    assert cross.data.tolist() == [[70, 80]]
+    qtbot.waitUntil(lambda: viewer.layers[-2] is dock.layer and viewer.layers[-1] is cross, timeout=60_000)
     for plot in (dock.charts.shallow, dock.charts.deep):
         (bars,) = (item for item in plot.plotItem.items if isinstance(item, pg.BarGraphItem))
         assert len(bars.opts["height"]) == dock.shared[0].view.model.config.channels
     viewer.layers.remove("field")
     assert dock.shown.isHidden()
-    qtbot.waitUntil(lambda: bool(dock.shared) is False)
+    assert dock.asked.isHidden()
+    qtbot.waitUntil(lambda: not dock.shared and cross not in viewer.layers)
     viewer.layers.clear()
     qtbot.waitUntil(lambda: not list((tmp_path / "maps").iterdir()), timeout=10_000)
 
