@@ -352,7 +352,7 @@ class InspectWidget(InspectForm):
     # -- a pixel -------------------------------------------------------------------------------------------------
     def _clicked(self, position: Any) -> None:
         if self.looked_at is not None:
-            row, column = (round(float(v)) for v in self.looked_at.world_to_data(position)[-2:])
+            row, column = (round(float(v)) for v in layers.in_pixels(self.viewer, self.looked_at, position))
             self.ask(row, column)
 
     def ask(self, row: int, column: int) -> None:
