@@ -61,6 +61,11 @@ def test_a_dock_that_is_missing_is_named_and_the_rest_works(
     assert "Without the Segment dock" in guide.step.text()
 
 
+def test_what_the_manifest_names_opens(viewer: Any) -> None:
+    the_command_of_the_manifest_opens_it()
+    every_dock_of_the_manifest_opens_the_way_napari_opens_it(viewer)
+
+
 def test_a_wrong_model_is_said_before_anything_is_added(viewer: Any, model: Path) -> None:
     from napari_isdnet.widgets._demo import open_demo
 
@@ -69,7 +74,7 @@ def test_a_wrong_model_is_said_before_anything_is_added(viewer: Any, model: Path
     assert len(viewer.layers) == 0
 
 
-def test_the_command_of_the_manifest_opens_it(viewer: Any, model: Path) -> None:
+def the_command_of_the_manifest_opens_it() -> None:
     from npe2 import PluginManager
 
     from napari_isdnet.demo import COMMAND
@@ -80,7 +85,7 @@ def test_the_command_of_the_manifest_opens_it(viewer: Any, model: Path) -> None:
     assert manager.commands.get(COMMAND) is open_demo
 
 
-def test_every_dock_of_the_manifest_opens_the_way_napari_opens_it(viewer: Any) -> None:
+def every_dock_of_the_manifest_opens_the_way_napari_opens_it(viewer: Any) -> None:
     from npe2 import PluginManager
 
     PluginManager.instance().discover()
