@@ -95,13 +95,14 @@ def test_full_precision_round_trip_gives_the_same_logits(model: ISDNet, tmp_path
 def test_half_keeps_batch_norm_and_biases_exact(model: ISDNet, saved: Path) -> None:
     stored = load_file(saved)
     loaded = load_model(saved, training=True)
-    assert {t.dtype for t in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    found = loaded.state_dict()
+    assert {t.dtype for t in found.values()} == {torch.float32, torch.int64}
     for key, value in model.state_dict().items():
         if value.is_floating_point() and value.ndim >= 2:
             assert stored[key].dtype == torch.float16
-            assert torch.allclose(value, loaded.state_dict()[key], rtol=1e-3, atol=1e-6)
+            assert torch.allclose(value, found[key], rtol=1e-3, atol=1e-6)
         else:
-            assert torch.equal(value, loaded.state_dict()[key]), key
+            assert torch.equal(value, found[key]), key
     assert saved.stat().st_size < 0.6 * 4 * sum(v.numel() for v in model.state_dict().values())
 
 

@@ -242,10 +242,10 @@ def limited_to(side: int, seen: list[int], monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_cores_that_are_refused_are_divided_and_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively(small(classes=3, channels=16, fusion="add_ca", auxiliary=False, super_resolution=False))
-    image = picture((900, 1060))
+    image = picture((300, 1060))
     plain = streamed(model, image, 1024)
     halo = plain.local.shallow_halo
-    window = Window.whole((900, 1060))
+    window = Window.whole((300, 1060))
     expected = plain.logits(window)
     seen: list[int] = []
     limited_to(256 + 2 * halo + 64, seen, monkeypatch)

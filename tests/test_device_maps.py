@@ -29,7 +29,8 @@ from napari_isdnet.window import Grid, Window
 from tests.network_tools import lively, picture, policy_of, small, source_of
 
 CPU = Placement(torch.device("cpu"), torch.float32)
-SHAPE = (543, 690)
+SHAPE = (487, 562)
+"""Cores of 256 and what they reach are less than all of it, in both directions."""
 NETWORKS = {
     "reference": small(channels=16),
     "pspnet": small(deep_head="pspnet", fusion="cat_ca", classes=3, channels=16),  # several pools over the whole image
@@ -74,7 +75,7 @@ def test_maps_on_the_device_give_the_answer_of_maps_in_ram(name: str, exact: boo
 
 
 def test_cores_that_a_device_refuses_are_joined_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, image = lively(NETWORKS["reference"]), picture((900, 1060))
+    model, image = lively(NETWORKS["reference"]), picture((300, 1060))
     expected = streamed(model, image, core=1024, exact=True)
     original, refused = LocalNetwork.shallow, []
 
