@@ -21,13 +21,13 @@ from napari_isdnet_training.device_crops import DeviceCrops
 from napari_isdnet_training.evaluate import evaluate_samples, figures
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
+from napari_isdnet_training.interrupts import Interrupts, leave_to_parent
 from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer
 from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
-from torch import nn
 from torch.utils.data import DataLoader
 
 from napari_isdnet.exceptions import InputError
@@ -63,9 +63,10 @@ def fit(
 
     Data is checked first: nothing is trained on a data set with a fault. Every step is yielded as
     :class:`Progress` with ``loss`` and ``lr``; closing the generator writes a checkpoint, from which a later call goes
-    on with the same numbers as if it had never stopped; a validation that was due when it was closed comes first. A
-    run that is finished gives its result at once. Raises :class:`InputError` for bad data, a checkpoint of another
-    recipe or numbers that are not finite any more, which leave the checkpoint as it was.
+    on with the same numbers as if it had never stopped; a validation that was due when it was closed comes first.
+    Ctrl-C waits for the end of the step that is done, and is like closing; a second one ends it at once, and leaves the
+    checkpoint that is there. A run that is finished gives its result at once. Raises :class:`InputError` for bad data,
+    a checkpoint of another recipe or numbers that are not finite any more, which leave the checkpoint as it was.
     """
     run = Run(recipe, output, resume, network)
     try:
@@ -105,7 +106,9 @@ class Run:
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
         self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
         output.mkdir(parents=True, exist_ok=True)
-        self.checkpoint, self.saved, self.diverged = output / "last.ckpt.safetensors", (-1, -1), False
+        self.checkpoint, self.saved = output / "last.ckpt.safetensors", (-1, -1)
+        self.interrupts = Interrupts(self.fabric.world_size == 1)
+        self.whole = True  # False within a step, and while the network has other weights than its own
         if resume and self.checkpoint.is_file():
             self._resume()
         elif not resume and self.fabric.is_global_zero:
@@ -145,20 +148,21 @@ class Run:
         loader = DataLoader(
             self.crops, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0,
             pin_memory=on_gpu, collate_fn=list if self.finisher is not None else collate,
+            worker_init_fn=leave_to_parent,
         )  # fmt: skip
         parts = iter(loader)
         self.module.train()
         yield from self._validate_if_due(clock)  # the run may have been stopped before it was done
         while self.state.step < options.steps and not self._over():
-            shown = self._step(parts)
-            if self.state.step % options.log_every == 0 and self.history is not None:
-                self.history.add(self.state.step, shown)
+            with self.interrupts.held():
+                shown = self._step(parts)
+                if self.state.step % options.log_every == 0 and self.history is not None:
+                    self.history.add(self.state.step, shown)
             yield clock.step(1, "train", figures=shown)
             yield from self._validate_if_due(clock)
             if self.state.step % options.checkpoint_every == 0:
                 self._save()
-        if self.state.step >= options.steps or self._over():
-            self._finish()
+        self._finish()
 
     def _validate_if_due(self, clock: Clock) -> Generator[Progress, None, None]:
         every, state = self.recipe.run.validate_every, self.state
@@ -187,6 +191,7 @@ class Run:
         # All at hand before the first: what one of them weighs depends on how much is labelled in the others.
         batches = [self._batch(next(parts)) for _ in range(options.accumulate)]
         count = self._labelled([target for _, target in batches])
+        self.whole = False  # whatever ends the step from here on: batch statistics of a part of it are no state to keep
         for part, (image, target) in enumerate(batches):
             if options.channels_last:
                 image = image.to(memory_format=torch.channels_last)
@@ -199,7 +204,6 @@ class Run:
             reduced = self.fabric.all_reduce(torch.tensor(list(sums.values())), reduce_op="mean")
             sums = dict(zip(sums, reduced.tolist()))  # type: ignore[union-attr]
         if not math.isfinite(sums["total"]):
-            self.diverged = True
             raise InputError(
                 f"The loss is {sums['total']} at step {step}: training diverged; lower optimizer.lr {START_OVER}."
             )
@@ -209,6 +213,7 @@ class Run:
         if self.average is not None:
             self.average.update(self.network)
         self.state.step += 1
+        self.whole = True
         return {"loss": sums.pop("total"), "lr": rate, **sums}
 
     def _labelled(self, targets: Sequence[torch.Tensor]) -> torch.Tensor | None:
@@ -242,7 +247,6 @@ class Run:
         norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
         # A finite loss can have such a gradient: seen with bfloat16 dilated depthwise convolutions in channels-last.
         if norm is not None and not bool(torch.isfinite(norm)):
-            self.diverged = True
             raise InputError(
                 f"The gradient is not finite at step {self.state.step}; lower optimizer.lr, or try"
                 f" run.precision=float32 or run.channels_last=false, {START_OVER}."
@@ -253,7 +257,7 @@ class Run:
         if not samples:
             self.state.validated = self.state.step
             return {}
-        with _averaged(self.network, self.average):
+        with self._averaged():
             matrix = result_of(evaluate_samples(self.network, self._share(samples), self.dataset, self.recipe.data))
             if self.fabric.world_size > 1:
                 counts = self.fabric.all_reduce(torch.from_numpy(matrix.counts), reduce_op="sum")
@@ -261,8 +265,9 @@ class Run:
             self.state.figures = figures(matrix, self.dataset)
             score = float(np.nan_to_num(matrix.mean_iou))
             if score > self.state.best:
-                self._write_model("best.safetensors")  # first: a run that is stopped here validates again
-                self.state.best, self.state.best_step = score, self.state.step
+                with self.interrupts.held():
+                    self._write_model("best.safetensors")  # first: a run that is stopped here validates again
+                    self.state.best, self.state.best_step = score, self.state.step
         shown = {"miou": score, "accuracy": float(matrix.accuracy)}
         shown |= {f"iou_{c.name}": float(v) for c, v in zip(self.dataset.classes, matrix.iou) if not np.isnan(v)}
         if self.history is not None:
@@ -270,10 +275,27 @@ class Run:
         self.state.validated = self.state.step
         return shown
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within: the network has the averaged weights; afterwards its own again."""
+        if self.average is None:
+            yield
+            return
+        own = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.whole = False
+        try:
+            with self.interrupts.held():
+                self.network.load_state_dict(self.average.values)
+            yield
+        finally:
+            with self.interrupts.held():
+                self.network.load_state_dict(own)
+                self.whole = True
+
     def _finish(self) -> None:
         if self.recipe.run.validate_every and self.state.validated < self.state.step:
             self._validate()
-        with _averaged(self.network, self.average):
+        with self._averaged():
             self._write_model("model.safetensors")
 
     def _write_model(self, name: str) -> None:
@@ -296,17 +318,19 @@ class Run:
         now = self.state.step, self.state.validated
         # Weights that are not finite must not replace the last good ones; the next step's loss says it.
         # At step 0 there is nothing to go on with, and its settings would stand in the way of corrected ones.
-        if self.fabric.is_global_zero and now != self.saved and self.state.step > 0 and self._finite():
+        changed = now != self.saved and self.state.step > 0
+        if self.fabric.is_global_zero and changed and self.whole and self._finite():
             self.state.seconds = time.monotonic() - self._began
             save_state(self.checkpoint, self.state, self.network, self.optimizer.optimizer, self.average)
             self.saved = now
 
     def _finite(self) -> bool:
-        return not self.diverged and all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
+        return all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
 
     def close(self) -> None:
-        """Keep what was done, whatever ended the run."""
-        self._save()
+        """Keep the whole steps that were done, unless one is in haste or the network was left within a step."""
+        if not self.interrupts.urgent:
+            self._save()
         if self.history is not None:
             self.history.close()
 
@@ -317,17 +341,3 @@ class Run:
             model if model.is_file() else None, best if best.is_file() else None, self.state.step, self.state.figures,
             self.network.pretrained or "from scratch",
         )  # fmt: skip
-
-
-@contextmanager
-def _averaged(network: nn.Module, average: Average | None) -> Iterator[None]:
-    """Within: the network has the averaged weights; afterwards its own again."""
-    if average is None:
-        yield
-        return
-    own = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    network.load_state_dict(average.values)
-    try:
-        yield
-    finally:
-        network.load_state_dict(own)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from napari_isdnet_training.config import ScheduleConfig
 from napari_isdnet_training.depthwise import faster_on_cpu
+from napari_isdnet_training.interrupts import Interrupts
 from napari_isdnet_training.judging import Guard, Tally, as_labels, class_iou, mean_iou
 from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDOW, KEEP_WEIGHT
@@ -103,6 +104,8 @@ class Tuning:
         self.guard = Guard(self.counts)
         self.state = RunState(recipe=self._facts())
         self.saved, self.cost = -1, 0.0
+        self.interrupts = Interrupts()
+        self.whole = True  # False within a step
         self._open_folder(resume)
         self.saved_at = time.monotonic()
 
@@ -165,10 +168,11 @@ class Tuning:
         clock = Clock(options.steps, self.state.step)
         if self.judged and self.state.baseline is None:
             self.before = self._validate()
-            self.state.baseline = self.before["miou"]
-            self.guard = Guard(self.counts)
-            self.guard.save(self.folder / JUDGED)
-            self._save(force=True)
+            with self.interrupts.held():
+                self.guard = Guard(self.counts)
+                self.guard.save(self.folder / JUDGED)
+                self.state.baseline = self.before["miou"]
+                self._save(force=True)
             yield clock.step(0, "validate", figures=self.before)
         clock.resume()
         while True:
@@ -177,7 +181,8 @@ class Tuning:
                 yield from clock.handing(clock.step(0, "validate", figures=figures))
             if self.state.step >= options.steps or self._stale():
                 return
-            shown = self._step()
+            with self.interrupts.held():
+                shown = self._step()
             self._save()
             yield from clock.handing(clock.step(1, "train", figures=shown))
 
@@ -199,6 +204,7 @@ class Tuning:
             group["lr"] = rate * group["scale"]
         torch.manual_seed(options.seed * 1_000_003 + step * 1009)  # dropout is the same after a resume
         image, target = (t.to(device) for t in self.crops.batch(step, options.batch))
+        self.whole = False  # batch statistics of a step that is not done are no state to keep
         set_mode(self.network, self.still)
         self.optimizer.zero_grad(set_to_none=True)
         mixed = self.placement.dtype != torch.float32
@@ -218,6 +224,7 @@ class Tuning:
         self._refuse_unless_finite(torch.nn.utils.clip_grad_norm_(learning, CLIP_NORM), "gradient")
         self.optimizer.step()
         self.state.step += 1
+        self.whole = True
         return {"loss": float(total.detach()), "lr": rate, **{k: float(v.detach()) for k, v in losses.items()}}
 
     def _refuse_unless_finite(self, value: Tensor, name: str) -> None:
@@ -256,13 +263,14 @@ class Tuning:
     def _judge(self) -> dict[str, float]:
         """Validate, and keep the weights where the guard takes them."""
         figures = self._validate()
-        self.state.validated = self.state.step
-        taken = self.guard.takes(self.counts)
-        self.guard.save(self.folder / JUDGED)
-        if taken:
-            self.state.best_step = self.state.step
-            self._keep(figures)
-        self._save(force=True)
+        with self.interrupts.held():
+            self.state.validated = self.state.step
+            taken = self.guard.takes(self.counts)
+            self.guard.save(self.folder / JUDGED)
+            if taken:
+                self.state.best_step = self.state.step
+                self._keep(figures)
+            self._save(force=True)
         return figures | {"taken": float(taken)}
 
     def _keep(self, figures: dict[str, float]) -> None:
@@ -330,7 +338,7 @@ class Tuning:
         if not force and (self.saved == self.state.step or since < max(SAVE_SECONDS, self.cost / SAVE_SHARE)):
             return
         if not all(bool(torch.isfinite(t).all()) for t in self.network.state_dict().values()):
-            return  # batch statistics, too, and those of a step that was refused: the last good ones are gone on with
+            return  # batch statistics, too: the last good ones are gone on with
         began = time.monotonic()
         self.state.figures = {"before": self.before, "after": self.after}
         save_state(self.folder / STATE, self.state, self.network, self.optimizer, None)
@@ -343,8 +351,8 @@ class Tuning:
             self._keep({})
 
     def close(self) -> None:
-        """Keep what was done, whatever ended the run."""
-        if self.folder.is_dir() and self.saved != self.state.step:
+        """Keep the whole steps that were done, unless one is in haste or the network was left within a step."""
+        if self.folder.is_dir() and self.saved != self.state.step and self.whole and not self.interrupts.urgent:
             self._save(force=True)
 
     def finish(self) -> dict[str, Any]:

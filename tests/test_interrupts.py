@@ -1,0 +1,167 @@
+"""Ctrl-C at any moment of a training: what is kept is a whole step, and the run goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from napari_isdnet_training.config import Recipe
+from napari_isdnet_training.finetune import checkpoint_folder, finetune
+from napari_isdnet_training.fit import fit
+from napari_isdnet_training.interrupts import Interrupts
+from napari_isdnet_training.registry import Network
+from napari_isdnet_training.state import Average, read_state
+from napari_isdnet_training.unfinished import STATE
+from safetensors.torch import load_file
+from torch import nn
+
+from napari_isdnet.annotation.project import Project
+from napari_isdnet.model.isdnet import ISDNet
+from tests import finetune_tools as tools
+from tests.test_train_fit import drain, make_data, tiny
+
+CHECKPOINT = "last.ckpt.safetensors"
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def broken() -> None:
+    raise KeyboardInterrupt
+
+
+def twice() -> None:
+    ctrl_c()
+    ctrl_c()
+
+
+def network() -> Network:
+    """One with batch statistics, which a forward changes before the step is done."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    return Network("plain", layers, None)
+
+
+def at_call(number: int, usual: Callable[..., Any], moment: Callable[[], None]) -> Callable[..., Any]:
+    """``usual``, with ``moment`` after its call of that ``number``."""
+    calls: list[int] = []
+
+    def called(*arguments: Any, **more: Any) -> Any:
+        calls.append(1)
+        found = usual(*arguments, **more)
+        if len(calls) == number:
+            moment()
+        return found
+
+    return called
+
+
+def equal(one: Path, two: Path) -> bool:
+    first, second = load_file(one), load_file(two)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("interrupts") / "data")
+
+
+def recipe(data: Path) -> Recipe:
+    return tiny(data, steps=6, accumulate=2, validate_every=2, checkpoint_every=3)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path) -> Path:
+    """The checkpoint of a run that nobody interrupted."""
+    drain(fit(recipe(data), data.parent / "whole", network=network()))
+    return data.parent / "whole" / CHECKPOINT
+
+
+# In the second of two parts of the fifth step; between its optimiser and the average; while a validation of step 4 puts
+# the averaged weights in; and while it puts the network's own back. Ctrl-C waits for the end of the step; a second one
+# does not, nor does what Python cannot hold back: then the last checkpoint stays.
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "moment", "kept"),
+    [
+        (Network, "forward", 10, ctrl_c, 5),
+        (Network, "forward", 10, broken, 3),
+        (Network, "forward", 10, twice, 3),
+        (Average, "update", 5, ctrl_c, 5),
+        (Average, "update", 5, broken, 3),
+        (Network, "load_state_dict", 3, ctrl_c, 4),
+        (Network, "load_state_dict", 3, broken, 4),
+        (Network, "load_state_dict", 4, ctrl_c, 4),
+        (Network, "load_state_dict", 4, broken, 3),
+    ],
+)
+def test_a_run_that_is_interrupted_anywhere_goes_on_as_if_it_had_not_been(
+    owner: Any, name: str, call: int, moment: Callable[[], None], kept: int,
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, at_call(call, getattr(owner, name), moment))
+        with pytest.raises(KeyboardInterrupt):
+            drain(fit(recipe(data), tmp_path, network=network()))
+    assert read_state(tmp_path / CHECKPOINT).step == kept
+    drain(fit(recipe(data), tmp_path, network=network()))
+    assert equal(tmp_path / CHECKPOINT, whole)
+
+
+def test_workers_leave_ctrl_c_to_the_process_that_trains(data: Path, tmp_path: Path) -> None:
+    steps = fit(tiny(data, steps=2, workers=1), tmp_path, network=network())
+    next(steps)
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+    assert drain(steps)[1].steps == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("moment", "kept"), [(ctrl_c, 3), (broken, 1)])
+def test_fine_tuning_that_is_interrupted_within_a_step_goes_on_as_if_it_had_not_been(
+    moment: Callable[[], None], kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_isdnet_training.tuning.SAVE_SECONDS", 1e9)  # after the first step, then at the end
+    picture, model = tools.scene(tmp_path / "scene.png"), tools.network(tmp_path / "bare.safetensors")
+    with Project.open(picture, ("red", "other"), folder=tmp_path / "p.isdnet") as project:
+        tools.paint(project.store)
+    options: dict[str, Any] = {**tools.TINY, "steps": 4, "preset": "thorough", "held_out": 0.0, "spread": 0}
+
+    def run(name: str) -> Iterator[Any]:
+        return finetune(picture, tmp_path / "p.isdnet", str(model), output=tmp_path / name, device="cpu", **options)
+
+    list(run("whole.safetensors"))
+    cut = tmp_path / "cut.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(ISDNet, "losses", at_call(3, ISDNet.losses, moment))
+        with pytest.raises(KeyboardInterrupt):
+            list(run(cut.name))
+    assert read_state(checkpoint_folder(cut) / STATE).step == kept
+    list(run(cut.name))
+    assert equal(cut, tmp_path / "whole.safetensors")
+
+
+def test_handlers_are_put_back_and_those_of_the_system_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    reached: list[str] = []
+
+    def hold(interrupts: Interrupts, moment: Callable[[], None]) -> None:
+        with interrupts.held():
+            moment()
+            reached.append("end")
+            assert signal.getsignal(signal.SIGTERM) == before[1]
+
+    for active, moment, urgent, ends in ((True, ctrl_c, False, 1), (True, twice, True, 0), (False, ctrl_c, False, 0)):
+        reached.clear()
+        interrupts = Interrupts(active)
+        with pytest.raises(KeyboardInterrupt):
+            hold(interrupts, moment)
+        assert (interrupts.urgent, len(reached)) == (urgent, ends)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
