@@ -11,6 +11,7 @@ from napari_isdnet_training import labelled
 from napari_isdnet.annotation import store as store_module
 from napari_isdnet.annotation.chunks import ChunkCache
 from napari_isdnet.annotation.exchange import export_labels
+from napari_isdnet.annotation.geojson import export_geojson, import_geojson
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.classes import classes_from
@@ -58,6 +59,28 @@ def test_class_indices_of_shapes_count_the_classes_that_are_given(tmp_path):
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     assert [c.name for c in of_file(path).classes] == ["1", "0"]
     assert [c.name for c in of_file(path, ["red", "green"]).classes] == ["red", "green"]
+
+
+def test_classes_of_an_exported_geojson_keep_their_order(tmp_path):
+    with AnnotationStore.create(tmp_path / "a.isdnet", (64, 64), ["a", "b", "c"]) as store:
+        for index, row in ((2, 0), (0, 20), (2, 40)):  # the file names c first, and b nowhere
+            store.paint(Rectangle(Window(row, 0, 10, 64)), index)
+        path = export_geojson(store, tmp_path / "shapes.geojson")
+        counts = [n for n in store.class_counts() if n]
+    assert [c.name for c in of_file(path).classes] == ["a", "c"]
+    for name, known, names in (("new", [], ["a", "c"]), ("old", ["c"], ["c", "a"])):
+        with AnnotationStore.create(tmp_path / f"{name}.isdnet", (64, 64), known) as store:
+            import_geojson(store, path)
+            assert dict(zip((c.name for c in store.classes), store.class_counts(), strict=True)) == dict(
+                zip(("a", "c"), counts, strict=True)
+            )
+            assert [c.name for c in store.classes] == names
+            store.undo()
+            assert not any(store.class_counts())
+    text = json.loads(path.read_text())
+    text["features"][0]["properties"]["class_index"] = 7  # another number than that of its other shape
+    path.write_text(json.dumps(text))
+    assert [c.name for c in of_file(path).classes] == ["c", "a"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,8 @@ def take_census(samples: Sequence[Sample], classes: int, code: MaskCode, seed: i
 
 
 def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCensus:
-    shape = _same_shape(sample)
-    mask = open_mask(sample.mask)
+    shape = _same_shape(sample, code)
+    mask = open_mask(sample.mask, code)
     counts = np.zeros(classes, np.int64)
     places: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(classes)]
     grid = Grid(shape, (BLOCK, BLOCK))
@@ -76,14 +77,10 @@ def check_shapes(sample: Sample, image: ImageSource, mask: ImageSource) -> None:
         )
 
 
-def _same_shape(sample: Sample) -> tuple[int, int]:
-    image, mask = open_source(sample.image), open_mask(sample.mask)
-    try:
+def _same_shape(sample: Sample, code: MaskCode) -> tuple[int, int]:
+    with closing(open_mask(sample.mask, code)) as mask, closing(open_source(sample.image)) as image:
         check_shapes(sample, image, mask)
         return image.shape
-    finally:
-        image.close()
-        mask.close()
 
 
 def _some_places(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
         self.raw = raw
         self.samples, self.sampler = list(samples), sampler
         self.data, self.crop, self.augmentation, self.code = data, crop, augmentation, code
-        self._images, self._masks = SourceCache(_open_image), SourceCache(open_mask)
+        self._images, self._masks = SourceCache(_open_image), SourceCache(partial(open_mask, code=code))
         self._policies: dict[str, IntensityPolicy] = {}
         self._mean = np.asarray(data.mean, np.float32)
         self._scale = 1 / np.asarray(data.std, np.float32)

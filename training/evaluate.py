@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,7 @@ def evaluate_samples(
     matrix = ConfusionMatrix(len(dataset.classes), dataset.ignored_in_mean)
     clock = Clock(len(samples))
     for sample in samples:
-        image, mask = open_source(sample.image), open_mask(sample.mask)
-        try:
+        with closing(open_mask(sample.mask, dataset.code)) as mask, closing(open_source(sample.image)) as image:
             check_shapes(sample, image, mask)
             policy = IntensityPolicy.from_source(image, channels=data.channels)
             for window, own in parts_of(image.shape):
@@ -99,9 +99,6 @@ def evaluate_samples(
                 predicted = predict_whole(network, pixels, data, count)
                 matrix.update(predicted[inside], truth)
                 yield clock.step(0, "evaluate")
-        finally:
-            image.close()
-            mask.close()
         yield clock.step(1, "evaluate")
     return matrix
 

@@ -14,7 +14,7 @@ import numpy as np
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
-from napari_isdnet.annotation.geojson import Drawn, import_geojson, read_drawn
+from napari_isdnet.annotation.geojson import Drawn, classes_of, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.saving import read_state
 from napari_isdnet.annotation.store import AnnotationStore
@@ -98,7 +98,7 @@ def _of_file(
 ) -> Generator[Progress, None, Snapshot]:
     with tempfile.TemporaryDirectory(prefix="isdnet-annotations-") as folder:
         if path.suffix.lower() in (".geojson", ".json"):
-            colors = _first_colors(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
+            colors = _own_classes(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
             named = classes or classes_from([{"name": n, "color": c} for n, c in colors.items()])
             with AnnotationStore.create(folder, image.shape, named) as store:
                 import_geojson(store, path, georeference=image.georeference, classes=classes)
@@ -168,13 +168,11 @@ def _wrong_value(path: Path, labels: ImageSource, values: str, store: Annotation
     )
 
 
-def _first_colors(path: Path, shapes: Sequence[Drawn]) -> dict[str, tuple[int, int, int] | None]:
-    """Classes of the shapes in the order of the file; every shape must have one."""
+def _own_classes(path: Path, shapes: Sequence[Drawn]) -> dict[str, tuple[int, int, int] | None]:
+    """Classes of the shapes; every shape must have one."""
     if not shapes:
         raise InputError(f"{path} holds no shape; draw at least two classes before fine-tuning.")
-    colors: dict[str, tuple[int, int, int] | None] = {}
     for number, shape in enumerate(shapes):
         if shape.name is None:
             raise InputError(f"{path}, shape {number} has no class; set the classification of every shape.")
-        colors.setdefault(shape.name, shape.color)
-    return colors
+    return classes_of(shapes)

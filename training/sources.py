@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, index_of
+from napari_isdnet.engine.annotated import AnnotationIndices
+from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.labels import open_indices
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
@@ -33,12 +35,14 @@ class MaskCode:
 
     ``colors`` pairs a colour with its class index; a colour that is not listed is an error, and so is a value whose
     entry is :data:`NO_CLASS`. ``pure_colors``: each channel counts as 0 below 128 and as 255 from there on. Without
-    either, values are class indices as they are, 255 ignored.
+    either, values are class indices as they are, 255 ignored. ``names``: the recipe's classes, where a mask that names
+    its own goes by them (:class:`NamedMask`).
     """
 
     values: tuple[int, ...] | None = None
     colors: tuple[tuple[tuple[int, int, int], int], ...] | None = None
     pure_colors: bool = False
+    names: tuple[str, ...] = ()
 
 
 def decode_mask(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) -> Labels:
@@ -65,9 +69,13 @@ def decode_mask(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window
 def read_mask(mask: ImageSource, window: Window, code: MaskCode, name: str) -> Labels:
     """:func:`decode_mask` of a window of an open mask; what the file declares as nodata is ignored."""
     raw = mask.read(window)
-    if mask.nodata is None or code.colors is not None or raw.shape[2] != 1:
+    return raw[..., 0] if isinstance(mask, NamedMask) else _decoded(raw, mask.nodata, code, name, window)
+
+
+def _decoded(raw: npt.NDArray[Any], nodata: float | None, code: MaskCode, name: str, window: Window) -> Labels:
+    if nodata is None or code.colors is not None or raw.shape[2] != 1:
         return decode_mask(raw, code, name, window)
-    hidden = raw[..., 0] == mask.nodata
+    hidden = raw[..., 0] == nodata
     # Some value that is allowed, since nodata itself may be none.
     allowed = IGNORE_INDEX if code.values is None else next(v for v, k in enumerate(code.values) if k != NO_CLASS)
     labels = decode_mask(np.where(hidden[..., None], np.array(allowed, np.int64), raw), code, name, window)
@@ -132,9 +140,77 @@ def _by_color(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) 
     return result
 
 
-def open_mask(path: Path) -> ImageSource:
-    """A mask as a source, read as everywhere else: as it is stored, a palette's indices and not its colours."""
-    return open_indices(path, threads=1)[0]  # as crops of images are read
+class NamedMask:
+    """A source of the recipe's class indices, of a mask that names its classes: they may be in another order there.
+
+    ``code`` is how its pixels say one of its own classes, ``order`` (256,) turns those into the recipe's.
+    """
+
+    channels = 1
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    nodata: float | None = float(IGNORE_INDEX)
+    alpha = None
+
+    def __init__(self, stored: ImageSource, code: MaskCode, order: Labels, file: str) -> None:
+        self.stored, self._code, self._order, self._file = stored, code, order, file
+        self.name, self.shape, self.levels = stored.name, stored.shape, stored.levels
+        self.pixel_size, self.georeference = stored.pixel_size, stored.georeference
+
+    def read(self, window: Window, level: int = 0) -> Labels:
+        """Class indices of ``window`` as (height, width, 1), 255 ignored; InputError for one that has no name."""
+        own = _decoded(self.stored.read(window, level), self.stored.nodata, self._code, self._file, window)
+        labels = self._order[own]
+        if (labels == NO_CLASS).any():
+            row, column = np.argwhere(labels == NO_CLASS)[0]
+            raise InputError(
+                f"Mask {self._file} holds class index {own[row, column]} at row {window.row + row}, column"
+                f" {window.column + column}, and names fewer classes; correct the mask or its names."
+            )
+        return labels[..., None]
+
+    def identity(self) -> Mapping[str, Any]:
+        """That of the file, and in which order its classes are taken."""
+        return {**self.stored.identity(), "order": self._order.tolist()}
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stored.close()
+
+
+def open_mask(path: Path, code: MaskCode | None = None) -> ImageSource:
+    """A mask as a source, read as everywhere else: as it is stored, a palette's indices and not its colours.
+
+    With a ``code`` that has names, a mask that names its classes gives those of the recipe, and one that says that it
+    is an annotation is read as such. Raises :class:`InputError` for a name that the recipe has not.
+    """
+    stored, own = open_indices(path, threads=1)  # as crops of images are read
+    painted = isinstance(stored, AnnotationIndices)
+    if own and own == default_classes(len(own)):
+        own = None  # numbers in place of names say no more than the pixels
+    if code is None or not code.names or not (own or painted):
+        return stored
+    try:
+        order = _order(own, code.names, path.name)
+    except InputError:
+        stored.close()
+        raise
+    return NamedMask(stored, MaskCode() if painted else replace(code, names=()), order, path.name)
+
+
+def _order(own: Sequence[ClassInfo] | None, names: Sequence[str], file: str) -> Labels:
+    """(256,) class indices of a mask to those of the recipe, by name; as they are where the mask has no names."""
+    if own is None:
+        return np.arange(256, dtype=np.uint8)
+    found = [index_of(info.name, names) for info in own]
+    known = [index for index in found if index is not None]
+    if len(set(known)) < len(own):
+        raise InputError(
+            f"Mask {file} has the classes {', '.join(c.name for c in own)}, the recipe {', '.join(names)}: name each of"
+            " the mask's in data.classes, or save the mask with the recipe's names."
+        )
+    order = np.full(256, NO_CLASS, np.uint8)
+    order[: len(known)], order[IGNORE_INDEX] = known, IGNORE_INDEX
+    return order
 
 
 class SourceCache:
@@ -159,7 +235,8 @@ class SourceCache:
         return sum(
             s.shape[0] * s.shape[1] * s.channels * s.dtype.itemsize
             for s in self._open.values()
-            if getattr(s, "format", "") in ("PNG", "JPEG", "JPEG 2000") or isinstance(s, ArraySource)
+            if getattr(s, "format", "") in ("PNG", "JPEG", "JPEG 2000")
+            or isinstance(getattr(s, "stored", s), ArraySource)
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Drawn:
     color: tuple[int, int, int] | None
     placed: bool = False
     """True where the file names the system of its map coordinates; else they count pixels."""
+    index: int | None = None
+    """The number of the named class in the list of whoever wrote the file, as this package's own files say it."""
 
 
 def import_geojson(
@@ -56,12 +58,12 @@ def import_geojson(
 
     A class is found by name and added (with its colour) when it is missing; features without one get
     ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes`` (default: those of
-    the annotation). Lines are ``properties.width`` pixels wide, or
-    ``line_width``; points are discs of that diameter. ``georeference`` is the image's, for files in
-    map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file
-    with anything that cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape
-    that lies on the image or covers a pixel; ``note`` is told in a sentence when some of them do not, and how many
-    features have no geometry.
+    the annotation); an annotation without classes gets those of the file in its order (:func:`classes_of`). Lines are
+    ``properties.width`` pixels wide, or ``line_width``; points are discs of that diameter. ``georeference`` is the
+    image's, for files in map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file with anything that
+    cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape that lies on the
+    image or covers a pixel; ``note`` is told in a sentence when some of them do not, and how many features have no
+    geometry.
     """
     counted = store.classes if classes is None else classes
     drawn = list(read_drawn(path, line_width, georeference, counted, note, store.shape))
@@ -74,7 +76,12 @@ def import_geojson(
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
     _check_classes(store, [item.name or default_class or "" for item in inside], Path(path).name)
     dirty: dict[Window, None] = {}
+    new = {} if store.classes or nameless is not None else classes_of(inside)
     with store.group():
+        for name, color in new.items():
+            with store.still():
+                if index_of(name, [c.name for c in store.classes]) is None:
+                    store.add_class(name, color)
         for item in inside:
             name = item.name or default_class or ""
             with store.still():  # a class that is removed by another thread in between moves those after it
@@ -82,6 +89,21 @@ def import_geojson(
                 index = store.add_class(name, item.color) if known is None else known
                 dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
     return list(dirty)
+
+
+def classes_of(drawn: Sequence[Drawn]) -> dict[str, tuple[int, int, int] | None]:
+    """Names and colours of shapes that all have a name.
+
+    By ``class_index`` where each of them has one, the same for all shapes of a class and for no other; else in the
+    order of the file.
+    """
+    colors: dict[str, tuple[int, int, int] | None] = {}
+    for item in drawn:
+        colors.setdefault(item.name or "", item.color)
+    numbers = {(item.index, item.name or "") for item in drawn if item.index is not None}
+    if not len(numbers) == len({index for index, _ in numbers}) == len(colors) or any(d.index is None for d in drawn):
+        return colors
+    return {name: colors[name] for _, name in sorted(numbers)}
 
 
 def _check_classes(store: AnnotationStore, names: Sequence[str], file: str) -> None:
@@ -169,11 +191,12 @@ def _feature(
     if geometry is None:
         return
     name, color = _class(properties)
-    index = number_name(properties.get("class_index"))
-    if name is None and index is not None:
-        name = classes[int(index)].name if index.isdecimal() and int(index) < len(classes) else index
+    text = number_name(properties.get("class_index"))
+    index = int(text) if text is not None and text.isdecimal() else None
+    if name is None and text is not None:
+        name, index = classes[index].name if index is not None and index < len(classes) else text, None
     for stroke in _strokes(geometry, _width(properties, line_width), reference):
-        yield Drawn(stroke, name, color, reference is not None)
+        yield Drawn(stroke, name, color, reference is not None, index)
 
 
 def _width(properties: Mapping[str, Any], default: float) -> float:

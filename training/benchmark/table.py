@@ -85,7 +85,7 @@ def majority(dataset: Dataset) -> ConfusionMatrix:
 
 def _masks(dataset: Dataset, split: str) -> Generator[tuple[str, np.ndarray[Any, Any]], None, None]:
     for sample in dataset.split(split):
-        source = open_mask(sample.mask)
+        source = open_mask(sample.mask, dataset.code)
         try:
             for window in Grid(source.shape, (4096, 4096)):
                 yield sample.name, read_mask(source, window, dataset.code, sample.mask.name)

@@ -102,5 +102,7 @@ def _own(root: Path, config: DataConfig, samples: dict[Split, tuple[Sample, ...]
         )
     # Annotation value 0 is unlabelled and k + 1 is class k; as a table, so that it is applied while reading.
     shifted = (IGNORE_INDEX, *range(255))
-    code = MaskCode(values=shifted) if config.values == "annotation" else MaskCode()
+    code = MaskCode(
+        values=shifted if config.values == "annotation" else None, names=tuple(c.name for c in config.classes)
+    )
     return make_dataset(root, config, samples, config.classes, code)
