@@ -16,7 +16,7 @@ from napari_isdnet_training.config import AugmentConfig, CropConfig, DataConfig
 from napari_isdnet_training.datasets import Sample
 from napari_isdnet_training.device_crops import RawCrop
 from napari_isdnet_training.sampling import CropSampler, Draw
-from napari_isdnet_training.sources import MaskCode, SourceCache, open_mask, read_image, read_mask
+from napari_isdnet_training.sources import MaskCode, SourceCache, colors_of, open_mask, read_image, read_mask
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 
@@ -46,10 +46,9 @@ def collate(items: Sequence[Any]) -> Any:
 class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
     """Item ``n`` is the n-th augmented crop of a run: ``(3, H, W)`` normalised float32 and ``(H, W)`` int64.
 
-    The same n gives the same crop in any process, worker or order. Pixels outside of an image (crops larger than
-    it) are the mean colour and ignored; what the image has as nodata or alpha 0 is black and ignored. With ``raw`` an
-    item is a :data:`RawCrop` instead, which
-    :class:`DeviceCrops` finishes.
+    The same n gives the same crop in any process, worker or order. Pixels outside of an image (crops larger than it)
+    and what it has as nodata or alpha 0 are the mean colour, before colours are changed, and ignored. With ``raw`` an
+    item is a :data:`RawCrop` instead, which :class:`DeviceCrops` finishes.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
         read = read_image(source, inside)
         if self.raw and inside == window and self._policies[sample.name].keeps(read):
             return read  # a quarter of the bytes on their way to the device
-        pixels, valid = self._policies[sample.name].apply(read)
+        pixels, valid = colors_of(self._policies[sample.name], read, self.data.mean)
         if valid is not None:
             mask[inside.relative_to(window).slices][~valid] = IGNORE_INDEX
         if inside == window:

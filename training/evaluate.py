@@ -13,7 +13,7 @@ from napari_isdnet_training.census import check_shapes
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import Dataset, Sample
 from napari_isdnet_training.registry import Network
-from napari_isdnet_training.sources import open_mask, read_image, read_mask
+from napari_isdnet_training.sources import colors_of, open_mask, read_image, read_mask
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.metrics import ConfusionMatrix
@@ -91,7 +91,7 @@ def evaluate_samples(
             check_shapes(sample, image, mask)
             policy = IntensityPolicy.from_source(image, channels=data.channels)
             for window, own in parts_of(image.shape):
-                pixels, valid = policy.apply(read_image(image, window))
+                pixels, valid = colors_of(policy, read_image(image, window), data.mean)
                 truth = read_mask(mask, own, dataset.code, sample.mask.name)
                 inside = own.relative_to(window).slices
                 if valid is not None:  # nodata and alpha 0 are no image, whatever the mask says there

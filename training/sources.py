@@ -18,6 +18,7 @@ from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.labels import open_indices
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import SKIPPING, ImageSource, TileError
 from napari_isdnet.window import Window
 
@@ -89,6 +90,19 @@ def read_image(image: ImageSource, window: Window) -> npt.NDArray[Any]:
         return image.read(window)
     except TileError as error:
         raise InputError(said_here(error)) from error
+
+
+def colors_of(
+    policy: IntensityPolicy, raw: npt.NDArray[Any], mean: Sequence[float]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+    """:meth:`IntensityPolicy.apply`, but what is no image (nodata, alpha 0) has the ``mean`` colour, as for 'segment'.
+
+    Networks would learn that what lies beside black is a border, and be judged by another picture than they are shown.
+    """
+    pixels, valid = policy.apply(raw)
+    if valid is not None:
+        pixels[~valid] = mean
+    return pixels, valid
 
 
 def said_here(error: InputError) -> str:

@@ -12,6 +12,7 @@ from napari_isdnet_training.augment import augment
 from napari_isdnet_training.config import AugmentConfig
 from napari_isdnet_training.presets import MAX_HELD_OUT, REPLAY
 from napari_isdnet_training.snapshot import Snapshot
+from napari_isdnet_training.sources import colors_of
 from napari_isdnet_training.spread import SpreadLabels
 
 from napari_isdnet.annotation.regions import TRAINING, VALIDATION, region_hash, sample_windows
@@ -48,8 +49,8 @@ class Normaliser:
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def pixels(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
-        """(H, W, 3) on 0..255, and which pixels are image (None: all)."""
-        return self.policy.apply(self.image.read(window))
+        """(H, W, 3) on 0..255, and which pixels are image (None: all); the others have the mean colour."""
+        return colors_of(self.policy, self.image.read(window), self.fill)
 
     def tensor(self, pixels: npt.NDArray[np.float32]) -> torch.Tensor:
         """Normalised and channels first."""
