@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,3 +156,23 @@ def test_a_class_that_was_added_is_told_and_no_damage(image: Path, project: Proj
     project.store.paint(Rectangle(Window(600, 600, 40, 40)), project.store.add_class("yellow"))
     with pytest.raises(InputError, match="holds an unfinished run, but the annotations changed"):
         next(finetune(image, project.store, model, output=output, **TINY))
+
+
+def test_a_model_that_the_disk_has_no_room_for_is_one_sentence(
+    image: Path, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, model = tmp_path / "m.safetensors", network(tmp_path / "model.safetensors")
+    options: dict[str, Any] = {**TINY, "steps": 1, "held_out": 0.0, "spread": 0, "output": output}
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_isdnet_training.tuning.link_or_copy", full)
+        with pytest.raises(InputError, match=r"^The disk is full \(writing .*m\.safetensors\); free some space"):
+            drain(finetune(image, project.store, model, **options), [])
+    assert not list(tmp_path.glob(".m*"))
+    shown: list[Progress] = []
+    assert drain(finetune(image, project.store, model, **options), shown).model == output
+    assert shown == []  # nothing is trained again

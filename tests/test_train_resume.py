@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import json
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from napari_isdnet_training.sampling import CropSampler
 from napari_isdnet_training.setup import class_weights
 from napari_isdnet_training.unfinished import KEY
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -154,6 +156,48 @@ def test_another_network_is_another_recipe_and_no_damage(tmp_path: Path) -> None
     (tmp_path / "run" / CHECKPOINT).write_bytes(b"no checkpoint")
     with pytest.raises(InputError, match="cannot be resumed"):
         drain(fit(recipe, tmp_path / "run", network=plain()))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, output = tiny(make_data(tmp_path / "data"), steps=2, checkpoint_every=1), tmp_path / "run"
+    good: list[bytes] = []
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        if not (output / CHECKPOINT).exists():
+            save_file(tensors, path, metadata)  # type: ignore[arg-type]
+            return
+        good.append((output / CHECKPOINT).read_bytes())
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_isdnet_training.state.save_file", full)
+        with pytest.raises(InputError, match=rf"^The disk is full \(writing .*{CHECKPOINT}\); free some space"):
+            drain(fit(recipe, output, network=plain()))
+    assert (output / CHECKPOINT).read_bytes() == good[0]
+    assert not list(output.glob(".*"))
+    assert drain(fit(recipe, output, network=plain()))[1].steps == 2
+
+
+@pytest.mark.parametrize("columns", [("loss",), ("loss", "miou")])
+def test_a_log_on_a_full_disk_keeps_its_whole_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: tuple[str, ...]
+) -> None:
+    history = History(tmp_path, 0)
+    history.add(1, {"loss": 3.0})
+
+    def full(writer: csv.DictWriter[str], _: object) -> None:
+        writer.writer.writerow(["2"])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(csv.DictWriter, "writerow", full)
+    monkeypatch.setattr(csv.DictWriter, "writerows", full)
+    with pytest.raises(InputError, match=r"The disk is full \(writing .*log\.csv\)"):
+        history.add(2, dict.fromkeys(columns, 1.0))
+    assert read_history(tmp_path / "log.csv") == [{"step": "1", "loss": "3"}]
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
 
 
 def sampler(temperature: float, counts: tuple[int, ...]) -> CropSampler:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import disk_errors
+
 
 class History:
     """Rows of figures by step in ``log.csv``. Rows after ``step`` (of a run that was cut off) are dropped first."""
@@ -37,19 +40,32 @@ class History:
         if new or again:
             self._rewrite()
         else:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
+            self._append(row)
         for key, value in figures.items():
             if self._board is not None:
                 self._board.add_scalar(key, value, step)
 
+    def _append(self, row: Mapping[str, str]) -> None:
+        size = self.path.stat().st_size
+        try:
+            with disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except InputError:
+            os.truncate(self.path, size)  # half a row would be read as another one
+            raise
+
     def _rewrite(self) -> None:
         temporary = self.path.with_name(".log.csv.part")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns or ["step"])
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+        with disk_errors(self.path):
+            try:
+                with temporary.open("w", newline="", encoding="utf-8") as file:
+                    writer = csv.DictWriter(file, self.columns or ["step"])
+                    writer.writeheader()
+                    writer.writerows(self.rows)
+                os.replace(temporary, self.path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
 
     def close(self) -> None:
         """Flush what TensorBoard holds back."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.chunks import CHUNK, decode, encode
-from napari_isdnet.annotation.container import pack, unpack, write_atomic
+from napari_isdnet.annotation.container import pack, unpack
 from napari_isdnet.annotation.counts import Counts, Place, count
 from napari_isdnet.annotation.journal import Journal
 from napari_isdnet.annotation.reading import Frozen
@@ -27,6 +27,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Cover, stroke_from_json
 from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import write_atomic
 from napari_isdnet.window import Grid, Window
 
 Labels = npt.NDArray[np.uint8]
@@ -117,7 +118,7 @@ class Snapshot:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write to a file, whole or not at all."""
+        """Write to a file, whole or not at all; :class:`InputError` where the disk is full."""
         facts: dict[str, Any] = {
             "shape": self.shape,
             "classes": [{"name": c.name, "color": list(c.color)} for c in self.classes],
@@ -127,6 +128,7 @@ class Snapshot:
         }
         files = {f"{row} {column}": data for (row, column), data in self.chunks.items()}
         files |= {"facts": json.dumps(facts).encode(), "points": self.points.tobytes()}
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, pack(files))
 
     @classmethod

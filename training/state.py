@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import sync
+from napari_isdnet.io.disk import disk_errors, sync
 
 
 @dataclass
@@ -66,7 +67,10 @@ class Average:
 def save_state(
     path: Path, state: RunState, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
 ) -> None:
-    """Write everything that the next step depends on; the file appears whole or not at all."""
+    """Write everything that the next step depends on; the file appears whole or not at all.
+
+    Raises :class:`InputError` where the disk is full; the file that was there stays.
+    """
     tensors = {f"model.{k}": v for k, v in module.state_dict().items()}
     numbers: dict[str, Any] = {}
     for index, values in optimizer.state_dict()["state"].items():
@@ -78,12 +82,28 @@ def save_state(
     if average is not None:
         tensors.update({f"average.{k}": v for k, v in average.values.items()})
     facts = {**vars(state), "numbers": numbers, "updates": average.updates if average else 0}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(whole, temporary, metadata={KEY: json.dumps(facts)})
-    sync(temporary)  # or a power cut could leave the new name with nothing in it, and the last checkpoint gone
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(whole, temporary, {KEY: json.dumps(facts)})
+            sync(temporary)  # or a power cut could leave the new name with nothing in it, and the last checkpoint gone
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """``save_file``, whose errors of the system's are such again: it says their number in words only."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read_state(path: Path) -> RunState:

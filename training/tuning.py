@@ -36,7 +36,7 @@ from torch import Tensor
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import choose
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import link_or_copy
+from napari_isdnet.io.disk import disk_errors, link_or_copy
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.checkpoint import load_model, save_model
@@ -278,11 +278,19 @@ class Tuning:
         self.after = dict(figures)
         best = self.folder / BEST
         save_model(self.net, best, self._header(), half=False)
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self._let_appear(best)
+
+    def _let_appear(self, best: Path) -> None:
         temporary = self.output.with_name(f".{self.output.name}.part")
-        temporary.unlink(missing_ok=True)
-        link_or_copy(best, temporary)
-        temporary.replace(self.output)
+        with disk_errors(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            try:
+                link_or_copy(best, temporary)
+                temporary.replace(self.output)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
 
     def _header(self) -> ModelHeader:
         parent, options, snapshot = self.start.parent, self.options, self.snapshot
@@ -367,7 +375,7 @@ class Tuning:
             self.state.best_step = self.state.step
         written = (self.folder / BEST).is_file()
         if written and not self.output.is_file():
-            link_or_copy(self.folder / BEST, self.output)
+            self._let_appear(self.folder / BEST)
         if written:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
