@@ -20,7 +20,12 @@ ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="Annotated 
 Values = Literal["annotation", "mask"]
 ReadValues = Literal["auto", "annotation", "mask"]
 ValuesOption = Annotated[
-    Values, options.option("Label images: 0 unlabelled, or class indices with 255.", "--values", show_default=True)
+    Values,
+    options.option(
+        "Label images: 'mask' (class indices with 255), or 'annotation' (0 unlabelled; *.tif and *.ome.tif only).",
+        "--values",
+        show_default=True,
+    ),
 ]
 ReadValuesOption = Annotated[
     ReadValues,

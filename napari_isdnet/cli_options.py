@@ -152,7 +152,13 @@ WindowOption = Annotated[
     ),
 ]
 ScaleOption = Annotated[
-    Any, option("Resample the image by this factor first.", "--scale", parser=parse_positive, metavar="F")
+    Any,
+    option(
+        "Resample the image by this factor first; --roi counts the pixels of the result.",
+        "--scale",
+        parser=parse_positive,
+        metavar="F",
+    ),
 ]
 OrientationsOption = Annotated[
     Any,
@@ -167,7 +173,7 @@ OrientationsOption = Annotated[
 RoiOption = Annotated[
     Window | None,
     option(
-        "Only this rectangle of pixels (of the resampled image with --scale).",
+        "Only this rectangle of pixels.",
         "--roi",
         parser=parse_roi,
         metavar="ROW,COL,HEIGHT,WIDTH",

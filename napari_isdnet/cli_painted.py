@@ -76,6 +76,11 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
     kind = kind_of(output)
     if values == "annotation" and kind == "geojson":
         raise InputError("Outlines carry class names, not values; leave --values out, or write a label file.")
+    if values == "annotation" and kind not in ("ome-tiff", "geotiff"):
+        raise InputError(
+            f"Annotation values (0 = unlabelled) are written to *.tif and *.ome.tif only, got '{output.name}'; use"
+            " --values mask."
+        )
     for attempt in range(_TRIES):
         with _opened(image) as (project, source):
             assert project is not None

@@ -105,6 +105,10 @@ def test_values_with_0_for_unlabelled(cli: Runner, image: Path, outlines: Path, 
     assert (values == 0).sum() == values.size - 1504
 
 
+def test_the_help_of_an_export_says_where_0_for_unlabelled_goes(cli: Runner) -> None:
+    assert "*.tif and *.ome.tif only" in " ".join(cli("annotation", "export", "--help").out.replace("│", " ").split())
+
+
 def test_places_are_unsure_and_far_from_what_is_painted(cli: Runner, image: Path, tmp_path: Path) -> None:
     unsure = np.zeros(SHAPE, np.uint8)
     unsure[300:400, 500:600] = 254
@@ -148,7 +152,10 @@ def test_places_are_unsure_and_far_from_what_is_painted(cli: Runner, image: Path
         (("export", "{plain}", "-o", "{folder}/a.txt"), "'a.txt' must end with one of .geojson"),
         (("export", "{plain}", "-o", "{folder}/a.geojson", "--map"), "has no position on the earth"),
         (("export", "{plain}", "-o", "{folder}/a.geojson", "--values", "annotation"), "Outlines carry class names"),
-        (("export", "{plain}", "-o", "{folder}/a.png", "--values", "annotation"), "written as TIFF"),
+        (
+            ("export", "{plain}", "-o", "{folder}/a.png", "--values", "annotation"),
+            "only, got 'a.png'; use --values mask.",
+        ),
         (("suggest", "{plain}", "--map"), "has no position on the earth"),
         (("suggest", "{image}", "--uncertainty", "{folder}/small.png"), "give the map of the same image"),
         (("suggest", "{folder}/nothing.tif"), "nothing.tif"),

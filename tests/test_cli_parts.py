@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 import typer
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from napari_isdnet import cli_options
+from napari_isdnet import cli, cli_options
 from napari_isdnet.cli_output import drive, duration, print_facts
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Window
@@ -52,3 +54,11 @@ def test_drive_returns_what_the_generator_returns() -> None:
         return "done"
 
     assert drive(steps(), "title", "never") == "done"
+
+
+def test_no_help_speaks_of_an_option_that_the_command_has_not() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        own = {text for p in command.params for text in (*p.opts, *p.secondary_opts)}
+        said = {word for p in command.params for word in re.findall(r"--[a-z][a-z-]*", getattr(p, "help", None) or "")}
+        assert said <= own, name

@@ -112,3 +112,11 @@ def test_figures_are_shown_even_if_they_cannot_be_written(
     figures, error = (json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:])
     assert figures["accuracy"] == 0.5
     assert "No space left" in error["error"]
+
+
+def test_a_split_that_is_none_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "landcover-lite", "landcover-lite", "--split", "nope"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(f"'{name}'" in error for name in ("nope", "train", "validation", "test"))

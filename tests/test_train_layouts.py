@@ -335,4 +335,6 @@ def test_check_names_faults_and_classes_that_no_training_mask_holds(
     assert "Class 'road' (index 2) is in none of the 6 training masks" in found.out
     assert "validation: Mask scene4_classes.png is 127 x" in found.out
     assert "Error: 2 faults of set; see the lines above, and mend them." in found.err
+    assert run(app, [*command, "--set", "data.allow_empty_classes=true"], "isdnet-train") == 1
+    assert "Error: 1 fault of set; see the line above, and mend it." in capfd.readouterr().err
     assert run(app, [*command, "--set", "data.allow_empty_classes=true", "--set", "data.validation=[]"], "x") == 0

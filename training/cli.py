@@ -35,6 +35,7 @@ app.add_typer(benchmark_app, name="benchmark")
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe that ships, or a .toml file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
 Values = Literal["auto", "annotation", "mask"]
+SplitName = Literal["train", "validation", "test"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, also of an error.")]
 
 
@@ -143,7 +144,7 @@ def finetune(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model name or file.")],
     recipe: RecipeName,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    split: Annotated[SplitName, typer.Option(help="Which samples of the recipe's data.")] = "validation",
     settings: Settings = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
     orientations: OrientationsOption = "1",
@@ -192,7 +193,9 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     for line in found.problems:
         typer.echo(line)
     if found.problems:
-        raise InputError(f"{len(found.problems)} faults of {dataset.name}; see the lines above, and mend them.")
+        count = len(found.problems)
+        faults, lines, them = ("fault", "line", "it") if count == 1 else ("faults", "lines", "them")
+        raise InputError(f"{count} {faults} of {dataset.name}; see the {lines} above, and mend {them}.")
     typer.echo("No fault.")
 
 
