@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.checkpoint import read_header
 from tests.test_train_fit import drain, make_data, tiny
 
 CHECKPOINT = "last.ckpt.safetensors"
@@ -81,6 +82,22 @@ def test_a_finished_run_gives_its_figures_at_once(tmp_path: Path, monkeypatch: p
     assert again == first
     assert again.figures["miou"] is not None
     assert (tmp_path / "run" / "log.csv").read_bytes() == log
+
+
+def test_a_finished_run_leaves_its_data_and_its_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, output = make_data(tmp_path / "data"), tmp_path / "run"
+    _, first = drain(fit(tiny(root, steps=1, validate_every=1), output))
+    assert first.model is not None
+    written = first.model.stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_isdnet_training.fit.check_dataset", lambda *_, **__: pytest.fail("looked at all masks"))
+        assert drain(fit(tiny(root, steps=1, validate_every=1), output)) == ([], first)
+    assert first.model.stat().st_mtime_ns == written
+    with pytest.raises(InputError, match=r"run\.steps was 1, now 2"):
+        drain(fit(tiny(root, steps=2, validate_every=1), output))
+    first.model.write_bytes(b"damaged")
+    assert drain(fit(tiny(root, steps=1, validate_every=1), output)) == ([], first)
+    assert read_header(first.model).lineage["step"] == 1
 
 
 def test_changed_data_are_not_gone_on_with(tmp_path: Path) -> None:

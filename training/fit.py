@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from napari_isdnet_training.census import check_dataset
-from napari_isdnet_training.config import Recipe
+from napari_isdnet_training.config import Recipe, RunConfig
 from napari_isdnet_training.crops import CropDataset, Failure, collate
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
@@ -32,11 +32,12 @@ from torch.utils.data import DataLoader
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.auxiliary import labelled_weight
-from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.checkpoint import read_header, save_model
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress, result_of
 
+CHECKPOINT = "last.ckpt.safetensors"
 MODELS = ("model.safetensors", "best.safetensors")
 """The last weights of a run, and those of its best validation."""
 START_OVER = "and start over (--no-resume, or another --output), since a run that goes on keeps its settings"
@@ -65,15 +66,46 @@ def fit(
     :class:`Progress` with ``loss`` and ``lr``; closing the generator writes a checkpoint, from which a later call goes
     on with the same numbers as if it had never stopped; a validation that was due when it was closed comes first.
     Ctrl-C waits for the end of the step that is done, and is like closing; a second one ends it at once, and leaves the
-    checkpoint that is there. A run that is finished gives its result at once. Raises :class:`InputError` for bad data,
-    a checkpoint of another recipe or numbers that are not finite any more, which leave the checkpoint as it was.
+    checkpoint that is there. A run that is finished gives its result at once, without a look at its data. Raises
+    :class:`InputError` for bad data, a checkpoint of another recipe or numbers that are not finite any more, which
+    leave the checkpoint as it was.
     """
+    finished = _finished(recipe, output) if resume else None
+    if finished is not None:
+        return finished
     run = Run(recipe, output, resume, network)
     try:
         yield from run.steps()
     finally:
         run.close()
     return run.result()
+
+
+def _finished(recipe: Recipe, output: Path) -> FitResult | None:
+    """What a run of this recipe left that came to its end, its model too; None where there is still something to do."""
+    checkpoint, (model, best) = output / CHECKPOINT, (output / name for name in MODELS)
+    if not (checkpoint.is_file() and model.is_file()):
+        return None
+    state, options = read_state(checkpoint), recipe.run
+    late = options.max_seconds is not None and state.seconds > options.max_seconds
+    due = options.validate_every and state.validated < state.step
+    if due or not (late or state.step >= options.steps or _stale(options, state)):
+        return None
+    if fixed(up_to_date(state.recipe)) != fixed(recipe.to_dict()):
+        return None  # the run itself says what differs
+    try:
+        lineage = read_header(model).lineage
+    except InputError:  # damaged: it is written again
+        return None
+    if lineage.get("step") != state.step:
+        return None
+    start = str(lineage.get("backbone", "from scratch"))
+    return FitResult(model, best if best.is_file() else None, state.step, state.figures, start)
+
+
+def _stale(options: RunConfig, state: RunState) -> bool:
+    patience = options.early_stop * options.validate_every
+    return bool(patience and state.best >= 0 and state.step - state.best_step >= patience)
 
 
 class Run:
@@ -106,13 +138,13 @@ class Run:
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
         self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
         output.mkdir(parents=True, exist_ok=True)
-        self.checkpoint, self.saved = output / "last.ckpt.safetensors", (-1, -1)
+        self.checkpoint, self.saved = output / CHECKPOINT, (-1, -1)
         self.interrupts = Interrupts(self.fabric.world_size == 1)
         self.whole = True  # False within a step, and while the network has other weights than its own
         if resume and self.checkpoint.is_file():
             self._resume()
         elif not resume and self.fabric.is_global_zero:
-            for name in ("last.ckpt.safetensors", *MODELS, "log.csv"):  # or a later call would take them for its own
+            for name in (CHECKPOINT, *MODELS, "log.csv"):  # or a later call would take them for its own
                 (output / name).unlink(missing_ok=True)
         self.history = History(output, self.state.step, options.tensorboard) if self.fabric.is_global_zero else None
         self._began = time.monotonic() - self.state.seconds
@@ -174,8 +206,7 @@ class Run:
         late = options.max_seconds is not None and time.monotonic() - self._began > options.max_seconds
         if options.max_seconds is not None and self.fabric.world_size > 1:
             late = self.fabric.broadcast(late)  # clocks differ, and one process must not go on alone
-        patience = options.early_stop * options.validate_every
-        return late or bool(patience and state.best >= 0 and state.step - state.best_step >= patience)
+        return late or _stale(options, state)
 
     def _step(self, parts: Any) -> dict[str, float]:
         step, options, recipe = self.state.step, self.recipe.run, self.recipe
