@@ -76,8 +76,9 @@ class CropConfig(_Part):
     ``images``: ``"epoch"`` visits every image once before any is seen again (the published sampler), ``"area"`` draws
     an image in proportion to its pixels. ``cat_max_ratio`` redraws a crop (at most ten times) while one class covers
     more than that share of its labelled pixels. ``rare_class_probability`` is the share of crops that are centred on a
-    pixel of a class drawn with probability proportional to ``exp((1 - frequency) / rare_class_temperature)``.
-    ``scale`` resizes by a factor drawn from that range (0.8 shows 1 / 0.8 as much of the scene).
+    pixel of a class drawn with probability proportional to ``exp((1 - frequency) / rare_class_temperature)``;
+    those are never redrawn. ``scale`` resizes by a factor drawn from that range (0.8 shows 1 / 0.8 as much of the
+    scene).
     """
 
     size: tuple[int, int] = (512, 512)
@@ -139,8 +140,8 @@ class ModelConfig(_Part):
 class LossConfig(_Part):
     """Losses. ``class_weights``: ``"none"``, ``"inverse-sqrt"`` or one per class.
 
-    ``"inverse-sqrt"`` is of the pixel frequency, with a mean of 1 over the classes that the training masks hold; others
-    have 1.
+    ``"inverse-sqrt"`` is of the pixel frequency (below 1e-4 it counts as 1e-4), with a mean of 1 over the classes that
+    the training masks hold; others have 1.
     """
 
     class_weights: Literal["none", "inverse-sqrt"] | tuple[float, ...] = "none"
@@ -158,7 +159,7 @@ class LossConfig(_Part):
 class OptimizerConfig(_Part):
     """Optimiser.
 
-    ``momentum`` is for SGD; ``backbone_lr`` multiplies the rate of pretrained parameters. For the first
+    ``momentum`` is for SGD; ``backbone_lr`` multiplies the rate of pretrained branches. For the first
     ``frozen_steps`` these stay as they are, their batch statistics too: what is new learns first, at a third of the
     cost, without spoiling what is known.
     """
@@ -186,7 +187,8 @@ class RunConfig(_Part):
     """Length, batch and machine. ``batch`` is the global batch: over all processes and accumulated parts.
 
     ``finish_crops``: where crops are resized, coloured and normalised, in the ``workers`` or, a batch at once, on the
-    ``device``; the same to rounding, for a fifth of the workers' time.
+    ``device``; the same to rounding, for a fifth of the workers' time. ``early_stop``: so many validations, each
+    ``validate_every`` steps after the last, without a better one end the run; 0: none do.
     """
 
     steps: int = Field(default=1000, ge=1)

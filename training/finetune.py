@@ -2,8 +2,9 @@
 
 Guards: half of the windows replay strokes of any age; the model file is written only by a state that did not do worse
 on the held-out regions, by more than chance explains, than the model it started from and than the run at its best;
-training ends early where one state after the other does. Closing the generator (or killing the process) loses at most
-the last second: the run goes on from ``<output>.ckpt`` as if it had never stopped.
+training ends early where one state after the other does. Closing the generator loses nothing; killing the process
+loses what is younger than the last checkpoint (a second, or ten times what writing one takes where that is more). The
+run goes on from ``<output>.ckpt`` as if it had never stopped.
 """
 
 from __future__ import annotations

@@ -69,18 +69,18 @@ class Network(nn.Module):
         return self.losses(x, target, weight, count)
 
     def backbones(self) -> list[nn.Module]:
-        """The parts that came pretrained."""
+        """The branches that came pretrained (of other networks the encoder); of a network from scratch none."""
         if not self.pretrained:
             return []
         parts = [getattr(self.net, name, None) for name in ("backbone", "encoder", "shallow")]
         return [p for p in parts if isinstance(p, nn.Module) and not isinstance(p, ShallowBranch)]
 
     def backbone_parameters(self) -> set[int]:
-        """``id`` of every parameter that came pretrained."""
+        """``id`` of every parameter of :meth:`backbones`."""
         return {id(p) for part in self.backbones() for p in part.parameters()}
 
     def freeze(self, frozen: bool) -> None:
-        """Let the pretrained parts learn or not; frozen, their batch norms keep their statistics."""
+        """Let the pretrained branches learn or not; frozen, their batch norms keep their statistics."""
         for part in self.backbones():
             part.requires_grad_(not frozen)
             part.train(self.training and not frozen)

@@ -7,7 +7,7 @@ whoever started it is gone. It answers with JSON objects, one a line, on its sta
 ``failed``.
 
 Everything is computed by :func:`napari_isdnet_training.finetune.finetune`, as on the command line. Killing this process
-loses what is younger than the last checkpoint (a second, or a tenth of the time where writing one takes long).
+loses what is younger than the last checkpoint (a second, or ten times what writing one takes where that is more).
 """
 
 from __future__ import annotations
