@@ -19,10 +19,14 @@ from napari_isdnet.widgets._image import source_of
 def image_of(viewer: Any, chosen: tuple[Any, Any], errors: Any, shape: tuple[int, int]) -> Any:
     """The image layer that the maps ``chosen`` (layers or paths of files) are of; None where there is none.
 
-    That is the one a result was made of, where its job says so; else one of the same size at the place of the layer
-    ``errors``, and of several there the nearest below the maps. Images of one size may be any number.
+    That is the one a layer was made of, or a result, where its job says so; else one of the same size at the place of
+    the layer ``errors``, and of several there the nearest below the maps. Images of one size may be any number.
     """
     images = [layer for layer in images_of(viewer) if _size(layer) == shape]
+    ids = {layer.metadata.get(layers.IMAGE) for layer in chosen if not isinstance(layer, str)}
+    made = next((layer for layer in images if str(layer.unique_id) in ids), None)
+    if made is not None:
+        return made
     named = {file for file in map(_made_of, chosen) if file is not None}
     known = next((layer for layer in images if _file(layer) in named), None)
     if known is not None:
