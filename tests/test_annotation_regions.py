@@ -10,7 +10,6 @@ from napari_isdnet.annotation.regions import (
     TRAINING,
     VALIDATION,
     annotated_regions,
-    only_judged,
     region_hash,
     sample_windows,
     split_regions,
@@ -37,12 +36,16 @@ def classes_of(regions, chosen):
     return {value for place in chosen for value in regions[place]}
 
 
+def only_judged(split, regions):
+    return classes_of(regions, split.validation) - classes_of(regions, split.training)
+
+
 @given(places, st.floats(0.05, 0.9))
 def test_every_class_is_taught_and_something_judges_where_that_leaves_a_teacher(regions, fraction):
     split = split_regions(regions, 512, fraction)
     assert sorted((*split.training, *split.validation)) == sorted(regions)
     assert classes_of(regions, split.training) == classes_of(regions, regions)
-    assert only_judged(split, regions) == ()
+    assert only_judged(split, regions) == set()
     spared = [p for p in regions if set(regions[p]) <= classes_of(regions, set(regions) - {p})]
     assert bool(split.validation) == bool(spared)
     for place in split.training:
@@ -88,18 +91,18 @@ def test_with_its_pins_a_split_is_the_same_whatever_is_known_of_the_classes(regi
     assert again == split
 
 
-def test_a_class_that_came_to_a_judging_region_alone_is_named_and_its_next_place_teaches():
+def test_a_class_that_came_to_a_judging_region_alone_is_taught_by_its_next_place():
     two = {(0, 0): {1: 9}, (5, 5): {1: 9}}
     split = split_regions(two, 512)
     (judge,) = split.validation
     two[judge] = {1: 9, 2: 4}
     again = split_regions(two, 512, pins=split.pins)
     assert again.validation == (judge,)  # a pin stays
-    assert only_judged(again, two) == (2,)
+    assert only_judged(again, two) == {2}
     two[(9, 9)] = {2: 4}
     third = split_regions(two, 512, pins=again.pins)
     assert (9, 9) in third.training
-    assert only_judged(third, two) == ()
+    assert only_judged(third, two) == set()
 
 
 def test_of_many_regions_one_with_a_class_of_its_own_teaches():

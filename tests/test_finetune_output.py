@@ -172,7 +172,7 @@ def test_a_model_that_the_disk_has_no_room_for_is_one_sentence(
         patch.setattr("napari_isdnet_training.tuning.link_or_copy", full)
         with pytest.raises(InputError, match=r"^The disk is full \(writing .*m\.safetensors\); free some space"):
             drain(finetune(image, project.store, model, **options), [])
-    assert not list(tmp_path.glob(".m*"))
+    assert not list(tmp_path.glob(".*"))
     shown: list[Progress] = []
     assert drain(finetune(image, project.store, model, **options), shown).model == output
     assert shown == []  # nothing is trained again

@@ -20,18 +20,16 @@ def two(names: list[str]) -> tuple[Keeping, ISDNet, torch.Tensor]:
     learns = copy.deepcopy(before)
     if len(names) != 3:
         learns = lively(small(classes=len(names))).eval()
-    return Keeping(before, learns, OLD, names), learns, torch.randn(1, 3, 64, 96)
+    return Keeping(before, OLD, names), learns, torch.randn(1, 3, 64, 96)
 
 
 def test_the_same_model_has_no_loss_and_another_one_has() -> None:
     keeping, learns, x = two(OLD)
     nothing = torch.full((1, 64, 96), IGNORE_INDEX)
-    learns.coarse_logits(x)
-    assert float(keeping.loss(x, nothing).detach()) < 1e-6
+    assert float(keeping.loss(learns.coarse_logits(x), x, nothing).detach()) < 1e-6
     with torch.no_grad():
         learns.classifier.out.bias += torch.tensor([1.0, 0.0, -1.0])
-    learns.coarse_logits(x)
-    assert float(keeping.loss(x, nothing).detach()) > 0.01
+    assert float(keeping.loss(learns.coarse_logits(x), x, nothing).detach()) > 0.01
 
 
 def test_painted_cells_are_free() -> None:
@@ -39,11 +37,9 @@ def test_painted_cells_are_free() -> None:
     with torch.no_grad():
         learns.classifier.out.bias += torch.tensor([1.0, 0.0, -1.0])
     target = torch.zeros(1, 64, 96, dtype=torch.long)
-    learns.coarse_logits(x)
-    assert float(keeping.loss(x, target).detach()) == 0
+    assert float(keeping.loss(learns.coarse_logits(x), x, target).detach()) == 0
     target[:, :, 48:] = IGNORE_INDEX
-    learns.coarse_logits(x)
-    half = float(keeping.loss(x, target).detach())
+    half = float(keeping.loss(learns.coarse_logits(x), x, target).detach())
     whole = learns.coarse_logits(x)
     wanted, own = keeping.before.coarse_logits(x).softmax(1), whole.log_softmax(1)
     expected = (wanted * (wanted.log() - own)).sum(1)[:, :, 6:].mean()
@@ -61,7 +57,7 @@ def test_a_new_class_is_free_to_appear_and_order_does_not_matter() -> None:
         learns.classifier.out.bias[0] = 50
     assert keeping.active
     assert bool((learns.coarse_logits(x).argmax(1) == 0).all())
-    assert float(keeping.loss(x, torch.full((1, 64, 96), IGNORE_INDEX)).detach()) < 1e-5
+    assert float(keeping.loss(learns.coarse_logits(x), x, torch.full((1, 64, 96), IGNORE_INDEX)).detach()) < 1e-5
 
 
 def test_one_shared_class_says_nothing() -> None:
@@ -73,7 +69,6 @@ def test_the_model_before_does_not_learn() -> None:
     keeping, learns, x = two(OLD)
     with torch.no_grad():
         learns.classifier.out.bias += torch.tensor([1.0, 0.0, -1.0])
-    learns.coarse_logits(x)
-    keeping.loss(x, torch.full((1, 64, 96), IGNORE_INDEX)).backward()
+    keeping.loss(learns.coarse_logits(x), x, torch.full((1, 64, 96), IGNORE_INDEX)).backward()
     assert all(p.grad is None for p in keeping.before.parameters())
     assert learns.classifier.out.bias.grad.abs().sum() > 0

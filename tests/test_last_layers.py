@@ -10,7 +10,7 @@ import torch
 from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.presets import BACKBONE, preset_of
 from napari_isdnet_training.registry import Network
-from napari_isdnet_training.starting import Start, freeze, parameter_groups, set_mode, start_from
+from napari_isdnet_training.starting import Start, choose_what_learns, parameter_groups, set_mode, start_from
 
 from napari_isdnet.classes import IGNORE_INDEX, classes_from
 from napari_isdnet.model.isdnet import ISDNet
@@ -30,8 +30,9 @@ def gradients(net: ISDNet, keeping: Keeping, shared: bool) -> tuple[dict[str, An
     if shared:
         with torch.no_grad():
             trunk = net.trunk(image)
-    losses = net.losses(image, target) if trunk is None else net.last_losses(trunk, target)
-    losses = {k: v for k, v in losses.items() if k != "total"} | {"keep": keeping.loss(image, target, trunk)}
+    said: list[torch.Tensor] = []
+    losses = net.losses(image, target, said=said) if trunk is None else net.last_losses(trunk, target, said)
+    losses = {k: v for k, v in losses.items() if k != "total"} | {"keep": keeping.loss(said[0], image, target, trunk)}
     net.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()
     return losses, {name: p.grad for name, p in net.named_parameters()}
@@ -43,11 +44,11 @@ def test_the_gradients_are_those_of_the_whole_forward(flavour: str, fusion: str)
     before = lively(small(flavour, classes=3, fusion=fusion, distillation="sampled", distillation_points=32))
     net = copy.deepcopy(before)
     network = Network("small", net, None)
-    still = freeze(network, "quick", Start(network, before.header, "", ()))
+    still = choose_what_learns(network, "quick", Start(network, before.header, "", ()))
     with torch.no_grad():
         net.classifier.out.bias += torch.tensor([1.0, 0.0, -1.0])
     set_mode(network, still)
-    keeping = Keeping(before, net, NAMES, NAMES)
+    keeping = Keeping(before, NAMES, NAMES)
     whole, expected = gradients(net, keeping, shared=False)
     last, found = gradients(net, keeping, shared=True)
     assert set(last) <= set(whole)
@@ -74,7 +75,7 @@ def test_of_a_bare_backbone_both_branches_are_pretrained_and_stay_or_learn_gentl
     net: Any = start.network.net
     assert start.network.pretrained
     assert net.config.shallow_input == "rgb"
-    still = freeze(start.network, preset, start)
+    still = choose_what_learns(start.network, preset, start)
     branches = {id(p) for part in (net.backbone, net.shallow) for p in part.parameters()}
     for parameter in net.parameters():
         assert parameter.requires_grad is (preset == "thorough" or id(parameter) not in branches)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,25 +23,18 @@ class Keeping:
     Only classes that both have are compared, among themselves, so that a new class is free to appear.
     """
 
-    def __init__(self, before: ISDNet, learns: ISDNet, old: Sequence[str], new: Sequence[str]) -> None:
+    def __init__(self, before: ISDNet, old: Sequence[str], new: Sequence[str]) -> None:
         shared = [name for name in new if name in old]
         self.active = len(shared) > 1
         self._old, self._new = [old.index(n) for n in shared], [list(new).index(n) for n in shared]
         self.before = copy.deepcopy(before).eval().requires_grad_(False)
-        self._logits: Tensor | None = None
-        learns.classifier.register_forward_hook(self._take)
 
-    def _take(self, module: Any, inputs: Any, output: Tensor) -> None:  # noqa: ARG002 (torch's signature)
-        self._logits = output
+    def loss(self, logits: Tensor, image: Tensor, target: Tensor, trunk: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Mean KL divergence over the unlabelled cells at the stride of ``logits``, which the learning model says.
 
-    def loss(self, image: Tensor, target: Tensor, trunk: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Mean KL divergence over the unlabelled cells at the logits' stride, after a forward of the learning model.
-
-        ``image`` (B, 3, H, W) is what that forward saw, ``target`` (B, H, W) has 255 where nothing is painted;
+        ``image`` (B, 3, H, W) is what it says them of, ``target`` (B, H, W) has 255 where nothing is painted;
         ``trunk``: both models share it, so that it need not be computed again.
         """
-        logits, self._logits = self._logits, None
-        assert logits is not None
         with torch.no_grad():
             said = self.before.coarse_logits(image) if trunk is None else self.before.from_trunk(trunk)[0]
             wanted = said[:, self._old].float().softmax(1)

@@ -79,7 +79,9 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Col
     if model == BACKBONE:
         options = {**FRESH_BRANCHES, "distillation": "sampled", "distillation_points": 1024}
         network = build("isdnet-lite0", len(classes), True, options)
-        return Start(network, None, BACKBONE, *_several(_parted(names, painted)))
+        new, silent = _parted(names, painted)
+        _refuse_single(new)
+        return Start(network, None, BACKBONE, new, silent)
     parent = load_model(model, training=True)
     header = parent.header
     if header is None:
@@ -89,7 +91,7 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Col
     unknown = [own for own, name in zip(names, known, strict=True) if name not in old]
     new, silent = _parted(unknown, painted)
     if len(unknown) == len(names):
-        _several((new, silent))
+        _refuse_single(new)
     net = parent if old == known else with_classes(parent, old, known, silent)
     return Start(Network(header.name, net, None), header, model_hash(parent), new, silent, old, known)
 
@@ -100,13 +102,12 @@ def _parted(names: Iterable[str], painted: Collection[str]) -> tuple[tuple[str, 
     return tuple(n for n in names if n in painted), tuple(n for n in names if n not in painted)
 
 
-def _several(parted: tuple[tuple[str, ...], tuple[str, ...]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _refuse_single(painted: Sequence[str]) -> None:
     """Refuse a single painted class where nothing else is known: to say it everywhere would be right."""
-    if len(parted[0]) == 1:
+    if len(painted) == 1:
         raise NothingToLearn(
-            f"Only class '{parted[0][0]}' is painted, and the model knows none of the others: paint a second class too."
+            f"Only class '{painted[0]}' is painted, and the model knows none of the others: paint a second class too."
         )
-    return parted
 
 
 def known_as(names: Sequence[str], old: Sequence[str]) -> tuple[str, ...]:
@@ -155,8 +156,8 @@ def last_layers_only(network: Network, preset: str, start: Start) -> bool:
     return bool(preset == "quick" and start.knows_all and net.config.fuses)
 
 
-def freeze(network: Network, preset: str, start: Start) -> list[nn.Module]:
-    """Say what trains; returns the modules whose batch-norm statistics stay as they are.
+def choose_what_learns(network: Network, preset: str, start: Start) -> list[nn.Module]:
+    """Let the parameters of a preset learn and no others; returns the modules whose batch statistics stay as they are.
 
     ``quick``: of a model that knows all classes the last fusion and the classifier train; where there are new classes,
     or nothing but pretrained branches, context head, fusions and classifiers. ``thorough``: all trains. Statistics stay
@@ -191,10 +192,10 @@ def parameter_groups(network: Network, start: Start) -> list[dict[str, Any]]:
     return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 
 
-def set_mode(network: Network, still: Sequence[nn.Module]) -> None:
-    """Training mode, but for the batch norms inside of ``still``."""
+def set_mode(network: Network, fixed_statistics: Sequence[nn.Module]) -> None:
+    """Training mode, but for the batch norms inside of ``fixed_statistics``."""
     network.train()
-    for root in still:
+    for root in fixed_statistics:
         for module in root.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

@@ -22,7 +22,7 @@ from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
 from napari_isdnet_training.starting import (
     NEVER_TAUGHT,
-    freeze,
+    choose_what_learns,
     last_layers_only,
     parameter_groups,
     set_mode,
@@ -36,7 +36,7 @@ from torch import Tensor
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import choose
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import disk_errors, link_or_copy
+from napari_isdnet.io.disk import link_or_copy, replacing
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.checkpoint import load_model, save_model
@@ -76,7 +76,7 @@ class Tuning:
         self.network = self.start.network
         assert isinstance(self.network.net, ISDNet)
         self.net: ISDNet = self.network.net
-        self.still = freeze(self.network, options.preset, self.start)
+        self.fixed_statistics = choose_what_learns(self.network, options.preset, self.start)
         self.last_only = last_layers_only(self.network, options.preset, self.start)  # no other loss reaches them
         if self.placement.device.type == "cpu":
             faster_on_cpu(self.network)
@@ -89,7 +89,7 @@ class Tuning:
         self.keeping: Keeping | None = None
         if parent is not None:
             old, new = self.start.old, self.start.names
-            self.keeping = Keeping(self.net if old == new else self._before(), self.net, old, new)
+            self.keeping = Keeping(self.net if old == new else self._before(), old, new)
         header = parent or ModelHeader.default(self.net.config, classes=snapshot.classes, window=FRESH_WINDOW)
         self.mean, self.std = header.mean, header.std
         self.window = options.window or min(header.window, DEFAULT_WINDOW)
@@ -205,18 +205,21 @@ class Tuning:
         torch.manual_seed(options.seed * 1_000_003 + step * 1009)  # dropout is the same after a resume
         image, target = (t.to(device) for t in self.crops.batch(step, options.batch))
         self.whole = False  # batch statistics of a step that is not done are no state to keep
-        set_mode(self.network, self.still)
+        set_mode(self.network, self.fixed_statistics)
         self.optimizer.zero_grad(set_to_none=True)
         mixed = self.placement.dtype != torch.float32
         with torch.autocast(device.type, self.placement.dtype, enabled=mixed):
+            said: list[Tensor] = []
             trunk = None
             if self.last_only:
                 with torch.no_grad():
                     trunk = self.net.trunk(image)
-            found = self.net.losses(image, target) if trunk is None else self.net.last_losses(trunk, target)
+                found = self.net.last_losses(trunk, target, said)
+            else:
+                found = self.net.losses(image, target, said=said)
             losses = self._weighed(found, target)
             if self.keeping is not None and self.keeping.active:
-                losses["keep"] = self.keeping.loss(image, target, trunk) * KEEP_WEIGHT
+                losses["keep"] = self.keeping.loss(said[0], image, target, trunk) * KEEP_WEIGHT
         total = torch.stack(list(losses.values())).sum()
         self._refuse_unless_finite(total, "loss")
         total.backward()
@@ -281,16 +284,8 @@ class Tuning:
         self._let_appear(best)
 
     def _let_appear(self, best: Path) -> None:
-        temporary = self.output.with_name(f".{self.output.name}.part")
-        with disk_errors(self.output):
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            try:
-                link_or_copy(best, temporary)
-                temporary.replace(self.output)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+        with replacing(self.output, overwrite=True) as temporary:
+            link_or_copy(best, temporary)
 
     def _header(self) -> ModelHeader:
         parent, options, snapshot = self.start.parent, self.options, self.snapshot

@@ -9,7 +9,7 @@ hash, as a number in 0..1, is below ``fraction``.
 
 A class that is only judged is never learnt, so a region becomes a judge only while every class in it is painted in a
 region that teaches, too: a lone region teaches, and so do all where each holds a class that no other holds. A pin of
-before stays, also where painting has broken that rule since (:func:`only_judged` says of which classes).
+before stays, also where painting has broken that rule since.
 """
 
 from __future__ import annotations
@@ -122,12 +122,6 @@ def split_regions(
         for side in (TRAINING, VALIDATION)
     )
     return Split(size, fraction, training, validation, pins)
-
-
-def only_judged(split: Split, painted: Mapping[Place, Counts]) -> tuple[int, ...]:
-    """Annotation values (class + 1) that are painted in regions that judge and in none that teaches, ascending."""
-    taught = {value for place in split.training for value in painted[place]}
-    return tuple(sorted({value for place in split.validation for value in painted[place]} - taught))
 
 
 def _dealt(painted: Mapping[Place, Counts], size: int, fraction: float, pins: Mapping[str, str]) -> dict[str, str]:

@@ -235,20 +235,28 @@ class ISDNet(nn.Module):
     # ------------------------------------------------------------------ training
 
     def losses(
-        self, x: Tensor, target: Tensor, weight: Tensor | None = None, count: Tensor | None = None
+        self,
+        x: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        count: Tensor | None = None,
+        said: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Every training loss (Eq. 8) of normalised (B, 3, H, W) and class indices (B, H, W), 255 ignored.
 
         Keys: ``seg``; with auxiliary heads ``aux_deep``, ``aux16``, ``aux8``, ``aux_stage`` (times 0.4);
         ``super_resolution`` (times 0.1) and ``distillation``, which need no labels; and ``total``, their sum.
         ``weight`` (K,) weighs the classes in the segmentation terms; ``count`` is for a part of a larger batch, see
-        :func:`~napari_isdnet.model.auxiliary.segmentation_loss`.
+        :func:`~napari_isdnet.model.auxiliary.segmentation_loss`. The logits at their stride are added to ``said``, for
+        another loss of them.
         """
         if target.shape[0] != x.shape[0] or target.shape[-2:] != x.shape[-2:]:
             raise InputError(f"The target {tuple(target.shape)} does not fit the image {tuple(x.shape)}.")
         maps = Maps()
         over_all = self.config.flavour == "reference"
         logits = self.coarse_logits(x, maps=maps)
+        if said is not None:
+            said.append(logits)
 
         def seg(values: Tensor) -> Tensor:
             return segmentation_loss(values, target, weight, over_all, count)
@@ -266,10 +274,14 @@ class ISDNet(nn.Module):
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
 
-    def last_losses(self, trunk: tuple[Tensor, Tensor], target: Tensor) -> dict[str, Tensor]:
+    def last_losses(
+        self, trunk: tuple[Tensor, Tensor], target: Tensor, said: list[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Those of :meth:`losses` that teach the last fusion and the classifier, and ``total``, their sum."""
         over_all = self.config.flavour == "reference"
         logits, context8 = self.from_trunk(trunk)
+        if said is not None:
+            said.append(logits)
         losses = {"seg": segmentation_loss(logits, target, None, over_all)}
         if self.config.auxiliary:
             losses["aux8"] = segmentation_loss(self.aux8(context8), target, None, over_all)
