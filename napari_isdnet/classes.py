@@ -75,6 +75,15 @@ def index_of(name: str, names: Sequence[str]) -> int | None:
     return others.index(wanted) if others.count(wanted) == 1 else None
 
 
+def known_as(names: Sequence[str], old: Sequence[str]) -> tuple[str, ...]:
+    """Every name as ``old`` writes it, where that has it (:func:`index_of`); a name of ``old`` is one class at most."""
+    found = [index_of(name, old) for name in names]
+    return tuple(
+        name if index is None or (name != old[index] and (found.count(index) > 1)) else old[index]
+        for name, index in zip(names, found, strict=True)
+    )
+
+
 def folded(name: str) -> str:
     """A class name without what is typed now so, now so: case and spaces."""
     return " ".join(name.casefold().split())

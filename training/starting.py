@@ -11,18 +11,17 @@ from napari_isdnet_training.presets import BACKBONE, BRANCH_SCALE, FRESH_BRANCHE
 from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 
-from napari_isdnet.classes import ClassInfo, index_of
+from napari_isdnet.classes import ClassInfo, known_as
 from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.model.checkpoint import load_model, model_hash, read_header
 from napari_isdnet.model.config import ISDNetConfig
-from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.header import NEVER_TAUGHT as NEVER_TAUGHT
+from napari_isdnet.model.header import ModelHeader, taught_names
 from napari_isdnet.model.isdnet import ISDNet
 
 NEW_ROW_STD = 0.01
 SILENT = 10.0
 """So far below all others starts the bias of a class that nothing teaches: it is never said."""
-NEVER_TAUGHT = "never_taught"
-"""Key of a header's lineage: names of classes that stand in the model's list and were painted in no run."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,10 @@ def model_classes(model: str) -> tuple[ClassInfo, ...]:
     return () if model == BACKBONE else read_header(model).classes
 
 
-def taught_names(header: ModelHeader) -> tuple[str, ...]:
-    """Names of a model's classes in its order, '' in place of one that was listed and never taught."""
-    untaught = header.lineage.get(NEVER_TAUGHT, ())
-    return tuple("" if c.name in untaught else c.name for c in header.classes)
-
-
 def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Collection[str] | None = None) -> Start:
     """Build the network for ``classes``, of which ``painted`` (names; default: all) have labelled pixels.
 
-    A class of the model goes on under its name, by the loose match of :func:`~napari_isdnet.classes.index_of`, wherever
+    A class of the model goes on under its name, by the loose match of :func:`~napari_isdnet.classes.known_as`, wherever
     it stands in the list. Rows of new classes start near zero, a little below the others, so that they have to be
     learnt and disturb nothing before; one that nobody painted stays silent. Raises :class:`InputError` for fewer than
     two classes and a model without a header, and :class:`NothingToLearn` where the only painted class is the only one
@@ -108,15 +101,6 @@ def _refuse_single(painted: Sequence[str]) -> None:
         raise NothingToLearn(
             f"Only class '{painted[0]}' is painted, and the model knows none of the others: paint a second class too."
         )
-
-
-def known_as(names: Sequence[str], old: Sequence[str]) -> tuple[str, ...]:
-    """Every name as ``old`` writes it, where that has it; a name of ``old`` stands for one class at most."""
-    found = [index_of(name, old) for name in names]
-    return tuple(
-        name if index is None or (name != old[index] and (found.count(index) > 1)) else old[index]
-        for name, index in zip(names, found, strict=True)
-    )
 
 
 def with_classes(parent: ISDNet, old: Sequence[str], new: Sequence[str], silent: Collection[str] = ()) -> ISDNet:

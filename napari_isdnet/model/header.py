@@ -17,6 +17,8 @@ FORMAT_VERSION = 1
 METADATA_KEY = "napari_isdnet"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+NEVER_TAUGHT = "never_taught"
+"""Key of a header's lineage: names of classes that stand in the model's list and were painted in no run."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,12 @@ def _classes(data: Any) -> tuple[ClassInfo, ...]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def taught_names(header: ModelHeader) -> tuple[str, ...]:
+    """Names of a model's classes in its order, '' in place of one that was listed and never taught."""
+    untaught = header.lineage.get(NEVER_TAUGHT, ())
+    return tuple("" if c.name in untaught else c.name for c in header.classes)
 
 
 def _check_numbers(header: ModelHeader) -> None:

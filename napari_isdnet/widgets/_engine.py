@@ -36,7 +36,10 @@ _LIVE_MAP_CORE = 1024
 
 @dataclass(frozen=True)
 class ModelAbout:
-    """A model as a person chooses it. ``pixel_size`` in metres, ``window`` in pixels."""
+    """A model as a person chooses it. ``pixel_size`` in metres, ``window`` in pixels.
+
+    ``taught``: names of the classes that it knows, '' in place of one that is only listed.
+    """
 
     name: str
     classes: tuple[ClassInfo, ...]
@@ -44,6 +47,7 @@ class ModelAbout:
     window: int
     summary: str
     details: str
+    taught: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,8 @@ class LocalEngine:
 
 def about(header: ModelHeader) -> ModelAbout:
     """A header in words."""
+    from napari_isdnet.model.header import taught_names
+
     size = f"{header.pixel_size:g} m pixels" if header.pixel_size else "pixel size not stated"
     summary = f"{len(header.classes)} classes · {size} · {header.window} px windows"
     lines = [header.name, header.description, f"Flavour {header.flavour}, deep branch {header.config.deep}"]
@@ -220,7 +226,8 @@ def about(header: ModelHeader) -> ModelAbout:
     lines += [f"Licence: {header.licence}", f"Made with version {header.version}"]
     lines += [f"{key}: {value:.4g}" for key, value in header.figures.items() if isinstance(value, int | float)]
     details = "\n".join(line for line in lines if line)
-    return ModelAbout(header.name, header.classes, header.pixel_size, header.window, summary, details)
+    taught = taught_names(header)
+    return ModelAbout(header.name, header.classes, header.pixel_size, header.window, summary, details, taught)
 
 
 def _locked(predictor: Predictor, after: Callable[[], None]) -> LiveWork:

@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.progress import Progress
+from napari_isdnet.widgets import _finetune_words as words
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
 from napari_isdnet.widgets._finetune_controller import Annotated, TuneController
 from napari_isdnet.widgets._finetune_form import FineTuneForm
@@ -129,13 +130,7 @@ class ChoosingModel(FineTuneForm):
         elif self._about is None:
             text = ""
         else:
-            known = {info.name for info in self._about.classes}
-            fresh, gone = [n for n in painted if n not in known], [n for n in known if n not in painted]
-            text = self._about.summary
-            if painted and fresh:
-                text += f" · new: {', '.join(fresh)}"
-            if painted and gone:
-                text += f" · not in the annotation, so dropped: {', '.join(sorted(gone))}"
+            text = " · ".join([self._about.summary, *words.class_changes(painted, self._about.taught)])
         self.model_facts.setText(text)
         self.model_facts.setToolTip("What the chosen model was trained for" if self._about is None else "")
         if self._about is not None:
