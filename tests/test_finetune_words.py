@@ -46,11 +46,12 @@ def test_guards_are_said(chosen: dict[str, Any], said: list[str]) -> None:
 
 def test_classes_are_new_or_dropped_as_training_matches_them() -> None:
     taught = ("building", "land", "bare soil", "")  # the last is only listed
-    said = words.class_changes(["Building", "Land", "Bare  Soil"], taught)
-    assert said == []
-    said = words.class_changes(["Land", "nuclei"], taught)
+    assert words.class_changes(["Building", "Land", "Bare  Soil"], taught, {}) == []
+    said = words.class_changes(["Land", "nuclei"], taught, {})
     assert said == ["new: nuclei", "not in the annotation, so dropped: bare soil, building"]
-    assert words.class_changes([], taught) == []
+    said = words.class_changes(["Land", "nuclei"], taught, {"building": "nuclei"})
+    assert said == ["'building' is called 'nuclei' now", "not in the annotation, so dropped: bare soil"]
+    assert words.class_changes([], taught, {}) == []
 
 
 def test_judgements_are_against_the_best_so_far() -> None:

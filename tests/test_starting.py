@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.registry import Network
+from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 from napari_isdnet_training.starting import NEVER_TAUGHT, known_as, last_layers_only, start_from
 
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import NothingToLearn
+from napari_isdnet.io.array import ArraySource
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import result_of
+from napari_isdnet.window import Window
 from tests.network_tools import lively, small
 
 
@@ -61,6 +69,31 @@ def test_classes_go_on_whatever_their_case_and_spaces(tmp_path: Path) -> None:
     assert start.knows_all
     assert start.names == ("road", "bare soil")
     assert torch.equal(rows(start.network), net.classifier.out.bias.detach()[[1, 0]])
+
+
+def test_a_class_that_was_renamed_since_goes_on_in_a_run_of_its_project(tmp_path: Path) -> None:
+    source = ArraySource([np.zeros((300, 300, 3), np.uint8)], "scene", rgb=True)
+    with AnnotationStore.create(tmp_path / "a.isdnet", source.shape, ["object", "road"]) as store:
+        for index in range(2):
+            store.paint(Rectangle(Window(100 * index, 0, 90, 90)), index)
+        made = {"annotations": {"position": store.position, "id": store.last_id}}
+        path, net = written(tmp_path / "m001.safetensors", ["object", "road"], **made)
+        other, _ = written(tmp_path / "other.safetensors", ["object", "road"])  # of no project
+        store.rename_class(0, "nuclei")
+        snapshot = take_snapshot(store)
+        snapshot.save(tmp_path / "annotations.bin")  # as the training process gets it
+        snapshot = Snapshot.load(tmp_path / "annotations.bin")
+        assert snapshot.naming == store.naming()
+        start = start_from(str(path), snapshot.classes, 0, naming=snapshot.naming)
+        assert start.knows_all
+        assert start.old == start.names == ("nuclei", "road")
+        assert torch.equal(rows(start.network), net.classifier.out.bias.detach())
+        assert start_from(str(other), snapshot.classes, 0, naming=snapshot.naming).new_classes == ("nuclei",)
+        for model, new in ((path, ()), (other, ("nuclei",))):  # from a folder, as on the command line
+            output = tmp_path / f"of_{model.name}"
+            options = {"steps": 1, "batch": 1, "window": 64, "spread": 0, "device": "cpu"}
+            result = result_of(finetune(source, store.folder, str(model), output=output, **options))
+            assert result.new_classes == new
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from napari_isdnet.annotation.chunks import CHUNK, decode, encode
 from napari_isdnet.annotation.container import pack, unpack
 from napari_isdnet.annotation.counts import Counts, Place, count
 from napari_isdnet.annotation.journal import Journal
+from napari_isdnet.annotation.naming import Naming
 from napari_isdnet.annotation.reading import Frozen
 from napari_isdnet.annotation.regions import Split, split_store
 from napari_isdnet.annotation.store import AnnotationStore
@@ -49,6 +50,7 @@ class Snapshot:
         split: which regions teach and which judge.
         position, id: the journal entry that this state stands for.
         points: ``(N, 3)`` int64: rank of a stroke by age (0 is the oldest), row and column of a pixel that it touched.
+        naming: what the classes were called before, as a model of the same annotation may know them.
     """
 
     shape: tuple[int, int]
@@ -58,6 +60,7 @@ class Snapshot:
     position: int
     id: str
     points: npt.NDArray[np.int64]
+    naming: Naming = field(default_factory=Naming)
     _open: OrderedDict[Place, Labels] = field(default_factory=OrderedDict, repr=False)
     _counts: dict[Place, Counts] | None = field(default=None, repr=False)
 
@@ -125,6 +128,7 @@ class Snapshot:
             "split": [self.split.size, self.split.fraction, dict(self.split.pins)],
             "position": self.position,
             "id": self.id,
+            "naming": self.naming.to_json(),
         }
         files = {f"{row} {column}": data for (row, column), data in self.chunks.items()}
         files |= {"facts": json.dumps(facts).encode(), "points": self.points.tobytes()}
@@ -144,7 +148,8 @@ class Snapshot:
         split = _split(chunks, *facts["split"])
         shape = (int(facts["shape"][0]), int(facts["shape"][1]))
         classes = classes_from(facts["classes"])
-        return cls(shape, classes, chunks, split, facts["position"], facts["id"], points.reshape(-1, 3))
+        naming = Naming.from_json(facts["naming"]) if "naming" in facts else Naming()  # runs begun by older versions
+        return cls(shape, classes, chunks, split, facts["position"], facts["id"], points.reshape(-1, 3), naming)
 
 
 def _split(chunks: dict[Place, bytes], size: int, fraction: float, pins: dict[str, str]) -> Split:
@@ -168,7 +173,8 @@ def take_snapshot(store: AnnotationStore, fraction: float = 0.2) -> Snapshot:
     if not chunks:
         raise InputError(f"{store.folder} holds no painted pixel; annotate at least two classes before fine-tuning.")
     points = np.array(list(_stroke_points(moment, chunks)), np.int64).reshape(-1, 3)
-    return Snapshot(moment.shape, moment.classes, chunks, split, moment.position, moment.last_id, points)
+    facts = (moment.position, moment.last_id, points, moment.naming())
+    return Snapshot(moment.shape, moment.classes, chunks, split, *facts)
 
 
 @dataclass

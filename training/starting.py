@@ -11,6 +11,7 @@ from napari_isdnet_training.presets import BACKBONE, BRANCH_SCALE, FRESH_BRANCHE
 from napari_isdnet_training.registry import Network, build
 from torch import Tensor, nn
 
+from napari_isdnet.annotation.naming import Naming
 from napari_isdnet.classes import ClassInfo, known_as
 from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.model.checkpoint import load_model, model_hash, read_header
@@ -32,7 +33,7 @@ class Start:
         parent, hash: header (None for a backbone) and hash of the model before.
         new_classes: painted classes that the model before does not know; they are what is learnt.
         never_taught: classes that it does not know and that are not painted either: listed, and silent.
-        old: the names of the model before, '' in place of one that it was never taught.
+        old: the names of the model before, as they are now, '' in place of one that it was never taught.
         names: the new classes under the names that ``old`` has for them.
     """
 
@@ -55,14 +56,21 @@ def model_classes(model: str) -> tuple[ClassInfo, ...]:
     return () if model == BACKBONE else read_header(model).classes
 
 
-def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Collection[str] | None = None) -> Start:
+def start_from(
+    model: str,
+    classes: Sequence[ClassInfo],
+    seed: int,
+    painted: Collection[str] | None = None,
+    naming: Naming | None = None,
+) -> Start:
     """Build the network for ``classes``, of which ``painted`` (names; default: all) have labelled pixels.
 
     A class of the model goes on under its name, by the loose match of :func:`~napari_isdnet.classes.known_as`, wherever
-    it stands in the list. Rows of new classes start near zero, a little below the others, so that they have to be
-    learnt and disturb nothing before; one that nobody painted stays silent. Raises :class:`InputError` for fewer than
-    two classes and a model without a header, and :class:`NothingToLearn` where the only painted class is the only one
-    that would be known.
+    it stands in the list; where ``naming`` is of the annotation that the model was trained on, one that was renamed
+    since goes on under its new name. Rows of new classes start near zero, a little below the others, so that they have
+    to be learnt and disturb nothing before; one that nobody painted stays silent. Raises :class:`InputError` for fewer
+    than two classes and a model without a header, and :class:`NothingToLearn` where the only painted class is the only
+    one that would be known.
     """
     torch.manual_seed(seed)
     if len(classes) < 2:
@@ -80,6 +88,9 @@ def start_from(model: str, classes: Sequence[ClassInfo], seed: int, painted: Col
     if header is None:
         raise InputError(f"Model '{model}' has no header; save it with its classes first.")
     old = taught_names(header)
+    if naming is not None:
+        called = naming.of_model(old, header.lineage)
+        old = tuple(called.get(name, name) for name in old)
     known = known_as(names, old)
     unknown = [own for own, name in zip(names, known, strict=True) if name not in old]
     new, silent = _parted(unknown, painted)

@@ -72,7 +72,7 @@ class Tuning:
         self.source, self.snapshot, self.options, self.output = source, snapshot, options, output
         self.placement = choose(options.device, options.precision)
         painted = {c.name for c, pixels in zip(snapshot.classes, snapshot.class_counts(), strict=True) if pixels}
-        self.start = start_from(options.model, snapshot.classes, options.seed, painted)
+        self.start = start_from(options.model, snapshot.classes, options.seed, painted, snapshot.naming)
         self.network = self.start.network
         assert isinstance(self.network.net, ISDNet)
         self.net: ISDNet = self.network.net

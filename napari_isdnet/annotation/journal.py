@@ -24,6 +24,8 @@ from napari_isdnet.exceptions import InputError
 
 FORMAT = 1
 INLINE_BYTES = 4096
+ID_CHARS = 8
+"""So many characters of an identifier tell the entries of one place in two journals apart."""
 _OFF_STACK = frozenset({"header", "undo", "redo", "pin"})
 
 Entry = Mapping[str, Any]
@@ -38,8 +40,12 @@ class Journal:
         self.session = uuid.uuid4().hex[:12]
         self.done: list[int] = []
         self.undone: list[int] = []
+        self.edits: list[int] = []
+        """Numbers of the entries that changed the class list, also by undo and redo."""
         self._groups: dict[int, str] = {}
+        self._listing: set[int] = set()
         self._offsets = array("q")
+        self._ids = bytearray()
         self._unsynced = False
         self._end = 0
         self._last_id = ""
@@ -85,6 +91,7 @@ class Journal:
         self._offsets.append(self._end)
         self._end += size
         self._last_id = str(entry["id"])
+        self._ids += self._last_id.encode()[:ID_CHARS].ljust(ID_CHARS)
         kind = entry["kind"]
         if kind == "undo":
             self.undone.append(self.done.pop())
@@ -95,6 +102,9 @@ class Journal:
             self.undone.clear()
             if "group" in entry:
                 self._groups[n] = entry["group"]
+        if kind == "classes" or (kind in ("undo", "redo") and int(entry["target"]) in self._listing):
+            self.edits.append(n)
+            self._listing.add(n)
 
     @property
     def position(self) -> int:
@@ -110,6 +120,10 @@ class Journal:
     def last_id(self) -> str:
         """Identifier of the last entry."""
         return self._last_id
+
+    def ids(self, position: int) -> str:
+        """The first :data:`ID_CHARS` characters of every entry's identifier, up to that of entry ``position``."""
+        return self._ids[: (position + 1) * ID_CHARS].decode(errors="replace")
 
     @property
     def header(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from napari_isdnet.annotation.chunks import CHUNK, Chunk, ChunkCache, FrozenChunks
 from napari_isdnet.annotation.counts import Counts, Place, count
 from napari_isdnet.annotation.journal import Journal
+from napari_isdnet.annotation.naming import Naming, naming_of
 from napari_isdnet.annotation.painting import Painter
 from napari_isdnet.annotation.saving import Saver, State
 from napari_isdnet.classes import ClassInfo
@@ -108,6 +109,10 @@ class Reading:
             else:
                 result[at] = chunk[inside.shifted(-row * CHUNK, -column * CHUNK).slices]
         return result
+
+    def naming(self) -> Naming:
+        """What the classes were called, and are called now."""
+        return naming_of(self.journal, self.position)
 
     def identity(self) -> dict[str, Any]:
         """Path and journal position, which together tell one state from another."""

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,8 @@ _LIVE_MAP_CORE = 1024
 class ModelAbout:
     """A model as a person chooses it. ``pixel_size`` in metres, ``window`` in pixels.
 
-    ``taught``: names of the classes that it knows, '' in place of one that is only listed.
+    ``taught``: names of the classes that it knows, '' in place of one that is only listed; ``lineage``: where its
+    weights come from.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelAbout:
     summary: str
     details: str
     taught: tuple[str, ...] = ()
+    lineage: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,8 @@ def about(header: ModelHeader) -> ModelAbout:
     lines += [f"Licence: {header.licence}", f"Made with version {header.version}"]
     lines += [f"{key}: {value:.4g}" for key, value in header.figures.items() if isinstance(value, int | float)]
     details = "\n".join(line for line in lines if line)
-    taught = taught_names(header)
-    return ModelAbout(header.name, header.classes, header.pixel_size, header.window, summary, details, taught)
+    known = (header.classes, header.pixel_size, header.window)
+    return ModelAbout(header.name, *known, summary, details, taught_names(header), header.lineage)
 
 
 def _locked(predictor: Predictor, after: Callable[[], None]) -> LiveWork:

@@ -93,11 +93,12 @@ class KnownLabels(PyramidLabels):
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A class map that was chosen: its source, and the classes where it names them."""
+    """A class map that was chosen: its source, the classes where it names them, and what to know of those."""
 
     source: ImageSource
     classes: tuple[ClassInfo, ...] | None = None
     owned: bool = False
+    notes: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Release a file that was opened for this; a layer's data stay."""
@@ -264,7 +265,7 @@ def compare(
             f" {window.column:,} of the prediction."
         )
         result = replace(result, notes=(note, *result.notes))
-    return result, question
+    return replace(result, notes=(*prediction.notes, *truth.notes, *result.notes)), question
 
 
 def report(

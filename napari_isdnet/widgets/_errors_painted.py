@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_isdnet.annotation.naming import in_words, renamed
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, folded
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
@@ -22,6 +23,7 @@ from napari_isdnet.widgets._projects import project_in
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
+    from napari_isdnet.annotation.naming import Naming
     from napari_isdnet.annotation.store import AnnotationStore
     from napari_isdnet.widgets._errors_controller import LabelMap
 
@@ -49,6 +51,11 @@ class PaintedLabels(ArraySource):
         done = self._store.journal.done
         return len(done), done[-1] if done else 0
 
+    @property
+    def naming(self) -> Naming:
+        """What its classes were called before."""
+        return self._store.naming()
+
     def numbered(self, numbers: Sequence[int]) -> PaintedLabels:
         """The same with other numbers of its classes."""
         return PaintedLabels(self._store, self.name, self._place, numbers)
@@ -69,6 +76,7 @@ def annotation_of(layer: Any) -> AnnotationStore | None:
 def in_one_order(prediction: LabelMap, truth: LabelMap) -> tuple[LabelMap, LabelMap]:
     """Both maps with one list of classes, where an annotation is among them: its classes are found by their names.
 
+    A class that was renamed in the annotation since the other map was made is found by its new name, with a note.
     Classes that only the annotation has come last. Raises :class:`InputError` where no name is known to both, and
     where two maps that are no annotations have the same classes in another order.
     """
@@ -79,9 +87,10 @@ def in_one_order(prediction: LabelMap, truth: LabelMap) -> tuple[LabelMap, Label
         if isinstance(painted.source, PaintedLabels):
             assert painted.classes is not None
             assert other.classes is not None
-            numbers, classes = _by_name(painted.classes, other.classes)
+            called = painted.source.naming.followed([info.name for info in other.classes])
+            numbers, classes = _by_name(painted.classes, renamed(other.classes, called))
             painted = replace(painted, source=painted.source.numbered(numbers), classes=classes)
-            other = replace(other, classes=classes)
+            other = replace(other, classes=classes, notes=tuple(f"{text}." for text in in_words(called)))
             return (other, painted) if other.source is prediction.source else (painted, other)
     if sorted(_names(ours)) == sorted(_names(theirs)):
         raise InputError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_isdnet.annotation.naming import Naming, renamed
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
@@ -63,6 +64,8 @@ class Comparison(QObject):
         self.source: ImageSource | None = None
         self.device = "auto"
         self.scores: Scores = ({}, {})
+        self.naming = Naming()
+        """What the annotation's classes were called before: the older model may know them so."""
         self.sides = {key: Side(SegmentController(engine, self._failed.emit)) for key in (BEFORE, AFTER)}
         self._policy: IntensityPolicy | None = None
         self._failed.connect(notify_error)
@@ -210,7 +213,9 @@ class Comparison(QObject):
         for key in (BEFORE, AFTER):
             controller = self.sides[key].controller
             if controller.live is not None:
-                found.append((controller.classes, areas(controller.live, view, len(controller.classes))[0]))
+                called = self.naming.followed([info.name for info in controller.classes])
+                known = renamed(controller.classes, called)
+                found.append((known, areas(controller.live, view, len(known))[0]))
         return changes(found[0] if len(found) == 2 else None, found[-1], self.scores)
 
     def _tick(self) -> None:

@@ -19,6 +19,7 @@ from napari_isdnet_training.unfinished import so_far
 
 from napari_isdnet.annotation.counts import Counts, Place
 from napari_isdnet.annotation.layout import JOURNAL
+from napari_isdnet.annotation.naming import Naming
 from napari_isdnet.annotation.project import ModelEntry, Project
 from napari_isdnet.annotation.regions import VALIDATION, annotated_regions, split_regions
 from napari_isdnet.classes import ClassInfo
@@ -37,13 +38,17 @@ Item = Progress | Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Annotated:
-    """How much of each class is painted: in all, and in the places that are held out. ``regions``: (in all, held)."""
+    """How much of each class is painted: in all, and in the places that are held out. ``regions``: (in all, held).
+
+    ``naming``: what the classes were called before.
+    """
 
     classes: tuple[ClassInfo, ...]
     painted: tuple[int, ...]
     held: tuple[int, ...]
     regions: tuple[int, int]
     position: int
+    naming: Naming = field(default_factory=Naming)
 
     @property
     def missing(self) -> str:
@@ -152,7 +157,8 @@ class TuneController:
         split = split_regions(regions, 512, held_out, store.pins)
         everything = _totals(regions, len(store.classes))
         held = _totals({p: c for p, c in regions.items() if split.side(p) == VALIDATION}, len(store.classes))
-        return Annotated(store.classes, everything, held, (len(regions), len(split.validation)), store.position)
+        numbers = (len(regions), len(split.validation))
+        return Annotated(store.classes, everything, held, numbers, store.position, store.naming())
 
     def forecast(self, settings: TuneSettings, held_regions: int) -> Any:
         """How long a run takes (see :mod:`napari_isdnet_training.estimate`); loads torch, so on a worker thread."""

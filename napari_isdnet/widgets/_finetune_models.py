@@ -130,7 +130,10 @@ class ChoosingModel(FineTuneForm):
         elif self._about is None:
             text = ""
         else:
-            text = " · ".join([self._about.summary, *words.class_changes(painted, self._about.taught)])
+            taught, called = self._about.taught, {}
+            if self.annotated is not None:
+                called = self.annotated.naming.of_model(taught, self._about.lineage)
+            text = " · ".join([self._about.summary, *words.class_changes(painted, taught, called)])
         self.model_facts.setText(text)
         self.model_facts.setToolTip("What the chosen model was trained for" if self._about is None else "")
         if self._about is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from napari_isdnet_training.presets import BACKBONE, preset_of
 from napari_isdnet_training.unfinished import Unfinished
 
+from napari_isdnet.annotation.naming import in_words
 from napari_isdnet.annotation.project import ModelEntry
 from napari_isdnet.classes import known_as
 from napari_isdnet.widgets._finetune_job import TuneSettings
@@ -15,15 +16,19 @@ from napari_isdnet.widgets._finetune_job import TuneSettings
 Figures = Mapping[str, float]
 
 
-def class_changes(painted: Sequence[str], taught: Sequence[str]) -> list[str]:
+def class_changes(painted: Sequence[str], taught: Sequence[str], called: Mapping[str, str]) -> list[str]:
     """Which classes of an annotation are new to a model of the ``taught`` ones, and which of those it drops.
 
-    They are matched as training matches them. Nothing is said while there is no annotation.
+    They are matched as training matches them; ``called`` says which of the taught ones have another name now. Nothing
+    is said while there is no annotation.
     """
-    known = known_as(painted, taught)
-    fresh = [own for own, name in zip(painted, known, strict=True) if name not in taught]
-    gone = sorted(name for name in taught if name and name not in known)
-    said = [f"new: {', '.join(fresh)}"] if fresh else []
+    old = [called.get(name, name) for name in taught]
+    known = known_as(painted, old)
+    fresh = [own for own, name in zip(painted, known, strict=True) if name not in old]
+    gone = sorted(name for name in old if name and name not in known)
+    said = in_words(called) if painted else []
+    if fresh:
+        said.append(f"new: {', '.join(fresh)}")
     if painted and gone:
         said.append(f"not in the annotation, so dropped: {', '.join(gone)}")
     return said

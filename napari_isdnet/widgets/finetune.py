@@ -238,6 +238,8 @@ class FineTuneWidget(Keeping):
     # -- before and after ----------------------------------------------------------------------------------------
     def _show_changes(self) -> None:
         source = self.compare.source
+        if self.annotated is not None:
+            self.compare.naming = self.annotated.naming
         tables.show_changes(self.changes, self.compare.changes(), None if source is None else source.pixel_size)
         self.flip_button.setEnabled(self.compare.both)
         text = self.compare.words()

@@ -72,6 +72,22 @@ def test_what_is_painted_is_compared_by_class_and_what_is_not_counts_nowhere(pro
     assert turned.accuracy == 1.0
 
 
+def test_a_class_that_was_renamed_since_the_map_was_made_is_compared_under_its_new_name(project) -> None:
+    prediction = Labels(predicted(), metadata={layers.CLASSES: PREDICTED})
+    project.store.rename_class(1, "meadow")
+    for turned in (False, True):
+        maps = [facts.from_layer(prediction), facts.from_layer(layer_of(project))]
+        result = result_of(*(maps[::-1] if turned else maps))
+        assert result.accuracy == result.mean_iou == 1.0
+        assert [item.name for item in result.classes] == ["meadow", "house", "water", "road"]
+        assert result.notes[0] == "'field' is called 'meadow' now."
+        assert "'field' is called 'meadow' now." in facts.summary(result)
+    project.store.add_class("field")  # another one, which the map knows nothing of
+    result = result_of(facts.from_layer(prediction), facts.from_layer(layer_of(project)))
+    assert result.mean_iou < 0.5
+    assert not any("called" in note for note in result.notes)
+
+
 def test_a_map_without_names_takes_the_classes_of_the_annotation(project) -> None:
     prediction = Labels(np.where(predicted() == 2, 0, 1).astype(np.uint8))
     result = result_of(facts.from_layer(prediction), facts.from_layer(layer_of(project)))

@@ -31,7 +31,14 @@ from napari_isdnet.widgets.finetune import FineTuneWidget
 from tests import finetune_tools as tools
 
 from .canvas_tools import drag, key
-from .tune_tools import LONG, at_rest, shown_everywhere, texts, trained
+from .tune_tools import (
+    LONG,
+    at_rest,
+    classes_are_new_or_dropped_as_training_has_them,
+    shown_everywhere,
+    texts,
+    trained,
+)
 
 FAKE = Path(tools.__file__).with_name("fake_trainer.py")
 
@@ -93,6 +100,7 @@ def test_what_an_open_dock_says(qtbot: Any, opened: Any, picture: Path, models: 
     a_name_that_the_box_cuts_is_in_its_tooltip(dock)
     the_copied_command_says_everything(dock, picture, models)
     the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbot, dock)
+    classes_are_new_or_dropped_as_training_has_them(qtbot, dock, models[0])
 
 
 def every_control_says_what_it_does(dock: FineTuneWidget) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt
 
+from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.finetune import FineTuneWidget
 from napari_isdnet.window import Window
@@ -37,3 +40,21 @@ def at_rest(qtbot: Any, dock: FineTuneWidget) -> None:
 
 def texts(table: Any) -> list[list[str]]:
     return [[table.item(r, c).text() for c in range(table.columnCount())] for r in range(table.rowCount())]
+
+
+def classes_are_new_or_dropped_as_training_has_them(qtbot: Any, dock: FineTuneWidget, bare: Path) -> None:
+    """Part of a test: classes are renamed, and a model of the project knows them as well as before."""
+    project = dock.controller.project
+    assert project is not None
+    made = {"annotations": {"position": project.store.position, "id": project.store.last_id}}
+    network = load_model(bare, training=True)
+    assert network.header is not None
+    header = replace(network.header, lineage=made)
+    entry = project.add_model(lambda path: save_model(network, path, header, half=False), make_current=False)
+    project.store.rename_class(0, "roof")
+    project.store.rename_class(1, "GREEN")
+    dock.choose_model(str(bare))  # of no project
+    said = dock.model_facts.text
+    qtbot.waitUntil(lambda: said().endswith(" · new: roof · not in the annotation, so dropped: red"), timeout=LONG)
+    dock.choose_model(str(project.model_path(entry.id)))
+    qtbot.waitUntil(lambda: said().endswith(" · 'red' is called 'roof' now"), timeout=LONG)
