@@ -7,11 +7,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Each of pytest-xdist's workers has a core to itself: two workers whose torch takes both cores wait for one another at
 # every barrier, and the suite takes as long as it does alone. Processes that the tests start inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Examples may take as long as a busy machine needs: how fast something is, no test says.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

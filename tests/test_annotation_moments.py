@@ -18,8 +18,8 @@ from napari_isdnet.classes import ClassInfo, from_annotation
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import polygons
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
-from tests.test_annotation_exchange import finish
 
 SHAPE = (1200, 5000)
 WHOLE = Window.whole(SHAPE)
@@ -68,7 +68,7 @@ def test_a_label_file_is_of_the_moment_at_which_its_export_began(store, tmp_path
     steps = export_labels(store, path, format=format, values=values)
     next(steps)
     meddle(store)
-    finish(steps)
+    result_of(steps)
     source, _ = open_labels(path)
     found = source.read(WHOLE)[..., 0]
     source.close()
@@ -120,7 +120,7 @@ def test_an_import_stops_where_its_classes_become_others(store, tmp_path, names,
     store.remove_class(0)
     before = store.read_labels(WHOLE)
     with pytest.raises(InputError, match=r"classes were changed while labels.* import it again"):
-        finish(steps)
+        result_of(steps)
     assert np.array_equal(store.read_labels(WHOLE), before)
 
 
@@ -131,7 +131,7 @@ def test_an_import_goes_on_where_its_classes_stay_what_they_are(store, tmp_path)
     store.recolor_class(1, "#123456")
     store.remove_class(2)
     store.add_class("tree")
-    finish(steps)
+    result_of(steps)
     assert (store.read_labels(WHOLE)[:, ::2] == 2).all()
 
 

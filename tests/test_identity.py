@@ -145,7 +145,7 @@ def test_a_project_of_an_earlier_version_is_of_the_same_image(chunked: tuple[Pat
     path, _ = chunked
     with Project.open(path, classes=["one"]) as project:
         del project._content["image"]["chunks"]  # which it did not record
-        project._save()
+        project._keep()
     with Project.open(path) as project:
         assert "chunks" not in project.image
         assert not project.image_changed

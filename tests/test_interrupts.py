@@ -29,6 +29,14 @@ from tests.test_train_fit import drain, make_data, tiny
 CHECKPOINT = "last.ckpt.safetensors"
 
 
+@pytest.fixture(autouse=True)
+def python_answers() -> Iterator[None]:
+    """As in a program of its own: workers of pytest-xdist leave Ctrl-C to their parent."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 

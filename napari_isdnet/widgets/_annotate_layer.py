@@ -13,7 +13,7 @@ from napari_isdnet.widgets._annotate_preview import Preview
 from napari_isdnet.widgets._annotate_regions import Placing
 from napari_isdnet.widgets._image import ANNOTATION, METADATA
 from napari_isdnet.widgets._notify import notify_error
-from napari_isdnet.widgets._segment_layers import in_pixels, pixel_sides
+from napari_isdnet.widgets._places import in_pixels, pixel_sides
 from napari_isdnet.window import Window
 
 Point = tuple[float, float]

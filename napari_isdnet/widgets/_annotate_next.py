@@ -15,7 +15,8 @@ from napari_isdnet.widgets._annotate_form import AnnotateForm
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer
 from napari_isdnet.widgets._next_region import Guide, find_guide, ranked, why
 from napari_isdnet.widgets._notify import notify_info
-from napari_isdnet.widgets._segment_layers import canvas_size, displayed_center, in_world, pixel_sides
+from napari_isdnet.widgets._places import in_world, pixel_sides
+from napari_isdnet.widgets._segment_layers import canvas_size, displayed_center
 from napari_isdnet.window import Window
 
 FLIGHT_MS = 350

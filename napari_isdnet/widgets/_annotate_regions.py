@@ -20,7 +20,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.sampling import level_for
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.widgets._segment_layers import in_units
+from napari_isdnet.widgets._places import in_units
 from napari_isdnet.window import Window
 
 METHODS = ("slic", "felzenszwalb")

@@ -32,7 +32,8 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.widgets._errors_painted import PaintedLabels, annotation_of
 from napari_isdnet.widgets._image import levels_to_show
 from napari_isdnet.widgets._lazy import pyramid_of
-from napari_isdnet.widgets._segment_layers import CLASSES, in_units
+from napari_isdnet.widgets._places import in_units
+from napari_isdnet.widgets._segment_layers import CLASSES
 from napari_isdnet.window import Window
 
 CLASS_HEADER = ("Class", "IoU", "F1", "Precision", "Recall", "Boundary F1")

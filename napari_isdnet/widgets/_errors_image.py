@@ -14,6 +14,7 @@ from napari_isdnet.io.open import stem_of
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._controls import images_of
 from napari_isdnet.widgets._image import source_of
+from napari_isdnet.widgets._places import in_units
 
 
 def image_of(viewer: Any, chosen: tuple[Any, Any], errors: Any, shape: tuple[int, int]) -> Any:
@@ -72,9 +73,7 @@ def _same_place(layer: Any, other: Any) -> bool:
     """True where the corners of both lie within half a pixel of each other in the world."""
     rows, columns = layers.shape_of(layer)
     ends = [
-        np.array(
-            [layers.in_units(item, corner, layer.units)[-2:] for corner in ((0, 0), (rows, columns), (0, columns))]
-        )
+        np.array([in_units(item, corner, layer.units)[-2:] for corner in ((0, 0), (rows, columns), (0, columns))])
         for item in (layer, other)
     ]
     pixel = np.linalg.norm(np.subtract(layer.data_to_world((1, 0)), layer.data_to_world((0, 0))))

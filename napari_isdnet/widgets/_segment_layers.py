@@ -24,6 +24,7 @@ from napari_isdnet.io.source import ImageSource
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
 from napari_isdnet.widgets._lazy import LazyLevel, ReadLevel, layer_data, watch
+from napari_isdnet.widgets._places import in_pixels, in_world
 from napari_isdnet.window import Window
 
 #: Key in a result layer's metadata that says which classes it shows.
@@ -137,43 +138,6 @@ def canvas_size(viewer: Any) -> tuple[int, int]:
     """Height and width of the canvas in screen pixels."""
     size = getattr(getattr(viewer, "canvas", None), "size", None) or (600, 800)
     return int(size[0]), int(size[1])
-
-
-def in_pixels(viewer: Any, layer: Any, point: Any) -> npt.NDArray[np.float64]:
-    """Row and column in a layer of a point of the viewer's world, which may count in another unit than the layer."""
-    own = np.asarray(point, float)[-layer.ndim :] * unit_ratio(viewer.layers.extent.units, layer.units)
-    return np.asarray(layer.world_to_data(own), float)[-2:]
-
-
-def in_world(viewer: Any, layer: Any, pixel: Any) -> npt.NDArray[np.float64]:
-    """The point of the viewer's world where a pixel of a layer lies."""
-    return in_units(layer, pixel, viewer.layers.extent.units)
-
-
-def in_units(layer: Any, pixel: Any, units: Any) -> npt.NDArray[np.float64]:
-    """Where a pixel of a layer lies, in ``units`` (the layer's own where None)."""
-    return np.asarray(layer.data_to_world(pixel), float) * unit_ratio(layer.units, units)
-
-
-def pixel_sides(viewer: Any, layer: Any) -> npt.NDArray[np.float64]:
-    """Height and width of a layer's pixels in the viewer's world."""
-    return np.abs(np.asarray(layer.scale[-2:], float)) * unit_ratio(layer.units, viewer.layers.extent.units)[-2:]
-
-
-def unit_ratio(units: Any, others: Any) -> npt.NDArray[np.float64]:
-    """How many of other units one of each unit is, by the last axes; 1 where they are not of one kind, or not known."""
-    import pint
-
-    def ratio(one: Any, other: Any) -> float:
-        try:
-            return float((1 * one).to(other).magnitude)
-        except pint.DimensionalityError:
-            return 1.0
-
-    if units is None or others is None:
-        return np.ones(len(units or others or (0, 0)))
-    pairs = zip(units[-len(others) :], others[-len(units) :])
-    return np.array([1.0 if one == other else ratio(one, other) for one, other in pairs])
 
 
 def displayed_center(viewer: Any, world: Any) -> tuple[float, float]:

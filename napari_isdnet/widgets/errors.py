@@ -25,6 +25,7 @@ from napari_isdnet.widgets._image import EDITED, ERRORS, METADATA, source_of
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._places import in_world, pixel_sides
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.window import Window
 
@@ -331,12 +332,12 @@ class ErrorsWidget(ErrorsForm):
         if self.result is None or layer is None:
             return
         window = self.worst_windows[row]
-        center = layers.displayed_center(self._viewer, layers.in_world(self._viewer, layer, window.center))
+        center = layers.displayed_center(self._viewer, in_world(self._viewer, layer, window.center))
         canvas = layers.canvas_size(self._viewer)
         if list(self._viewer.dims.displayed) != sorted(self._viewer.dims.displayed):
             canvas = canvas[::-1]  # rows run across the screen
         self._viewer.camera.center = center
-        self._viewer.camera.zoom = facts.zoom_for(window, layers.pixel_sides(self._viewer, layer).tolist(), canvas)
+        self._viewer.camera.zoom = facts.zoom_for(window, pixel_sides(self._viewer, layer).tolist(), canvas)
 
     def _choose_report(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder of the report", "")

@@ -24,6 +24,7 @@ from napari_isdnet.widgets._inspect_pick import Picker
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._places import in_pixels
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.widgets._worker import Job
 from napari_isdnet.window import Window
@@ -352,7 +353,7 @@ class InspectWidget(InspectForm):
     # -- a pixel -------------------------------------------------------------------------------------------------
     def _clicked(self, position: Any) -> None:
         if self.looked_at is not None:
-            row, column = (round(float(v)) for v in layers.in_pixels(self.viewer, self.looked_at, position))
+            row, column = (round(float(v)) for v in in_pixels(self.viewer, self.looked_at, position))
             self.ask(row, column)
 
     def ask(self, row: int, column: int) -> None:

@@ -15,6 +15,7 @@ from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._image import image_layer, layer_settings
+from napari_isdnet.widgets._places import in_pixels, in_world
 from napari_isdnet.window import Window
 
 SHAPE = (300, 400)
@@ -45,9 +46,9 @@ def test_the_pointer_counts_in_the_units_of_the_window(viewer: Any) -> None:
     slide = viewer.add_image(data, **keywords)
     other = viewer.add_image(pixels(), rgb=True, scale=(0.0005, 0.0005), units=("mm", "mm"))
     for layer in (slide, other):
-        point = layers.in_world(viewer, layer, (30, 40))
-        np.testing.assert_allclose(layers.in_pixels(viewer, layer, point), (30, 40))
-    np.testing.assert_allclose(layers.in_world(viewer, slide, (30, 40)), layers.in_world(viewer, other, (30, 40)))
+        point = in_world(viewer, layer, (30, 40))
+        np.testing.assert_allclose(in_pixels(viewer, layer, point), (30, 40))
+    np.testing.assert_allclose(in_world(viewer, slide, (30, 40)), in_world(viewer, other, (30, 40)))
     viewer.reset_view()
     seen = [layers.visible_window(viewer, layer) for layer in (slide, other)]
     assert seen[0] == seen[1] == Window.whole(SHAPE)
