@@ -1,4 +1,4 @@
-"""What the Errors dock knows, without Qt: maps as sources, the error pyramid, figures as rows of text."""
+"""What the Errors dock knows: maps as sources, the error pyramid, figures as rows of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image that compared maps are of, among the images of the viewer. No Qt."""
+"""The image that compared maps are of, among the images of the viewer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to annotate next: what the layers of a window say about it, and the reason in words. No Qt."""
+"""Where to annotate next: what the layers of a window say about it, and the reason in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of the Segment dock: where they lie, how they are coloured, which part of an image is meant. No Qt."""
+"""Layers of the Segment dock: where they lie, how they are coloured, which part of an image is meant."""
 
 from __future__ import annotations
 
