@@ -258,19 +258,39 @@ class Project:
         self.close()
 
 
+def models_in(folder: Path) -> tuple[str | None, list[ModelEntry]]:
+    """The current model's id and the models of a project whose files are there: the current one, then newest first.
+
+    Neither opens nor locks the project; nothing is found where there is none, or none that can be read.
+    """
+    try:
+        content = _read(folder / FILE)
+        entries = [ModelEntry(**entry) for entry in content["models"]][::-1]
+    except (InputError, TypeError, AttributeError):  # no JSON, or not of ours
+        return None, []
+    current: str | None = content["current"]
+    there = [entry for entry in entries if (folder / entry.file).is_file()]
+    return current, sorted(there, key=lambda entry: entry.id != current)
+
+
 def project_folder(path: Path | None, identity: Mapping[str, Any]) -> Path:
     """``<image>.isdnet`` beside the image; in the cache folder when that is read-only or there is no file.
 
     A project that is there goes before a place for a new one: a folder may be writable today that was not yesterday.
     """
-    cached = _cached_folder(path, identity)
-    if path is None:
-        return cached
-    beside = Path(os.path.abspath(path))
-    beside = beside.with_name(beside.name + ENDING)
-    if (beside / JOURNAL).is_file():
-        return beside
-    return cached if (cached / JOURNAL).is_file() or not _can_write(beside.parent) else beside
+    *beside, cached = _places(path, identity)
+    return existing_folder(path, identity) or (beside[0] if beside and _can_write(beside[0].parent) else cached)
+
+
+def existing_folder(path: Path | None, identity: Mapping[str, Any]) -> Path | None:
+    """Where the project of an image lies, None where it has none; ``identity`` tells those without a file apart."""
+    return next((folder for folder in _places(path, identity) if (folder / JOURNAL).is_file()), None)
+
+
+def _places(path: Path | None, identity: Mapping[str, Any]) -> list[Path]:
+    """Where a project may lie, the better place first."""
+    beside = [] if path is None else [Path(os.path.abspath(path))]
+    return [*(file.with_name(file.name + ENDING) for file in beside), _cached_folder(path, identity)]
 
 
 def _cached_folder(path: Path | None, identity: Mapping[str, Any]) -> Path:

@@ -15,6 +15,7 @@ from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, Comparison
 from napari_isdnet.widgets._finetune_start import Starting
 from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._projects import tell_models
 from napari_isdnet.widgets._segment_controller import Engine
 
 
@@ -51,6 +52,7 @@ class Keeping(Starting):
         try:
             before, before_scores = self._model_and_scores(self.controller.opened().current or "")
             self.controller.use(chosen or None)
+            tell_models()
             after, after_scores = self._model_and_scores(chosen)
         except InputError as error:
             notify_error(error)

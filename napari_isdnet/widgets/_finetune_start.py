@@ -21,7 +21,7 @@ from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._finetune_controller import Annotated
 from napari_isdnet.widgets._finetune_job import TuneSettings
 from napari_isdnet.widgets._finetune_models import ChoosingModel
-from napari_isdnet.widgets._projects import folder_of
+from napari_isdnet.widgets._projects import folder_of, tell_models
 from napari_isdnet.widgets._segment_controller import Engine
 
 LOOK_MS, SOON_MS = 1000, 300
@@ -135,6 +135,7 @@ class Starting(ChoosingModel):
                 self._folder = None  # said once; choosing the image again tries again
                 self.say(str(error))
                 return
+            tell_models()  # a run may have been taken in that ended while nobody was there
             self.fill_models(select=self.in_use())
             self.project_opened()
             self.refresh_later()

@@ -26,6 +26,15 @@ class _Shared:
 
 _open: dict[Path, _Shared] = {}
 
+models_changed: list[Callable[[], None]] = []
+"""Called when a project has got a model or takes another one into use; see :func:`tell_models`."""
+
+
+def tell_models() -> None:
+    """Say that the models of a project are others now."""
+    for look in list(models_changed):
+        look()
+
 
 def folder_of(source: Any) -> Path:
     """Where the project of an open image lies, or would lie."""

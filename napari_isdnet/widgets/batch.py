@@ -23,6 +23,7 @@ from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._job import end_with_dock
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._project_models import ProjectModels, of_files
 from napari_isdnet.widgets._segment_controller import color_table
 from napari_isdnet.widgets.load import FILTER, _dropped
 
@@ -36,6 +37,7 @@ class BatchWidget(BatchForm):
         self._viewer = viewer
         self.queue = BatchQueue(Path())
         self._to_add: list[list[str]] = []
+        self.project_models = ProjectModels(self, self.model, lambda: of_files([i.path for i in self.queue.items]))
         watch(viewer)
         self.files_button.clicked.connect(lambda: self._choose_files())
         self.folder_button.clicked.connect(lambda: self._choose_folder())
@@ -64,6 +66,8 @@ class BatchWidget(BatchForm):
             for name in names:
                 if self.model.findData(name) < 0:
                     self.model.addItem(name, name)
+            if names and self.model.currentIndex() < 0:  # models of projects alone choose none
+                self.model.setCurrentIndex(self.model.findData(names[0]))
 
         self.models_look.run(look_for_models, on_result=show)
 
@@ -188,6 +192,7 @@ class BatchWidget(BatchForm):
     def _show_all(self) -> None:
         self.show_items(self.queue.items)
         self._show_counts()
+        self.project_models.look()
         without = [
             item.path for row, item in enumerate(self.queue.items)
             if self.table.item(row, 0).icon().isNull()  # type: ignore[union-attr]

@@ -23,7 +23,7 @@ from napari_isdnet.widgets._finetune_job import TuneSettings
 from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
-from napari_isdnet.widgets._projects import hand_over
+from napari_isdnet.widgets._projects import hand_over, tell_models
 from napari_isdnet.widgets._segment_controller import Engine
 
 
@@ -217,6 +217,7 @@ class FineTuneWidget(Keeping):
 
     def _finished(self, outcome: Outcome) -> None:
         self.outcome = outcome
+        tell_models()
         notify_info(outcome.text)
         self._idle()
         self.say(outcome.text)

@@ -25,6 +25,7 @@ from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._places import in_pixels
+from napari_isdnet.widgets._project_models import ProjectModels, of_layer
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.widgets._worker import Job
 from napari_isdnet.window import Window
@@ -54,6 +55,7 @@ class InspectWidget(InspectForm):
         self.picker = Picker(viewer, self._clicked, self)
         self._jobs: list[Job] = []
         self._latest: Job | None = None
+        self.project_models = ProjectModels(self, self.model, lambda: of_layer(self.image.currentData()))
         keep_triton_out()
         watch(viewer)
         self._connect()
@@ -74,6 +76,7 @@ class InspectWidget(InspectForm):
         self.pick_button.toggled.connect(self.picker.listen)
         self.copy_button.clicked.connect(self.copy_command)
         self.fusion.activated.connect(lambda _: self._show_attention())
+        self.image.currentIndexChanged.connect(lambda _: self.project_models.look())
         for box in (self.image, self.model, self.context):
             box.currentIndexChanged.connect(lambda _: self._follow_choice())
         self._pyramid_failed.connect(notify_error)
@@ -112,7 +115,8 @@ class InspectWidget(InspectForm):
         job = self._latest = self._start(work, lambda value: on_result(value) if job is self._latest else None)
 
     def _list_images(self, *_: Any) -> None:
-        list_images(self.image, self.viewer)
+        if list_images(self.image, self.viewer):
+            self.project_models.look()
         self._follow_choice()
 
     def _removed(self, event: Any) -> None:

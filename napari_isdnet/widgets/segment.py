@@ -24,6 +24,7 @@ from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
 from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import in_dock, notify_error, notify_info
+from napari_isdnet.widgets._project_models import ProjectModels, of_layer
 from napari_isdnet.widgets._segment_controller import (
     Engine,
     Finished,
@@ -68,6 +69,7 @@ class SegmentWidget(Exporting):
         self._compare_timer.timeout.connect(self._compare)
         self.finished: Finished | None = None
         self._output_is_ours = True
+        self.project_models = ProjectModels(self, self.model, lambda: of_layer(self.image.currentData()))
         self._connect()
         self._list_images()
         self._first_look()
@@ -143,6 +145,7 @@ class SegmentWidget(Exporting):
             path = layers.path_of(layer)
             folder = Path(path).resolve().parent if path else Path.home() / "napari-isdnet"
             self.output.setText(str(folder / "segmentation"))
+        self.project_models.look()
         self._show_job_hint()
         self._show_areas()
         self.live.again()
