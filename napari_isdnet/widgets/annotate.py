@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from qtpy.QtGui import QAction
 
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _projects
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_files import Exchanging
@@ -18,13 +20,24 @@ from napari_isdnet.widgets._annotate_layer import AnnotationLayer, Prediction
 from napari_isdnet.widgets._controls import fill_with, images_of
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
 from napari_isdnet.widgets._image import ANNOTATION, EDITED, METADATA
-from napari_isdnet.widgets._job import end_with_dock, stop_with
+from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_layers import CLASSES, is_of_another, opened, placement, visible_window
 from napari_isdnet.window import Window
 
 FIRST_CLASSES = ("object", "background")
+NEEDED = (
+    ("pandas", "DataFrame"), ("skimage.color", "luv2rgb"), ("filelock", "FileLock"), ("skimage.segmentation", "slic")
+)  # fmt: skip
+"""What napari's labels layer, the lock of a project and superpixels import (scikit-image by use) the first time."""
+
+
+def _import_ahead() -> Generator[Progress, None, None]:
+    """Import what the first Start and the first superpixel would hold the window for."""
+    for module, name in NEEDED:
+        yield Progress(0, 1, "Getting ready")
+        getattr(import_module(module), name)
 
 
 class AnnotateWidget(Exchanging):
@@ -48,6 +61,9 @@ class AnnotateWidget(Exchanging):
         watch(viewer)
         self._connect()
         self._list_layers()
+        self._ahead = JobBar(self, "annotate_ahead")
+        self._ahead.setMaximumHeight(0)
+        self._ahead.run(_import_ahead, on_error=lambda _: None)  # said by what needs it
         controller, edited = self.controller, self._edited
 
         def gone() -> None:
