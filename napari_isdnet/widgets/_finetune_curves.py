@@ -22,6 +22,15 @@ SMOOTHING = 0.8
 MOST_POINTS = 2000
 
 
+class WholeSteps(pg.AxisItem):  # type: ignore[misc]
+    """An axis of steps: there is nothing between two of them, however few there are."""
+
+    def tickSpacing(self, minVal: float, maxVal: float, size: float) -> list[tuple[float, float]]:
+        """(distance, offset) of each level of ticks."""
+        levels = super().tickSpacing(minVal, maxVal, size)
+        return [(distance, offset) for distance, offset in levels if distance >= 1] or [(1.0, 0.0)]
+
+
 class CurvesWidget(ThemedPlots):
     """Loss of every step with its running mean; mIoU (bold) and IoU of each class (its colour) at every judgement."""
 
@@ -34,6 +43,7 @@ class CurvesWidget(ThemedPlots):
         self.iou.setYRange(0, 1, padding=0.02)
         self.iou.getAxis("left").setTicks([[(k / 4, f"{k / 4:g}") for k in range(5)]])
         for plot in (self.loss, self.iou):
+            plot.setAxisItems({"bottom": WholeSteps("bottom")})
             plot.showGrid(x=False, y=True, alpha=0.2)
             plot.getAxis("left").setWidth(38)
         column = QVBoxLayout(self)

@@ -65,7 +65,7 @@ class ChoosingModel(FineTuneForm):
             path = str(project.model_path(entry.id))
             self.parents[path] = entry.id
             mark = " (in use)" if entry.id == project.current else ""
-            self.model.addItem(f"{entry.id} · {entry.name}{mark}", path)
+            self.model.addItem(f"{entry.id}{mark} · {entry.name}", path)  # what tells it apart is seen in a narrow box
         for name in self._names:
             self.model.addItem(name, name)
         for path in self._others:

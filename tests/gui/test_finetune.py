@@ -37,6 +37,7 @@ from .tune_tools import (
     classes_are_new_or_dropped_as_training_has_them,
     shown_everywhere,
     texts,
+    the_axis_of_steps_has_whole_numbers,
     trained,
 )
 
@@ -101,6 +102,7 @@ def test_what_an_open_dock_says(qtbot: Any, opened: Any, picture: Path, models: 
     the_copied_command_says_everything(dock, picture, models)
     the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbot, dock)
     classes_are_new_or_dropped_as_training_has_them(qtbot, dock, models[0])
+    the_axis_of_steps_has_whole_numbers(dock)
 
 
 def every_control_says_what_it_does(dock: FineTuneWidget) -> None:

@@ -58,3 +58,21 @@ def classes_are_new_or_dropped_as_training_has_them(qtbot: Any, dock: FineTuneWi
     qtbot.waitUntil(lambda: said().endswith(" · new: roof · not in the annotation, so dropped: red"), timeout=LONG)
     dock.choose_model(str(project.model_path(entry.id)))
     qtbot.waitUntil(lambda: said().endswith(" · 'red' is called 'roof' now"), timeout=LONG)
+    project.set_current(entry.id)
+    dock.fill_models()
+    dock.model.resize(dock.fontMetrics().horizontalAdvance("m001 (in use) · scen") + 40, dock.model.height())
+    assert dock.model.currentText() == f"m001 (in use) · {entry.name}"
+    assert dock.model.shown_text().startswith("m001 (in use)")
+    assert dock.model.full_tip().startswith(dock.model.currentText())
+    project.set_current(None)
+
+
+def the_axis_of_steps_has_whole_numbers(dock: FineTuneWidget) -> None:
+    """Part of a test: runs of few steps and of many."""
+    for steps in (1, 2, 3, 7, 400):
+        dock.curves.show_curves([(k, 1.0) for k in range(1, steps + 1)], [(0, {"miou": 0.5})], (), steps)
+        for plot in (dock.curves.loss, dock.curves.iou):
+            levels = plot.getAxis("bottom").tickValues(0, steps, 260)
+            ticks = [float(value) for _, values in levels for value in values]
+            assert ticks
+            assert all(value.is_integer() for value in ticks)
