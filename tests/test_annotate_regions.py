@@ -66,3 +66,6 @@ def test_a_class_that_differs_in_case_is_the_same_class(tmp_path) -> None:
         assert class_named(store, "building") == 0
         assert class_named(store, "road") == 1
         assert [c.name for c in store.classes] == ["Building", "road"]
+        store.rename_class(0, "house")
+        assert class_named(store, "building") == 0  # in a map that was made before
+        assert class_named(store, "hut") == 2

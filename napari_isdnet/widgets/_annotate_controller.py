@@ -289,7 +289,11 @@ class AnnotateController:
 
 
 def class_named(store: AnnotationStore, name: str, color: Any = None) -> int:
-    """Index of the class called ``name`` (:func:`~napari_isdnet.classes.index_of`), added when it is missing."""
+    """Index of the class called ``name`` (:func:`~napari_isdnet.classes.index_of`), added when it is missing.
+
+    A map that was made before a class was renamed means that class.
+    """
+    name = store.naming().followed([name]).get(name, name)
     known = index_of(name, [c.name for c in store.classes])
     return store.add_class(name, color) if known is None else known
 

@@ -56,7 +56,7 @@ class BatchForm(Controls):
         self.again_button = self._button("again", "Queue again", "Segment the selected images again or after a failure")
         self.skip_button = self._button("skip", "Skip", "Leave the selected images out")
         self.remove_button = self._button("remove", "Remove", "Take the selected images off the list; results stay")
-        self.model = self._combo("model", "The model that segments all images")
+        self.model = self._combo("model", "The model that segments all images: by name, or one of an image's project")
         self.model_button = self._button("model_file", "File…", "Use a model from a .safetensors file")
         self.context = self._combo(
             "context",

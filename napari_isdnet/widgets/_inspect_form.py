@@ -31,7 +31,7 @@ class InspectForm(Controls):
         super().__init__()
         self.setObjectName("isdnet_inspect")
         self.image = self._combo("image", "The image to look at through the network")
-        self.model = self._combo("model", "The network to look into")
+        self.model = self._combo("model", "The network to look into: a model of this image's project, or one by name")
         self.model.setPlaceholderText("Choose a model file…")
         self.model_button = self._button("model_file", "File…", "Choose a model file (.safetensors)")
         self.context = self._combo(

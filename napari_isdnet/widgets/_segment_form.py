@@ -43,7 +43,9 @@ class SegmentForm(Controls):
 
     def _make_choices(self) -> None:
         self.image = self._combo("image", "The image layer to segment")
-        self.model = self._combo("model", "A model by name; File… takes any other model file")
+        self.model = self._combo(
+            "model", "A model of this image's project, or one by name; File… takes any other model file"
+        )
         self.model_button = self._button(
             "model_file", "File…",
             "Choose a model file (.safetensors), for instance one fine-tuned here or a converted published checkpoint",
