@@ -6,7 +6,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from napari_isdnet_training.benchmark import ablation as ablation_module
 from napari_isdnet_training.benchmark import features as features_module
@@ -22,6 +24,8 @@ from napari_isdnet_training.config import Recipe, recipe_from
 from napari_isdnet_training.presets import BACKBONE
 
 from napari_isdnet.classes import classes_from
+from napari_isdnet.io.store import LabelStore
+from napari_isdnet.model.header import IMAGENET_MEAN
 from tests.benchmark_tools import CLASSES, drain, scene, tiny_recipe
 
 
@@ -143,3 +147,22 @@ def test_the_models_weights_are_part_of_a_loops_setting(tmp_path: Path) -> None:
         save_model(net, path, ModelHeader(config=net.config, classes=classes_from(CLASSES), name="m"))
         found.add(Scene(image, mask, str(path), "cpu").setting(str(path), LoopOptions()))
     assert len(found) == 2
+
+
+def test_a_scene_is_read_as_training_reads_it(tmp_path: Path) -> None:
+    pixels = np.full((40, 60, 3), 90, np.uint8)
+    pixels[:10] = 7
+    tifffile.imwrite(tmp_path / "s.tif", pixels, extratags=[(42113, "s", 2, "7", True)])  # GDAL's nodata
+    values = np.zeros((40, 60), np.uint8)
+    values[20:] = 1
+    classes = classes_from(CLASSES)
+    export = LabelStore.create(tmp_path / "m.ome.zarr", (40, 60), classes[::-1])  # in another order than the recipe's
+    export.write_shard(0, values)
+    for _ in export.finish_pyramid():
+        pass
+    found = Scene(tmp_path / "s.tif", tmp_path / "m.ome.zarr", BACKBONE, "cpu", classes)
+    np.testing.assert_allclose(found.pixels[5, 5], IMAGENET_MEAN)
+    assert found.pixels[30, 5].tolist() == [90, 90, 90]
+    assert (found.truth[:10] == 255).all()
+    assert (found.truth[10:20] == 1).all()
+    assert (found.truth[20:] == 0).all()

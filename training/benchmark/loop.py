@@ -18,7 +18,7 @@ from napari_isdnet_training.benchmark.runs import digest
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.presets import BACKBONE, SPREAD
-from napari_isdnet_training.sources import MaskCode, open_mask, read_mask
+from napari_isdnet_training.sources import MaskCode, colors_of, open_mask, read_mask
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.unfinished import checkpoint_folder
 
@@ -32,6 +32,7 @@ from napari_isdnet.io.disk import remove
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import default_model, load_model, model_hash
+from napari_isdnet.model.header import IMAGENET_MEAN
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
@@ -75,15 +76,18 @@ class Scene:
         self.classes = tuple(classes) if model == BACKBONE else model_classes(model)
         if not self.classes:
             raise InputError("A backbone has no classes of its own; name those of the mask in order with --class.")
-        source, drawn = open_source(image), open_mask(mask)
+        code = MaskCode(names=tuple(info.name for info in self.classes))
+        source, drawn = open_source(image), open_mask(mask, code)
         try:
             if source.shape != drawn.shape:
                 raise InputError(
                     f"{mask.name} is {drawn.shape}, {image.name} {source.shape}; give the image's own mask."
                 )
             whole = Window.whole(source.shape)
-            self.pixels, _ = IntensityPolicy.from_source(source).apply(source.read(whole))
-            self.truth = read_mask(drawn, whole, MaskCode(), mask.name)
+            self.pixels, valid = colors_of(IntensityPolicy.from_source(source), source.read(whole), IMAGENET_MEAN)
+            self.truth = read_mask(drawn, whole, code, mask.name)
+            if valid is not None:
+                self.truth[~valid] = IGNORE_INDEX
         finally:
             source.close()
             drawn.close()

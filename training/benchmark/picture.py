@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from napari_isdnet_training.sources import colors_of
 
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
@@ -18,7 +19,7 @@ def read_normalised(path: Path, header: ModelHeader, size: tuple[int, int]) -> t
     source = open_source(path)
     try:
         window = Window(0, 0, *size).clipped(source.shape)
-        pixels, _ = IntensityPolicy.from_source(source).apply(source.read(window))
+        pixels, _ = colors_of(IntensityPolicy.from_source(source), source.read(window), header.mean)
     finally:
         source.close()
     scaled = (pixels - np.asarray(header.mean, np.float32)) / np.asarray(header.std, np.float32)
