@@ -9,6 +9,7 @@ import tifffile
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
+from napari_isdnet.io.scaled import resampled
 from napari_isdnet.window import Window
 
 
@@ -40,3 +41,15 @@ def test_four_channels_that_are_not_said_to_be_colours_have_no_alpha() -> None:
 def test_an_axis_that_is_too_short_for_columns_holds_channels(shape: tuple[int, ...], rows: int, channels: int) -> None:
     source = ArraySource([np.zeros(shape, np.uint8)], "a")
     assert (source.shape[0], source.channels) == (rows, channels)
+
+
+@pytest.mark.parametrize("dtype", ["uint64", "int64", "uint16", "int8"])
+def test_the_largest_numbers_stay_what_they_are_when_resampled(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    pixels = np.full((64, 64), limits.max, dtype)
+    pixels[:, 32:] = limits.min
+    small = resampled(ArraySource([pixels], "a"), 0.5)
+    found = small.read(Window.whole(small.shape))[..., 0]
+    assert found.dtype == np.dtype(dtype)
+    assert (found[:, :14] == limits.max).all()
+    assert (found[:, 18:] == limits.min).all()

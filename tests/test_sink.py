@@ -229,13 +229,17 @@ def test_any_source_of_class_indices(tmp_path: Path, labels: npt.NDArray[np.uint
     assert names_left(tmp_path) == ["a.tif", "a.tif.aux.xml"]
 
 
-def test_probabilities(tmp_path: Path) -> None:
+def test_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scene_probabilities.ome.zarr"
     store = LabelStore.create(path, (600, 700), CLASSES, kind="probabilities")
     values = quantise(np.random.default_rng(0).random((600, 700, 3)))
     store.write_shard(0, values)
     list(store.finish_pyramid())
+    read: list[int] = []
+    usual = LabelStore.planes
+    monkeypatch.setattr(LabelStore, "planes", lambda *how: read.append(how[3].stop - how[3].start) or usual(*how))
     out = run(export(store, result_path(tmp_path, "scene", "ome-tiff", "probabilities"), "ome-tiff"))
+    assert set(read) == {1}  # of many classes no more than the one that is being written
     assert out.name == "scene_probabilities.ome.tif"
     with tifffile.TiffFile(out) as tiff:
         assert tiff.series[0].axes == "CYX"
