@@ -11,14 +11,15 @@ import torch
 from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
-from napari_isdnet_training.starting import NEVER_TAUGHT, known_as, last_layers_only, start_from
+from napari_isdnet_training.starting import last_layers_only, start_from
 
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
-from napari_isdnet.classes import classes_from
+from napari_isdnet.classes import classes_from, known_as
 from napari_isdnet.exceptions import NothingToLearn
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.header import NEVER_TAUGHT
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window

@@ -12,12 +12,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from napari_isdnet_training.config import OptimizerConfig, Recipe, RunConfig
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler
-from napari_isdnet_training.starting import class_rows, known_as, taught_names
+from napari_isdnet_training.starting import class_rows
 from torch import nn
 
-from napari_isdnet.classes import ClassInfo
+from napari_isdnet.classes import ClassInfo, known_as
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.checkpoint import load_model
+from napari_isdnet.model.header import taught_names
 from napari_isdnet.model.isdnet import ISDNet
 
 PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}

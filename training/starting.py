@@ -16,7 +16,6 @@ from napari_isdnet.classes import ClassInfo, known_as
 from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.model.checkpoint import load_model, model_hash, read_header
 from napari_isdnet.model.config import ISDNetConfig
-from napari_isdnet.model.header import NEVER_TAUGHT as NEVER_TAUGHT
 from napari_isdnet.model.header import ModelHeader, taught_names
 from napari_isdnet.model.isdnet import ISDNet
 

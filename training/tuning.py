@@ -21,7 +21,6 @@ from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDO
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
 from napari_isdnet_training.starting import (
-    NEVER_TAUGHT,
     choose_what_learns,
     last_layers_only,
     parameter_groups,
@@ -40,7 +39,7 @@ from napari_isdnet.io.disk import link_or_copy, replacing
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.checkpoint import load_model, save_model
-from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.header import NEVER_TAUGHT, ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.phases import by_phases
 from napari_isdnet.progress import Clock, Progress

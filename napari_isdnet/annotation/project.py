@@ -17,11 +17,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet.annotation.container import write_atomic
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import remove, scratch
+from napari_isdnet.io.disk import remove, scratch, write_atomic
 from napari_isdnet.io.source import ImageSource, quick_identity
 from napari_isdnet.paths import cache_folder
 

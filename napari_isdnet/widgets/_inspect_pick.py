@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 
 from napari_isdnet.widgets import _segment_layers as layers
 
@@ -23,10 +23,7 @@ class Picker:
     def __init__(self, viewer: Any, ask: Callable[[Any], None], parent: QObject) -> None:
         self._viewer, self._ask = viewer, ask
         self.layer: Any = None  # the cross
-        self._gone: list[Any] = []
-        self._removing = QTimer(parent)
-        self._removing.setSingleShot(True)
-        self._removing.timeout.connect(self._remove)
+        self._leaving = layers.Leaving(viewer, parent)
 
     def listen(self, on: bool) -> None:
         """Begin or end to listen."""
@@ -58,15 +55,9 @@ class Picker:
             self._viewer.layers.move(self._viewer.layers.index(self.layer), len(self._viewer.layers))
 
     def unmark(self) -> None:
-        """Take the cross away once napari is through with what it is doing, which may be removing layers."""
-        if self.layer is not None:
-            self._gone.append(self.layer)
-            self.layer = None
-            self._removing.start(0)
-
-    def _remove(self) -> None:
-        layers.remove_all(self._viewer, self._gone)
-        self._gone.clear()
+        """Take the cross away."""
+        self._leaving.take(self.layer)
+        self.layer = None
 
     def _clicked(self, viewer: Any, event: Any) -> Generator[None, None, None]:  # noqa: ARG002
         start = event.pos

@@ -31,9 +31,10 @@ def pixel_sides(viewer: Any, layer: Any) -> npt.NDArray[np.float64]:
 
 def unit_ratio(units: Any, others: Any) -> npt.NDArray[np.float64]:
     """How many of other units one of each unit is, by the last axes; 1 where they are not of one kind, or not known."""
-    import pint
 
     def ratio(one: Any, other: Any) -> float:
+        import pint
+
         try:
             return float((1 * one).to(other).magnitude)
         except pint.DimensionalityError:

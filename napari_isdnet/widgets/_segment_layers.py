@@ -9,9 +9,11 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
+from qtpy.QtCore import QObject, QTimer
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
@@ -38,6 +40,8 @@ IMAGE = "napari-isdnet-image"
 #: Key in the metadata of the Shapes layer that was handed out to draw a region into.
 REGION = "napari-isdnet-region"
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
+_files: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
+"""By layer: the file that it was read from, opened by us, and under which name and with which pixel size."""
 Colors = Mapping[int | None, tuple[float, float, float, float]]
 
 
@@ -67,18 +71,23 @@ def _in_file(layer: Any, array: ArraySource) -> ImageSource | None:
     path = path_of(layer)
     if path is None or path.lower().endswith(_PICTURES):
         return None
-    source: Any = open_source(path, name=array.name)
-    if not _alike(source, array):  # what the layer shows was changed since
-        source.close()
+    facts = (path, array.name, array.pixel_size)
+    source: Any
+    known, source = _files.get(layer, (None, None))
+    try:
+        if known != facts:  # docks ask often: its tiles are decoded once
+            source = open_source(path, name=array.name)
+            if source.pixel_size is None:
+                source.info = replace(source.info, pixel_size=array.pixel_size)
+            _files[layer] = facts, source
+        return source if _alike(source, array) else None  # what the layer shows may have been changed since
+    except InputError:  # the file was damaged since, what the layer shows is there
         return None
-    if source.pixel_size is None:
-        source.info = replace(source.info, pixel_size=array.pixel_size)
-    return source  # type: ignore[no-any-return]
 
 
 def _alike(source: ImageSource, array: ArraySource) -> bool:
-    """True where a few windows all over two images of one shape hold the same."""
-    if source.dtype != array.dtype or source.channels != array.channels:
+    """True where two images are of one kind, and a few windows all over them hold the same."""
+    if (source.shape, source.dtype, source.channels) != (array.shape, array.dtype, array.channels):
         return False
     height, width = (min(64, side) for side in array.shape)
     tops, lefts = (np.linspace(0, whole - part, 5) for whole, part in zip(array.shape, (height, width)))
@@ -295,6 +304,27 @@ def showing(viewer: Any, output: Path, stem: str, exported: bool) -> list[Any]:
         for layer, store in found
         if store and os.path.basename(store) in names and os.path.dirname(os.path.abspath(store)) in folders
     ]
+
+
+class Leaving:
+    """Takes layers away once napari is through with what it is doing, which may be removing the same ones."""
+
+    def __init__(self, viewer: Any, parent: QObject) -> None:
+        self._viewer = viewer
+        self._layers: list[Any] = []
+        self._timer = QTimer(parent)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._remove)
+
+    def take(self, layer: Any) -> None:
+        """Take ``layer`` away soon; None is no layer."""
+        if layer is not None:
+            self._layers.append(layer)
+            self._timer.start(0)
+
+    def _remove(self) -> None:
+        remove_all(self._viewer, self._layers)
+        self._layers.clear()
 
 
 def remove_all(viewer: Any, gone: Iterable[Any]) -> None:

@@ -51,11 +51,7 @@ class ErrorsWidget(ErrorsForm):
         self.error_layer: Any = None
         self._shown: Question | None = None  # by the error layer
         self._reporting = False
-        # Not within the event of a removal: napari may be about to remove the error layer as well.
-        self._dropping = QTimer(self)
-        self._dropping.setSingleShot(True)
-        self._dropping.timeout.connect(self._drop_retired)
-        self._retired: list[Any] = []
+        self._leaving = layers.Leaving(viewer, self)
         self._strokes: list[tuple[int, int]] = []  # of the annotations among the maps, when they were compared
         self._following = QTimer(self)
         self._following.setInterval(LOOK_MS)
@@ -305,14 +301,8 @@ class ErrorsWidget(ErrorsForm):
 
     def _retire_errors(self) -> None:
         """Let the error layer go once napari is through with what it is doing."""
-        if self.error_layer is not None:
-            self._retired.append(self.error_layer)
-            self.error_layer = None
-            self._dropping.start(0)
-
-    def _drop_retired(self) -> None:
-        layers.remove_all(self._viewer, self._retired)
-        self._retired.clear()
+        self._leaving.take(self.error_layer)
+        self.error_layer = None
 
     def _restyle(self) -> None:
         """Another class or tolerance: layer and worst windows change at once, the figures are those of all classes."""

@@ -123,3 +123,16 @@ def test_label_maps_in_other_units_lie_where_they_are_seen(viewer: Any) -> None:
     ours, theirs, part = pair_layers(*maps)
     assert part is None
     assert ours.source.shape == theirs.source.shape
+
+
+def test_a_file_that_was_damaged_since_napari_opened_it_is_left_alone(viewer: Any, tmp_path: Any) -> None:
+    path = tmp_path / "town.tif"
+    tifffile.imwrite(path, pixels(), photometric="rgb")
+    layer = viewer.add_image(tifffile.imread(path), rgb=True, name="town")
+    layer._source = layer.source.model_copy(update={"path": str(path)})
+    first = layers.opened(layer)[0]
+    assert layers.opened(layer)[0] is first  # opened once
+    assert first.identity()["path"] == str(path)
+    layer.name = "village"
+    path.write_bytes(path.read_bytes()[:2000])
+    np.testing.assert_array_equal(layers.opened(layer)[0].read(Window.whole(SHAPE)), pixels())
