@@ -68,6 +68,11 @@ class Window:
         return slice(self.row, self.bottom), slice(self.column, self.right)
 
     @property
+    def spans(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(first, last + 1) of the rows and of the columns."""
+        return (self.row, self.bottom), (self.column, self.right)
+
+    @property
     def center(self) -> tuple[float, float]:
         """(row, column) of the middle."""
         return self.row + self.height / 2, self.column + self.width / 2

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from napari_isdnet.engine.tiles import RecentTiles, TilePyramid, nearest
+from napari_isdnet.engine.tiles import TilePyramid, nearest
 from napari_isdnet.engine.viewqueue import ViewQueue
 from napari_isdnet.window import Window, pyramid_shapes
 
@@ -76,13 +76,7 @@ def test_stale_requests_are_dropped() -> None:
     pyramid.close()
 
 
-def test_memory_is_bounded_and_errors_are_told_once() -> None:
-    cache = RecentTiles(limit=1000)
-    for index in range(20):
-        cache.put((0, index), np.zeros(300, np.uint8))
-    assert cache.size <= 1000
-    assert cache.get((0, 0)) is None
-    assert cache.get((0, 19)) is not None
+def test_errors_are_told_once() -> None:
     errors: list[Exception] = []
 
     def read(level: int, window: Window) -> np.ndarray:
@@ -93,19 +87,6 @@ def test_memory_is_bounded_and_errors_are_told_once() -> None:
         pyramid.answer(0, Window(0, 0, 500, 500))
         pyramid.wait(10)
     assert len([e for e in errors if "bad tile" in str(e)]) == len(errors) == 2  # the tile and the overview
-    pyramid.close()
-
-
-def test_forget_reads_again() -> None:
-    pyramid, reads, _ = make(shape=(600, 600))
-    view = Window(0, 0, 500, 500)
-    pyramid.answer(0, view)
-    pyramid.wait(10)
-    before = len(reads)
-    pyramid.forget()
-    pyramid.answer(0, view)
-    pyramid.wait(10)
-    assert len(reads) == 2 * before
     pyramid.close()
 
 

@@ -122,9 +122,9 @@ def test_what_was_computed_is_kept_up_to_a_bound(
     assert len(calls) == len(kept.grid.touching(Window.whole(SHAPE)))
     kept = predictor(model, window=64, overlap=32, cache=1)  # nothing but the latest
     torch.testing.assert_close(kept.logits(Window.whole(SHAPE)), whole)
-    assert len(kept._coarse) == 1
+    assert kept._coarse.nbytes == kept.coarse_logits(kept.grid.touching(Window.whole(SHAPE))[-1]).nbytes
     kept.close()
-    assert not kept._coarse
+    assert kept._coarse.nbytes == 0
 
 
 def test_the_window_is_the_models_own_unless_asked(model: ISDNet) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.engine.tiles import RecentTiles
+from napari_isdnet.engine.dense import DenseLevels
+from napari_isdnet.engine.recent import Recent
 from napari_isdnet.engine.viewqueue import ViewQueue
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
@@ -55,30 +55,25 @@ class RenderPyramid:
         self.on_change: Callable[[], None] | None = None
         self._paint, self._on_error, self._on_close = paint, on_error, on_close
         sizes = [rows * columns for rows, columns in self.shapes]
-        self._dense_from = next(i for i, size in enumerate(sizes) if size <= DENSE_CELLS)
-        self._dense = [np.zeros((*shape, 4), np.uint8) for shape in self.shapes[self._dense_from :]]
-        self._fine = RecentTiles(memory)
+        first = next(i for i, size in enumerate(sizes) if size <= DENSE_CELLS)
+        self._dense = DenseLevels(self.shapes, first, np.zeros(4, np.uint8), halve)
+        self._fine: Recent[tuple[int, int], Picture] = Recent(memory)  # by level and unit
         self._done = np.zeros(len(self.grid), bool)
         self._failed = False
-        self._lock = threading.Lock()
         self._queue: ViewQueue[int] = ViewQueue(self._work, 1, self._report, name="isdnet-view-features")
 
     # -- worker thread -------------------------------------------------------------------------------------------
     def _work(self, index: int) -> None:
-        if not any(self._missing(index, level) for level in range(self._dense_from + 1)):
+        if not any(self._missing(index, level) for level in range(self._dense.first + 1)):
             return
         window = self.grid[index]
         picture = self._paint(window.shifted(self.part.row, self.part.column))
-        for level in range(self._dense_from):
+        first = self._dense.first
+        for level in range(first):
             self._fine.put((level, index), picture)
             picture = halve(picture)
-        with self._lock:
-            area = window.divided(2**self._dense_from).clipped(self.shapes[self._dense_from])
-            self._dense[0][area.slices] = picture
-            for finer, coarser in zip(self._dense[:-1], self._dense[1:], strict=True):
-                area = area.divided(2)
-                coarser[area.slices] = halve(finer[area.multiplied(2).clipped(finer.shape[:2]).slices])
-            self._done[index] = True
+        self._dense.paint(window.divided(2**first).clipped(self.shapes[first]), picture)
+        self._done[index] = True
         if self.on_change is not None:
             self.on_change()
 
@@ -89,7 +84,7 @@ class RenderPyramid:
             self._on_error(error)
 
     def _missing(self, index: int, level: int) -> bool:
-        return not self._done[index] or (level < self._dense_from and self._fine.get((level, index)) is None)
+        return not self._done[index] or (level < self._dense.first and self._fine.get((level, index)) is None)
 
     # -- the asking side -----------------------------------------------------------------------------------------
     def answer(self, level: int, window: Window) -> Picture:
@@ -100,10 +95,9 @@ class RenderPyramid:
             row, column = view.center
             wanted = [index for index in units if self._missing(index, level)]
             self._queue.replace(sorted(wanted, key=lambda index: self.grid[index].distance(row, column)))
-        if level >= self._dense_from:
-            with self._lock:
-                return self._dense[level - self._dense_from][window.slices].copy()
-        out = self._enlarged(level, window)
+        if level >= self._dense.first:
+            return self._dense.view(level, window)
+        out = self._dense.enlarged(level, window)
         for index in units:
             self._copy(level, index, window, out)
         return out
@@ -116,24 +110,17 @@ class RenderPyramid:
         if picture is not None and not shared.empty:
             out[shared.relative_to(window).slices] = picture[shared.relative_to(area).slices]
 
-    def _enlarged(self, level: int, window: Window) -> Picture:
-        step = 2 ** (self._dense_from - level)
-        rows = np.arange(window.row, window.bottom) // step
-        columns = np.arange(window.column, window.right) // step
-        return self._dense[0].take(rows, axis=0).take(columns, axis=1)
-
     def overview(self) -> Picture:
         """The coarsest level, filled in place."""
-        return self._dense[-1]
+        return self._dense.coarsest
 
     def read(self, level: int, window: Window) -> Picture:
         """The picture of ``window``, computed now by the calling thread where it is missing."""
         units = self.grid.touching(window.multiplied(2**level).clipped(self.part.shape))
-        if level >= self._dense_from:
+        if level >= self._dense.first:
             for index in units:
                 self._work(index)
-            with self._lock:
-                return self._dense[level - self._dense_from][window.slices].copy()
+            return self._dense.view(level, window)
         out = np.zeros((*window.shape, 4), np.uint8)
         for index in units:  # one after the other: all of them may be more than the memory holds
             self._work(index)

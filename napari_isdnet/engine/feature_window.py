@@ -7,7 +7,6 @@ the crop of the map of the image. Nothing is blended: a cell shows what one forw
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from napari_isdnet.engine.device import Placement
 from napari_isdnet.engine.feature_info import ATTENTION, LOGITS, Extent, strides_of
 from napari_isdnet.engine.patches import PatchReader, as_array, as_tensor
+from napari_isdnet.engine.recent import Recent
 from napari_isdnet.engine.windowed import WindowPredictor
 from napari_isdnet.model.isdnet import Branch, ISDNet
 from napari_isdnet.window import Window
@@ -44,8 +44,7 @@ class WindowMaps:
         self.grid = self._predictors["both"].grid
         self._strides = strides_of(model)
         self._cuts = tuple(self._borders(axis) for axis in (0, 1))
-        self._cache: OrderedDict[Window, dict[str, Array]] = OrderedDict()
-        self._held = 0
+        self._cache: Recent[Window, dict[str, Array]] = Recent(CACHE_BYTES, _bytes)
         self._lock = threading.Lock()
 
     def _borders(self, axis: int) -> list[float]:
@@ -92,14 +91,9 @@ class WindowMaps:
     def _features(self, window: Window) -> dict[str, Array]:
         with self._lock:
             found = self._cache.get(window)
-            if found is not None:
-                self._cache.move_to_end(window)
-                return found
-            found = self._compute(window)
-            self._cache[window] = found
-            self._held += _bytes(found)
-            while self._held > CACHE_BYTES and len(self._cache) > 1:
-                self._held -= _bytes(self._cache.popitem(last=False)[1])
+            if found is None:
+                found = self._compute(window)
+                self._cache.put(window, found)
             return found
 
     def _compute(self, window: Window) -> dict[str, Array]:
@@ -128,7 +122,7 @@ class WindowMaps:
         """Values (height, width, channels) of ``window``, in cells of the map."""
         scale = self.extent(name).scale
         owners, places = [], []
-        for axis, (start, stop) in enumerate(((window.row, window.bottom), (window.column, window.right))):
+        for axis, (start, stop) in enumerate(window.spans):
             centre = (np.arange(start, stop) + 0.5) * scale[axis]  # in pixel edges
             owners.append(np.searchsorted(self._cuts[axis], centre, side="right"))
             places.append(centre)
@@ -169,7 +163,6 @@ class WindowMaps:
             predictor.close()
         with self._lock:
             self._cache.clear()
-            self._held = 0
 
 
 def _cells(position: npt.NDArray[np.float64], side: int, count: int) -> npt.NDArray[np.intp]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.dense import DenseLevels
+from napari_isdnet.engine.recent import Recent
 from napari_isdnet.engine.viewqueue import ViewQueue
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.pyramid import halve_by_mode
@@ -74,15 +75,9 @@ class PredictionPyramid:
         self.on_change: Callable[[], None] | None = None
         self._followers: list[Callable[[Window], None]] = []
         self._compute, self._on_window, self._on_error = compute, on_window, on_error
-        self._memory = memory
-        self._dense_from = self._first_dense(core)
-        self._dense: list[Labels] = [
-            np.full(level, IGNORE_INDEX, np.uint8) for level in self.shapes[self._dense_from :]
-        ]
-        self._windows: OrderedDict[int, list[bytes]] = OrderedDict()  # per window: its levels below the dense ones
-        self._size = 0
-        self._recent: OrderedDict[tuple[int, int], Labels] = OrderedDict()  # (level, index): unpacked
-        self._recent_size = 0
+        self._dense = DenseLevels(self.shapes, self._first_dense(core), np.array(IGNORE_INDEX, np.uint8), halve_by_mode)
+        self._packed: Recent[int, list[bytes]] = Recent(memory, _bytes)  # per window: its levels below the dense ones
+        self._unpacked: Recent[tuple[int, int], Labels] = Recent(UNPACKED)  # by level and window
         self._done = np.zeros(len(self.grid), dtype=bool)  # computed by ``compute`` as it is: coarse levels are right
         self._fine = np.zeros(len(self.grid), dtype=bool)  # of those, not dropped for memory since: all levels are
         self._failed = np.zeros(len(self.grid), dtype=bool)
@@ -123,14 +118,15 @@ class PredictionPyramid:
         if labels.shape != window.shape:
             raise ValueError(f"compute() returned {labels.shape} for a window of {window.shape}")
         levels, packed = labels, []
-        for _ in range(self._dense_from):
+        for _ in range(self._dense.first):
             packed.append(zlib.compress(levels.tobytes(), 1))
             levels = halve_by_mode(levels)
         with self._lock:
             current = version == self._version
             if current:
                 self._keep(index, packed)
-                self._paint(index, levels)
+                first = self._dense.first
+                self._dense.paint(window.divided(2**first).clipped(self.shapes[first]), levels)
                 self._done[index] = self._fine[index] = True
         if not current:  # the function was replaced meanwhile
             self._work(index)
@@ -145,24 +141,10 @@ class PredictionPyramid:
     def _keep(self, index: int, packed: list[bytes]) -> None:
         if not packed:
             return
-        self._size += sum(map(len, packed)) - sum(map(len, self._windows.pop(index, [])))
-        self._windows[index] = packed
-        for level in range(len(packed)):
-            unpacked = self._recent.pop((level, index), None)
-            self._recent_size -= 0 if unpacked is None else unpacked.nbytes
-        while self._size > self._memory and len(self._windows) > 1:
-            old, dropped = self._windows.popitem(last=False)
-            self._size -= sum(map(len, dropped))
+        for old in self._packed.put(index, packed):
             self._fine[old] = False  # its coarse levels stay; at full zoom it is computed again when looked at
-
-    def _paint(self, index: int, labels: Labels) -> None:
-        """Write a window into the dense levels and bring the coarser ones up to date around it."""
-        area = self.grid[index].divided(2**self._dense_from).clipped(self.shapes[self._dense_from])
-        self._dense[0][area.slices] = labels
-        for finer, coarser in zip(self._dense[:-1], self._dense[1:], strict=True):
-            area = area.divided(2)
-            source = area.multiplied(2).clipped(finer.shape)
-            coarser[area.slices] = halve_by_mode(finer[source.slices])
+        for level in range(len(packed)):
+            self._unpacked.drop((level, index))
 
     def _report(self, index: int, error: Exception) -> None:
         self._failed[index] = True
@@ -183,10 +165,7 @@ class PredictionPyramid:
 
     def known(self, level: int, window: Window) -> Labels:
         """What is known of ``window`` at ``level`` now, 255 elsewhere; nothing is computed for it."""
-        if level < self._dense_from:
-            return self._gather(level, window)
-        with self._lock:
-            return self._dense[level - self._dense_from][window.slices].copy()
+        return self._gather(level, window) if level < self._dense.first else self._dense.view(level, window)
 
     def _at_level_0(self, level: int, window: Window) -> Window:
         return window.multiplied(2**level).clipped(self.shapes[0])
@@ -196,36 +175,25 @@ class PredictionPyramid:
         for index in self.grid.touching(self._at_level_0(level, window)):
             area = self.grid[index].divided(2**level).clipped(self.shapes[level])
             shared = area.intersect(window)
-            labels = None if shared.empty else self._unpacked(level, index, area)
-            if labels is not None:
-                out[shared.relative_to(window).slices] = labels[shared.relative_to(area).slices]
-            elif not shared.empty:
-                self._enlarge(level, shared, out[shared.relative_to(window).slices])
+            if shared.empty:
+                continue
+            labels = self._labels(level, index, area)
+            out[shared.relative_to(window).slices] = (
+                # one that was dropped for memory: from the dense level, until it is computed again
+                self._dense.enlarged(level, shared) if labels is None else labels[shared.relative_to(area).slices]
+            )
         return out
 
-    def _enlarge(self, level: int, part: Window, target: Labels) -> None:
-        """A window that was dropped for memory: show its dense level, enlarged, until it is computed again."""
-        step = 2 ** (self._dense_from - level)
-        rows = np.arange(part.row, part.bottom) // step
-        columns = np.arange(part.column, part.right) // step
-        target[...] = self._dense[0][rows[0] : rows[-1] + 1].take(rows - rows[0], axis=0).take(columns, axis=1)
-
-    def _unpacked(self, level: int, index: int, area: Window) -> Labels | None:
+    def _labels(self, level: int, index: int, area: Window) -> Labels | None:
+        """What is kept of a window at a level finer than the dense ones."""
         with self._lock:
-            packed = self._windows.get(index)
-            if packed is None:
-                return None
-            self._windows.move_to_end(index)
-            labels = self._recent.get((level, index))
-        if labels is None:
+            packed, labels = self._packed.get(index), self._unpacked.get((level, index))
+        if packed is not None and labels is None:
             labels = np.frombuffer(zlib.decompress(packed[level]), np.uint8).reshape(area.shape)
             with self._lock:
-                if (level, index) not in self._recent and self._windows.get(index) is packed:
-                    self._recent[(level, index)] = labels
-                    self._recent_size += labels.nbytes
-                while self._recent_size > UNPACKED and len(self._recent) > 1:
-                    self._recent_size -= self._recent.popitem(last=False)[1].nbytes
-        return labels
+                if self._packed.get(index) is packed:  # not computed anew meanwhile
+                    self._unpacked.put((level, index), labels)
+        return None if packed is None else labels
 
     def look_at(self, view: Window, level: int = 0) -> None:
         """Compute what is missing in ``view`` (level 0), nearest to its middle first; earlier wishes are dropped.
@@ -248,11 +216,11 @@ class PredictionPyramid:
 
     def _known_at(self, level: int) -> npt.NDArray[np.bool_]:
         """Which windows are known at ``level``."""
-        return self._fine if level < self._dense_from else self._done
+        return self._fine if level < self._dense.first else self._done
 
     def overview(self) -> Labels:
         """The coarsest level, filled in place."""
-        return self._dense[-1]
+        return self._dense.coarsest
 
     def read(self, level: int, window: Window) -> Labels:
         """The labels of ``window``, computed now by the calling thread where they are missing.
@@ -304,8 +272,7 @@ class PredictionPyramid:
             self._version += 1
             self._done[:] = self._fine[:] = False
             self._failed[:] = False
-            self._recent.clear()
-            self._recent_size = 0
+            self._unpacked.clear()
         self.go_on(self.everything if everything is None else everything)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -321,3 +288,7 @@ class PredictionPyramid:
         """Finish the window at hand, drop the rest, join the threads."""
         self.end()
         self._queue.close()
+
+
+def _bytes(packed: list[bytes]) -> int:
+    return sum(map(len, packed))

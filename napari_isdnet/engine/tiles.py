@@ -7,14 +7,13 @@ for what is missing. When tiles arrive, ``on_change`` is called from the worker 
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_isdnet.engine.recent import Recent
 from napari_isdnet.engine.viewqueue import ViewQueue
 from napari_isdnet.window import Grid, Window
 
@@ -44,39 +43,6 @@ class LivePyramid(Protocol):
 
     def close(self) -> None:
         """Stop and join every thread."""
-
-
-class RecentTiles:
-    """Arrays by key, the least recently used ones dropped beyond ``limit`` bytes. Thread-safe."""
-
-    def __init__(self, limit: int = MEMORY) -> None:
-        self.limit = limit
-        self.size = 0
-        self._tiles: OrderedDict[TileKey, Array] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: TileKey) -> Array | None:
-        """The array, or None."""
-        with self._lock:
-            tile = self._tiles.get(key)
-            if tile is not None:
-                self._tiles.move_to_end(key)
-            return tile
-
-    def put(self, key: TileKey, tile: Array) -> None:
-        """Keep ``tile``."""
-        with self._lock:
-            old = self._tiles.pop(key, None)
-            self.size += tile.nbytes - (old.nbytes if old is not None else 0)
-            self._tiles[key] = tile
-            while self.size > self.limit and len(self._tiles) > 1:
-                self.size -= self._tiles.popitem(last=False)[1].nbytes
-
-    def drop(self, stale: Callable[[TileKey], bool] = lambda _: True) -> None:
-        """Forget the arrays whose key is ``stale``."""
-        with self._lock:
-            for key in [key for key in self._tiles if stale(key)]:
-                self.size -= self._tiles.pop(key).nbytes
 
 
 class TilePyramid:
@@ -117,7 +83,7 @@ class TilePyramid:
         self.on_change: Callable[[], None] | None = None
         self.on_error = on_error
         self._reader = read
-        self._cache = RecentTiles(memory)
+        self._cache: Recent[TileKey, Array] = Recent(memory)
         self._grids = tuple(Grid(shape, (chunk, chunk)) for shape in self.shapes)
         self._overview = self._blank(self.shapes[-1])
         self._overview_done: set[int] = set()
@@ -235,22 +201,13 @@ class TilePyramid:
         """The pixels themselves, read now by the calling thread."""
         return np.asarray(self._reader(level, window), dtype=self.dtype)
 
-    def forget(self) -> None:
-        """What was read is no longer true (another contrast, say): read again what is looked at."""
-        self._cache.drop()
-        self._failed.clear()
-        self._overview_done.clear()
-        self._tell()
-
     def renew(self, window: Window) -> None:
         """What was read of a level-0 window is no longer true: it is shown until it has been read again."""
         whole = self.shapes[0]
         for level, shape in enumerate(self.shapes):
             (top, bottom), (left, right) = (
                 (first * size // full, -(-last * size // full))
-                for first, last, size, full in zip(
-                    (window.row, window.column), (window.bottom, window.right), shape, whole, strict=True
-                )
+                for (first, last), size, full in zip(window.spans, shape, whole, strict=True)
             )
             area = Window.from_bounds(top, left, bottom, right).clipped(shape)
             self._stale.update([(level, index) for index in self._grids[level].touching(area)])

@@ -126,11 +126,6 @@ class ViewQueue(Generic[Key]):
         with self._changed:
             return len(self._waiting) + len(self._busy)
 
-    @property
-    def paused(self) -> bool:
-        """True between :meth:`pause` and :meth:`resume`."""
-        return self._paused
-
     def pause(self) -> None:
         """Start nothing new; what is being worked on is finished."""
         with self._changed:

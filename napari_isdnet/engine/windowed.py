@@ -7,21 +7,21 @@ to the screen, so that the result of a region equals the crop of the result of t
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Generator
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, device_memory
 from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.engine.patches import Patches, check_size
+from napari_isdnet.engine.recent import Recent
 from napari_isdnet.engine.upload import Upload
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, Branch, ISDNet
+from napari_isdnet.model.layers import Place, resize_bilinear
 from napari_isdnet.progress import Progress
 from napari_isdnet.window import Grid, Window
 
@@ -52,9 +52,7 @@ class WindowGrid:
         """Windows of the grid that share a pixel with ``window``, row-major."""
         rows, columns = (
             [s for s in starts if s < end and s + self.size > begin]
-            for starts, begin, end in zip(
-                self.starts, (window.row, window.column), (window.bottom, window.right), strict=True
-            )
+            for starts, (begin, end) in zip(self.starts, window.spans, strict=True)
         )
         return [Window(r, c, self.size, self.size).clipped(self.shape) for r in rows for c in columns]
 
@@ -105,9 +103,8 @@ class WindowPredictor:
         self.model, self.reader, self.placement, self.branch = model, reader, placement, branch
         self.grid = WindowGrid(reader.shape, size, size // 4 // ALIGN * ALIGN if overlap is None else overlap)
         self._upload = Upload(placement.device, reader.normal)
-        self._coarse: OrderedDict[Window, Tensor] = OrderedDict()
+        self._coarse: Recent[Window, Tensor] = Recent(cache)
         self._lock = threading.Lock()
-        self._held, self._most = 0, cache
 
     @property
     def prepared(self) -> bool:
@@ -122,25 +119,18 @@ class WindowPredictor:
         """Forget the cached logits."""
         with self._lock:
             self._coarse.clear()
-            self._held = 0
 
     @torch.inference_mode()
     def coarse_logits(self, window: Window) -> Tensor:
         """Coarse logits (1, K, h, w) of one window of the grid, cached."""
         with self._lock:
             found = self._coarse.get(window)
-            if found is not None:
-                self._coarse.move_to_end(window)
-                return found
-            with device_memory():
-                x = self._upload.tensor(self._upload.pixels(self.reader, window))
-                coarse = self.model.coarse_logits(x, self.branch).float()
-            self._coarse[window] = coarse
-            self._held += coarse.numel() * 4
-            while self._held > self._most and len(self._coarse) > 1:
-                _, old = self._coarse.popitem(last=False)
-                self._held -= old.numel() * 4
-            return coarse
+            if found is None:
+                with device_memory():
+                    x = self._upload.tensor(self._upload.pixels(self.reader, window))
+                    found = self.model.coarse_logits(x, self.branch).float()
+                self._coarse.put(window, found)
+            return found
 
     @torch.inference_mode()
     def logits(self, window: Window) -> Tensor:
@@ -150,7 +140,8 @@ class WindowPredictor:
         weights = torch.zeros(window.shape, device=device)
         for tile in self.grid.touching(window):
             part = tile.intersect(window)
-            fine = F.interpolate(self.coarse_logits(tile), size=tile.shape, mode="bilinear", align_corners=False)
+            coarse = self.coarse_logits(tile)
+            fine = resize_bilinear(coarse, Place.whole(coarse), Place(part.relative_to(tile), tile.shape))
             if total is None:
                 total = torch.zeros(1, fine.shape[1], *window.shape, device=device)
             rows, columns = part.relative_to(tile).slices
@@ -158,7 +149,7 @@ class WindowPredictor:
             ramp_columns = torch.from_numpy(self.grid.ramp(tile.column, tile.width, 1)[columns]).to(device)
             weight = ramp_rows[:, None] * ramp_columns[None]
             into = part.relative_to(window).slices
-            total[(..., *into)] += fine[:, :, rows, columns] * weight
+            total[(..., *into)] += fine * weight
             weights[into] += weight
         assert total is not None, "the grid covers every pixel"
         return total.div_(weights)

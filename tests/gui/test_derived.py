@@ -78,7 +78,7 @@ def test_both_layers_of_one_pyramid_are_painted(viewer, qtbot) -> None:
     painted: list[Any] = []
     for layer in (first, copy):
         layer.events.set_data.connect(lambda event: painted.append(event.source))
-    pyramid.forget()
+    pyramid.renew(Window.whole((600, 500)))
     qtbot.waitUntil(lambda: first in painted and copy in painted, timeout=5000)
 
 
