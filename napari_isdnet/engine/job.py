@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 Context = Literal["whole", "window"]
 RAM_MAPS = 2**30
 """Maps of at most this many bytes stay in RAM; after a kill they are computed again."""
-PIXEL, PIXEL_MEASURED, BESIDE, HALO = 200, 190, 96 * 2**20, 224
-"""What :func:`core_for` reckons with: bytes of a patch's pixel, those measured of 8-bit RGB, bytes beside, halo."""
+PATCH_PIXEL_BYTES, MEASURED_PIXEL_BYTES, BESIDE_BYTES, HALO = 200, 190, 96 * 2**20, 224
+"""What :func:`core_for` reckons with: a patch's pixel, measured of 8-bit RGB, all beside a patch; halo in pixels."""
 KEEPS_MEMORY = 2 * 2**30
 """From this many bytes to work with on, a command keeps freed memory (``device.keep_freed_memory``) for speed."""
 
@@ -126,7 +126,7 @@ def picture_bytes(memory: float | None) -> int:
     whatever the budget.
     """
     budget = working_bytes(memory)
-    return max(budget // 2, budget - BESIDE - PIXEL * (512 + 2 * HALO) ** 2)
+    return max(budget // 2, budget - BESIDE_BYTES - PATCH_PIXEL_BYTES * (512 + 2 * HALO) ** 2)
 
 
 def core_for(
@@ -134,18 +134,18 @@ def core_for(
 ) -> int:
     """Side of the shallow pass's cores: as large as ``budget`` bytes to work with allow, since halos cost time.
 
-    A patch may cost ``PIXEL`` bytes a pixel beside ``BESIDE`` for tiles and results. Measured in bfloat16, as the
-    growth of the process that hands back what it frees: 50 MiB and 190 bytes a pixel of the patch, the window that is
-    read ahead and the bands that are written included. From ``KEEPS_MEMORY`` on a patch may cost twice that of half the
-    budget: a process that keeps freed memory is twice as fast on large windows, but takes twice as much.
+    A patch may cost ``PATCH_PIXEL_BYTES`` a pixel beside ``BESIDE_BYTES`` for tiles and results. Measured in bfloat16,
+    as the growth of the process that hands back what it frees: 50 MiB and 190 bytes a pixel of the patch, the window
+    that is read ahead and the bands that are written included. From ``KEEPS_MEMORY`` on a patch may cost twice that of
+    half the budget: a process that keeps freed memory is twice as fast on large windows, but takes twice as much.
 
     ``stored`` are the bytes of a pixel as it is read (those that were measured: 3), which a patch and the window that
     is read ahead hold; ``resident`` what the image itself takes as long as it is open.
     """
     if asked is not None:
         return max(32, asked // 32 * 32)
-    pixel, left = max(PIXEL, PIXEL_MEASURED + 2 * (stored - 3)), max(0, budget - resident)
-    pixels = left / 2 / (2 * pixel) if budget >= KEEPS_MEMORY else max(0, left - BESIDE) / pixel
+    pixel, left = max(PATCH_PIXEL_BYTES, MEASURED_PIXEL_BYTES + 2 * (stored - 3)), max(0, budget - resident)
+    pixels = left / 2 / (2 * pixel) if budget >= KEEPS_MEMORY else max(0, left - BESIDE_BYTES) / pixel
     side = int(pixels**0.5) - 2 * HALO
     core = next((c for c in (4096, 3072, 2048, 1536, 1024, 768) if c <= side), 512)
     # No larger than the image, which is then one core.

@@ -11,8 +11,7 @@ import json
 import math
 import os
 from collections.abc import Generator, Mapping, Sequence
-from functools import cached_property
-from functools import partial as partial_function
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,8 +176,8 @@ class LabelStore:
         return tuple((int(a.shape[-2]), int(a.shape[-1])) for a in self._arrays)
 
     @cached_property
-    def _shards(self) -> tuple[Shards, ...]:
-        """What is read and written of every level."""
+    def _files(self) -> tuple[Shards, ...]:
+        """The shards of every level, as files."""
         return tuple(Shards.of(array, self.path / array.basename) for array in self._arrays)
 
     @property
@@ -222,7 +221,7 @@ class LabelStore:
 
     def planes(self, window: Window, level: int, channels: slice) -> npt.NDArray[np.uint8]:
         """Some channels of a window, (channels, height, width)."""
-        array = self._shards[level]
+        array = self._files[level]
         try:
             if len(array.shape) == 2:
                 return array.read(window.slices)[None]
@@ -278,7 +277,7 @@ class LabelStore:
 
         Programs that clean up or synchronise folders lose files, and what is lost would read as nodata.
         """
-        there = self._shards[level].path(self._place(level, index)).is_file()
+        there = self._files[level].path(self._place(level, index)).is_file()
         return there or self._marker(level, index).stat().st_size > 0
 
     def missing(self, level: int = 0) -> list[int]:
@@ -294,8 +293,8 @@ class LabelStore:
         """True when every shard of every level is done."""
         return all(not self.missing(level) for level in reversed(range(len(self.levels))))
 
-    def write_shard(self, index: int, array: npt.NDArray[np.uint8], level: int = 0, *, mark: bool = True) -> Window:
-        """Write shard ``index`` whole: data, fsync, marker (if ``mark``), in this order. Returns its window.
+    def write_shard(self, index: int, array: npt.NDArray[np.uint8], level: int = 0) -> Window:
+        """Write shard ``index`` whole: data, fsync, marker, in this order. Returns its window.
 
         The marker says ``empty`` of a shard that is no file, since all of it is nodata.
 
@@ -312,10 +311,9 @@ class LabelStore:
         with disk_errors(self.path):
             self._unmark(level, index)
             values = array if array.ndim == 2 else np.moveaxis(array, -1, 0)
-            kept = self._shards[level].write(self._place(level, index), values)
-            if mark:
-                marker.parent.mkdir(parents=True, exist_ok=True)
-                marker.write_bytes(b"" if kept else b"empty")
+            kept = self._files[level].write(self._place(level, index), values)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_bytes(b"" if kept else b"empty")
         return window
 
     def _unmark(self, level: int, index: int) -> None:
@@ -326,8 +324,8 @@ class LabelStore:
             for other in self.shards_of(coarser).touching(covering):
                 self._marker(coarser, other).unlink(missing_ok=True)
 
-    def build_level_block(self, level: int, index: int, *, mark: bool = True) -> Window:
-        """Make shard ``index`` of ``level`` (at least 1) from the level below it, and mark it done if ``mark``."""
+    def build_level_block(self, level: int, index: int) -> Window:
+        """Make shard ``index`` of ``level`` (at least 1) from the level below it, and mark it done."""
         import numpy as np
 
         from napari_isdnet.io.pyramid import halve_by_mean, halve_by_mode
@@ -341,7 +339,7 @@ class LabelStore:
             for channel, plane in enumerate(result):
                 values = self.planes(below, level - 1, slice(channel, channel + 1))[0]
                 plane[top : top + strip.height] = halve(values)
-        self.write_shard(index, result[0] if self.kind == "labels" else np.moveaxis(result, 0, -1), level, mark=mark)
+        self.write_shard(index, result[0] if self.kind == "labels" else np.moveaxis(result, 0, -1), level)
         return window
 
     def _unbuilt(self) -> list[list[int]]:
@@ -362,14 +360,13 @@ class LabelStore:
         """How many shards of a level are built at once: as many as there are cores and ``BUILDING_BYTES`` allow."""
         return max(1, min(8, os.cpu_count() or 1, BUILDING_BYTES // (5 * self.shard_bytes)))
 
-    def finish_pyramid(self, partial: bool = False) -> Generator[Progress, None, None]:
+    def finish_pyramid(self) -> Generator[Progress, None, None]:
         """Build what is missing of the lower levels; resumable, few shards in memory, same bytes every time.
 
-        Raises :class:`InputError` where level 0 is not complete, unless ``partial``: then missing shards count as
-        nodata, and the levels are left unmarked, to be built again once level 0 is complete.
+        Raises :class:`InputError` where level 0 is not complete.
         """
         missing = self.missing(0)
-        if missing and not partial:
+        if missing:
             raise InputError(
                 f"{self.path} is not complete: {len(missing)} of {len(self.shards)} shards are missing;"
                 " run the same command again to resume it."
@@ -378,7 +375,7 @@ class LabelStore:
         total = sum(len(self.shards_of(level)) for level in range(1, len(self.levels)))
         clock = Clock(total, total - sum(map(len, todo)))
         for level, shards in enumerate(todo, 1):  # one after the other: each is made from the one below
-            build = partial_function(self.build_level_block, level, mark=not missing)
+            build = partial(self.build_level_block, level)
             for _, window in ahead(shards, build, self._builders):
                 yield clock.step(1, "pyramid", window.multiplied(2**level).clipped(self.shape))
         for leftover in self.path.rglob(f"*{PARTIAL}"):  # of writers that were killed
