@@ -33,16 +33,23 @@ def run(generator):
     return result_of(generator, steps.append), steps
 
 
+def in_cache(source: ArraySource, folder: Path) -> bool:
+    whole = with_overviews(source, folder)
+    assert isinstance(whole, OverviewSource)
+    return whole.built
+
+
 def test_levels_are_block_means_and_are_found_again(tmp_path: Path) -> None:
     pixels = image()
     source = ArraySource([pixels], "image")
     assert needs_overviews(source)
-    assert with_overviews(source, tmp_path) is source
+    assert not in_cache(source, tmp_path)
     path, steps = run(build_overviews(source, tmp_path))
     assert path == overview_path(source, tmp_path)
     assert steps[-1].fraction == 1
     whole = with_overviews(source, tmp_path)
     assert isinstance(whole, OverviewSource)
+    assert whole.format.endswith("pyramid from the cache")
     assert whole.levels == tuple(pyramid_shapes((2500, 4300)))
     expected = pixels
     for level, shape in enumerate(whole.levels):
@@ -59,7 +66,88 @@ def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
     next(work)
     work.close()
     assert list(tmp_path.iterdir()) == []
-    assert with_overviews(source, tmp_path) is source
+    assert not in_cache(source, tmp_path)
+
+
+class Counting(ArraySource):
+    """Remembers what is read of it."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        super().__init__([pixels], "image")
+        self.windows: list[Window] = []
+
+    def _read(self, window: Window, level: int) -> np.ndarray:
+        self.windows.append(window)
+        return super()._read(window, level)
+
+
+@pytest.mark.parametrize("shape", [(2501, 4303), (70, 9001)])
+def test_levels_that_are_not_built_yet_hold_what_they_will(tmp_path: Path, shape: tuple[int, int]) -> None:
+    pixels = image(shape)
+    run(build_overviews(ArraySource([pixels], "image"), tmp_path))
+    built = with_overviews(ArraySource([pixels], "image"), tmp_path)
+    source = Counting(pixels)
+    to_come = with_overviews(source, tmp_path / "empty")
+    assert isinstance(to_come, OverviewSource)
+    assert (to_come.levels, to_come.built) == (built.levels, False)
+    for level, (rows, columns) in reversed(list(enumerate(built.levels))):
+        part = Window(rows // 3, columns // 5, rows - rows // 3 - rows // 7, columns - columns // 5)
+        for window in (part, Window.whole((rows, columns))):
+            np.testing.assert_array_equal(to_come.read(window, level), built.read(window, level))
+        assert level == 0 or max(read.area for read in source.windows) <= 2048**2
+    coarse = next(level for level, found in enumerate(built.levels) if level >= 2 and max(found) <= 2048)
+    source.windows.clear()
+    for level in range(coarse, len(built.levels)):
+        to_come.read(Window.whole(built.levels[level]), level)
+    assert source.windows == []  # all of it is known by now
+
+
+def test_what_is_built_is_ready_part_by_part(tmp_path: Path) -> None:
+    pixels = image((2500, 4300))
+    source = Counting(pixels)
+    whole = with_overviews(source, tmp_path)
+    assert isinstance(whole, OverviewSource)
+    last = len(whole.levels) - 1
+    left = Window(0, 0, 2048 >> last, 2048 >> last)
+    assert all(whole.ready(level, Window(0, 0, 9, 9)) for level in (0, 1, 2))  # a look at a part of the image
+    assert not whole.ready(last, left)
+    work = whole.build()
+    while not whole.ready(last, left):
+        next(work)
+    assert not whole.built
+    right = Window(0, (2048 >> last) + 40, 8, 8)
+    assert not whole.ready(last, right)
+    everything = Window.whole(whole.levels[last])
+    assert whole.ready(last, everything)  # a part of it
+    assert not whole.known(everything, last)[right.slices].any()
+    source.windows.clear()
+    expected = pixels
+    for _ in range(last):
+        expected = halve_mean(expected)
+    for found in (whole.known(everything, last)[left.slices], whole.read(left, last)):
+        np.testing.assert_array_equal(found, expected[left.slices])
+    assert source.windows == []
+    np.testing.assert_array_equal(whole.read(everything, last), expected)  # who must know all of it waits
+    run(work)
+    assert whole.built
+    assert whole.ready(last, Window.whole(whole.levels[last]))
+    np.testing.assert_array_equal(whole.read(Window.whole(whole.levels[last]), last), expected)
+
+
+def test_a_pyramid_that_is_given_up_is_made_of_what_one_looks_at(tmp_path: Path) -> None:
+    pixels = image((2500, 4300))
+    whole = with_overviews(ArraySource([pixels], "image"), tmp_path)
+    assert isinstance(whole, OverviewSource)
+    work = whole.build()
+    next(work)
+    work.close()
+    assert list(tmp_path.iterdir()) == []
+    everything = Window.whole(whole.levels[-1])
+    assert whole.ready(len(whole.levels) - 1, everything)
+    expected = pixels
+    for _ in whole.levels[1:]:
+        expected = halve_mean(expected)
+    np.testing.assert_array_equal(whole.read(everything, len(whole.levels) - 1), expected)
 
 
 @pytest.mark.parametrize("nodata", [7.0, float("nan")])
@@ -130,21 +218,21 @@ def wide() -> ArraySource:
 
 def test_overviews_with_a_hole_are_built_again(wide: ArraySource, tmp_path: Path) -> None:
     path = run(build_overviews(wide, tmp_path))[0]
-    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    assert in_cache(wide, tmp_path)
     chunk = next(p for p in sorted((path / "2").rglob("*")) if p.is_file() and p.name != "zarr.json")
     chunk.unlink()
-    assert with_overviews(wide, tmp_path) is wide
+    assert not in_cache(wide, tmp_path)
     assert run(build_overviews(wide, tmp_path))[0] == path
-    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    assert in_cache(wide, tmp_path)
     shutil.rmtree(path / "2")
-    assert with_overviews(wide, tmp_path) is wide
+    assert not in_cache(wide, tmp_path)
 
 
 def test_overviews_that_were_never_finished_are_replaced(wide: ArraySource, tmp_path: Path) -> None:
     path = overview_path(wide, tmp_path)
     (path / "2").mkdir(parents=True)
     assert run(build_overviews(wide, tmp_path))[0] == path
-    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    assert in_cache(wide, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -169,5 +257,5 @@ def test_two_builders_of_one_image_leave_one_whole_pyramid(wide: ArraySource, tm
     next(first)
     next(second)
     assert run(first)[0] == run(second)[0]
-    assert isinstance(with_overviews(wide, tmp_path), OverviewSource)
+    assert in_cache(wide, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1

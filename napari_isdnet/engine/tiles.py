@@ -61,6 +61,9 @@ class TilePyramid:
         What is shown where nothing is known yet.
     on_error
         ``on_error(error)``, called from a worker thread; the tile stays ``fill`` and is not read again.
+    ready
+        ``ready(level, window)`` is False where a tile is not to be read yet, but with a later view. Called from several
+        threads at once.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class TilePyramid:
         memory: int = MEMORY,
         threads: int | None = None,
         on_error: Callable[[Exception], None] | None = None,
+        ready: Callable[[int, Window], bool] | None = None,
     ) -> None:
         self.shapes = tuple((int(r), int(c)) for r, c in shapes)
         self.dtype = np.dtype(dtype)
@@ -83,6 +87,7 @@ class TilePyramid:
         self.on_change: Callable[[], None] | None = None
         self.on_error = on_error
         self._reader = read
+        self._ready = ready
         self._cache: Recent[TileKey, Array] = Recent(memory)
         self._grids = tuple(Grid(shape, (chunk, chunk)) for shape in self.shapes)
         self._overview = self._blank(self.shapes[-1])
@@ -99,8 +104,10 @@ class TilePyramid:
         level, index = key
         if self._known(key):  # arrived between the look at the cache and the wish
             return
-        self._stale.discard(key)  # before reading: what changes meanwhile makes it stale again
         window = self._grids[level][index]
+        if self._ready is not None and not self._ready(level, window):
+            return
+        self._stale.discard(key)  # before reading: what changes meanwhile makes it stale again
         tile = np.asarray(self._reader(level, window), dtype=self.dtype)
         if level == len(self.shapes) - 1:
             self._overview[window.slices] = tile

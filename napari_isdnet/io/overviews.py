@@ -1,6 +1,7 @@
 """Coarser levels for an image whose file has none: built once into the cache, then found again by its identity.
 
 Levels at 1/4, 1/8, 1/16, ... are written (about 8 % of the image); 1/2 is averaged from level 0 as it is looked at.
+:class:`OverviewSource` has all of them from the start and makes what is asked for until they are there.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ VERSION = 2
 _ALPHA_VERSION = 3
 """The same of images with alpha, whose hidden pixels came to count for nothing; the others need not be built again."""
 _CHUNK = 512
+_MOST_KEPT = 64 << 20
+"""Bytes of the largest level that is kept in memory while levels are built."""
 _DONE = "done.json"
 
 
@@ -54,10 +57,13 @@ def overview_path(source: ImageSource, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.zarr"
 
 
-def build_overviews(source: ImageSource, folder: Path) -> Generator[Progress, None, Path]:
+def build_overviews(
+    source: ImageSource, folder: Path, show: Callable[[Window, Array], None] | None = None
+) -> Generator[Progress, None, Path]:
     """Write the overviews of ``source`` below ``folder``, yielding progress; returns their path.
 
     They are written under a temporary name and renamed when whole; closing the generator removes what was written.
+    ``show`` is called with every window of level 0 that was read, and its pixels at 1/4.
     Memory: two windows of 2048 x 2048 pixels.
     """
     path = overview_path(source, folder)
@@ -67,7 +73,7 @@ def build_overviews(source: ImageSource, folder: Path) -> Generator[Progress, No
         part = path.with_name(prefix + path.name)
         part.mkdir()
         try:
-            yield from _write_overviews(source, part)
+            yield from _write_overviews(source, part, show)
             if not (path / _DONE).exists():  # another builder of the same image may have been quicker
                 remove(path)  # one that was never finished
                 part.rename(path)
@@ -76,7 +82,9 @@ def build_overviews(source: ImageSource, folder: Path) -> Generator[Progress, No
     return path
 
 
-def _write_overviews(source: ImageSource, part: Path) -> Generator[Progress, None, None]:
+def _write_overviews(
+    source: ImageSource, part: Path, show: Callable[[Window, Array], None] | None
+) -> Generator[Progress, None, None]:
     import zarr
     from zarr.codecs import ZstdCodec
 
@@ -91,10 +99,10 @@ def _write_overviews(source: ImageSource, part: Path) -> Generator[Progress, Non
         for level, shape in enumerate(shapes) if level >= 2
     }  # fmt: skip
     for core in Grid(source.shape, (CORE, CORE)):
-        pixels = source.read(core)
-        for _ in range(2):
-            pixels = halve_mean(pixels, source.nodata, source.alpha)
+        pixels = _halved(source.read(core), 2, source)
         levels[2][core.divided(4).slices] = pixels
+        if show is not None:
+            show(core, pixels)
         yield clock.step(core.area, "Building the pyramid", core)
     for level in range(3, len(shapes)):
         for core in Grid(shapes[level], (CORE // 2, CORE // 2)):
@@ -161,31 +169,118 @@ def _halve(pixels: Array, nodata: float | None = None, counted: Array | None = N
     return result
 
 
+def _halved(pixels: Array, times: int, source: ImageSource) -> Array:
+    """``pixels`` of ``source`` a number of levels coarser; they begin where a pixel of that level does."""
+    for _ in range(times):
+        pixels = halve_mean(pixels, source.nodata, source.alpha)
+    return pixels
+
+
 class OverviewSource(SourceBase):
-    """``source`` with the coarser levels that :func:`build_overviews` has written."""
+    """``source`` with coarser levels: those that :func:`build_overviews` has written, or will when :meth:`build` runs.
 
-    def __init__(self, source: ImageSource, path: Path) -> None:
-        import zarr
+    Until then what is asked for is averaged from the image. The coarsest levels, which become :meth:`known` part by
+    part, are kept in memory meanwhile, so that each part of the image is read once for them.
+    ``to_come``: the levels are not there, and nobody has given up building them.
+    """
 
-        levels = tuple(pyramid_shapes(source.shape))
-        kind = f"{getattr(source, 'format', 'image')}, pyramid from the cache"
-        super().__init__(SourceInfo.of(source, levels=levels, format=kind))
+    def __init__(self, source: ImageSource, folder: Path) -> None:
+        super().__init__(SourceInfo.of(source, levels=tuple(pyramid_shapes(source.shape))))
         self.source = source
-        self._arrays = {level: zarr.open_array(path / str(level), mode="r") for level in range(2, len(levels))}
-        for level, array in self._arrays.items():
-            # Every chunk was written: one that a cleaner of caches took away would read as black.
-            if array.shape[:2] != levels[level] or array.nchunks_initialized != array.nchunks:
-                raise ValueError(f"level {level} of {path} is not whole")
+        self._folder = folder
+        self._arrays = _open_levels(overview_path(source, folder), self.levels)
+        self.to_come = not self._arrays
+        self._cores = Grid(source.shape, (CORE, CORE))
+        self._seen: set[int] = set()
+        small = self._first_to_keep() if self.to_come else len(self.levels)
+        # A part of the image that is read at once is at least a pixel of what is kept.
+        self._pictures = {
+            level: np.zeros((*shape, self.channels), self.dtype)
+            for level, shape in enumerate(self.levels) if small <= level < CORE.bit_length()
+        }  # fmt: skip
+
+    def _first_to_keep(self) -> int:
+        pixel = self.channels * self.dtype.itemsize
+        small = [
+            level for level, (rows, columns) in enumerate(self.levels)
+            if level >= 2 and max(rows, columns) <= LARGEST_OVERVIEW and rows * columns * pixel <= _MOST_KEPT
+        ]  # fmt: skip
+        return min(*small[:1], len(self.levels) - 1, CORE.bit_length() - 1)
+
+    @property
+    def built(self) -> bool:
+        """True where all levels are in the cache."""
+        return bool(self._arrays)
+
+    @property
+    def format(self) -> str:
+        """Name of the image's format, with where its levels are from."""
+        return f"{self.info.format}, pyramid from the cache" if self.built else self.info.format
+
+    def ready(self, level: int, window: Window) -> bool:
+        """False where nothing of ``window`` is :meth:`known`, and to read it would take long."""
+        if not self.to_come or level <= 2:
+            return True
+        return level in self._pictures and not self._seen.isdisjoint(self._parts(level, window))
+
+    def known(self, window: Window, level: int = 0) -> Array:
+        """As :meth:`read`; where levels are to come, what is known now, with 0 in the place of all else."""
+        picture = self._pictures.get(level)
+        if picture is None or not self.to_come or level <= 2:
+            return self.read(window, level)
+        return picture[window.slices].copy()
+
+    def build(self) -> Generator[Progress, None, None]:
+        """Write the levels to the cache, yielding progress. Closed before its end, or failed, there are none in it."""
+        try:
+            yield from build_overviews(self.source, self._folder, self._keep)
+            self._arrays = _open_levels(overview_path(self.source, self._folder), self.levels)
+        finally:
+            self.give_up()
+        if self.built:
+            self._pictures = {}
+
+    def give_up(self) -> None:
+        """No level is to come any more: those that are not there are made of what is asked for."""
+        self.to_come = False
+
+    def _parts(self, level: int, window: Window) -> list[int]:
+        """Which parts of the image the pixels of a window are of."""
+        return list(self._cores.touching(window.multiplied(2**level).clipped(self.shape)))
+
+    def _keep(self, core: Window, quarter: Array) -> None:
+        pixels, at = quarter, 2
+        for level, picture in self._pictures.items():
+            pixels, at = _halved(pixels, level - at, self), level
+            picture[core.divided(2**level).slices] = pixels
+        self._seen.update(self._cores.touching(core))
 
     def _read(self, window: Window, level: int) -> Array:
         if level == 0:
             return self.source.read(window)
-        if level == 1:
-            return halve_mean(self.source.read(window.multiplied(2).clipped(self.shape)), self.nodata, self.alpha)
+        picture, array = self._pictures.get(level), self._arrays.get(level)
+        if array is None and picture is not None:
+            for index in set(self._parts(level, window)) - self._seen:
+                core = self._cores[index]
+                self._keep(core, _halved(self.source.read(core), 2, self))
+            return picture[window.slices].copy()
+        if array is None:
+            return self._averaged(window, level)
         try:
-            return np.asarray(self._arrays[level][window.slices])
+            return np.asarray(array[window.slices])
         except Exception as error:  # damaged since it was opened
             raise TileError(self.name, window, level, f"its cached pyramid is damaged: {one_line(error)}") from error
+
+    def _averaged(self, window: Window, level: int) -> Array:
+        """From level 0, or the coarsest that is kept, of which no more is read at once than where levels are built."""
+        result = np.empty((*window.shape, self.channels), self.dtype)
+        origin = max((kept for kept in self._pictures if kept < level), default=0)
+        steps = level - origin
+        for part in Grid(window.shape, (CORE >> steps, CORE >> steps)):
+            area = part.shifted(window.row, window.column).multiplied(2**steps).clipped(self.levels[origin])
+            pixels = self.source.read(area) if origin == 0 else self._read(area, origin)
+            result[part.slices] = _halved(pixels, steps, self)
+        return result
 
     def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> Array:
         if level == 0:
@@ -210,19 +305,27 @@ class OverviewSource(SourceBase):
         return quick_identity(self.source)
 
     def _release(self) -> None:
+        self._pictures = {}
         self.source.close()
 
 
-def with_overviews(source: ImageSource, folder: Path) -> ImageSource:
-    """``source`` with its cached overviews where it needs them and they have been built, else itself.
+def _open_levels(path: Path, levels: Sequence[tuple[int, int]]) -> dict[int, Any]:
+    """The arrays of every level that is written, from 1/4 on; none of levels that are not whole, which are removed."""
+    if not (path / _DONE).exists():
+        return {}
+    import zarr
 
-    Overviews that are not whole any more are removed, so that they are built again.
-    """
-    path = overview_path(source, folder) if needs_overviews(source) else None
-    if path is None or not (path / _DONE).exists():
-        return source
     try:
-        return OverviewSource(source, path)
+        arrays = {level: zarr.open_array(path / str(level), mode="r") for level in range(2, len(levels))}
+        # Every chunk was written: one that a cleaner of caches took away would read as black.
+        whole = all(a.shape[:2] == levels[n] and a.nchunks_initialized == a.nchunks for n, a in arrays.items())
     except Exception:  # whatever the library raises of files that went missing
+        whole = False
+    if not whole:
         shutil.rmtree(path, ignore_errors=True)
-        return source
+    return arrays if whole else {}
+
+
+def with_overviews(source: ImageSource, folder: Path) -> ImageSource:
+    """``source`` with coarser levels where it needs them, be they in the cache ``folder`` or still to be built."""
+    return OverviewSource(source, folder) if needs_overviews(source) else source

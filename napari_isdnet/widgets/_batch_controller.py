@@ -19,6 +19,7 @@ from napari_isdnet.engine.pictures import overview
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
+from napari_isdnet.io.overviews import with_overviews
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._engine import keep_triton_out
@@ -80,11 +81,11 @@ def run(queue: BatchQueue) -> Generator[BatchProgress, None, dict[str, int]]:
     return (yield from queue.run(network))
 
 
-def open_results(queue: BatchQueue, rows: Sequence[int]) -> Generator[Opened, None, None]:
-    """Images and results of rows that are done."""
+def open_results(queue: BatchQueue, rows: Sequence[int], folder: Path) -> Generator[Opened, None, None]:
+    """Images, with their pyramids of the cache ``folder``, and results of rows that are done."""
     for row in rows:
         item = queue.items[row]
-        source = open_source(item.path)
+        source = with_overviews(open_source(item.path), folder)
         path = next((Path(p) for p in item.outputs.values() if p.endswith(f"{item.stem}.ome.zarr")), None)
         job = queue.output / f"{item.stem}.job" / f"{item.stem}.ome.zarr"
         found = next((p for p in (path, job) if p is not None and p.exists()), None)

@@ -11,7 +11,7 @@ from napari_isdnet.io.source import ImageSource
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def facts(source: ImageSource, policy: IntensityPolicy, needs_pyramid: bool = False) -> list[tuple[str, str]]:
+def facts(source: ImageSource, policy: IntensityPolicy) -> list[tuple[str, str]]:
     """(name, value) rows: size, pyramid, pixel size, position, channels, contrast, memory if it were held whole."""
     rows, columns = source.shape
     decoded = rows * columns * source.channels * source.dtype.itemsize
@@ -19,7 +19,7 @@ def facts(source: ImageSource, policy: IntensityPolicy, needs_pyramid: bool = Fa
         ("Name", source.name),
         ("Format", str(getattr(source, "format", "image"))),
         ("Size", f"{rows:,} rows × {columns:,} columns ({pixels(rows * columns)})"),
-        ("Pyramid", pyramid(source.levels, needs_pyramid)),
+        ("Pyramid", pyramid(source)),
         ("Channels", channels(source, policy)),
         ("Pixel size", pixel_size(source)),
         ("Position", position(source)),
@@ -48,10 +48,11 @@ def in_bytes(count: float) -> str:
     return f"{count:.0f} {_UNITS[index]}" if index == 0 else f"{count:.1f} {_UNITS[index]}"
 
 
-def pyramid(levels: tuple[tuple[int, int], ...], needed: bool) -> str:
+def pyramid(source: ImageSource) -> str:
     """How many levels there are, and whether some will be built."""
-    if needed:
-        return "none in the file; it is built once into the cache when you load the image"
+    levels = source.levels
+    if getattr(source, "to_come", False):
+        return "none in the file; one is built into the cache, once, while you look at the image"
     if len(levels) == 1:
         return "one level (small enough without a pyramid)"
     return f"{len(levels)} levels, down to {levels[-1][0]:,} × {levels[-1][1]:,}"
@@ -109,6 +110,6 @@ def contrast(policy: IntensityPolicy) -> str:
     return f"{text} shown as black to white ({policy.contrast})"
 
 
-def report(source: ImageSource, policy: IntensityPolicy, needs_pyramid: bool) -> dict[str, Any]:
+def report(source: ImageSource, policy: IntensityPolicy) -> dict[str, Any]:
     """The rows and what they were made from, as one result of a job."""
-    return {"source": source, "policy": policy, "rows": facts(source, policy, needs_pyramid), "build": needs_pyramid}
+    return {"source": source, "policy": policy, "rows": facts(source, policy)}

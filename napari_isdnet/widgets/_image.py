@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.overviews import OverviewSource
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.io.units import metres_of
 from napari_isdnet.widgets._lazy import LazyLevel, layer_data
@@ -26,14 +27,22 @@ EDITED = "edit window"
 ERRORS = "errors"
 
 
-def image_pyramid(source: ImageSource, policy: IntensityPolicy, **options: Any) -> TilePyramid:
-    """``source`` as uint8 RGB tiles on 0..255, the way the network sees it; ``options`` go to the pyramid."""
+class ImagePyramid(TilePyramid):
+    """``source`` as uint8 RGB tiles on 0..255, the way the network sees it; ``options`` go to the pyramid.
 
-    def read(level: int, window: Window) -> npt.NDArray[np.uint8]:
-        rgb, _ = policy.apply(source.read(window, level))
-        return np.rint(rgb).astype(np.uint8)
+    Where ``policy`` is None, that of the image is found when a tile is read first: it may take a second.
+    """
 
-    return TilePyramid(levels_to_show(source.levels), read, channels=3, **options)
+    def __init__(self, source: ImageSource, policy: IntensityPolicy | None, **options: Any) -> None:
+        def read(level: int, window: Window) -> npt.NDArray[np.uint8]:
+            nonlocal policy
+            known = policy = policy or IntensityPolicy.from_source(source)
+            rgb, _ = known.apply(look(window, level))
+            return np.rint(rgb).astype(np.uint8)
+
+        look, ready = (source.known, source.ready) if isinstance(source, OverviewSource) else (source.read, None)
+        super().__init__(levels_to_show(source.levels), read, channels=3, ready=ready, **options)
+        self.source = source
 
 
 def levels_to_show(levels: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -63,10 +72,17 @@ def layer_settings(source: ImageSource) -> dict[str, Any]:
 
 
 def image_layer(
-    source: ImageSource, policy: IntensityPolicy, path: str | None = None, sample: str | None = None, **options: Any
+    source: ImageSource,
+    policy: IntensityPolicy | None,
+    path: str | None = None,
+    sample: str | None = None,
+    **options: Any,
 ) -> tuple[Any, dict[str, Any], str]:
-    """The layer data tuple of ``source``; its metadata holds the source for the other widgets."""
-    data, multiscale = layer_data(image_pyramid(source, policy, **options))
+    """The layer data tuple of ``source``; its metadata holds the source for the other widgets.
+
+    ``policy``: None for what any reader finds, in the background.
+    """
+    data, multiscale = layer_data(ImagePyramid(source, policy, **options))
     metadata = {"source": source, "policy": policy, "path": path, "sample": sample}
     keywords = {
         "name": source.name,

@@ -99,13 +99,13 @@ class JobBar(QWidget):
     """Progress, pause and cancel for one job at a time; hidden while there is none.
 
     ``bar.run(work, on_result=..., title=...)`` starts it. Errors are shown as notifications unless ``on_error`` is
-    given. The running job is stopped when the bar is destroyed with its window.
+    given. The running job is stopped when the bar is destroyed with its window. ``in_line``: one line high.
     """
 
     started = Signal()
     ended = Signal()
 
-    def __init__(self, parent: QWidget | None = None, name: str = "job") -> None:
+    def __init__(self, parent: QWidget | None = None, name: str = "job", in_line: bool = False) -> None:
         super().__init__(parent)
         self.setObjectName(f"{name}_bar")
         self.job: Job | None = None
@@ -119,7 +119,7 @@ class JobBar(QWidget):
         self.label = QLabel(self)
         self.label.setObjectName(f"{name}_status")
         self.label.setToolTip("What is being done, and about how long it will still take")
-        self.label.setWordWrap(True)
+        self.label.setWordWrap(not in_line)
         self.pause_button = self._button(
             f"{name}_pause", "Pause", "Finish the step at hand, then wait until you resume"
         )
@@ -133,7 +133,10 @@ class JobBar(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(row)
-        column.addWidget(self.label)
+        if in_line:
+            row.insertWidget(0, self.label)
+        else:
+            column.addWidget(self.label)
         self.pause_button.toggled.connect(self._pause)
         self.cancel_button.clicked.connect(self.cancel)
         current = self._current

@@ -157,7 +157,7 @@ class Painter(QObject):
     def __init__(self, layer: Any, pyramid: LivePyramid, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._layer = weakref.ref(layer)
-        self._pyramid = pyramid
+        self.pyramid = pyramid
         self._waiting = False
         self._thumbnail_at = 0.0
         self._timer = QTimer(self)
@@ -199,24 +199,27 @@ class Painter(QObject):
         """Stop repainting; the last painter of a pyramid ends its threads, without ``wait`` after the step at hand."""
         with suppress(RuntimeError):  # where the process ends with a window open, Qt's side of the timer may be gone
             self._timer.stop()
-        painters = _painters.get(self._pyramid, [])
+        painters = _painters.get(self.pyramid, [])
         if self in painters:
             painters.remove(self)
         if painters:  # another layer still shows it
             return
-        self._pyramid.on_change = None
+        self.pyramid.on_change = None
         if wait:
-            self._pyramid.close()
+            self.pyramid.close()
         else:
-            close_later(self._pyramid.close)
+            close_later(self.pyramid.close)
 
 
 class Watch(QObject):
     """Ties the lazy layers of one viewer to their pyramids; made by :func:`watch`."""
 
     def __init__(self, viewer: Any) -> None:
+        from napari_isdnet.widgets._building import Builder
+
         super().__init__()
         self._viewer = weakref.ref(viewer)
+        self._builder = Builder(lambda: main_window(self._viewer()))
         self._painters: dict[int, Painter] = {}
         viewer.layers.events.inserted.connect(self._inserted)
         viewer.layers.events.removing.connect(self._removing)
@@ -235,8 +238,13 @@ class Watch(QObject):
     def _removed(self, event: Any) -> None:
         painter = self._painters.pop(id(event.value), None)
         if painter is not None:
-            painter.close(wait=False)
-            painter.deleteLater()
+            self._end(painter)
+
+    def _end(self, painter: Painter) -> None:
+        painter.close(wait=False)
+        painter.deleteLater()
+        if not _painters.get(painter.pyramid):
+            self._builder.drop(painter.pyramid)
 
     def add(self, layer: Any) -> None:
         """Tie ``layer``, if it is a lazy one, to its pyramid (again, after its data was replaced)."""
@@ -245,12 +253,12 @@ class Watch(QObject):
         shield(layer)
         pyramid = pyramid_of(layer)
         old = self._painters.get(id(layer))
-        if pyramid is None or (old is not None and old._pyramid is pyramid):
+        if pyramid is None or (old is not None and old.pyramid is pyramid):
             return
         if old is not None:
-            old.close(wait=False)
-            old.deleteLater()
+            self._end(old)
         self._painters[id(layer)] = Painter(layer, pyramid, self)
+        self._builder.add(pyramid)
 
     def close(self) -> None:
         """End every pyramid of the viewer."""

@@ -57,7 +57,6 @@ def _try(file: Path) -> Any:
 
 def read(path: Any) -> list[LayerData]:
     """Open ``path`` as a lazy multiscale image; a class map that this package wrote as labels with its classes."""
-    from napari_isdnet.io.intensity import IntensityPolicy
     from napari_isdnet.io.open import open_source
     from napari_isdnet.io.overviews import with_overviews
     from napari_isdnet.widgets._image import image_layer
@@ -71,7 +70,7 @@ def read(path: Any) -> list[LayerData]:
     if written is not None:
         return [_file_layer(written[0], written[1], str(path))]
     source = with_overviews(open_source(path), pyramid_folder())
-    return [image_layer(source, IntensityPolicy.from_source(source), path=str(path))]
+    return [image_layer(source, None, path=str(path))]
 
 
 def _class_map(path: Any) -> Any:
@@ -165,13 +164,12 @@ def _watch_current() -> None:
 
 def read_sample(name: str) -> list[LayerData]:
     """A sample of the package as lazy layers."""
-    from napari_isdnet.io.intensity import IntensityPolicy
     from napari_isdnet.io.samples import open_sample
     from napari_isdnet.widgets._image import image_layer
 
     source = open_sample(name)
     _watch_current()
-    return [image_layer(source, IntensityPolicy.from_source(source), sample=name)]
+    return [image_layer(source, None, sample=name)]
 
 
 def sample_aerial_4k() -> list[LayerData]:

@@ -302,7 +302,7 @@ class BatchWidget(BatchForm):
         if not rows:
             notify_info("Select an image that is done.")
             return
-        self.opening.run(work.open_results(self.queue, rows), on_items=self._add_layers)
+        self.opening.run(work.open_results(self.queue, rows, _settings.pyramid_folder()), on_items=self._add_layers)
 
     def _add_layers(self, found: list[work.Opened]) -> None:
         for item in found:

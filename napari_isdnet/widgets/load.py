@@ -23,10 +23,9 @@ from qtpy.QtWidgets import (
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy, parse_contrast
 from napari_isdnet.io.open import open_source
-from napari_isdnet.io.overviews import build_overviews, needs_overviews, overview_path, with_overviews
+from napari_isdnet.io.overviews import with_overviews
 from napari_isdnet.io.sample_files import SampleFile, sample_files
 from napari_isdnet.io.samples import open_sample, samples
-from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _facts
 from napari_isdnet.widgets._controls import Controls, Question, scrolled
@@ -204,7 +203,7 @@ class LoadWidget(Controls):
             self.question.ask(text, verb, tip, lambda: self._obtain(sample))
 
         self.bar.run(look, on_result=ask, title=sample.title)
-        self.load_button.setEnabled(bool(self._opened))  # a pyramid that was being built is given up
+        self.load_button.setEnabled(bool(self._opened))
 
     def _obtain(self, sample: SampleFile) -> None:
         path = str(sample.paths()[0])
@@ -276,7 +275,7 @@ class LoadWidget(Controls):
             try:
                 source = with_overviews(source, folder)
                 policy = IntensityPolicy.from_source(source, contrast)
-                report = _facts.report(source, policy, needs_overviews(source))
+                report = _facts.report(source, policy)
             except BaseException:
                 source.close()
                 raise
@@ -301,7 +300,6 @@ class LoadWidget(Controls):
                 self.table.setItem(row, column, item)
         self.hint.hide()
         self.table.show()
-        self.load_button.setText("Build pyramid and load" if entry["build"] else "Load")
         self.load_button.setEnabled(True)
 
     def _show_no_facts(self, reason: str = "") -> None:
@@ -318,37 +316,12 @@ class LoadWidget(Controls):
 
     # -- loading -------------------------------------------------------------------------------------------------
     def load(self) -> None:
-        """Add the image on view as a layer, after building its pyramid where it has none."""
+        """Add the image on view as a layer; where the file has no pyramid, one is built while it is looked at."""
         if not self._opened:
             return
-        entry = self._opened[0]
+        entry = self._opened.pop()  # the layer owns the source now; with another contrast the file is opened anew
         self.load_button.setEnabled(False)
-        if not entry["build"]:
-            self._add(entry, entry["source"])
-            return
-        source: ImageSource = entry["source"]
-        folder = self._folder()
-
-        def build() -> Generator[Progress, None, ImageSource]:
-            yield from build_overviews(source, folder)
-            assert overview_path(source, folder).exists()
-            return with_overviews(source, folder)
-
-        def again(*_: Any) -> None:
-            self.load_button.setEnabled(bool(self._opened))
-
-        def failed(error: BaseException) -> None:
-            again()
-            notify_error(error)
-
-        self.bar.run(
-            build, on_result=lambda whole: self._add(entry, whole), on_error=failed, on_cancel=again,
-            title="Building the pyramid",
-        )  # fmt: skip
-
-    def _add(self, entry: dict[str, Any], source: ImageSource) -> None:
-        self._opened.clear()  # the layer owns the source now; with another contrast the file is opened anew
-        data, keywords, _ = image_layer(source, entry["policy"], path=entry["path"], sample=entry["sample"])
+        data, keywords, _ = image_layer(entry["source"], entry["policy"], path=entry["path"], sample=entry["sample"])
         layer = self._viewer.add_image(data, **keywords)
         self.loaded.emit(layer)
 

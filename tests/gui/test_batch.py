@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from napari_isdnet.engine.batch import BatchQueue
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.widgets._engine import keep_triton_out
+from napari_isdnet.widgets._image import source_of
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.batch import BatchWidget
 from napari_isdnet.window import Window
@@ -80,6 +82,24 @@ def test_add_a_folder_run_see_the_states_open_a_result(viewer, qtbot, batch, ima
     shown = pyramid_of(viewer.layers["a classes"]).read(0, Window(0, 0, 130, 140))
     truth = LabelStore.open(tmp_path / "out" / "a.ome.zarr").read_labels(Window(0, 0, 130, 140))
     np.testing.assert_array_equal(shown, truth)
+
+
+def test_a_result_on_a_large_image_opens_with_a_pyramid(viewer, qtbot, batch, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path / "cache"))
+    wide = np.full((64, 5000, 3), 90, np.uint8)
+    tifffile.imwrite(tmp_path / "wide.tif", wide, photometric="rgb", tile=(64, 512))
+    batch.output.setText(str(tmp_path / "out"))
+    batch.add([str(tmp_path / "wide.tif")])
+    listed(qtbot, batch, 1)
+    batch.queue.items[0] = replace(
+        batch.queue.items[0], state="done"
+    )  # its result is gone since, which is no matter here
+    batch.table.selectRow(0)
+    batch.open_results()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=10_000)
+    layer = viewer.layers[0]
+    assert layer.multiscale
+    qtbot.waitUntil(lambda: source_of(layer).built, timeout=10_000)
 
 
 @pytest.mark.long

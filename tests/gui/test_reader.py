@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.window import Window
 
@@ -35,6 +37,23 @@ def test_reader_takes_pictures_and_leaves_stacks(viewer, qtbot, picture, tmp_pat
     assert pyramid_of(layer) is not None
     (sample,) = viewer.open_sample("napari-isdnet", "aerial-4k")
     qtbot.waitUntil(lambda: bool(sample._slice.image.raw.any()), timeout=20_000)
+
+
+def test_contrast_is_not_looked_for_on_the_main_thread(viewer, qtbot, tmp_path, monkeypatch) -> None:
+    looked, find = [], IntensityPolicy.from_source.__func__
+
+    def found(cls: Any, *arguments: Any) -> Any:
+        looked.append(threading.current_thread())
+        return find(cls, *arguments)
+
+    monkeypatch.setattr(IntensityPolicy, "from_source", classmethod(found))
+    pixels = np.linspace(0, 4000, 600 * 500).reshape(600, 500).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "deep.tif", pixels)
+    (layer,) = viewer.open(str(tmp_path / "deep.tif"), plugin="napari-isdnet")
+    qtbot.waitUntil(lambda: layer._slice.image.raw.max() == 255, timeout=10_000)
+    assert layer._slice.image.raw[300, 250, 0] == pytest.approx(127.5, abs=1)
+    assert looked
+    assert threading.main_thread() not in looked
 
 
 def test_class_maps_open_as_what_they_are(viewer, tmp_path) -> None:
