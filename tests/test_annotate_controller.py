@@ -66,7 +66,7 @@ def controller(told: Told, tmp_path: Path) -> Any:
     found.open(source, ["a", "b"], tmp_path / "image.isdnet")
     found.tool = "brush"
     yield found
-    found.close()
+    found.close_project()
 
 
 def values(controller: AnnotateController) -> np.ndarray:

@@ -28,7 +28,7 @@ def controller(errors: list[Exception], tmp_path: Path) -> Any:
     found = AnnotateController(lambda _dirty, _idle: None, errors.append)
     found.open(ArraySource([np.zeros((*SHAPE, 3), np.uint8)], "image", rgb=True), NAMES, tmp_path / "image.isdnet")
     yield found
-    found.close()
+    found.close_project()
 
 
 @pytest.mark.parametrize(

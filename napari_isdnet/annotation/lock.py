@@ -17,7 +17,8 @@ class FolderLock:
         from filelock import FileLock, Timeout
 
         self._owner = folder / f"{LOCK}.owner"
-        self._lock = FileLock(folder / LOCK, timeout=0, is_singleton=False)
+        # Not of the thread that takes it: a project that is written for long is closed by another one.
+        self._lock = FileLock(folder / LOCK, timeout=0, is_singleton=False, thread_local=False)
         try:
             self._lock.acquire()
         except Timeout:

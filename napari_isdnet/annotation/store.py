@@ -341,11 +341,19 @@ class AnnotationStore(Live, ClassEditing):
             self._saver.flush()
 
     def close(self) -> None:
-        """Flush and release the folder; painting afterwards is an error."""
+        """Flush and release the folder; painting afterwards is an error.
+
+        Raises :class:`InputError` when the disk refuses; the next opening writes from the journal what is missing.
+        """
         self._saver.stop()
         try:
             if self.journal.writable:
                 self.flush()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot be written ({error}); free some space and open it again, which brings back"
+                " all that was painted."
+            ) from None
         finally:
             self.journal.close()
             self.read_only = True

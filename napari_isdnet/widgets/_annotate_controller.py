@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -36,18 +37,26 @@ Changed = Callable[[list[Window], bool], None]
 class AnnotateController:
     """State behind the Annotate dock. ``on_change(dirty, idle)`` and ``on_error`` are called on the painting thread.
 
-    All changes of the store go through one queue, in order; nothing here waits for them, save :meth:`close`.
+    All changes of the store go through one queue a project, in order; nothing here waits for them for long.
+    ``on_closed(error)`` is called on a thread once all of a project that was closed is on the disk. After :meth:`mute`
+    none of them is called.
     """
 
-    def __init__(self, on_change: Changed, on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        on_change: Changed,
+        on_error: Callable[[Exception], None],
+        on_closed: Callable[[Exception | None], None] = lambda _: None,
+    ) -> None:
         self.project: Project | None = None
         self.tool = "pan"
         self.class_index = 0
         self.size = 20
         self.superpixel_method = "slic"
         self.counts: tuple[int, ...] = ()
-        self._on_change, self._on_error = on_change, on_error
-        self._queue = PaintQueue(self._done, on_error)
+        self._on_change, self._on_error, self._on_closed = on_change, on_error, on_closed
+        self._telling = threading.Lock()
+        self._queue = PaintQueue(self._done, self._fail)
         self._group = contextlib.ExitStack()
         self._edits = 0
         self._drag: tuple[list[Point], float, int | None] | None = None
@@ -60,7 +69,13 @@ class AnnotateController:
         """Open (or begin) the project of an image; the one before is closed first."""
         self.close_project()
         self.project = open_project(source, classes, folder)
-        self._queue.submit(list)  # counts what is there
+        earlier, self._queue = self._queue, PaintQueue(self._done, self._fail)
+
+        def first() -> list[Window]:  # it may be the project that was closed just now, and still be painted
+            earlier.wait()
+            return []  # told all the same: what is there is counted
+
+        self._queue.submit(first)
         return self.project.store
 
     @property
@@ -70,20 +85,20 @@ class AnnotateController:
             raise InputError("No annotation is open; choose an image and press Start.")
         return self.project.store
 
-    def close_project(self) -> None:
-        """Finish what was painted and close the project."""
+    def close_project(self) -> bool:
+        """Close the project; True where that is done. What was painted is finished and written in any case."""
         if self.project is None:
-            return
+            return True
         self.release()
-        self._queue.wait()
         project, self.project = self.project, None
-        close_project(project, painter=True)
         self.counts, self._policy = (), None
+        return close_project(project, self._queue, self._tell_closed)
 
-    def close(self) -> None:
-        """Finish, close the project and end the thread."""
-        self.close_project()
-        self._queue.close()
+    def mute(self) -> None:
+        """Say nothing more, for who listens is about to go; what a thread is saying now is waited for."""
+        with self._telling:
+            self._on_change = lambda _dirty, _idle: None
+            self._on_error = self._on_closed = lambda _: None
 
     @property
     def busy(self) -> bool:
@@ -103,7 +118,16 @@ class AnnotateController:
         project = self.project
         if idle and project is not None:
             self.counts = project.store.class_counts()
-        self._on_change(dirty, idle)
+        with self._telling:
+            self._on_change(dirty, idle)
+
+    def _fail(self, error: Exception) -> None:
+        with self._telling:
+            self._on_error(error)
+
+    def _tell_closed(self, error: Exception | None) -> None:
+        with self._telling:
+            self._on_closed(error)
 
     # -- strokes --------------------------------------------------------------------------------------------------
 
@@ -251,7 +275,7 @@ class AnnotateController:
                 dirty = store.paint(Patch(window, table[values], left)) if left.any() else []
             if lost:
                 said = ", ".join(f"'{name}'" for name in lost)
-                self._on_error(InputError(f"What was painted last as {said} is left out: that class is gone."))
+                self._fail(InputError(f"What was painted last as {said} is left out: that class is gone."))
                 dirty = [*dirty, window]  # what is shown there is not what is there
             return dirty
 

@@ -52,6 +52,7 @@ class AnnotateForm(QWidget):
         column = QVBoxLayout(page)
         column.addLayout(self._top)
         column.addWidget(self.hint)
+        column.addWidget(self.writing)
         column.addWidget(self.body)
         self.bar = JobBar(self, "annotate_job")
         column.addWidget(self.bar)
@@ -93,6 +94,12 @@ class AnnotateForm(QWidget):
             "Everything is saved as you paint, in <image>.isdnet beside the image",
             "Choose an image and press Start. What you paint is saved at once, beside the image.",
         )
+        self.writing = self._label(
+            "writing",
+            "Nothing of it is lost whatever happens; until this is gone, other programs find the annotation in use",
+            "The annotation that was closed is still being written to the disk; go on with whatever you like.",
+        )
+        self.writing.hide()
 
     def _body(self) -> None:
         self.body = QWidget(self)

@@ -14,7 +14,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _projects
-from napari_isdnet.widgets._annotate_controller import AnnotateController
+from napari_isdnet.widgets._annotate_controller import PATIENCE_SECONDS, AnnotateController
 from napari_isdnet.widgets._annotate_files import Exchanging
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer, Prediction
 from napari_isdnet.widgets._controls import fill_with, images_of
@@ -46,15 +46,17 @@ class AnnotateWidget(Exchanging):
     opened = Signal(object)
     _changed = Signal(object, bool)
     _failed = Signal(object)
+    _closed = Signal(object)
 
     def __init__(self, napari_viewer: Any) -> None:  # napari passes the viewer by this name
         super().__init__()
         viewer = real_viewer(napari_viewer)
         self.viewer = viewer
-        self.controller = AnnotateController(self._changed.emit, self._failed.emit)
+        self.controller = AnnotateController(self._changed.emit, self._failed.emit, self._closed.emit)
         self.canvas: AnnotationLayer | None = None
         self._edited: list[EditWindow] = []  # at most one; a list, since it outlives the widget's C++ side
         self.image_layer: Any = None
+        self._unwritten = 0  # annotations that were closed and are still being written
         self._timer = QTimer(self)
         self._timer.setInterval(150)
         self._timer.timeout.connect(self.controller.tick)
@@ -67,11 +69,12 @@ class AnnotateWidget(Exchanging):
         controller, edited = self.controller, self._edited
 
         def gone() -> None:
+            controller.mute()  # what is still painted and written tells nobody
             try:
                 for window in edited:
                     window.end()
             finally:
-                controller.close()
+                controller.close_project()
 
         end_with_dock(self, self.stop)
         stop_with(self, gone)
@@ -86,6 +89,7 @@ class AnnotateWidget(Exchanging):
     def _connect(self) -> None:
         self._changed.connect(self._show_change, Qt.ConnectionType.QueuedConnection)
         self._failed.connect(self._show_failure, Qt.ConnectionType.QueuedConnection)
+        self._closed.connect(self._show_closed, Qt.ConnectionType.QueuedConnection)
         for event in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
             event.connect(self._list_layers)
         self.viewer.layers.events.removed.connect(self._layer_removed)
@@ -188,7 +192,8 @@ class AnnotateWidget(Exchanging):
         for key in ("Control-Z", "Control-Shift-Z", "N"):
             self.viewer.bind_key(key, None, overwrite=True)
         canvas.close()
-        self.controller.close_project()
+        self._unwritten += 1
+        self.writing.setVisible(not self.controller.close_project() or self._unwritten > 1)
         self.body.hide()
         self.hint.show()
         self.image.setEnabled(True)
@@ -199,6 +204,12 @@ class AnnotateWidget(Exchanging):
         self._visited.clear()
         self.reason.hide()
         self._list_layers()
+
+    def _show_closed(self, error: Exception | None) -> None:
+        self._unwritten -= 1
+        self.writing.setVisible(self._unwritten > 0)
+        if error is not None:
+            notify_error(error)
 
     def _prediction(self) -> Prediction | None:
         layer = self.prediction.currentData()
@@ -348,7 +359,7 @@ class AnnotateWidget(Exchanging):
             return
         if self.canvas is None:
             return
-        self.controller.wait(5)
+        self.controller.wait(PATIENCE_SECONDS)
         try:
             window = window_to_edit(visible_window(self.viewer, self.image_layer), self.controller.store.shape)
         except InputError as error:
@@ -372,7 +383,7 @@ class AnnotateWidget(Exchanging):
         self.edit_button.setChecked(False)
         self.edit_button.setText("Edit window")
         if self.canvas is not None and self.canvas.layer in self.viewer.layers:
-            self.controller.wait(5)
+            self.controller.wait(PATIENCE_SECONDS)
             self.canvas.layer.visible = True
             self.canvas.take_tool()
 

@@ -297,7 +297,7 @@ def test_strokes_and_undo_survive_a_restart_and_an_end_in_the_middle_of_a_drag(v
     assert not painted(dock).any()
     # Nor is a stroke lost where the window closes in the middle of its drag.
     drag(viewer, dock.canvas.layer, [(700, 800), (700, 1000)], let_go=False)
-    dock.controller.close()
+    dock.controller.close_project()
     with Project.open(picture, read_only=True) as project:
         assert project.store.read_labels(Window(700, 900, 1, 1))[0, 0] == 1
 
