@@ -26,6 +26,7 @@ def describe(image: Path) -> dict[str, Any]:
 
     with Project.open(image, read_only=True) as project:
         store = project.store
+        said = _other_image(project, image)
         strokes = sum(store.journal.entry(n)["kind"] != "classes" for n in store.journal.done)
         return {
             "project": str(project.folder),
@@ -40,7 +41,28 @@ def describe(image: Path) -> dict[str, Any]:
                 {"id": m.id, "name": m.name, "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(m.time))}
                 for m in project.history()
             ],
-        }
+        } | ({"note": said} if said else {})
+
+
+def _other_image(project: Project, image: Path) -> str:
+    """What is to be said of an image that is not what it was; '' also where it is gone."""
+    from napari_isdnet.io.open import open_source
+
+    path = _image_of(project) if store_folder(image) == project.folder else image
+    try:
+        if path is not None:
+            with closing(open_source(path)) as source:
+                return project.other_image(source)
+    except InputError:  # who wants to know what is painted need not be able to read it
+        pass
+    return ""
+
+
+def _image_of(project: Project) -> Path | None:
+    """The image beside a project, else where it was; None where it is gone."""
+    beside = project.folder.with_name(project.folder.name.removesuffix(ENDING))
+    paths = (beside, Path(project.image.get("path") or beside))
+    return next((path for path in paths if path != project.folder and path.exists()), None)
 
 
 def bring(image: Path, file: Path, values: str, default_class: str, classes: Path | None) -> dict[str, Any]:
@@ -208,9 +230,8 @@ def _opened(
         folder = store_folder(image)
         if (folder / JOURNAL).is_file() or folder.suffix == ENDING:
             project = stack.enter_context(Project.open(folder, read_only=read_only))
-            beside = folder.with_name(folder.name.removesuffix(ENDING))
-            there = [p for p in (beside, Path(project.image.get("path") or beside)) if p != folder and p.exists()]
-            yield project, stack.enter_context(closing(open_source(there[0]))) if there else None
+            path = _image_of(project)
+            yield project, None if path is None else stack.enter_context(closing(open_source(path)))
             return
         source = stack.enter_context(closing(open_source(image)))
         if not needed and not (project_folder(image, quick_identity(source)) / JOURNAL).is_file():

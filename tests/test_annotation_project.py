@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -28,7 +30,6 @@ def test_lies_beside_the_image_and_is_found_again(image):
     with Project.open(image, classes=["a", "b"]) as project:
         assert project.folder == image.with_name("scene.tif.isdnet")
         project.store.paint(Brush([(100, 100)], 20), 1)
-        project.set(brush=20, context="whole")
     for way_in in (
         image,
         str(image),
@@ -37,9 +38,7 @@ def test_lies_beside_the_image_and_is_found_again(image):
     ):
         with Project.open(way_in) as project:
             assert project.store.class_counts() == (0, 1257)
-            assert project.settings == {"brush": 20, "context": "whole"}
             assert project.store.name == "scene.tif"
-            assert not project.image_changed
 
 
 def test_lies_in_the_cache_when_the_image_is_read_only_or_has_no_file(image, tmp_path, monkeypatch):
@@ -91,19 +90,45 @@ def test_a_model_that_cannot_be_written_leaves_no_trace(image):
         assert list((project.folder / "models").iterdir()) == []
 
 
+def said_of(image):
+    with closing(open_source(image)) as source, Project.open(source) as project:
+        return project.other_image(source)
+
+
 def test_another_image_in_its_place_is_noticed(image):
     import tifffile
 
+    def write(shade, **options):
+        pixels = np.full((600, 700, 3), shade, np.uint8)
+        tifffile.imwrite(image, pixels, photometric="rgb", metadata=None, **options)
+
+    write(0)
+    size = image.stat().st_size
     with Project.open(image, classes=["a"]):
         pass
-    tifffile.imwrite(image, np.ones((600, 700, 3), np.uint8), photometric="rgb", compression="deflate")
-    with Project.open(image) as project:
-        assert project.image_changed
+    assert said_of(image) == ""
+    write(0)  # at another time
+    assert said_of(image) == ""
+    write(1)
+    assert image.stat().st_size == size
+    assert said_of(image).startswith("'scene' is not the image that this annotation was begun on")
+    write(0, compression="deflate")
+    assert said_of(image) != ""
     tifffile.imwrite(image, np.zeros((300, 700, 3), np.uint8), photometric="rgb")
     with pytest.raises(InputError, match="belongs to an image of 600 x 700 pixels, scene has 300 x 700"):
         Project.open(image)
     with Project.open(image.with_name("scene.tif.isdnet")) as project:  # the refusal let go of the lock
         assert project.store.shape == (600, 700)
+
+
+def test_an_image_that_moves_with_its_project_is_the_same(image, tmp_path):
+    with Project.open(image, classes=["a"]) as project:
+        folder = project.folder
+    place = tmp_path / "elsewhere" / image.name
+    place.parent.mkdir()
+    shutil.copy(image, place)
+    folder.rename(place.with_name(folder.name))
+    assert said_of(place) == ""
 
 
 def test_a_second_process_gets_one_sentence(image):
@@ -128,7 +153,7 @@ def test_read_only_changes_nothing(image):
     with Project.open(image, read_only=True) as project:
         assert project.store.class_counts() == (1257,)
         with pytest.raises(InputError, match="read-only"):
-            project.set(a=1)
+            project.set_current(None)
         with pytest.raises(InputError, match="read-only"):
             project.add_model(lambda path: path.write_bytes(b""))
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
@@ -167,7 +192,6 @@ def test_a_model_is_taken_in_while_others_are_chosen(image, tmp_path):
         steps = (
             lambda: project.add_model(tmp_path / "model.safetensors"),
             lambda: project.set_current(None),
-            lambda: project.set(shown=1),
         )
         threads = [threading.Thread(target=work, args=(step,)) for step in steps]
         for thread in threads:

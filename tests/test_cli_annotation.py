@@ -57,6 +57,7 @@ def test_outlines_go_in_and_come_out(cli: Runner, image: Path, outlines: Path, t
     assert [(c["name"], c["pixels"]) for c in facts["classes"]] == [("road", 1500), ("well", 4)]
     assert facts["classes"][0]["color"] == [1, 2, 3]
     assert "road: 1500 pixels" in cli("annotation", "info", image).out
+    assert "note" not in facts
     # by the project's folder too, in pixels and on the map
     written = tmp_path / "out.geojson"
     assert cli("annotation", "export", f"{image}.isdnet", "-o", written).code == 0
@@ -68,6 +69,18 @@ def test_outlines_go_in_and_come_out(cli: Runner, image: Path, outlines: Path, t
     assert "32633" in placed["crs"]["properties"]["name"]
     corners = {tuple(p) for p in placed["features"][0]["geometry"]["coordinates"][0]}
     assert corners == {(500000 + x, 4000000 - y) for x, y in ROAD}
+
+
+def test_an_image_that_was_replaced_is_said_and_nothing_lost(cli: Runner, image: Path, outlines: Path) -> None:
+    assert cli("annotation", "import", image, outlines).code == 0
+    tifffile.imwrite(image, np.full((*SHAPE, 3), 9, np.uint8))
+    for way_in in (image, f"{image}.isdnet"):
+        ran = cli("annotation", "info", way_in)
+        assert "note: 'land' is not the image that this annotation was begun on, or was changed since" in ran.out
+        assert "road: 1500 pixels" in ran.out
+    image.write_bytes(b"no image any more")
+    ran = cli("annotation", "info", f"{image}.isdnet")
+    assert (ran.code, "note" in ran.out) == (0, False)
 
 
 @pytest.mark.parametrize("ending", [".tif", ".ome.tif", ".ome.zarr", ".png"])

@@ -75,7 +75,8 @@ def test_naming_a_project_does_not_wait_for_all_pixels(tmp_path: Path, monkeypat
         folder = project.folder
     with Project.open(ArraySource([image], "a")) as project:
         assert project.folder == folder
-        assert not project.image_changed
+        assert project.other_image(ArraySource([image], "a")) == ""
+        assert project.other_image(ArraySource([image[::-1]], "a")) != ""
 
 
 def old(folder: Path) -> None:
@@ -148,7 +149,7 @@ def test_a_project_of_an_earlier_version_is_of_the_same_image(chunked: tuple[Pat
         project._keep()
     with Project.open(path) as project:
         assert "chunks" not in project.image
-        assert not project.image_changed
+        assert project.other_image(open_source(path)) == ""
 
 
 def test_overviews_are_those_of_the_pixels_now(tmp_path: Path) -> None:

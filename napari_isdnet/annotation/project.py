@@ -1,6 +1,6 @@
 """A project: everything that belongs to one image, in ``<image>.isdnet`` beside it.
 
-``project.json`` holds the image's identity, settings and the history of models; ``models/`` the model files; the rest
+``project.json`` holds the image's identity and the history of models; ``models/`` the model files; the rest
 is the annotation (see :mod:`~napari_isdnet.annotation.layout`).
 """
 
@@ -27,6 +27,9 @@ from napari_isdnet.paths import cache_folder
 ENDING = ".isdnet"
 FILE = "project.json"
 MODELS = "models"
+_TELLING = {"size", "bytes", "chunks", "shape", "dtype", "sample", "world", "version", "seed", "scale"}
+"""What of an image's identity another image may have differently."""
+_BLOCKS, _BLOCK = 17, 4096
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,11 @@ class ModelEntry:
 
 
 class Project:
-    """The annotation (``store``), settings and model history of one image. Use it as a context, or close it."""
+    """The annotation (``store``) and model history of one image. Use it as a context, or close it."""
 
-    def __init__(self, folder: Path, store: AnnotationStore, content: dict[str, Any], image_changed: bool) -> None:
+    def __init__(self, folder: Path, store: AnnotationStore, content: dict[str, Any]) -> None:
         self.folder = folder
         self.store = store
-        self.image_changed = image_changed
-        """True when the image file is another than when the project was made (its size in pixels is the same)."""
         self._content = content
         self._lock = threading.Lock()  # a model is taken in beside the window, which may choose another meanwhile
 
@@ -105,7 +106,7 @@ class Project:
                 " 'napari-isdnet annotation import'."
             )
         store = AnnotationStore.create(where, source.shape, classes)
-        project = cls(where, store, _new_content(source), False)
+        project = cls(where, store, _new_content(source))
         project._keep()
         return project
 
@@ -119,33 +120,28 @@ class Project:
                     f" {source.shape[0]} x {source.shape[1]}; move the folder away to start anew."
                 )
             content = _read(folder / FILE)
-            changed = False
             if source is not None:
-                now = _facts(quick_identity(source))
-                before = content.get("image")
-                changed = before is not None and _differ(before, now)
-                content["image"] = before or now
-            return cls(folder, store, content, changed)
+                content["image"] = content["image"] or image_facts(source)
+            return cls(folder, store, content)
         except BaseException:
             store.close()
             raise
 
-    # -- settings -----------------------------------------------------------------------------------------------------
+    # -- the image ----------------------------------------------------------------------------------------------------
 
     @property
     def image(self) -> Mapping[str, Any]:
         """Identity of the image when the project was made."""
-        return dict(self._content.get("image") or {})
+        return dict(self._content["image"] or {})
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What widgets and commands keep here."""
-        return dict(self._content["settings"])
-
-    def set(self, **settings: Any) -> None:
-        """Keep JSON-ready settings."""
-        with self._lock:
-            self._keep(settings={**self._content["settings"], **settings})
+    def other_image(self, source: ImageSource) -> str:
+        """A sentence where ``source`` is not the image that the annotation was begun on, else ''."""
+        if not _differ(self.image, image_facts(source)):
+            return ""
+        return (
+            f"'{source.name}' is not the image that this annotation was begun on, or was changed since: check that what"
+            " is painted still fits it."
+        )
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -315,22 +311,41 @@ def _facts(identity: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
+def image_facts(source: ImageSource) -> dict[str, Any]:
+    """Identity of an image, with a sample of its file: other pixels in a plain TIFF do not change its size."""
+    facts = _facts(quick_identity(source))
+    path = Path(facts.get("path") or "")
+    return facts | {"bytes": _sample(path)} if path.is_file() else facts
+
+
+def _sample(path: Path) -> str:
+    """Hash of blocks all over a file."""
+    digest = blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        last = max(0, file.seek(0, os.SEEK_END) - _BLOCK)
+        for number in range(_BLOCKS):
+            file.seek(last * number // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
 def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two identities contradict each other.
 
-    Moving or copying an image together with its project changes neither; what only one of them states, because another
-    version of this package wrote it, tells nothing.
+    Moving or copying an image together with its project changes nothing of what is compared, nor does another reader
+    of its format; what only one of them states, because another version of this package wrote it, tells nothing. The
+    size of a Zarr image is that of its metadata, which grows with labels that are added.
     """
-    known = (before.keys() & now.keys()) - {"path", "mtime", "mtime_ns"}
-    return any(before[key] != now[key] for key in known)
+    known = _TELLING & before.keys() & now.keys()
+    return any(before[key] != now[key] for key in known - ({"size"} if "chunks" in known else set()))
 
 
 def _new_content(source: ImageSource) -> dict[str, Any]:
-    return _empty() | {"image": _facts(quick_identity(source)), "shape": list(source.shape)}
+    return _empty() | {"image": image_facts(source), "shape": list(source.shape)}
 
 
 def _empty() -> dict[str, Any]:
-    return {"format": 1, "image": None, "settings": {}, "models": [], "current": None}
+    return {"format": 1, "image": None, "models": [], "current": None}
 
 
 def _read(path: Path) -> dict[str, Any]:

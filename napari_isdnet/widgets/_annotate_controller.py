@@ -85,6 +85,10 @@ class AnnotateController:
             raise InputError("No annotation is open; choose an image and press Start.")
         return self.project.store
 
+    def other_image(self, source: Any) -> str:
+        """What is to be said where ``source`` is not what the annotation was begun on, else ''."""
+        return "" if self.project is None else self.project.other_image(source)
+
     def close_project(self) -> bool:
         """Close the project; True where that is done. What was painted is finished and written in any case."""
         if self.project is None:

@@ -105,6 +105,8 @@ class AnnotateForm(QWidget):
         self.body = QWidget(self)
         column = QVBoxLayout(self.body)
         column.setContentsMargins(0, 0, 0, 0)
+        self.other = self._label("other", "Nothing of what is painted was changed; from a shell: annotation info")
+        column.addWidget(self.other)
         self.classes = ClassTable(self.body)
         column.addWidget(self.classes)
         column.addLayout(self._class_buttons())

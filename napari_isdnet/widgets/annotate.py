@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtGui import QAction
 
-from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _projects
 from napari_isdnet.widgets._annotate_controller import PATIENCE_SECONDS, AnnotateController
-from napari_isdnet.widgets._annotate_files import Exchanging
 from napari_isdnet.widgets._annotate_layer import AnnotationLayer, Prediction
+from napari_isdnet.widgets._annotate_list import ListingClasses
 from napari_isdnet.widgets._controls import fill_with, images_of
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
 from napari_isdnet.widgets._image import ANNOTATION, EDITED, METADATA
@@ -40,7 +38,7 @@ def _import_ahead() -> Generator[Progress, None, None]:
         getattr(import_module(module), name)
 
 
-class AnnotateWidget(Exchanging):
+class AnnotateWidget(ListingClasses):
     """Controls over one annotation; ``controller`` holds its state. ``opened``: a project was opened."""
 
     opened = Signal(object)
@@ -96,12 +94,7 @@ class AnnotateWidget(Exchanging):
         self.viewer.camera.events.zoom.connect(self._show_size)
         self.start_button.clicked.connect(lambda: self.start())
         self.classes.picked.connect(self._pick)
-        self.classes.renamed.connect(lambda k, name: self._edit(lambda store: store.rename_class(k, name)))
-        self.classes.recolored.connect(lambda k, color: self._edit(lambda store: store.recolor_class(k, color)))
-        self.classes.rekeyed.connect(self._rekey)
-        self.add_button.clicked.connect(self._add_class)
-        self.remove_button.clicked.connect(self._remove_class)
-        self.merge_menu.aboutToShow.connect(self._fill_merge_menu)
+        self._connect_classes()
         for tool, button in self.tool_buttons.items():
             button.clicked.connect(lambda _=False, tool=tool: self.choose(tool=tool))
         self.size_box.setValue(self.controller.size)
@@ -155,6 +148,8 @@ class AnnotateWidget(Exchanging):
         self.image_layer = layer
         _projects.before_training(self.controller.project, self._save_editing, self.controller.wait)
         self.controller.class_index = 0
+        self.other.setText(self.controller.other_image(source))
+        self.other.setVisible(bool(self.other.text()))
         self.canvas = AnnotationLayer(
             self.viewer, self.controller, f"{source.name} annotation", lambda: source, self._prediction, self.choose,
             **placement(layer),
@@ -260,45 +255,6 @@ class AnnotateWidget(Exchanging):
             self.editing.layer.selected_label = index + 1
         if self.controller.tool in ("eraser", "pan"):
             self.choose(tool="brush")
-
-    # -- classes --------------------------------------------------------------------------------------------------
-
-    def _edit(self, change: Any) -> None:
-        self._save_editing()
-        self.controller.edit(change)
-
-    def _rekey(self, index: int, key: str) -> None:
-        if key and (len(key) != 1 or key not in "123456789"):
-            notify_error(InputError(f"The key of a class is one digit from 1 to 9, got '{key}'; or leave it empty."))
-            self.classes.refill()
-            return
-        self._edit(lambda store: store.set_shortcut(index, key or None))
-
-    def _add_class(self) -> None:
-        names = {c.name for c in self.controller.store.classes}
-        name = next(f"class {n}" for n in range(len(names) + 1, 1000) if f"class {n}" not in names)
-
-        def add(store: AnnotationStore) -> None:
-            self.controller.class_index = store.add_class(name)
-
-        self._edit(add)
-
-    def _remove_class(self) -> None:
-        index = self.controller.class_index
-        if index < len(self.controller.store.classes):
-            self._edit(lambda store: store.remove_class(index))
-
-    def _fill_merge_menu(self) -> None:
-        self.merge_menu.clear()
-        index = self.controller.class_index
-        for target, item in enumerate(self.controller.store.classes):
-            if target != index:
-                entry = QAction(item.name, self.merge_menu)
-                entry.setToolTip(f"What is painted as the selected class becomes '{item.name}'")
-                entry.triggered.connect(
-                    lambda _=False, target=target: self._edit(lambda store: store.merge_classes(index, target))
-                )
-                self.merge_menu.addAction(entry)
 
     # -- what changed ---------------------------------------------------------------------------------------------
 

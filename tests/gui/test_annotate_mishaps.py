@@ -195,6 +195,21 @@ def test_an_image_that_was_closed_stays_named_and_its_annotation_can_be_closed(
     assert not dock.start_button.isEnabled()
 
 
+def test_an_image_that_was_replaced_since_is_said_on_start(viewer: Any, qtbot: Any, dock: Any, tmp_path: Path) -> None:
+    drag(viewer, dock.canvas.layer, [(350, 400), (350, 500)])
+    settle(qtbot, dock)
+    assert not dock.other.isVisible()
+    dock.start_button.click()
+    viewer.layers.clear()
+    tifffile.imwrite(tmp_path / "field.tif", np.zeros((*SHAPE, 3), np.uint8), photometric="rgb", tile=(256, 256))
+    data, keywords, _ = read(tmp_path / "field.tif")[0]
+    viewer.add_image(data, **keywords)
+    dock.start_button.click()
+    assert dock.other.isVisible()
+    assert "is not the image that this annotation was begun on" in dock.other.text()
+    assert painted(dock)[350, 450] == 1
+
+
 def test_renamed_layers_are_renamed_in_the_boxes(viewer: Any, dock: Any) -> None:
     viewer.add_labels(np.zeros(SHAPE, np.uint8), name="map").name = "better map"
     dock.image_layer.name = "meadow"
