@@ -220,7 +220,7 @@ def damaged(root: Path) -> None:
 def test_a_check_reads_images_and_says_where_there_is_nothing_to_train(tmp_path: Path) -> None:
     root = make_data(tmp_path)
     assert not examine(open_dataset(tiny(root).data)).problems
-    nothing = tiny(root).data.model_copy(update={"train": ()})
+    nothing = tiny(root).data.model_copy(update={"train": (), "validation": ("*",)})
     assert any("has no train samples" in text for text in examine(open_dataset(nothing)).problems)
     with pytest.raises(InputError, match="has no train samples"):
         next(fit(tiny(root).model_copy(update={"data": nothing}), tmp_path / "run"))
@@ -307,7 +307,15 @@ def test_a_model_is_not_written_over_the_one_it_starts_from(tmp_path: Path) -> N
         ("loss.class_weights=[0.0, 0.0]", "not all of them 0"),
         ("augment.contrast=[-0.5, 1.5]", "contrast: must be two factors of at least 0"),
         ("augment.saturation=[1.5, 0.5]", "saturation: must be two factors .* in ascending order"),
-        ("data={classes=['a', 'b'], ignored_in_mean=['b', 'a']}", "ignored_in_mean names all classes"),
+        ("data.classes=['a']", r"data.classes: must name at least two classes, got \['a'\]"),
+        ("data.classes=none.txt", r"data.classes: the list of classes none.txt cannot be read"),
+        ("data.values=[0, 1]", r"values must be 5 different numbers, one per class, got \[0, 1\]"),
+        ("data={classes=['a', 'b'], values=[7, 7]}", "values must be 2 different numbers"),
+        ("data={classes=['a', 'b'], values=[0, 300]}", "data.values.1: input should be less than or equal to 255"),
+        ("data.values=masks", "data.values: input should be 'mask' or 'annotation', got 'masks'"),
+        ("data.train=scene1", r"data.train: must be a list in brackets, such as \[.*\], got 'scene1'"),
+        ("crop.size=[64]", r"crop.size.1: there are too few values, got \[64\]"),
+        ("run={early_stop=2, validate_every=0}", "early_stop counts validations, and validate_every is 0"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused(setting: str, words: str) -> None:

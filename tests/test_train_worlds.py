@@ -10,6 +10,7 @@ import tifffile
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import open_dataset
 from napari_isdnet_training.layouts.world import FIRST_SEED, _world
+from napari_isdnet_training.sources import open_mask, read_mask
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.samples import open_sample, sample_names
@@ -58,12 +59,8 @@ def test_they_are_written_once_and_whole(data: DataConfig) -> None:
 
 
 def test_another_order_of_many_classes_is_another_file(tmp_path: Path) -> None:
-    order = np.full(256, 255, np.uint8)
-    names = []
-    for values in ([1, 2, 3, 4, 12], [12, 3, 4, 1, 2], [1, 23, 4, 1, 2]):
-        order[: len(values)] = values
-        names.append(_world(tmp_path, 0, 32, order).name)
-    assert len(set(names)) == 3
+    orders = ([1, 2, 3, 4, 12], [12, 3, 4, 1, 2], [1, 23, 4, 1, 2])
+    assert len({_world(tmp_path, 0, 32, np.array(order, np.uint8)).name for order in orders}) == 3
 
 
 def test_no_sample_of_the_package_was_trained_on() -> None:
@@ -76,3 +73,16 @@ def test_data_without_their_classes_is_refused(data: DataConfig) -> None:
     other = data.model_copy(update={"classes": data.classes[:4]})
     with pytest.raises(InputError, match="the data has no vegetation"):
         open_dataset(other)
+
+
+def test_they_hold_the_values_that_own_masks_do(data: DataConfig) -> None:
+    listed = tuple(10 * (n + 1) for n in range(len(data.classes)))
+    plain, valued = (open_dataset(data.model_copy(update={"values": v})) for v in ("mask", listed))
+    held = []
+    for dataset in (plain, valued):
+        sample = dataset.split("train")[-1]
+        mask = open_mask(sample.mask, dataset.code)
+        held.append(read_mask(mask, Window.whole(mask.shape), dataset.code, sample.mask.name))
+        mask.close()
+    np.testing.assert_array_equal(*held)
+    assert len(np.unique(held[0])) > 1

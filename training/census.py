@@ -30,6 +30,11 @@ class MaskCensus:
     counts: npt.NDArray[np.int64]
     places: tuple[npt.NDArray[np.int64], ...]
 
+    @property
+    def ignored(self) -> int:
+        """Pixels that are of no class."""
+        return self.shape[0] * self.shape[1] - int(self.counts.sum())
+
 
 def take_census(samples: Sequence[Sample], classes: int, code: MaskCode, seed: int = 0) -> list[MaskCensus]:
     """Look at every sample, block by block.
@@ -119,10 +124,12 @@ def check_dataset(
 def _missing_classes(dataset: Dataset, train: Sequence[MaskCensus]) -> Iterator[str]:
     """A sentence for each class that no training mask holds."""
     total = np.sum([c.counts for c in train], axis=0)
+    plain = dataset.code.values is None and dataset.code.colors is None and any(c.ignored for c in train)
+    advice = " (255 is ignored; where it means a class, list what each class holds: data.values=[0, 255])"
     for index in np.flatnonzero(total == 0):
         yield (
             f"Class '{dataset.classes[index].name}' (index {index}) is in none of the {len(train)} training masks of"
-            f" {dataset.name}; remove it from data.classes, label some, or set data.allow_empty_classes=true."
+            f" {dataset.name}{advice if plain else ''}; remove it from data.classes, label some, or set data.allow_empty_classes=true."
         )
 
 

@@ -36,6 +36,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a rec
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
 Values = Literal["auto", "annotation", "mask"]
 SplitName = Literal["train", "validation", "test"]
+NONE_VALIDATES = "No sample validates, so there are no figures and no best model; name some: data.validation=[...]."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, also of an error.")]
 
 
@@ -68,6 +69,8 @@ def fit(
         "validation": result.figures,
     }
     _show(facts, as_json)
+    if loaded.run.validate_every and not result.figures:
+        typer.echo(NONE_VALIDATES, err=True)
 
 
 @app.command()
@@ -197,6 +200,8 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
         faults, lines, them = ("fault", "line", "it") if count == 1 else ("faults", "lines", "them")
         raise InputError(f"{count} {faults} of {dataset.name}; see the {lines} above, and mend {them}.")
     typer.echo("No fault.")
+    if not dataset.samples.get("validation"):
+        typer.echo(NONE_VALIDATES)
 
 
 @app.command()

@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from napari_isdnet.classes import ClassInfo, classes_from
+from napari_isdnet.engine.classlist import read_classes
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 
 PositiveNumber = Annotated[float, Field(gt=0)]
+MaskValue = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Part(BaseModel):
@@ -30,14 +32,19 @@ class _Part(BaseModel):
 class DataConfig(_Part):
     """Where images and masks are, how they are split, and what the classes are called.
 
-    ``train``, ``validation`` and ``test`` select samples by name, shell pattern or ``@FILE`` with one name a line. What
-    an empty selection means is said by each layout in :mod:`napari_isdnet_training.layouts`: for the public data sets
-    it is ``split``: the lists that the paper uses, or for Inria the one that its authors suggest. ``worlds`` generated
-    landscapes of ``world_size`` pixels a side join the training samples.
+    ``train``, ``validation`` and ``test`` select samples by name, shell pattern or ``@FILE`` with one name a line;
+    where only others are named, all that they leave train. What no selection at all means is said by each layout in
+    :mod:`napari_isdnet_training.layouts`: for the public data sets it is ``split``: the lists that the paper uses, or
+    for Inria the one that its authors suggest.
+
+    ``classes``: names, each with a colour if wanted, or a file that lists them. ``values``, what the pixels of own
+    masks hold: ``"mask"`` class indices with 255 ignored, ``"annotation"`` 0 for unlabelled and k + 1 for class k, or
+    a list of what stands for each class, in their order (``[0, 255]``; 255 is ignored where it is not listed).
+    ``worlds`` generated landscapes of ``world_size`` pixels a side join the training samples.
     """
 
     layout: Literal["folder", "scenes", "deepglobe", "inria", "cityscapes"] = "folder"
-    root: Path = Path()
+    root: Path | None = None
     split: Literal["paper", "suggested"] = "paper"
     images: str = "images"
     masks: str = "masks"
@@ -46,7 +53,7 @@ class DataConfig(_Part):
     test: tuple[str, ...] = ()
     classes: tuple[Any, ...] = ()
     ignored_in_mean: tuple[str, ...] = ()
-    values: Literal["mask", "annotation"] = "mask"
+    values: Literal["mask", "annotation"] | tuple[MaskValue, ...] = "mask"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[PositiveNumber, PositiveNumber, PositiveNumber] = IMAGENET_STD
     channels: tuple[int, ...] | None = None
@@ -55,18 +62,19 @@ class DataConfig(_Part):
     worlds: int = Field(default=0, ge=0, le=1000)
     world_size: int = Field(default=2048, ge=256, le=16384)
 
-    @field_validator("classes")
+    @field_validator("classes", mode="before")
     @classmethod
-    def _known_classes(cls, value: tuple[Any, ...]) -> tuple[ClassInfo, ...]:
-        return classes_from(value) if value else ()
+    def _known_classes(cls, value: Any) -> tuple[ClassInfo, ...]:
+        classes = read_classes(value) if isinstance(value, str) else classes_from(value) if value else ()
+        if len(classes) == 1:
+            raise ValueError("must name at least two classes")
+        return classes
 
     @model_validator(mode="after")
-    def _ignored_are_classes(self) -> DataConfig:
-        unknown = set(self.ignored_in_mean) - {c.name for c in self.classes}
-        if unknown and self.classes:
-            raise ValueError(f"ignored_in_mean names {', '.join(sorted(unknown))}, which is none of the classes")
-        if self.classes and len(set(self.ignored_in_mean)) == len(self.classes):
-            raise ValueError("ignored_in_mean names all classes, so there is no mean; leave one out")
+    def _one_value_per_class(self) -> DataConfig:
+        listed = () if isinstance(self.values, str) else self.values
+        if listed and (len(set(listed)) < len(listed) or len(listed) != len(self.classes)):
+            raise ValueError(f"values must be {len(self.classes)} different numbers, one per class, got {list(listed)}")
         return self
 
 
@@ -212,12 +220,14 @@ class RunConfig(_Part):
     strategy: Literal["auto", "ddp"] = "auto"
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> RunConfig:
+    def _fits_together(self) -> RunConfig:
         parts = self.accumulate * self.devices * self.nodes
         if self.batch % parts:
             raise ValueError(
                 f"batch {self.batch} cannot be shared by accumulate x devices x nodes = {parts}; use a multiple of it"
             )
+        if self.early_stop and not self.validate_every:
+            raise ValueError("early_stop counts validations, and validate_every is 0; set it to some number of steps")
         return self
 
 
@@ -340,7 +350,8 @@ def _parse_setting(setting: str) -> dict[str, Any]:
 
 
 def _one_sentence(error: ValidationError, label: str) -> str:
-    problem = error.errors()[0]
+    # Of a setting that takes words or a list: what is wrong with the list, where one was given.
+    problem = min(error.errors(), key=lambda p: p["type"] == "literal_error" and not isinstance(p["input"], str))
     where = ".".join(str(p) for p in problem["loc"] if not (isinstance(p, str) and "[" in p)) or "the recipe"
     reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if problem["type"] == "extra_forbidden":
@@ -348,5 +359,9 @@ def _one_sentence(error: ValidationError, label: str) -> str:
         for part in problem["loc"][:-1]:
             parent = parent.model_fields[str(part)].annotation
         return f"Recipe '{label}' has an unknown key '{where}'; known there are {', '.join(parent.model_fields)}."
+    if problem["type"] == "tuple_type":
+        reason = 'must be a list in brackets, such as ["a", "b"] or [1, 2]'
+    elif isinstance(problem["loc"][-1] if problem["loc"] else None, int) and problem["type"] == "missing":
+        reason = "there are too few values"
     got = "" if isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
     return f"Recipe '{label}': {where}: {reason[:1].lower() + reason[1:]}{got if got not in reason else ''}."

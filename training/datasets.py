@@ -28,9 +28,9 @@ LAYOUTS: dict[str, Callable[[Path, DataConfig], Dataset]] = {
 
 def open_dataset(config: DataConfig) -> Dataset:
     """Find the samples of a recipe's data. Nothing is read but folder listings; ``worlds`` are made."""
-    root = config.root.expanduser()
-    if config.root == Path():
+    if config.root is None:
         raise InputError("The recipe does not say where the data is; add --set data.root=FOLDER.")
+    root = config.root.expanduser()
     if not root.is_dir():
         raise InputError(f"data.root '{root}' is no folder; give the folder that holds the data set.")
     if config.split == "suggested" and config.layout != "inria":

@@ -115,6 +115,8 @@ class Run:
         self.recipe, self.output, options = recipe, output, recipe.run
         self.fabric = make_fabric(options)
         self.dataset: Dataset = open_dataset(recipe.data)
+        if options.early_stop:
+            self.dataset.split("validation")  # or say that nothing can stop it
         census = check_dataset(self.dataset, allow_empty_classes=recipe.data.allow_empty_classes)
         if options.devices * options.nodes > 1:  # after the checks, so that a fault is said once
             self.fabric.launch()

@@ -50,10 +50,15 @@ def decode_mask(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window
     """Class indices ``(H, W)`` uint8 of what a mask file holds, ``(H, W, channels)``."""
     if code.colors is not None:
         return _by_color(raw, code, name, window)
-    if raw.shape[2] != 1 or raw.dtype.kind not in "bui":
+    if raw.shape[2] != 1:
         raise InputError(
-            f"Mask {name} has {raw.shape[2]} channel(s) of {raw.dtype}; a mask has one channel of class indices"
-            " (0, 1, 2, ..., 255 = ignored): save the indices, not a coloured picture."
+            f"Mask {name} has {raw.shape[2]} channels; a mask has one channel of class indices (0, 1, 2, ..., 255 ="
+            " ignored): save the indices, not a coloured picture."
+        )
+    if raw.dtype.kind not in "bui":
+        raise InputError(
+            f"Mask {name} holds {raw.dtype} numbers; a mask has class indices (0, 1, 2, ..., 255 = ignored): save it"
+            " with whole numbers of 8 bits."
         )
     values = raw[..., 0]
     if values.dtype != np.uint8:
@@ -134,7 +139,7 @@ def _refuse_large(values: npt.NDArray[Any], name: str, window: Window) -> None:
 def _by_color(raw: npt.NDArray[Any], code: MaskCode, name: str, window: Window) -> Labels:
     if raw.shape[2] < 3 or raw.dtype != np.uint8:
         raise InputError(
-            f"Mask {name} has {raw.shape[2]} channel(s) of {raw.dtype}; this layout's masks are RGB colours of 8 bits."
+            f"Mask {name} is of shape {raw.shape} and type {raw.dtype}; this layout's masks are RGB colours of 8 bits."
         )
     found = raw[..., :3]
     if code.pure_colors:

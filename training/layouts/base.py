@@ -16,19 +16,10 @@ from napari_isdnet.exceptions import InputError
 
 Split = str
 SPLITS = ("train", "validation", "test")
-IMAGE_SUFFIXES: tuple[str, ...] = (
-    ".ome.zarr",
-    ".zarr",
-    ".ome.tif",
-    ".ome.tiff",
-    ".tif",
-    ".tiff",
-    ".btf",
-    ".svs",
-    ".ndpi",
-    ".jp2",
-)
-IMAGE_SUFFIXES += (".png", ".jpg", ".jpeg", ".vrt")
+IMAGE_SUFFIXES = (
+    ".ome.zarr", ".zarr", ".ome.tif", ".ome.tiff", ".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jp2", ".png", ".jpg",
+    ".jpeg", ".vrt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,13 +82,19 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 def pairs(images: Mapping[str, Path], masks: Mapping[str, Path], where: str) -> tuple[Sample, ...]:
     """Samples of images and masks of the same name; ``where`` says in words where masks are looked for."""
-    for name in sorted(images):
-        if name not in masks:
-            raise InputError(f"Image {images[name].name} has no mask {where}; add the mask or remove the image.")
-    for name in sorted(masks):
-        if name not in images:
-            raise InputError(f"Mask {masks[name].name} has no image of its name; add the image or remove the mask.")
+    bare = [images[name].name for name in sorted(images) if name not in masks]
+    if bare:
+        raise InputError(f"{_that_have('Image', bare)} no mask {where}; add the mask or remove the image.")
+    alone = [masks[name].name for name in sorted(masks) if name not in images]
+    if alone:
+        raise InputError(f"{_that_have('Mask', alone)} no image of its name; add the image or remove the mask.")
     return tuple(Sample(name, images[name], masks[name]) for name in sorted(images, key=natural))
+
+
+def _that_have(kind: str, files: Sequence[str]) -> str:
+    """``Image a.png has``, ``Images a.png, b.png have``; of many the first five, and how many more there are."""
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    return f"{kind}{'s' if len(files) > 1 else ''} {', '.join(files[:5])}{more} {'have' if len(files) > 1 else 'has'}"
 
 
 def sorted_by_authors(images: Path, masks: Path, config: DataConfig, root: Path) -> dict[Split, tuple[Sample, ...]]:
@@ -118,7 +115,7 @@ def selects(config: DataConfig) -> bool:
 
 
 def select(samples: Sequence[Sample], config: DataConfig, root: Path) -> dict[Split, tuple[Sample, ...]]:
-    """Samples by ``data.train``, ``data.validation`` and ``data.test``.
+    """Samples by ``data.train``, ``data.validation`` and ``data.test``; without the first, all that the others leave.
 
     An entry is a name, a shell pattern, or ``@FILE``: a text file with one name a line, as split lists are published
     (suffixes of files and of the public data sets may stay on the names).
@@ -127,10 +124,12 @@ def select(samples: Sequence[Sample], config: DataConfig, root: Path) -> dict[Sp
     for split in SPLITS:
         names = [n for entry in getattr(config, split) for n in _names(str(entry), root)]
         for name in names:
-            if not any(fnmatchcase(s.name, name) for s in samples):
-                known = ", ".join(s.name for s in samples[:8])
-                raise InputError(f"data.{split} names '{name}', which matches no sample of {root.name} ({known}, ...).")
-        chosen[split] = tuple(s for s in samples if any(fnmatchcase(s.name, n) for n in names))
+            if not any(_matches(s, name) for s in samples):
+                known = ", ".join(s.name for s in samples[:8]) + ", ..." * (len(samples) > 8)
+                raise InputError(f"data.{split} names '{name}', which matches no sample of {root.name} ({known}).")
+        chosen[split] = tuple(s for s in samples if any(_matches(s, n) for n in names))
+    if not config.train:
+        chosen["train"] = tuple(s for s in samples if s not in chosen["validation"] + chosen["test"])
     for one, other in (("train", "validation"), ("train", "test")):
         twice = [s.name for s in chosen[one] if s in chosen[other]]
         if twice:
@@ -139,6 +138,10 @@ def select(samples: Sequence[Sample], config: DataConfig, root: Path) -> dict[Sp
                 " it in one of them."
             )
     return chosen
+
+
+def _matches(sample: Sample, name: str) -> bool:
+    return sample.name == name or fnmatchcase(sample.name, name)  # names with brackets are no patterns
 
 
 def _names(entry: str, root: Path) -> list[str]:
@@ -176,8 +179,8 @@ def published(
 
 def known_classes(config: DataConfig, known: Sequence[ClassInfo]) -> tuple[ClassInfo, ...]:
     """The classes of a public data set that the recipe names, all by default; the pixels of others are ignored."""
-    if config.values == "annotation":
-        raise InputError(f"data.values=annotation is for own masks; the masks of '{config.layout}' say how they count.")
+    if config.values != "mask":
+        raise InputError(f"data.values is for own masks; the masks of '{config.layout}' say how they count.")
     names = [c.name for c in known]
     for info in config.classes:
         if info.name not in names:
@@ -215,4 +218,4 @@ def make_dataset(
     ignored = tuple(names.index(name) for name in config.ignored_in_mean)
     if len(set(ignored)) == len(names):
         raise InputError("data.ignored_in_mean names all classes, so there is no mean; leave one out.")
-    return Dataset(root.name, tuple(classes), samples, code, ignored)
+    return Dataset(root.absolute().name, tuple(classes), samples, code, ignored)

@@ -15,10 +15,10 @@ from napari_isdnet_training.layouts.base import (
     Split,
     by_stem,
     make_dataset,
-    natural,
     pairs,
     select,
     selects,
+    value_code,
 )
 from napari_isdnet_training.sources import MaskCode
 
@@ -32,7 +32,7 @@ def folder(root: Path, config: DataConfig) -> Dataset:
     With sub-folders named like the splits (``images/train``, ``masks/train``, ...) those are the splits, and
     ``data.train`` etc. select among all of them; else
     ``data.train`` etc. select by name; else a sample's split follows from a hash of its name (80 % train, the rest
-    validation), so that adding files moves none of the others.
+    validation), so that adding files moves none of the others; but of two or more, some train and some validate.
     """
     images, masks = root / config.images, root / config.masks
     for part in (images, masks):
@@ -49,16 +49,8 @@ def folder(root: Path, config: DataConfig) -> Dataset:
 
 def scenes(root: Path, config: DataConfig) -> Dataset:
     """One folder of ``sceneN.tif`` and ``sceneN_classes.png``; ``data.train`` etc. select by the full name."""
-    files = by_stem(root)
-    images = {name: path for name, path in files.items() if not name.endswith("_classes")}
-    samples = []
-    for name in sorted(images, key=natural):
-        if f"{name}_classes" not in files:
-            raise InputError(f"Scene {images[name].name} has no mask {name}_classes.png beside it; add it.")
-        samples.append(Sample(name, images[name], files[f"{name}_classes"]))
-    for name in files:
-        if name.endswith("_classes") and name.removesuffix("_classes") not in images:
-            raise InputError(f"Mask {files[name].name} has no scene {name.removesuffix('_classes')} beside it; add it.")
+    images = {name: path for name, path in by_stem(root).items() if not name.endswith("_classes")}
+    samples = pairs(images, by_stem(root, "_classes"), "NAME_classes.png beside it")
     if not samples:
         raise InputError(f"{root} holds no scene; it must hold NAME.tif files and their NAME_classes.png.")
     return _own(root, config, select(samples, config, root) if selects(config) else _by_hash(samples))
@@ -85,8 +77,13 @@ def _sorted(images: Path, masks: Path, config: DataConfig, root: Path) -> dict[S
 
 
 def _by_hash(samples: Sequence[Sample]) -> dict[Split, tuple[Sample, ...]]:
-    train = tuple(s for s in samples if _hash_share(s.name) < 0.8)
-    return {"train": train, "validation": tuple(s for s in samples if s not in train)}
+    ranked = sorted(samples, key=lambda s: _hash_share(s.name))
+    count = sum(_hash_share(s.name) < 0.8 for s in samples)
+    train = ranked[: min(max(count, 1), max(1, len(samples) - 1))]
+    return {
+        "train": tuple(s for s in samples if s in train),
+        "validation": tuple(s for s in samples if s not in train),
+    }
 
 
 def _hash_share(name: str) -> float:
@@ -100,9 +97,11 @@ def _own(root: Path, config: DataConfig, samples: dict[Split, tuple[Sample, ...]
             "The recipe names no classes; list them as data.classes, e.g."
             ' --set \'data.classes=["background","building"]\'.'
         )
-    # Annotation value 0 is unlabelled and k + 1 is class k; as a table, so that it is applied while reading.
-    shifted = (IGNORE_INDEX, *range(255))
-    code = MaskCode(
-        values=shifted if config.values == "annotation" else None, names=tuple(c.name for c in config.classes)
-    )
+    names = tuple(c.name for c in config.classes)
+    if config.values == "mask":
+        code = MaskCode(names=names)
+    elif config.values == "annotation":  # as a table, so that it is applied while reading
+        code = MaskCode(values=(IGNORE_INDEX, *range(255)), names=names)
+    else:
+        code = value_code({IGNORE_INDEX: "", **dict(zip(config.values, names, strict=True))}, config.classes)
     return make_dataset(root, config, samples, config.classes, code)

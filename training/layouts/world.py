@@ -33,10 +33,9 @@ def with_worlds(dataset: Dataset, config: DataConfig) -> Dataset:
         raise InputError(
             f"data.worlds adds landscapes with the classes {have}, but the data has no {lacking[0]}; set data.worlds=0."
         )
-    order = np.full(256, 255, np.uint8)
-    order[: len(ProceduralWorld.classes)] = [names.index(c.name) for c in ProceduralWorld.classes]
-    if config.values == "annotation":  # they are decoded as the other masks: 0 is unlabelled, k + 1 is class k
-        order = (order.astype(int) + 1).astype(np.uint8)
+    order = np.array([names.index(c.name) for c in ProceduralWorld.classes], np.uint8)
+    if config.values != "mask":  # they are decoded as the other masks
+        order = order + 1 if config.values == "annotation" else np.array(config.values, np.uint8)[order]
     folder = cache_folder() / "training-worlds"
     added = tuple(_world(folder, FIRST_SEED + n, config.world_size, order) for n in range(config.worlds))
     return replace(dataset, samples={**dataset.samples, "train": (*dataset.split("train"), *added)})
@@ -45,7 +44,7 @@ def with_worlds(dataset: Dataset, config: DataConfig) -> Dataset:
 def _world(folder: Path, seed: int, side: int, order: np.ndarray) -> Sample:
     import tifffile
 
-    key = "-".join(str(v) for v in order[: len(ProceduralWorld.classes)])
+    key = "-".join(str(v) for v in order)
     name = f"world-{seed}-{side}-{WORLD_VERSION}-{key}"
     image, mask = folder / f"{name}.tif", folder / f"{name}_classes.tif"
     if not (image.is_file() and mask.is_file()):
