@@ -14,10 +14,12 @@ from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.registry import Network
 
 from napari_isdnet.classes import classes_from
+from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.window import Window
 from tests.benchmark_tools import tiny_recipe
 from tests.network_tools import picture
 from tests.test_orientations import averaged, small_model
@@ -38,14 +40,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return taken
 
 
-def run(folder: Path, names: list[str], *more: str) -> int:
+def run(folder: Path, names: list[str], *more: str, contrast: dict[str, Any] | None = None) -> int:
     """The exit code of an evaluation of a model with these classes; data has 'dark' and 'light'."""
     recipe = tiny_recipe(folder)
     file, model = folder / "r.toml", folder / "m.safetensors"
     data = f'layout = "scenes"\nroot = {json.dumps(str(recipe.data.root))}\ntrain = ["a"]\nvalidation = ["b"]\n'
     file.write_text(f'name = "tiny"\n[data]\n{data}classes = ["dark", "light"]\n')
     config = ISDNetConfig.lite(len(names), channels=16, auxiliary=False, super_resolution=False, distillation=None)
-    header = ModelHeader(config=config, classes=classes_from(names), name="m", mean=MEAN, std=STD)
+    header = ModelHeader(config=config, classes=classes_from(names), name="m", mean=MEAN, std=STD, contrast=contrast)
     save_model(ISDNet(config), model, header)
     with pytest.raises(SystemExit) as end:
         main(["evaluate", str(model), str(file), *more])
@@ -57,6 +59,26 @@ def test_a_model_is_normalised_as_it_was_trained(tmp_path: Path, seen: list[Any]
     assert run(tmp_path, ["dark", "light"], "--output", str(output)) == 0
     assert seen == [(MEAN, STD)]
     assert json.loads(output.read_text())["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("contrast", [None, {"asked": "0,510"}, {"channels": [2, 1, 0]}])
+def test_an_image_becomes_colours_as_it_did_for_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contrast: dict[str, Any] | None
+) -> None:
+    shown: list[Any] = []
+
+    def predict(network: Any, image: Any, data: Any, count: int) -> Any:
+        shown.append(image)
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(module, "predict_whole", predict)
+    assert run(tmp_path, ["dark", "light"], contrast=contrast) == 0
+    stored = open_source(next((tmp_path / "data").glob("b.*")))
+    pixels = stored.read(Window.whole(stored.shape)).astype(np.float32)
+    stored.close()
+    if contrast is not None:
+        pixels = pixels[..., contrast["channels"]] if "channels" in contrast else pixels / 2
+    np.testing.assert_allclose(shown[0], pixels, atol=1e-3)
 
 
 def test_figures_are_of_the_mean_of_orientations_where_it_is_asked_for(tmp_path: Path, seen: list[Any]) -> None:
@@ -81,6 +103,8 @@ def test_a_forward_of_several_orientations_is_what_segmenting_averages() -> None
     ("names", "more", "message"),
     [
         (["light", "dark"], (), "numbers its classes light, dark and the recipe dark, light"),
+        (["light", "roof"], (), "numbers its classes light, roof and the recipe dark, light"),
+        (["Light", "roof"], (), "numbers its classes Light, roof"),
         (["a", "b", "c"], (), "has 3 classes, the recipe 2"),
         (["dark", "light"], ("--output", "OUT"), "is a folder; name the JSON file"),
         (["dark", "light"], ("--output", "OUT/r.toml/f.json"), "is a file, not a folder"),

@@ -8,17 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from napari_isdnet_training.census import check_dataset, examine
 from napari_isdnet_training.cli import app
 from napari_isdnet_training.config import Recipe, recipe_from
+from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import open_dataset
 from napari_isdnet_training.fit import fit
+from napari_isdnet_training.sampling import CropSampler
 from napari_isdnet_training.sources import open_mask, read_mask
 from PIL import Image
 
 from napari_isdnet.classes import classes_from
 from napari_isdnet.cli import run
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.checkpoint import read_header
+from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 
 SIDE = 64
@@ -137,3 +143,55 @@ def test_what_nothing_validates_is_said(tmp_path: Path, capfd: pytest.CaptureFix
     assert "No sample validates" in capfd.readouterr().err
     with pytest.raises(InputError, match="has no validation samples"):
         next(fit(recipe_from({**recipe(root).to_dict(), "run": {"early_stop": 2}}), tmp_path / "other"))
+
+
+def written_header(recipe: Recipe, output: Path) -> ModelHeader:
+    result = result_of(fit(recipe, output))
+    assert result.model is not None
+    return read_header(result.model)
+
+
+def quick(root: Path, **data: Any) -> Recipe:
+    table = recipe(root, **data).to_dict()
+    table |= {"crop": {"size": [64, 64]}, "model": {"pretrained": False, "options": {"channels": 16}}}
+    return recipe_from(table | {"run": {"steps": 1, "batch": 1}})
+
+
+def test_the_model_says_how_its_images_were_shown(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data")
+    assert written_header(quick(root), tmp_path / "plain").contrast is None
+    header = written_header(quick(root, channels=[2, 1, 0], contrast="0,200"), tmp_path / "run")
+    assert header.contrast_options == "--contrast 0,200 --channels 2,1,0"
+    with pytest.raises(InputError, match=r"data\.contrast: must be auto, none or LOW,HIGH .*, got '9,1'"):
+        recipe(root, contrast="9,1")
+
+
+def test_crops_are_shown_as_the_recipe_says(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    for path in (root / "images").iterdir():
+        Image.fromarray(np.full((SIDE, SIDE, 3), (10, 20, 30), np.uint8)).save(path)
+    shown = quick(root, channels=[2, 1, 0], contrast="0,510")
+    dataset = open_dataset(shown.data)
+    sampler = CropSampler(check_dataset(dataset)["train"], shown.crop, 0)
+    plain = shown.augment.model_copy(update={"photometric": False})
+    crops = CropDataset(dataset.split("train"), sampler, shown.data, shown.crop, plain, dataset.code)
+    assert crops.pixels(0)[0][0, 0].tolist() == [15, 10, 5]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [((0.5, 0.5, 0.6), 0.5), ((0.5, 0.5, 2.0), None), ((0.5, None, 0.5), None)]
+)
+def test_the_model_has_the_pixel_size_of_its_images(
+    tmp_path: Path, sizes: tuple[float | None, ...], expected: float | None
+) -> None:
+    root = folder(tmp_path / "data", "abc")
+    for name, size in zip("abc", sizes, strict=True):
+        (root / "images" / f"{name}.png").unlink()
+        facts: dict[str, Any] = {"axes": "YXS"}
+        if size is not None:
+            facts |= {"PhysicalSizeX": size, "PhysicalSizeY": size, "PhysicalSizeXUnit": "m", "PhysicalSizeYUnit": "m"}
+        path = root / "images" / f"{name}.ome.tif"
+        tifffile.imwrite(path, np.zeros((SIDE, SIDE, 3), np.uint8), photometric="rgb", metadata=facts)
+    own = quick(root, train=["*"])
+    assert written_header(own, tmp_path / "run").pixel_size == expected
+    assert written_header(quick(root, train=["*"], pixel_size=3.0), tmp_path / "own").pixel_size == 3.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from napari_isdnet_training.datasets import Dataset, Sample
+from napari_isdnet_training.datasets import Dataset, Sample, Split
 from napari_isdnet_training.sources import MaskCode, open_mask, read_mask, said_here
 
 from napari_isdnet.classes import IGNORE_INDEX
@@ -23,12 +23,16 @@ POINTS_PER_CLASS = 512
 
 @dataclass(frozen=True)
 class MaskCensus:
-    """What one mask holds: its shape, pixels per class (K,), and up to 512 places (row, column) of every class."""
+    """What one mask holds: its shape, pixels per class (K,), and up to 512 places (row, column) of every class.
+
+    ``metres``: the side of a pixel of its image, None where the image does not say it.
+    """
 
     name: str
     shape: tuple[int, int]
     counts: npt.NDArray[np.int64]
     places: tuple[npt.NDArray[np.int64], ...]
+    metres: float | None = None
 
     @property
     def ignored(self) -> int:
@@ -36,24 +40,21 @@ class MaskCensus:
         return self.shape[0] * self.shape[1] - int(self.counts.sum())
 
 
-def take_census(samples: Sequence[Sample], classes: int, code: MaskCode, seed: int = 0) -> list[MaskCensus]:
-    """Look at every sample, block by block.
+def take_census(sample: Sample, classes: int, code: MaskCode) -> MaskCensus:
+    """Look at a sample, block by block.
 
     Raises :class:`InputError`, with the file named, for a mask of another size than its image, an index that is no
     class, and a mask without one labelled pixel.
     """
-    return [_look_at(sample, classes, code, seed) for sample in samples]
-
-
-def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCensus:
-    shape = _same_shape(sample, code)
-    mask = open_mask(sample.mask, code)
     counts = np.zeros(classes, np.int64)
     places: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(classes)]
-    grid = Grid(shape, (BLOCK, BLOCK))
-    per_block = max(8, 2 * POINTS_PER_CLASS // len(grid))
-    rng = np.random.default_rng([seed, len(sample.name), shape[0], shape[1]])
-    try:
+    with closing(open_mask(sample.mask, code)) as mask:
+        with closing(open_source(sample.image)) as image:
+            check_shapes(sample, image, mask)
+            size = image.pixel_size
+        grid = Grid(mask.shape, (BLOCK, BLOCK))
+        per_block = max(8, 2 * POINTS_PER_CLASS // len(grid))
+        rng = np.random.default_rng([0, len(sample.name), *mask.shape])
         for window in grid:
             labels = read_mask(mask, window, code, sample.mask.name)
             found = np.bincount(labels.ravel(), minlength=256)
@@ -66,11 +67,16 @@ def _look_at(sample: Sample, classes: int, code: MaskCode, seed: int) -> MaskCen
             counts += found[:classes]
             for index in np.flatnonzero(found[:classes]):
                 places[index].append(_some_places(labels == index, per_block, rng, window))
-    finally:
-        mask.close()
     if counts.sum() == 0:
         raise InputError(f"Mask {sample.mask.name} has no labelled pixel (all are 255); label some or leave it out.")
-    return MaskCensus(sample.name, shape, counts, tuple(_thin(p, rng) for p in places))
+    metres = None if size is None else size.metres
+    return MaskCensus(sample.name, grid.shape, counts, tuple(_thin(p, rng) for p in places), metres)
+
+
+def common_metres(census: Sequence[MaskCensus]) -> float | None:
+    """The median side of a pixel in metres; None where an image does not say it, or they differ by more than 1.5."""
+    known = [one.metres for one in census if one.metres]
+    return float(np.median(known)) if len(known) == len(census) and max(known) <= 1.5 * min(known) else None
 
 
 def check_shapes(sample: Sample, image: ImageSource, mask: ImageSource) -> None:
@@ -80,12 +86,6 @@ def check_shapes(sample: Sample, image: ImageSource, mask: ImageSource) -> None:
             f"Mask {sample.mask.name} is {mask.shape[0]} x {mask.shape[1]} pixels but its image {sample.image.name}"
             f" {image.shape[0]} x {image.shape[1]}; both must have the same size."
         )
-
-
-def _same_shape(sample: Sample, code: MaskCode) -> tuple[int, int]:
-    with closing(open_mask(sample.mask, code)) as mask, closing(open_source(sample.image)) as image:
-        check_shapes(sample, image, mask)
-        return image.shape
 
 
 def _some_places(
@@ -106,16 +106,15 @@ def _thin(parts: list[npt.NDArray[np.int64]], rng: np.random.Generator) -> npt.N
     return places
 
 
-def check_dataset(
-    dataset: Dataset, splits: Sequence[str] = ("train", "validation"), *, allow_empty_classes: bool = False
-) -> dict[str, list[MaskCensus]]:
-    """Census of every split that has samples, and a refusal of classes that no training mask holds."""
-    if "train" in splits:
-        dataset.split("train")  # or say that there is none
+def check_dataset(dataset: Dataset, *, allow_empty_classes: bool = False) -> dict[Split, list[MaskCensus]]:
+    """Census of what trains and validates, and a refusal of classes that no training mask holds."""
+    dataset.split("train")  # or say that there is none
     result = {
-        s: take_census(dataset.samples[s], len(dataset.classes), dataset.code) for s in splits if s in dataset.samples
+        split: [take_census(sample, len(dataset.classes), dataset.code) for sample in dataset.samples[split]]
+        for split in ("train", "validation")
+        if split in dataset.samples
     }
-    if "train" in result and not allow_empty_classes:
+    if not allow_empty_classes:
         for sentence in _missing_classes(dataset, result["train"]):
             raise InputError(sentence)
     return result
@@ -129,7 +128,8 @@ def _missing_classes(dataset: Dataset, train: Sequence[MaskCensus]) -> Iterator[
     for index in np.flatnonzero(total == 0):
         yield (
             f"Class '{dataset.classes[index].name}' (index {index}) is in none of the {len(train)} training masks of"
-            f" {dataset.name}{advice if plain else ''}; remove it from data.classes, label some, or set data.allow_empty_classes=true."
+            f" {dataset.name}{advice if plain else ''}; remove it from data.classes, label some, or set"
+            " data.allow_empty_classes=true."
         )
 
 
@@ -161,7 +161,7 @@ def examine(dataset: Dataset, *, allow_empty_classes: bool = False) -> Examinati
         good: list[MaskCensus] = []
         for sample in samples:
             try:
-                census = _look_at(sample, len(dataset.classes), dataset.code, 0)
+                census = take_census(sample, len(dataset.classes), dataset.code)
                 _read_all(sample)
                 good.append(census)
             except InputError as error:

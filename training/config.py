@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.engine.classlist import read_classes
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import parse_contrast
 from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 
 PositiveNumber = Annotated[float, Field(gt=0)]
@@ -40,6 +41,8 @@ class DataConfig(_Part):
     ``classes``: names, each with a colour if wanted, or a file that lists them. ``values``, what the pixels of own
     masks hold: ``"mask"`` class indices with 255 ignored, ``"annotation"`` 0 for unlabelled and k + 1 for class k, or
     a list of what stands for each class, in their order (``[0, 255]``; 255 is ignored where it is not listed).
+    ``channels`` and ``contrast`` (auto, none or ``"LOW,HIGH"``) are those of ``napari-isdnet segment``, and
+    ``pixel_size`` is in metres, by default what the images say; the header of the model has all three.
     ``worlds`` generated landscapes of ``world_size`` pixels a side join the training samples.
     """
 
@@ -57,6 +60,7 @@ class DataConfig(_Part):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[PositiveNumber, PositiveNumber, PositiveNumber] = IMAGENET_STD
     channels: tuple[int, ...] | None = None
+    contrast: str = "auto"
     pixel_size: float | None = Field(default=None, gt=0)
     allow_empty_classes: bool = False
     worlds: int = Field(default=0, ge=0, le=1000)
@@ -69,6 +73,15 @@ class DataConfig(_Part):
         if len(classes) == 1:
             raise ValueError("must name at least two classes")
         return classes
+
+    @field_validator("contrast")
+    @classmethod
+    def _known_contrast(cls, value: str) -> str:
+        try:
+            parse_contrast(value)
+        except InputError:
+            raise ValueError("must be auto, none or LOW,HIGH with LOW below HIGH") from None
+        return value
 
     @model_validator(mode="after")
     def _one_value_per_class(self) -> DataConfig:

@@ -16,7 +16,7 @@ from napari_isdnet_training.config import AugmentConfig, CropConfig, DataConfig
 from napari_isdnet_training.datasets import Sample
 from napari_isdnet_training.device_crops import RawCrop
 from napari_isdnet_training.sampling import CropSampler, Draw
-from napari_isdnet_training.sources import MaskCode, SourceCache, colors_of, open_mask, read_image, read_mask
+from napari_isdnet_training.sources import MaskCode, SourceCache, colors_of, open_mask, policy_of, read_image, read_mask
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 
@@ -144,7 +144,7 @@ class CropDataset(TorchDataset[tuple[torch.Tensor, ...] | Failure]):
         source = self._images.get(sample.image)
         inside = window.clipped(source.shape)
         if sample.name not in self._policies:  # percentiles of a 16-bit image cost a look at its coarse level
-            self._policies[sample.name] = IntensityPolicy.from_source(source, channels=self.data.channels)
+            self._policies[sample.name] = policy_of(source, self.data)
         read = read_image(source, inside)
         if self.raw and inside == window and self._policies[sample.name].keeps(read):
             return read  # a quarter of the bytes on their way to the device

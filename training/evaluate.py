@@ -13,13 +13,12 @@ from napari_isdnet_training.census import check_shapes
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import Dataset, Sample
 from napari_isdnet_training.registry import Network
-from napari_isdnet_training.sources import colors_of, open_mask, read_image, read_mask
+from napari_isdnet_training.sources import colors_of, open_mask, policy_of, read_image, read_mask
 
-from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.classes import IGNORE_INDEX, index_of
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.progress import Clock, Progress
@@ -32,20 +31,22 @@ LARGE_WINDOW = 4096
 def as_trained(header: ModelHeader, model: str, dataset: Dataset, data: DataConfig) -> tuple[DataConfig, str | None]:
     """The recipe's data as the model takes it, and a sentence where the two name their classes differently.
 
-    The normalisation is the model's own. Raises :class:`InputError` for another number of classes, and for the same
-    names in another order, whose figures would be wrong.
+    The normalisation is the model's own, and so are contrast and channels where they were chosen for it. Raises
+    :class:`InputError` for another number of classes, and for a name in another place, whose figures would be wrong.
     """
     mine, other = [c.name for c in header.classes], [c.name for c in dataset.classes]
     if len(mine) != len(other):
         raise InputError(f"Model '{model}' has {len(mine)} classes, the recipe {len(other)}; use one that fits.")
-    if mine != other and sorted(mine) == sorted(other):
+    if any(index_of(name, mine) not in (None, place) for place, name in enumerate(other)):
         raise InputError(
             f"Model '{model}' numbers its classes {', '.join(mine)} and the recipe {', '.join(other)}; bring"
             " data.classes and the masks into the model's order."
         )
     note = f"The classes have other names ({', '.join(mine)}; recipe: {', '.join(other)}): indices compared."
-    own = data.model_copy(update={"mean": header.mean, "std": header.std})
-    return own, None if mine == other else note
+    own: dict[str, Any] = {"mean": header.mean, "std": header.std}
+    if header.contrast:
+        own |= {"contrast": header.contrast.get("asked", "auto"), "channels": header.contrast.get("channels")}
+    return data.model_copy(update=own), None if mine == other else note
 
 
 def normalised(image: npt.NDArray[np.float32], data: DataConfig) -> torch.Tensor:
@@ -89,7 +90,7 @@ def evaluate_samples(
     for sample in samples:
         with closing(open_mask(sample.mask, dataset.code)) as mask, closing(open_source(sample.image)) as image:
             check_shapes(sample, image, mask)
-            policy = IntensityPolicy.from_source(image, channels=data.channels)
+            policy = policy_of(image, data)
             for window, own in parts_of(image.shape):
                 pixels, valid = colors_of(policy, read_image(image, window), data.mean)
                 truth = read_mask(mask, own, dataset.code, sample.mask.name)

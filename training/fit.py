@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from napari_isdnet_training.census import check_dataset
+from napari_isdnet_training.census import check_dataset, common_metres
 from napari_isdnet_training.config import Recipe, RunConfig
 from napari_isdnet_training.crops import CropDataset, Failure, collate
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
@@ -27,6 +27,7 @@ from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer
+from napari_isdnet_training.sources import chosen_colors
 from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
 from torch.utils.data import DataLoader
 
@@ -122,6 +123,7 @@ class Run:
             self.fabric.launch()
         samples = self.dataset.split("train")
         self.sampler = CropSampler(census["train"], recipe.crop, recipe.seed)
+        self.metres = common_metres(census["train"])
         raw = options.finish_crops == "device"
         self.crops = CropDataset(
             samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code, raw
@@ -341,8 +343,8 @@ class Run:
         lineage["recipe"]["data"].pop("root", None)  # where the data lies is no fact about the model
         header = ModelHeader(
             config=net.config, classes=self.dataset.classes, name=self.recipe.name, mean=data.mean, std=data.std,
-            description=self.recipe.description, licence=self.recipe.licence, pixel_size=data.pixel_size,
-            window=max(self.recipe.crop.size),
+            description=self.recipe.description, licence=self.recipe.licence, window=max(self.recipe.crop.size),
+            contrast=chosen_colors(data.contrast, data.channels), pixel_size=data.pixel_size or self.metres,
             lineage=lineage, figures={"validation": self.state.figures} if self.state.figures else {},
         )  # fmt: skip
         save_model(net, self.output / name, header, half=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from napari_isdnet_training.config import DataConfig
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, index_of
 from napari_isdnet.engine.annotated import AnnotationIndices
@@ -95,6 +96,17 @@ def read_image(image: ImageSource, window: Window) -> npt.NDArray[Any]:
         return image.read(window)
     except TileError as error:
         raise InputError(said_here(error)) from error
+
+
+def policy_of(image: ImageSource, data: DataConfig) -> IntensityPolicy:
+    """How samples of an image of a recipe's data become colours."""
+    return IntensityPolicy.from_source(image, data.contrast, data.channels)
+
+
+def chosen_colors(contrast: str, channels: Sequence[int] | None) -> dict[str, Any] | None:
+    """What of this was chosen by hand, for a model's header: its next image should be read alike."""
+    chosen: dict[str, Any] = {} if contrast == "auto" else {"asked": contrast}
+    return (chosen if channels is None else chosen | {"channels": list(channels)}) or None
 
 
 def colors_of(

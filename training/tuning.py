@@ -20,6 +20,7 @@ from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
+from napari_isdnet_training.sources import chosen_colors
 from napari_isdnet_training.starting import (
     choose_what_learns,
     last_layers_only,
@@ -317,21 +318,13 @@ class Tuning:
         metres = self.source.pixel_size.metres if self.source.pixel_size is not None else None
         return ModelHeader(
             config=self.net.config, classes=snapshot.classes, name=self.output.stem, mean=self.mean, std=self.std,
-            contrast=self._contrast(),
+            contrast=chosen_colors(self.pixels.policy.contrast, self.pixels.policy.chosen_channels(self.source)),
             description=f"fine-tuned from {parent.name if parent else 'a pretrained backbone'} on {self.source.name}",
             pixel_size=metres or (parent.pixel_size if parent else None),
             window=parent.window if parent else self.window,
             licence=parent.licence if parent else "not stated", lineage=lineage,
             figures={"held_out_before": self.before, "held_out_after": self.after} if self.judged else {},
         )  # fmt: skip
-
-    def _contrast(self) -> dict[str, Any] | None:
-        """How samples became colours, where that was chosen: the model's next image should be read alike."""
-        policy = self.pixels.policy
-        channels = policy.chosen_channels(self.source)
-        chosen: dict[str, Any] = {} if policy.contrast == "auto" else {"asked": policy.contrast}
-        chosen |= {} if channels is None else {"channels": list(channels)}
-        return chosen or None
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
