@@ -59,7 +59,14 @@ class _Lines:
         if state != self.last:
             self.last = state
             left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
-            print(f"{self.title}: {progress.stage} {progress.fraction:.0%}{left}", file=sys.stderr, flush=True)
+            text = f"{self.title}: {progress.stage} {progress.fraction:.0%}{_figures(progress)}{left}"
+            print(text, file=sys.stderr, flush=True)
+
+
+def _figures(progress: Progress) -> str:
+    """``, loss 0.42`` or ``, mIoU 0.61`` of a training step that has them."""
+    found = progress.figures
+    return "".join(f", {name} {found[key]:.3g}" for key, name in (("loss", "loss"), ("miou", "mIoU")) if key in found)
 
 
 def _bar(console: Any) -> Callable[[str], Any]:
@@ -76,7 +83,7 @@ def _bar(console: Any) -> Callable[[str], Any]:
 
             def update(progress: Progress) -> None:
                 left = "" if progress.seconds_left is None else f"about {duration(progress.seconds_left)} left"
-                text = f"{title}: {progress.stage}".replace("[", r"\[")
+                text = f"{title}: {progress.stage}{_figures(progress)}".replace("[", r"\[")
                 shown.update(task, completed=progress.fraction, description=text, left=left)
 
             yield update

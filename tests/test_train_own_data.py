@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +130,33 @@ def test_a_mask_of_fractions_is_told_what_it_should_be(tmp_path: Path) -> None:
     assert "Mask a.tif holds float32 numbers; a mask has class indices" in found
 
 
-def test_what_nothing_validates_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    root = folder(tmp_path / "one", "a")
-    file = tmp_path / "own.toml"
+def command(file: Path, root: Path, output: Path) -> list[str]:
+    """Writes a recipe of a single step; the command that trains it."""
     file.write_text(
         'name = "own"\n[data]\nclasses = ["field", "house"]\n[crop]\nsize = [64, 64]\n'
         "[model]\npretrained = false\noptions = {channels = 16}\n[run]\nsteps = 1\nbatch = 1\n"
     )
-    settings = ["--set", f"data.root={root}"]
-    assert run(app, ["check", str(file), *settings], "isdnet-train") == 0
+    return ["fit", str(file), "--set", f"data.root={root}", "--output", str(output)]
+
+
+def test_what_nothing_validates_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "one", "a")
+    fit_it = command(tmp_path / "own.toml", root, tmp_path / "run")
+    assert run(app, ["check", *fit_it[1:4]], "isdnet-train") == 0
     assert "No sample validates" in capfd.readouterr().out
-    assert run(app, ["fit", str(file), *settings, "--output", str(tmp_path / "run")], "isdnet-train") == 0
+    assert run(app, fit_it, "isdnet-train") == 0
     assert "No sample validates" in capfd.readouterr().err
     with pytest.raises(InputError, match="has no validation samples"):
         next(fit(recipe_from({**recipe(root).to_dict(), "run": {"early_stop": 2}}), tmp_path / "other"))
+
+
+def test_a_training_shows_its_loss_and_what_validating_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit_it = command(tmp_path / "own.toml", folder(tmp_path / "two", "ab"), tmp_path / "run")
+    assert run(app, [*fit_it, "--set", "run.validate_every=1"], "isdnet-train") == 0
+    said = capfd.readouterr().err
+    assert re.search(r"^own: train 100%, loss \d", said, re.M)
+    assert re.search(r"^own: validate 100%, mIoU 0\.\d", said, re.M)
+    assert "No sample validates" not in said
 
 
 def written_header(recipe: Recipe, output: Path) -> ModelHeader:
