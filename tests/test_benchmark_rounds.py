@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from napari_isdnet_training.benchmark import speed as module
 from napari_isdnet_training.benchmark.entries import choose_entries
 from napari_isdnet_training.benchmark.listed import LISTED
 from napari_isdnet_training.benchmark.output import read_csv
-from napari_isdnet_training.benchmark.process import Outcome
+from napari_isdnet_training.benchmark.process import Job, Outcome
 from napari_isdnet_training.benchmark.rounds import Series, seconds_left
 from napari_isdnet_training.benchmark.speed import SpeedOptions, speed
 from napari_isdnet_training.cli import main
@@ -25,16 +24,16 @@ NAMES = ["isdnet-lite", "unet"]
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Jobs that were run; each takes a hundredth of a second more than the last, DeepLab does not fit."""
-    taken: list[Mapping[str, Any]] = []
+    taken: list[Job] = []
 
-    def run(job: Mapping[str, Any], seconds: float, memory: int) -> Outcome:
+    def run(job: Job, seconds: float, memory: int) -> Outcome:
         taken.append(job)
-        if job["entry"].startswith("deeplab"):
+        if job.entry.startswith("deeplab"):
             return Outcome("did not fit: over 60 s an image")
         time = len(taken) / 100
-        return Outcome("ok", [time] * job["repeats"], 5 << 20, 1_000_000, 2.5e9 if job["count"] else None, "a machine")
+        return Outcome("ok", [time] * job.repeats, 5 << 20, 1_000_000, 2.5e9 if job.count else None, "a machine")
 
     monkeypatch.setattr(module, "run_worker", run)
     return taken
@@ -73,7 +72,7 @@ def test_what_did_not_fit_is_not_tried_again_and_what_is_absent_is_not_kept(
     entries = choose_entries(["isdnet-lite", "deeplabv3plus", "pspnet+guided"])
     for _ in range(2):
         rows = drain(speed(entries, OPTIONS, (), tmp_path / "r.csv"))
-    assert [j["entry"] for j in jobs].count("deeplabv3plus") == 3  # once a mode
+    assert [j.entry for j in jobs].count("deeplabv3plus") == 3  # once a mode
     states = {r["network"]: r["status"] for r in rows}
     assert states["deeplabv3plus"] == "did not fit: over 60 s an image"
     assert states["pspnet+guided"].startswith("not available here: kornia is not installed")

@@ -14,7 +14,7 @@ from napari_isdnet_training.benchmark.entries import ENTRIES, choose_entries
 from napari_isdnet_training.benchmark.inference import best_class, labelling, multiply_adds, place, tiles
 from napari_isdnet_training.benchmark.output import RunLog, plot_speed, read_csv, write_csv
 from napari_isdnet_training.benchmark.path import ConvolvedPyramid, measure_path
-from napari_isdnet_training.benchmark.process import run_worker
+from napari_isdnet_training.benchmark.process import Job, run_worker
 from napari_isdnet_training.benchmark.speed import SpeedOptions, parse_size
 from napari_isdnet_training.benchmark.strokes import RADIUS, draw
 from napari_isdnet_training.registry import Network, build
@@ -98,7 +98,7 @@ READY = "say(state='ready', parameters=5, macs=2.0, device='d')\n"
 
 def test_a_worker_that_ends_well_is_read() -> None:
     lines = "say(warm=False, seconds=9)\nsay(warm=True, seconds=0.5)\nsay(state='done', peak_bytes=77)"
-    outcome = run_worker({}, 60, 1 << 40, script(READY + lines))
+    outcome = run_worker(Job(""), 60, 1 << 40, script(READY + lines))
     assert (outcome.status, outcome.seconds, outcome.peak_bytes) == ("ok", [0.5], 77)
     assert (outcome.parameters, outcome.macs, outcome.device) == (5, 2.0, "d")
 
@@ -116,18 +116,19 @@ def test_a_worker_that_ends_well_is_read() -> None:
     ],
 )
 def test_limits_and_failures_have_words(text: str, seconds: float, memory: int, status: str) -> None:
-    assert run_worker({}, seconds, memory, script(text)).status == status
+    assert run_worker(Job(""), seconds, memory, script(text)).status == status
 
 
 def test_a_start_that_takes_too_long_is_no_slow_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "START_SECONDS", 0.2)
-    assert "not ready after" in run_worker({}, 60, 1 << 40, script("time.sleep(60)")).status
+    assert "not ready after" in run_worker(Job(""), 60, 1 << 40, script("time.sleep(60)")).status
 
 
 @pytest.mark.slow
 def test_a_real_worker_measures_a_small_network() -> None:
-    job = {"entry": "registry:isdnet-lite0", "mode": "whole", "size": [64, 96], "device": "cpu", "classes": 3}
-    job |= {"precision": "float32", "prepared": True, "repeats": 2, "tile": 64, "overlap": 0, "count": True}
+    job = Job(
+        "registry:isdnet-lite0", size=(64, 96), device="cpu", classes=3, precision="float32", repeats=2, count=True
+    )
     outcome = run_worker(job, 100, 20 << 30)
     assert outcome.status == "ok"
     assert len(outcome.seconds) == 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari_isdnet_training.cli import main
-from napari_isdnet_training.finetune import FineTuneResult
+from napari_isdnet_training.options import FineTuneResult
 from PIL import Image
 
 from napari_isdnet.classes import classes_from

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from napari_isdnet_training.cli import main
-from napari_isdnet_training.finetune import FineTuneResult, checkpoint_folder, finetune
+from napari_isdnet_training.finetune import checkpoint_folder, finetune
+from napari_isdnet_training.options import FineTuneResult
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 from napari_isdnet_training.starting import class_rows, start_from, with_classes
 from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, check_taught, held_out

@@ -16,9 +16,9 @@ from napari_isdnet_training.config import Recipe, recipe_from
 from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import open_dataset
 from napari_isdnet_training.device_crops import DeviceCrops
-from napari_isdnet_training.evaluate import normalised
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler
+from napari_isdnet_training.sources import normalised
 from napari_isdnet_training.strokecrops import Normaliser
 from PIL import Image
 from torch import nn
@@ -85,7 +85,7 @@ def test_what_is_no_image_is_what_segmenting_makes_of_it(tmp_path: Path, monkeyp
     dataset, seen = open_dataset(recipe.data), []
 
     def predict(_: Any, image: np.ndarray[Any, Any], data: Any, __: int) -> np.ndarray[Any, Any]:
-        seen.append(normalised(image, data))
+        seen.append(normalised(image, data.mean, data.std)[None])
         return np.zeros(image.shape[:2], np.uint8)
 
     monkeypatch.setattr(evaluation, "predict_whole", predict)

@@ -11,14 +11,11 @@ import torch
 
 
 @contextmanager
-def deterministic(on: bool = True) -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Within: algorithms whose result does not change from run to run, where torch has them; restored afterwards.
 
     A few operations on a GPU have no such algorithm; they are used all the same.
     """
-    if not on:
-        yield
-        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; without it matmuls vary
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark

@@ -13,7 +13,7 @@ from napari_isdnet_training.census import check_shapes
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import Dataset, Sample
 from napari_isdnet_training.registry import Network
-from napari_isdnet_training.sources import colors_of, open_mask, policy_of, read_image, read_mask
+from napari_isdnet_training.sources import colors_of, normalised, open_mask, policy_of, read_image, read_mask
 
 from napari_isdnet.classes import IGNORE_INDEX, index_of
 from napari_isdnet.engine.metrics import ConfusionMatrix
@@ -49,12 +49,6 @@ def as_trained(header: ModelHeader, model: str, dataset: Dataset, data: DataConf
     return data.model_copy(update=own), None if mine == other else note
 
 
-def normalised(image: npt.NDArray[np.float32], data: DataConfig) -> torch.Tensor:
-    """(H, W, 3) float32 on the 0..255 scale to normalised (1, 3, H, W)."""
-    scaled = (image - np.asarray(data.mean, np.float32)) / np.asarray(data.std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))[None]
-
-
 @torch.no_grad()
 def predict_whole(
     network: Network, image: npt.NDArray[np.float32], data: DataConfig, count: int = 1
@@ -69,7 +63,8 @@ def predict_whole(
         device = next(network.parameters()).device
         total: torch.Tensor | None = None
         for turn in orientations(count):
-            logits = turn.back(network.logits(normalised(turn.turn(image), data).to(device)))
+            seen = normalised(turn.turn(image), data.mean, data.std)[None]
+            logits = turn.back(network.logits(seen.to(device)))
             total = logits if total is None else total + logits
         assert total is not None
         return total[0].argmax(0).to(torch.uint8).cpu().numpy()

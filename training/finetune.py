@@ -10,14 +10,14 @@ run goes on from ``<output>.ckpt`` as if it had never stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from napari_isdnet_training.determinism import deterministic
 from napari_isdnet_training.labelled import Annotations, gather
-from napari_isdnet_training.presets import BACKBONE, HELD_OUT, MOST_SPREAD, PRESETS, SPREAD, preset_of
+from napari_isdnet_training.options import FineTuneOptions, FineTuneResult
+from napari_isdnet_training.presets import BACKBONE, HELD_OUT, SPREAD
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.tuning import ANNOTATIONS, OWN_FILES, Tuning
 from napari_isdnet_training.unfinished import STATE, checkpoint_folder, unfinished
@@ -27,59 +27,8 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource
-from napari_isdnet.model.checkpoint import SUFFIX, default_model, find_model
+from napari_isdnet.model.checkpoint import SUFFIX, find_model
 from napari_isdnet.progress import Progress
-
-
-@dataclass(frozen=True)
-class FineTuneResult:
-    """What came out. ``model`` is None where no state was as good as the one before; ``reason`` then says why.
-
-    ``before`` and ``after`` hold mIoU and IoU per class on the held-out regions (empty where there are none);
-    ``best_step`` is the step whose weights were kept.
-    """
-
-    model: Path | None
-    steps: int
-    best_step: int
-    before: Mapping[str, float] = field(default_factory=dict)
-    after: Mapping[str, float] = field(default_factory=dict)
-    new_classes: tuple[str, ...] = ()
-    reason: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "model": None if self.model is None else str(self.model),
-            "steps": self.steps,
-            "best_step": self.best_step,
-            "held_out_before": dict(self.before),
-            "held_out_after": dict(self.after),
-            "new_classes": list(self.new_classes),
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True)
-class FineTuneOptions:
-    """Everything that decides the weights but image and annotations."""
-
-    model: str
-    preset: str
-    steps: int
-    batch: int
-    lr: float
-    adapt_lr: float
-    validate_every: int
-    patience: int
-    seed: int
-    device: str
-    precision: str
-    window: int | None
-    spread: int
-    contrast: Any
-    channels: tuple[int, ...] | None
-    allow_worse: bool
 
 
 def finetune(
@@ -133,9 +82,10 @@ def finetune(
     :class:`InputError` for input that cannot be used.
     """
     target = Path(output).expanduser()
-    options = _options(
-        model, preset, steps, batch, window, seed, device, precision, contrast, channels, allow_worse, spread
-    )
+    options = FineTuneOptions.of(
+        model, preset, steps, batch, window=window, seed=seed, device=device, precision=precision, contrast=contrast,
+        channels=channels, allow_worse=allow_worse, spread=spread,
+    )  # fmt: skip
     _check_output(target, resume, overwrite, options.model)
     source = image if isinstance(image, ImageSource) else open_source(image)
     try:
@@ -157,32 +107,7 @@ def _to_its_end(run: Tuning) -> Generator[Progress, None, FineTuneResult]:
         raise
     finally:
         run.close()
-    return FineTuneResult(**run.finish())
-
-
-def _options(
-    model: str | None, preset: str, steps: int | None, batch: int | None, window: int | None, seed: int, device: str,
-    precision: str, contrast: Any, channels: tuple[int, ...] | None, allow_worse: bool, spread: int,
-) -> FineTuneOptions:  # fmt: skip
-    if preset not in PRESETS:
-        raise InputError(f"The preset must be {' or '.join(PRESETS)}, got '{preset}'.")
-    model = default_model() if model is None else str(model)
-    base = preset_of(preset, model)
-    steps, batch = base.steps if steps is None else steps, base.batch if batch is None else batch
-    if steps < 1 or batch < 1:
-        raise InputError(f"Fine-tuning needs at least one step of one window, got {steps} steps of {batch}.")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"The seed must be 0 to {2**32 - 1}, got {seed}.")
-    if window is not None and window < 64:
-        raise InputError(f"A training window must have at least 64 pixels a side, got {window}.")
-    if spread and not 4 <= spread <= MOST_SPREAD:
-        raise InputError(f"Superpixels must measure 4 to {MOST_SPREAD} pixels a side, or 0 for none, got {spread}.")
-    return FineTuneOptions(
-        model=model, preset=preset, steps=steps, batch=batch, lr=base.lr,
-        adapt_lr=base.adapt_lr, validate_every=min(base.validate_every, max(1, steps)), patience=base.patience,
-        seed=seed, device=device, precision=precision, window=window, contrast=contrast, channels=channels,
-        allow_worse=allow_worse, spread=spread,
-    )  # fmt: skip
+    return run.finish()
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool, model: str) -> None:

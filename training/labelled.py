@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from napari_isdnet_training.presets import HELD_OUT
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
@@ -31,7 +32,11 @@ Annotations: TypeAlias = str | os.PathLike[str] | AnnotationStore | Snapshot
 
 
 def gather(
-    annotations: Annotations, image: ImageSource, values: str, classes: Sequence[ClassInfo], fraction: float = 0.2
+    annotations: Annotations,
+    image: ImageSource,
+    values: str,
+    classes: Sequence[ClassInfo],
+    fraction: float = HELD_OUT,
 ) -> Generator[Progress, None, Snapshot]:
     """The state of ``annotations`` of ``image`` now.
 

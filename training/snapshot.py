@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from napari_isdnet_training.presets import HELD_OUT
 
 from napari_isdnet.annotation.chunks import CHUNK, decode, encode
 from napari_isdnet.annotation.container import pack, unpack
@@ -159,7 +160,7 @@ def _split(chunks: dict[Place, bytes], size: int, fraction: float, pins: dict[st
     return split_regions({(r // step, c // step): {1: 1} for r, c in chunks}, size, fraction, pins)
 
 
-def take_snapshot(store: AnnotationStore, fraction: float = 0.2) -> Snapshot:
+def take_snapshot(store: AnnotationStore, fraction: float = HELD_OUT) -> Snapshot:
     """The state of a store now; the split is fixed in its journal unless the store is read-only.
 
     Pixels, classes, split, strokes and position are of one moment, also while somebody paints. Raises

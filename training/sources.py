@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from napari_isdnet_training.config import DataConfig
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, index_of
@@ -27,6 +28,7 @@ Labels = npt.NDArray[np.uint8]
 
 # In a table of values: no class of this data set. 254 is no class index either way (255 classes would leave no 255).
 NO_CLASS = 254
+OPEN_FILES = 32
 # Pictures (PNG, JPEG) are held decoded while they are open; this bounds how many bytes of them stay.
 PICTURE_BYTES = 512 << 20
 
@@ -120,6 +122,12 @@ def colors_of(
     if valid is not None:
         pixels[~valid] = mean
     return pixels, valid
+
+
+def normalised(pixels: npt.NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(H, W, 3) float32 on the 0..255 scale as a network takes it: (3, H, W) float32."""
+    scaled = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
 
 def said_here(error: InputError) -> str:
@@ -247,17 +255,20 @@ def _order(own: Sequence[ClassInfo] | None, names: Sequence[str], file: str) -> 
 class SourceCache:
     """Open sources by path, closed least recently used first; safe to use from several threads."""
 
-    def __init__(self, opener: Callable[[Path], ImageSource], files: int = 32, picture_bytes: int = PICTURE_BYTES):
-        self._opener, self._files, self._bytes = opener, files, picture_bytes
+    def __init__(self, opener: Callable[[Path], ImageSource]) -> None:
+        self._opener = opener
         self._open: OrderedDict[Path, ImageSource] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[SourceCache], tuple[Callable[[Path], ImageSource]]]:
+        return SourceCache, (self._opener,)  # a worker process opens its own
 
     def get(self, path: Path) -> ImageSource:
         """The open source of ``path``."""
         with self._lock:
             source = self._open.pop(path, None) or self._opener(path)
             self._open[path] = source
-            while len(self._open) > 1 and (len(self._open) > self._files or self._held() > self._bytes):
+            while len(self._open) > 1 and (len(self._open) > OPEN_FILES or self._held() > PICTURE_BYTES):
                 # Not closed by hand: another thread may be reading. Its last reference closes it.
                 self._open.popitem(last=False)
             return source
@@ -269,9 +280,3 @@ class SourceCache:
             if getattr(s, "format", "") in ("PNG", "JPEG", "JPEG 2000")
             or isinstance(getattr(s, "stored", s), ArraySource)
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"opener": self._opener, "files": self._files, "bytes": self._bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["opener"], state["files"], state["bytes"])  # type: ignore[misc]

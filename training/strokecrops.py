@@ -12,7 +12,7 @@ from napari_isdnet_training.augment import augment
 from napari_isdnet_training.config import AugmentConfig
 from napari_isdnet_training.presets import MAX_HELD_OUT, REPLAY
 from napari_isdnet_training.snapshot import Snapshot
-from napari_isdnet_training.sources import colors_of
+from napari_isdnet_training.sources import colors_of, normalised
 from napari_isdnet_training.spread import SpreadLabels
 
 from napari_isdnet.annotation.regions import TRAINING, VALIDATION, region_hash, sample_windows
@@ -45,8 +45,7 @@ class Normaliser:
     def __init__(
         self, image: ImageSource, policy: IntensityPolicy, mean: tuple[float, float, float], std: tuple[float, ...]
     ) -> None:
-        self.image, self.policy, self.fill = image, policy, mean
-        self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        self.image, self.policy, self.fill, self.std = image, policy, mean, std
 
     def pixels(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
         """(H, W, 3) on 0..255, and which pixels are image (None: all); the others have the mean colour."""
@@ -54,7 +53,7 @@ class Normaliser:
 
     def tensor(self, pixels: npt.NDArray[np.float32]) -> torch.Tensor:
         """Normalised and channels first."""
-        return torch.from_numpy(np.ascontiguousarray(((pixels - self.mean) / self.std).transpose(2, 0, 1)))
+        return normalised(pixels, self.fill, self.std)
 
 
 def check_taught(snapshot: Snapshot, new_classes: Collection[str]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from napari_isdnet_training.depthwise import faster_on_cpu
 from napari_isdnet_training.interrupts import Interrupts
 from napari_isdnet_training.judging import Guard, Tally, as_labels, class_iou, mean_iou
 from napari_isdnet_training.keeping import Keeping
+from napari_isdnet_training.options import FineTuneOptions, FineTuneResult
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDOW, KEEP_WEIGHT
 from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.snapshot import Snapshot
@@ -44,9 +45,6 @@ from napari_isdnet.model.header import NEVER_TAUGHT, ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.phases import by_phases
 from napari_isdnet.progress import Clock, Progress
-
-if TYPE_CHECKING:
-    from napari_isdnet_training.finetune import FineTuneOptions
 
 WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
 SAVE_SECONDS, SAVE_SHARE = 1.0, 0.1
@@ -350,8 +348,8 @@ class Tuning:
         if self.folder.is_dir() and self.saved != self.state.step and self.whole and not self.interrupts.urgent:
             self._save(force=True)
 
-    def finish(self) -> dict[str, Any]:
-        """Publish what an interrupted run left unpublished, clear the checkpoint; the fields of the result.
+    def finish(self) -> FineTuneResult:
+        """Publish what an interrupted run left unpublished, and clear the checkpoint.
 
         The checkpoint of a run that was refused stays: with ``allow_worse`` the same run takes its last weights.
         """
@@ -360,28 +358,20 @@ class Tuning:
         elif self.options.allow_worse and self.state.best_step != self.state.step:
             self._keep(self._validate())
             self.state.best_step = self.state.step
-        written = (self.folder / BEST).is_file()
-        if written and not self.output.is_file():
-            self._let_appear(self.folder / BEST)
-        if written:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        else:
+        if not (self.folder / BEST).is_file():
             self.state.refused = True
             self._save(force=True)
-        asked = self.snapshot.split.fraction > 0
-        alone = "each place painted holds a class that no other place holds, so none could be held out to judge by"
-        reason = alone if asked and not self.judged else ""
-        if not written:
-            reason = (
+            return self._result(
+                None,
                 f"the held-out regions got worse than {self.state.baseline:.3f} mIoU, by more than chance, in"
-                f" {self.state.step} steps: annotate more places, or allow a worse model"
+                f" {self.state.step} steps: annotate more places, or allow a worse model",
             )
-        return {
-            "model": self.output if written else None,
-            "steps": self.state.step,
-            "best_step": self.state.best_step if self.judged else self.state.step,
-            "before": self.before,
-            "after": self.after,
-            "new_classes": self.start.new_classes,
-            "reason": reason,
-        }
+        if not self.output.is_file():
+            self._let_appear(self.folder / BEST)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        alone = "each place painted holds a class that no other place holds, so none could be held out to judge by"
+        return self._result(self.output, alone if self.snapshot.split.fraction > 0 and not self.judged else "")
+
+    def _result(self, model: Path | None, reason: str) -> FineTuneResult:
+        best = self.state.best_step if self.judged else self.state.step
+        return FineTuneResult(model, self.state.step, best, self.before, self.after, self.start.new_classes, reason)

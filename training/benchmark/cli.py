@@ -113,7 +113,7 @@ def path_command(
     """What the inference path gains over the plain float32 forward, and how far the class maps agree."""
     import torch
     from napari_isdnet_training.benchmark.output import write_csv
-    from napari_isdnet_training.benchmark.path import PATH_COLUMNS, measure_path
+    from napari_isdnet_training.benchmark.path import PATH_COLUMNS, measure_path, read_normalised
     from napari_isdnet_training.benchmark.speed import parse_size
 
     from napari_isdnet.model.checkpoint import load_model
@@ -125,20 +125,14 @@ def path_command(
     net = load_model(model) if model else ISDNet(ISDNetConfig.of("reference", 7).inference())
     x = torch.randn(1, 3, height, width)
     if image is not None:
-        x = _picture(image, net, (height, width))
+        if net.header is None:
+            raise InputError("--image needs --model: a network with random weights has no classes to agree on.")
+        x = read_normalised(image, net.header, (height, width))
     steps = measure_path(net, x, device=device, rounds=rounds, compile_too=compile_too, tune=tune)
     rows = drive(steps, "path", "Stopped; nothing was written.")
     if output is not None:
         write_csv(output, PATH_COLUMNS, rows, _notes())
     _show("Inference path, batch 1", PATH_COLUMNS, rows, as_json)
-
-
-def _picture(path: Path, net: Any, size: tuple[int, int]) -> Any:
-    from napari_isdnet_training.benchmark.picture import read_normalised
-
-    if net.header is None:
-        raise InputError("--image needs --model: a network with random weights has no classes to agree on.")
-    return read_normalised(path, net.header, size)
 
 
 def _keep_memory() -> None:

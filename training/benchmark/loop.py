@@ -18,7 +18,7 @@ from napari_isdnet_training.benchmark.runs import digest
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
 from napari_isdnet_training.presets import BACKBONE, SPREAD
-from napari_isdnet_training.sources import MaskCode, colors_of, open_mask, read_mask
+from napari_isdnet_training.sources import MaskCode, colors_of, normalised, open_mask, read_mask
 from napari_isdnet_training.starting import model_classes
 from napari_isdnet_training.unfinished import checkpoint_folder
 
@@ -108,9 +108,7 @@ class Scene:
         """Class probabilities (K, H, W) of a model, from one forward over the scene, shrunk by ``downscale`` before."""
         net = load_model(model).to(choose(self.device, "float32").device).eval()
         assert net.header is not None
-        mean, std = (np.asarray(v, np.float32) for v in (net.header.mean, net.header.std))
-        x = np.ascontiguousarray(((self.pixels - mean) / std).transpose(2, 0, 1))
-        image = torch.from_numpy(x)[None].to(net.classifier.out.weight.device)
+        image = normalised(self.pixels, net.header.mean, net.header.std)[None].to(net.classifier.out.weight.device)
         if downscale > 1:
             image = F.interpolate(image, scale_factor=1 / downscale, mode="area")
         logits = net(image).logits

@@ -5,19 +5,26 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from napari_isdnet_training.benchmark.inference import best_class
+from napari_isdnet_training.sources import colors_of, normalised
 from torch import Tensor
 
 from napari_isdnet.engine.device import choose, prepare
 from napari_isdnet.engine.fast import compiled, compiled_labels
+from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.open import open_source
+from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.model.laplacian import LaplacianPyramid
 from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.window import Window
 
 PATH_COLUMNS = ("variant", "height", "width", "p50_ms", "ratio_plain", "ratio_eager", "agreement", "note", "device")
 
@@ -39,6 +46,14 @@ class ConvolvedPyramid(LaplacianPyramid):
         spread = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
         spread[:, :, ::2, ::2] = x
         return self._filter(spread, 4.0)[:, :, : size[0], : size[1]]
+
+
+def read_normalised(path: Path, header: ModelHeader, size: tuple[int, int]) -> Tensor:
+    """The upper left ``size`` (rows, columns; less where the image is smaller) as (1, 3, h, w) float32, normalised."""
+    with closing(open_source(path)) as source:
+        window = Window(0, 0, *size).clipped(source.shape)
+        pixels, _ = colors_of(IntensityPolicy.from_source(source), source.read(window), header.mean)
+    return normalised(pixels, header.mean, header.std)[None]
 
 
 def variants(

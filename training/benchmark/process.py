@@ -9,10 +9,32 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 START_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process measures; ``entry`` is a name of :func:`~.entries.find_entry`, which takes the ``options``.
+
+    ``repeats`` images are timed after one that warms up; ``count``: count multiply-adds too.
+    """
+
+    entry: str
+    mode: str = "whole"
+    size: tuple[int, int] = (1024, 1024)
+    device: str = "auto"
+    precision: str = "auto"
+    prepared: bool = True
+    repeats: int = 5
+    tile: int = 1024
+    overlap: int = 0
+    classes: int = 7
+    threads: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    count: bool = False
 
 
 @dataclass
@@ -27,9 +49,7 @@ class Outcome:
     device: str = ""
 
 
-def run_worker(
-    job: Mapping[str, Any], seconds_per_image: float, memory_bytes: int, command: list[str] | None = None
-) -> Outcome:
+def run_worker(job: Job, seconds_per_image: float, memory_bytes: int, command: list[str] | None = None) -> Outcome:
     """Run a job of :mod:`~napari_isdnet_training.benchmark.worker` under limits.
 
     The process is ended as soon as one image takes longer than ``seconds_per_image`` (the one that warms up gets twice
@@ -39,7 +59,7 @@ def run_worker(
 
     command = command or [sys.executable, "-m", "napari_isdnet_training.benchmark.worker"]
     process = subprocess.Popen(
-        [*command, json.dumps(dict(job))], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*command, json.dumps(asdict(job))], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_pump, args=(process, lines), daemon=True).start()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from napari_isdnet_training.benchmark.entries import SpeedEntry
-from napari_isdnet_training.benchmark.process import Outcome, run_worker
+from napari_isdnet_training.benchmark.process import Job, Outcome, run_worker
 from napari_isdnet_training.benchmark.rounds import RoundLog, Series, seconds_left
 
 from napari_isdnet.exceptions import InputError
@@ -110,12 +110,8 @@ def _setting(options: SpeedOptions) -> dict[str, Any]:
 def _measure(one: Series, options: SpeedOptions, number: int, log: RoundLog | None) -> None:
     found = log.find(one, number) if log is not None else None
     if found is None:
-        job = {
-            "entry": one.entry.name, "mode": one.mode, "size": one.size, "device": options.device,
-            "precision": options.precision, "prepared": options.prepared, "repeats": options.repeats,
-            "tile": options.tile, "overlap": options.overlap, "classes": options.classes, "threads": options.threads,
-            "count": number == 0,
-        }  # fmt: skip
+        shared = {k: v for k, v in _setting(options).items() if k not in ("seconds", "memory")}
+        job = Job(one.entry.name, one.mode, one.size, count=number == 0, **shared)
         began = time.monotonic()
         outcome = run_worker(job, options.seconds, int(options.memory * 2**30))
         found = outcome, time.monotonic() - began

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from napari_isdnet_training.benchmark.output import RunLog
-from napari_isdnet_training.benchmark.process import Outcome, run_worker
+from napari_isdnet_training.benchmark.process import Job, run_worker
 from napari_isdnet_training.benchmark.runs import setting, train, variant
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.datasets import Dataset, open_dataset
@@ -99,12 +99,8 @@ def _scores(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _speed(name: str, options: dict[str, Any], classes: int) -> dict[str, Any]:
-    job = {
-        "entry": f"registry:{name}", "options": options, "mode": "whole", "size": SPEED_SIZE, "device": "auto",
-        "precision": "auto", "prepared": True, "repeats": 5, "tile": 1024, "overlap": 0, "classes": classes,
-        "count": True,
-    }  # fmt: skip
-    outcome: Outcome = run_worker(job, 60.0, 20 << 30)
+    job = Job(f"registry:{name}", size=SPEED_SIZE, options=options, classes=classes, count=True)
+    outcome = run_worker(job, 60.0, 20 << 30)
     row: dict[str, Any] = {"speed_size": f"{SPEED_SIZE[0]}x{SPEED_SIZE[1]}", "device": outcome.device}
     if outcome.parameters is not None:
         row["parameters_m"] = round(outcome.parameters / 1e6, 3)

@@ -1,6 +1,7 @@
 """One measurement in a process of its own, so that its peak memory is its own: JSON lines out, one a step.
 
-``python -m napari_isdnet_training.benchmark.worker JOB`` with JOB a JSON object (see :func:`main`). The lines are
+``python -m napari_isdnet_training.benchmark.worker JOB`` with JOB a JSON object, the fields of a
+:class:`~napari_isdnet_training.benchmark.process.Job`. The lines are
 ``{"state": "ready", ...facts}``, then ``{"seconds": s}`` per image, then ``{"state": "done", "peak_bytes": n}``.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from napari_isdnet_training.benchmark.entries import find_entry
 from napari_isdnet_training.benchmark.inference import labelling, multiply_adds, place
+from napari_isdnet_training.benchmark.process import Job
 from napari_isdnet_training.benchmark.refine import find_refinement, normalised
 
 from napari_isdnet.engine.device import choose, peak_rss_bytes, set_threads
@@ -26,29 +28,29 @@ def _say(line: dict[str, Any]) -> None:
 
 
 @torch.inference_mode()
-def measure(job: dict[str, Any]) -> None:
-    """Build, warm up, time. Keys: entry, mode, size, device, precision, prepared, repeats, tile, overlap, classes."""
-    set_threads(job.get("threads"))
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(job["prepared"])
-    placement = choose(job["device"], job["precision"])
-    entry, mode, size = find_entry(job["entry"], job.get("options")), job["mode"], (job["size"][0], job["size"][1])
+def measure(job: Job) -> None:
+    """Build, warm up, time."""
+    set_threads(job.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job.prepared
+    placement = choose(job.device, job.precision)
+    entry, size = find_entry(job.entry, job.options), (job.size[0], job.size[1])
     torch.manual_seed(0)
-    network = entry.make(job["classes"])
+    network = entry.make(job.classes)
     parameters = sum(p.numel() for p in network.parameters())
     macs = None
-    if job.get("count") and entry.refinement is None:  # a filter's work is not that of convolutions
+    if job.count and entry.refinement is None:  # a filter's work is not that of convolutions
         try:
-            macs = multiply_adds(entry.make(job["classes"]), size, mode, job["tile"], job["overlap"])
+            macs = multiply_adds(entry.make(job.classes), size, job.mode, job.tile, job.overlap)
         except (NotImplementedError, RuntimeError, ValueError):
             macs = None  # an operator that cannot be counted: the table says nothing rather than a guess
     run = labelling(
-        place(network, placement, job["prepared"]), placement, mode, job["prepared"], job["tile"], job["overlap"],
+        place(network, placement, job.prepared), placement, job.mode, job.prepared, job.tile, job.overlap,
         find_refinement(entry.refinement) if entry.refinement else None,
     )  # fmt: skip
     x = _image(size, entry.refinement is not None).to(placement.device)
     cuda = placement.device.type == "cuda"
     _say({"state": "ready", "parameters": parameters, "macs": macs, "device": _device(placement.device)})
-    for number in range(1 + job["repeats"]):
+    for number in range(1 + job.repeats):
         began = time.perf_counter()
         labels = run(x)
         if cuda:
@@ -76,7 +78,7 @@ def _device(device: torch.device) -> str:
 def main(arguments: list[str]) -> int:
     """Run the job; an error is a line too, so that the parent can say what happened."""
     try:
-        measure(json.loads(arguments[0]))
+        measure(Job(**json.loads(arguments[0])))
     except Exception as error:
         text = " ".join(str(error).split())
         _say({"state": "failed", "error": f"{type(error).__name__}: {text[:300]}"})
