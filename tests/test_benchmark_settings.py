@@ -103,12 +103,12 @@ def test_features_of_another_setting_are_other_rows(tmp_path: Path, monkeypatch:
 def test_the_loop_of_another_scene_or_share_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Path] = []
 
-    def tune(scene: Any, annotations: Any, model: str, output: Path, *_: Any, **__: Any) -> Generator[Any, None, str]:
+    def tune(run: Any, annotations: Any, output: Path, *_: Any, **__: Any) -> Generator[Any, None, str]:
         taken.append(output)
         yield from ()
         return BACKBONE
 
-    monkeypatch.setattr(loop_module, "_tune", tune)
+    monkeypatch.setattr(loop_module._Loop, "_tune", tune)
     monkeypatch.setattr(Scene, "score", lambda *_: 0.5)
     image, mask = scene(tmp_path, "s", (128, 256), 2)
     other, other_mask = scene(tmp_path, "t", (128, 256), 4)

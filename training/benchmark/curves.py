@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from napari_isdnet_training.benchmark.loop import PLACES
+from napari_isdnet_training.benchmark.output import drawn
 
 COLORS = {"suggested": "#c0392b", "random": "#2c3e50", "hardest": "#d68910"}
 
@@ -32,29 +33,19 @@ def curve(rows: Sequence[dict[str, Any]], places: str) -> tuple[list[float], lis
 
 def plot_loop(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """mIoU of the right half against strokes, between the model before and the whole mask (PNG or SVG)."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        from napari_isdnet.exceptions import MissingExtra
-
-        raise MissingExtra("The plot", "matplotlib", "train") from None
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.add_subplot()
     before = [float(r["miou_right"]) for r in rows if r["places"] == "before"]
     full = [float(r["miou_right"]) for r in rows if r["places"] == "full"]
-    for places in PLACES:
-        strokes, mean, least, most = curve(rows, places)
-        if strokes:
-            start = before[:1]
-            axes.plot([0.0] * len(start) + strokes, start + mean, "o-", color=COLORS[places], label=f"{places} places")
-            axes.fill_between(strokes, least, most, color=COLORS[places], alpha=0.15, linewidth=0)
-    for values, text, style in ((before, "before", ":"), (full, "whole mask of the left half", "--")):
-        if values:
-            axes.axhline(float(np.mean(values)), color="#7f8c8d", linestyle=style, label=text)
-    axes.set_xlabel("strokes in the left half")
-    axes.set_ylabel("mIoU of the right half")
-    axes.legend(fontsize=8)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with drawn(path, 6.4, 3.8) as figure:
+        axes = figure.add_subplot()
+        for places in PLACES:
+            strokes, mean, least, most = curve(rows, places)
+            if strokes:
+                x, y = [0.0] * len(before[:1]) + strokes, before[:1] + mean
+                axes.plot(x, y, "o-", color=COLORS[places], label=f"{places} places")
+                axes.fill_between(strokes, least, most, color=COLORS[places], alpha=0.15, linewidth=0)
+        for values, text, style in ((before, "before", ":"), (full, "whole mask of the left half", "--")):
+            if values:
+                axes.axhline(float(np.mean(values)), color="#7f8c8d", linestyle=style, label=text)
+        axes.set_xlabel("strokes in the left half")
+        axes.set_ylabel("mIoU of the right half")
+        axes.legend(fontsize=8)

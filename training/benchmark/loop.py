@@ -28,7 +28,7 @@ from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.device import choose
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError, NothingToLearn
-from napari_isdnet.io.disk import remove
+from napari_isdnet.io.disk import remove, replacing
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import default_model, load_model, model_hash
@@ -151,60 +151,103 @@ def loop(
     if start != BACKBONE and not log.done(places="before", spread="", **common):
         log.add({"places": "before", "miou_right": scene.score(start), **common})
     yield clock.step(1, "before")
+    run = _Loop(scene, start, options, folder, log, common, clock)
     for seed in range(options.seeds):
-        yield from _full(scene, start, seed, options, folder, log, common, clock)
+        yield from run.full(seed)
         for places in options.places:
-            yield from _rounds(scene, start, places, seed, options, folder, log, common, clock)
+            yield from run.rounds(places, seed)
     mine = [row for row in log.rows if all(row[k] == str(v) for k, v in common.items())]
     return [row for row in mine if row["spread"] in ("", str(options.spread))]
 
 
-def _tune(
-    scene: Scene, annotations: Any, model: str, output: Path, steps: int, seed: int, options: LoopOptions, clock: Clock,
-    **more: Any,
-) -> Generator[Progress, None, str]:  # fmt: skip
-    """The model file after fine-tuning; the one it started from where the guard kept that."""
-    run = finetune(
-        scene.path, annotations, model, output=output, steps=steps, seed=seed, device=options.device,
-        overwrite=True, **more,
-    )  # fmt: skip
-    before = clock.done
-    try:
-        while True:
-            step = next(run)
-            yield clock.reach(before + step.fraction, f"{output.stem}: {step.stage}", step.figures)
-    except StopIteration as stop:
-        if stop.value.model is None:
-            remove(checkpoint_folder(output))  # kept for who would take the weights all the same
-            return model
-        return str(stop.value.model)
-    except NothingToLearn:
-        return model  # the first few strokes all fell into held-out regions
-    finally:
-        run.close()
+@dataclass
+class _Loop:
+    """One setting of the loop: its scene, first model and options, and where its rows and models go."""
 
+    scene: Scene
+    start: str
+    options: LoopOptions
+    folder: Path
+    log: RunLog
+    common: dict[str, Any]
+    clock: Clock
 
-def _full(
-    scene: Scene, start: str, seed: int, options: LoopOptions, folder: Path, log: RunLog, common: dict[str, Any],
-    clock: Clock,
-) -> Generator[Progress, None, None]:  # fmt: skip
-    before = clock.done
-    key = {"places": "full", "seed": seed, "round": options.rounds, "spread": "", **common}
-    known = log.done(**key)
-    if not known:
-        began = time.monotonic()
-        path = folder / "left-half.tif"
-        _write_left(scene, path)
-        model = yield from _tune(
-            scene, path, start, folder / f"full-{seed}.safetensors", options.steps, seed, options,
-            clock, values="mask", classes=scene.classes,
+    def full(self, seed: int) -> Generator[Progress, None, None]:
+        """Fine-tune on the whole mask of the left half."""
+        scene, before = self.scene, self.clock.done
+        key = {"places": "full", "seed": seed, "round": self.options.rounds, "spread": "", **self.common}
+        known = self.log.done(**key)
+        if not known:
+            began = time.monotonic()
+            path = self.folder / "left-half.tif"
+            _write_left(scene, path)
+            output = self.folder / f"full-{seed}.safetensors"
+            model = yield from self._tune(path, output, seed, values="mask", classes=scene.classes)
+            area = scene.truth[scene.left.slices]
+            self.log.add({
+                **key, "painted": int((area != IGNORE_INDEX).sum()), "share_percent": 100.0,
+                "miou_right": scene.score(model), "seconds": round(time.monotonic() - began, 1),
+            })  # fmt: skip
+        yield self.clock.reach(before + 1, f"full, seed {seed}", resumed=known)
+
+    def rounds(self, places: str, seed: int) -> Generator[Progress, None, None]:
+        """Paint at such places, and fine-tune, round by round."""
+        scene, options = self.scene, self.options
+        own = self.folder / f"{places}-{seed}-spread{options.spread}"
+        model, earlier = self.start, 0
+        for number in range(1, options.rounds + 1):
+            before = self.clock.done
+            key = {"places": places, "seed": seed, "round": number, "spread": options.spread, **self.common}
+            output = own / f"round{number}.safetensors"
+            known = self.log.find(**key)
+            if known is not None:
+                # A round whose model was refused went on with the one it started from.
+                model, earlier = str(output) if output.is_file() else self.start, earlier + int(known["strokes"])
+            else:
+                began, area = time.monotonic(), scene.left.area
+                budget = round(area * options.share * number / options.rounds)
+                rng = np.random.default_rng((seed, number))
+                with _annotation(own / "annotation", scene) as store:
+                    where = _places(scene, store, places, model, options, rng)
+                    paint_at(store, scene.truth, where, scene.left, budget, rng)
+                    store.flush()
+                    # Those that a run that was cut off has painted count too.
+                    strokes = sum(store.journal.entry(n)["kind"] != "classes" for n in store.journal.done) - earlier
+                    earlier += strokes
+                    done = painted(store, scene.left)
+                    model = yield from self._tune(store, output, seed, spread=options.spread)
+                self.log.add({
+                    **key, "strokes": strokes, "painted": done, "share_percent": round(100 * done / area, 4),
+                    "miou_right": scene.score(model), "seconds": round(time.monotonic() - began, 1),
+                })  # fmt: skip
+            yield self.clock.reach(before + 1, f"{places}, seed {seed}, round {number}", resumed=known is not None)
+
+    def _tune(self, annotations: Any, output: Path, seed: int, **more: Any) -> Generator[Progress, None, str]:
+        """The model file after fine-tuning the first one; that one itself where the guard kept it."""
+        run = finetune(
+            self.scene.path, annotations, self.start, output=output, steps=self.options.steps, seed=seed,
+            device=self.options.device, overwrite=True, **more,
         )  # fmt: skip
-        area = scene.truth[scene.left.slices]
-        log.add({
-            **key, "painted": int((area != IGNORE_INDEX).sum()), "share_percent": 100.0,
-            "miou_right": scene.score(model), "seconds": round(time.monotonic() - began, 1),
-        })  # fmt: skip
-    yield clock.reach(before + 1, f"full, seed {seed}", resumed=known)
+        before = self.clock.done
+        try:
+            while True:
+                step = next(run)
+                yield self.clock.reach(before + step.fraction, f"{output.stem}: {step.stage}", step.figures)
+        except StopIteration as stop:
+            if stop.value.model is None:
+                remove(checkpoint_folder(output))  # kept for who would take the weights all the same
+                return self.start
+            return str(stop.value.model)
+        except NothingToLearn:
+            return self.start  # the first few strokes all fell into held-out regions
+        finally:
+            run.close()
+
+
+def _annotation(folder: Path, scene: Scene) -> AnnotationStore:
+    if folder.is_dir():
+        return AnnotationStore.open(folder)
+    return AnnotationStore.create(folder, scene.shape, scene.classes)
 
 
 def _write_left(scene: Scene, path: Path) -> None:
@@ -212,55 +255,8 @@ def _write_left(scene: Scene, path: Path) -> None:
 
     half = np.full(scene.shape, IGNORE_INDEX, np.uint8)
     half[scene.left.slices] = scene.truth[scene.left.slices]
-    temporary = path.with_name(f".{path.name}")
-    tifffile.imwrite(temporary, half, compression="zlib")
-    temporary.replace(path)
-
-
-def _rounds(
-    scene: Scene, start: str, places: str, seed: int, options: LoopOptions, folder: Path, log: RunLog,
-    common: dict[str, Any], clock: Clock,
-) -> Generator[Progress, None, None]:  # fmt: skip
-    own = folder / f"{places}-{seed}-spread{options.spread}"
-    model, earlier = start, 0
-    for number in range(1, options.rounds + 1):
-        before = clock.done
-        key = {"places": places, "seed": seed, "round": number, "spread": options.spread, **common}
-        output = own / f"round{number}.safetensors"
-        known = log.find(**key)
-        if known is not None:
-            # A round whose model was refused went on with the one it started from.
-            model, earlier = str(output) if output.is_file() else start, earlier + int(known["strokes"])
-            yield clock.reach(before + 1, f"{places}, seed {seed}, round {number}", resumed=True)
-            continue
-        began = time.monotonic()
-        store = (
-            AnnotationStore.open(own / "annotation")
-            if (own / "annotation").is_dir()
-            else AnnotationStore.create(own / "annotation", scene.shape, scene.classes)
-        )
-        try:
-            area = scene.left.height * scene.left.width
-            budget = round(area * options.share * number / options.rounds)
-            rng = np.random.default_rng((seed, number))
-            where = _places(scene, store, places, model, options, rng)
-            paint_at(store, scene.truth, where, scene.left, budget, rng)
-            store.flush()
-            # Those that a run that was cut off has painted count too.
-            strokes = sum(store.journal.entry(n)["kind"] != "classes" for n in store.journal.done) - earlier
-            earlier += strokes
-            done = painted(store, scene.left)
-            model = yield from _tune(
-                scene, store, start, output, options.steps, seed, options, clock, spread=options.spread
-            )
-        finally:
-            store.close()
-        log.add({
-            **key, "strokes": strokes, "painted": done, "share_percent": round(100 * done / area, 4),
-            "miou_right": scene.score(model),
-            "seconds": round(time.monotonic() - began, 1),
-        })  # fmt: skip
-        yield clock.reach(before + 1, f"{places}, seed {seed}, round {number}")
+    with replacing(path, overwrite=True) as temporary:
+        tifffile.imwrite(temporary, half, compression="zlib")
 
 
 def _places(

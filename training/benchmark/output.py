@@ -6,12 +6,13 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import write_atomic
+from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.io.disk import replacing, write_atomic
 
 Row = Mapping[str, Any]
 
@@ -94,28 +95,32 @@ def check_picture(path: Path | None) -> None:
         raise InputError(f"A plot is written as .png or .svg, got '{path.name}'; give it such a name.")
 
 
-def plot_speed(rows: Sequence[Row], path: Path) -> None:
-    """Images a second of every row that has a figure: a line a network, a panel a size (PNG or SVG by the suffix)."""
+@contextmanager
+def drawn(path: Path, width: float, height: float) -> Iterator[Any]:
+    """A figure of so many inches to draw in; it is a file, PNG or SVG by the suffix, when the block ends."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        from napari_isdnet.exceptions import MissingExtra
-
         raise MissingExtra("The plot", "matplotlib", "train") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    yield figure
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, overwrite=True) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower())
+
+
+def plot_speed(rows: Sequence[Row], path: Path) -> None:
+    """Images a second of every row that has a figure: a line a network, a panel a size."""
     rows = [row for row in rows if row["fps"]]
     sizes = sorted({(int(r["height"]), int(r["width"])) for r in rows})
     lines = max(
         (len({r["network"] for r in rows if (int(r["height"]), int(r["width"])) == s}) for s in sizes), default=1
     )
-    figure = Figure(figsize=(6.4 * max(1, len(sizes)), 1.6 + 0.24 * lines), layout="constrained")
-    for index, size in enumerate(sizes):
-        axes = figure.add_subplot(1, len(sizes), index + 1)
-        _plot_size(axes, [r for r in rows if (int(r["height"]), int(r["width"])) == size])
-        axes.set_title(f"{size[0]} x {size[1]}")
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    with drawn(path, 6.4 * max(1, len(sizes)), 1.6 + 0.24 * lines) as figure:
+        for index, size in enumerate(sizes):
+            axes = figure.add_subplot(1, len(sizes), index + 1)
+            _plot_size(axes, [r for r in rows if (int(r["height"]), int(r["width"])) == size])
+            axes.set_title(f"{size[0]} x {size[1]}")
 
 
 def _plot_size(axes: Any, rows: Sequence[Row]) -> None:
