@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -268,7 +269,7 @@ def run(application: typer.Typer, arguments: Sequence[str] | None, name: str) ->
     for stream in (sys.stdout, sys.stderr):  # a file's name may be no text of the terminal's encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    command = typer.main.get_command(application)
+    command = _command(application)
     try:
         code = command.main(arguments, prog_name=name, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -278,6 +279,12 @@ def run(application: typer.Typer, arguments: Sequence[str] | None, name: str) ->
     if code == INTERRUPTED:
         return report(Interrupted("Interrupted; run the same command again."), False, "--json" in arguments)
     return code if isinstance(code, int) else DONE
+
+
+@lru_cache(maxsize=4)
+def _command(application: typer.Typer) -> Any:
+    """The parser of an application, made once for who calls it again and again."""
+    return typer.main.get_command(application)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -92,6 +92,19 @@ def test_full_precision_round_trip_gives_the_same_logits(model: ISDNet, tmp_path
     assert loaded.header == replace(model.header, config=model.config)
 
 
+@pytest.mark.parametrize("changes", [{}, {"deep": "mit_b0", "deep_head": "segformer"}, {"deep": "convnext_atto"}])
+def test_loading_draws_no_random_numbers(tmp_path: Path, changes: dict[str, str]) -> None:
+    network = ISDNet(small(**changes)).eval()  # type: ignore[arg-type]
+    path = save_model(network, tmp_path / "m.safetensors", half=False)
+    state = torch.get_rng_state()
+    loaded = load_model(path, training=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.buffers(), network.buffers(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), network.parameters(), strict=True))
+    ISDNet(network.config)
+    assert not torch.equal(torch.get_rng_state(), state)  # a new one does
+
+
 def test_half_keeps_batch_norm_and_biases_exact(model: ISDNet, saved: Path) -> None:
     stored = load_file(saved)
     loaded = load_model(saved, training=True)

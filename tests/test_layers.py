@@ -6,7 +6,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -40,19 +42,42 @@ def files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """(dotted module, runs at run time) of every import in a file; TYPE_CHECKING blocks do not run."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    hidden: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            hidden |= {id(child) for statement in node.body for child in ast.walk(statement)}
-    for node in ast.walk(tree):
+class Seen(NamedTuple):
+    """What a file holds."""
+
+    lines: int
+    imports: list[tuple[str, bool]]  # dotted module, runs at run time: TYPE_CHECKING blocks do not
+    functions: list[tuple[int, str, int]]  # line, name, lines of the body
+
+
+@cache
+def read(path: Path) -> Seen:
+    text = path.read_text(encoding="utf-8")
+    found = Seen(text.count("\n"), [], [])
+    for node, runs in statements(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) not in hidden) for alias in node.names)
+            found.imports.extend((alias.name, runs) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield from ((f"{node.module}.{alias.name}", id(node) not in hidden) for alias in node.names)
+            module = "." * node.level + (node.module or "")
+            found.imports.extend((f"{module}.{alias.name}", runs) for alias in node.names)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.functions.append((node.lineno, node.name, (node.end_lineno or 0) - node.body[0].lineno + 1))
+    return found
+
+
+def statements(parent: ast.AST, runs: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    """Every statement below, and whether it runs at run time; all nodes would be ten times as many."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        skipped = part == "body" and isinstance(parent, ast.If) and "TYPE_CHECKING" in ast.unparse(parent.test)
+        for child in getattr(parent, part, ()):
+            yield child, runs and not skipped
+            yield from statements(child, runs and not skipped)
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    found = read(path).imports
+    assert not any(module.startswith(".") for module, _ in found), f"{path}: imports are absolute"
+    return found
 
 
 def layer_of(path: Path) -> str:
@@ -149,16 +174,12 @@ def _used_by_widgets(stem: str) -> bool:
 def test_files_and_functions_stay_readable() -> None:
     found = []
     for path in files(PACKAGE, "training", "tests"):
-        text = path.read_text(encoding="utf-8")
-        name = path.relative_to(ROOT).as_posix()
-        lines = text.count("\n")
-        if lines > MOST_LINES and not name.startswith("tests/"):
-            found.append(f"{name}: {lines} lines; is there a seam?")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or 0) - node.body[0].lineno + 1
-                if length > MOST_FUNCTION_LINES:
-                    found.append(f"{name}:{node.lineno} {node.name} has a body of {length} lines")
+        seen, name = read(path), path.relative_to(ROOT).as_posix()
+        if seen.lines > MOST_LINES and not name.startswith("tests/"):
+            found.append(f"{name}: {seen.lines} lines; is there a seam?")
+        for line, function, length in seen.functions:
+            if length > MOST_FUNCTION_LINES:
+                found.append(f"{name}:{line} {function} has a body of {length} lines")
     assert found == []
 
 

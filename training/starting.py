@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.model.checkpoint import load_model, model_hash, read_header
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader, taught_names
-from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.isdnet import ISDNet, Unfilled
 
 NEW_ROW_STD = 0.01
 SILENT = 10.0
@@ -118,7 +119,8 @@ def with_classes(parent: ISDNet, old: Sequence[str], new: Sequence[str], silent:
 
     Rows of the ``silent`` names say nothing.
     """
-    net = ISDNet(replace(parent.config, num_classes=len(new)))
+    with Unfilled():
+        net = ISDNet(replace(parent.config, num_classes=len(new)))
     rows, state = class_rows(parent.config), parent.state_dict()
     net.load_state_dict({k: _matched(v, old, new, silent) if k in rows else v for k, v in state.items()})
     return net
@@ -137,11 +139,12 @@ def _matched(rows: Tensor, old: Sequence[str], new: Sequence[str], silent: Colle
     return fresh
 
 
-def class_rows(config: ISDNetConfig) -> set[str]:
+@lru_cache(maxsize=16)
+def class_rows(config: ISDNetConfig) -> frozenset[str]:
     """Names of the tensors that have one row per class."""
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         one, other = (ISDNet(replace(config, num_classes=k)).state_dict() for k in (2, 3))
-    return {key for key, value in one.items() if value.shape != other[key].shape}
+    return frozenset(key for key, value in one.items() if value.shape != other[key].shape)
 
 
 def last_layers_only(network: Network, preset: str, start: Start) -> bool:

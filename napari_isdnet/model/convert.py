@@ -16,7 +16,7 @@ from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.header import ModelHeader
-from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.isdnet import ISDNet, Unfilled
 from napari_isdnet.model.reference import config_from_reference, rename_reference_keys
 
 # Scores that training frameworks leave beside the weights are numpy scalars; building one runs no code of the file's.
@@ -61,7 +61,8 @@ def convert(
     values: dict[str, Any] = {"name": Path(output).stem, "lineage": {"converted_from": path.name}, **header}
     if own is not None:
         values["classes"] = tuple(own)
-    model = ISDNet(config)
+    with Unfilled():
+        model = ISDNet(config)
     _load(path, model, rename_reference_keys(state))
     result = ModelHeader.default(config, **values)
     save_model(model, output, result, half=half)

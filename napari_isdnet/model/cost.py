@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_isdnet.model.config import ISDNetConfig
-from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.isdnet import ISDNet, Unfilled
 
 PAPER_SIZE = (2448, 2448)
 
@@ -32,8 +32,9 @@ def count_cost(config: ISDNetConfig, size: tuple[int, int] = PAPER_SIZE) -> Cost
     the field; batch norm, activations and interpolation are left out. Runs on torch's meta device: no memory, no time.
     """
     with torch.device("meta"):
-        model = ISDNet(config.inference()).eval()
-        full = ISDNet(config)
+        with Unfilled():
+            model = ISDNet(config.inference()).eval()
+            full = ISDNet(config)
         image = torch.empty(1, 3, *size)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(image)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.auxiliary import (
@@ -70,6 +71,20 @@ def nearest_index(n_in: int, n_out: int) -> tuple[int, ...]:
 TRAINING_ONLY = ("deep_classifier.", "aux_stage.", "super_resolution.", "aux16.", "aux8.")
 """How the names of weights begin that only training needs: they are in a network of ``config`` and not in one of
 ``config.inference()``."""
+
+
+class Unfilled(TorchFunctionMode):
+    """Networks that are made in it have any weights, and draw no random numbers.
+
+    To draw the weights that a file replaces took longer than to read them.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave torch's initialisers out, by which layers are filled here and in timm."""
+        given = {**(kwargs or {})}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 class ISDNet(nn.Module):

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyqtgraph as pg
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QVBoxLayout, QWidget
-from scipy.signal import lfilter
 
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.widgets._plots import ThemedPlots
@@ -91,6 +90,8 @@ class CurvesWidget(ThemedPlots):
 
 def running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Exponential running mean without the pull to zero at the start (Kingma and Ba, ICLR 2015, section 3)."""
-    weight = 1 - SMOOTHING ** np.arange(1, len(values) + 1)
-    smooth: npt.NDArray[np.float64] = lfilter([1 - SMOOTHING], [1, -SMOOTHING], values) / weight
+    smooth, mean = np.empty(len(values)), 0.0
+    for k, value in enumerate(values):  # scipy's filters take longer to import than this takes for a million steps
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
+        smooth[k] = mean / (1 - SMOOTHING ** (k + 1))
     return smooth
