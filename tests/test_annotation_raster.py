@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -38,9 +39,26 @@ def distance_to_path(points: np.ndarray, shape) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 def test_brush_equals_distance_to_the_path(points, radius):
     distance = distance_to_path(np.array(points), SHAPE)
-    mask = full(brush_runs(np.array(points), radius, SHAPE))
+    mask = full(brush_runs(np.array(points), (radius, radius), SHAPE))
     sure = np.abs(distance - radius) > 1e-4  # on the outline either answer is right
     assert np.array_equal(mask[sure], (distance <= radius)[sure])
+
+
+@given(st.lists(point, min_size=1, max_size=6), st.floats(0.4, 25), st.sampled_from([0.25, 0.5, 2.0, 3.0]))
+@settings(max_examples=100, deadline=None)
+def test_a_brush_on_oblong_pixels_is_round_on_the_earth(points, radius, side):
+    """``side``: the height of a pixel that is 1 wide."""
+    grid = np.stack(np.mgrid[: SHAPE[0], : SHAPE[1]], axis=-1).astype(float) * (side, 1)
+    best = np.full(SHAPE, np.inf)
+    path = np.round(np.array(points), 3) * (side, 1)
+    for a, b in itertools.pairwise(path) if len(path) > 1 else [(path[0], path[0])]:
+        t = np.clip(((grid - a) @ (b - a)) / max(float((b - a) @ (b - a)), 1e-12), 0, 1)
+        best = np.minimum(best, np.linalg.norm(grid - (a + t[..., None] * (b - a)), axis=-1))
+    brush = Brush(points, (radius / side, radius))
+    assert stroke_from_json("brush", *json.loads(json.dumps(brush.to_json()))) == brush
+    across = brush.radii[1] * max(1.0, 0.75 * np.sqrt((brush.radii[0] ** -2 + brush.radii[1] ** -2) / 2))
+    sure = np.abs(best - across) > 0.02  # radii are kept to a thousandth of a pixel
+    assert np.array_equal(full(brush.cover(SHAPE))[sure], (best <= across)[sure])
 
 
 @given(st.lists(point, min_size=3, max_size=8), st.lists(point, min_size=3, max_size=4))
@@ -94,7 +112,7 @@ def test_merged_runs_are_disjoint_sorted_and_cover_the_union(runs):
 @given(st.lists(point, min_size=1, max_size=5), st.floats(0.75, 12), st.integers(0, 30), st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
 def test_windows_of_a_mask_are_crops_of_the_whole(points, radius, row, column):
-    runs = brush_runs(np.array(points), radius, SHAPE)
+    runs = brush_runs(np.array(points), (radius, radius), SHAPE)
     window = Window(row, column, 9, 10)
     got = runs.mask(window)
     expected = full(runs)[window.slices]
@@ -105,6 +123,7 @@ def test_windows_of_a_mask_are_crops_of_the_whole(points, radius, row, column):
 def test_a_click_with_the_smallest_brush_paints_a_pixel_wherever_it_falls():
     for spot in [(4.5, 7.5), (4.0, 7.0), (4.3, 7.8)]:
         assert full(Brush([spot], 0.1).cover(SHAPE)).sum() >= 1
+        assert full(Brush([spot], (0.1, 0.4)).cover(SHAPE)).sum() >= 1
     assert full(Brush([(4.0, 7.0)], 0.5).cover(SHAPE)).sum() == 1
 
 

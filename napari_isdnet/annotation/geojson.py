@@ -140,7 +140,7 @@ def _inside(store: AnnotationStore, drawn: Sequence[Drawn], name: str, image: Ge
 def _lies_on(stroke: Stroke, shape: tuple[int, int]) -> bool:
     """True where the box around a stroke meets the image; pixels are not looked at, which would paint twice."""
     assert isinstance(stroke, Brush | Polygon)
-    reach = stroke.radius if isinstance(stroke, Brush) else 0.0
+    reach = np.array(stroke.radii if isinstance(stroke, Brush) else (0.0, 0.0))
     groups = [stroke.points] if isinstance(stroke, Brush) else stroke.rings
     points = np.concatenate([np.asarray(group, float) for group in groups])
     low, high = points.min(axis=0) - reach, points.max(axis=0) + reach

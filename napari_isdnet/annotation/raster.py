@@ -113,8 +113,10 @@ def _inside(low: Floats, high: Floats) -> tuple[Ints, Ints]:
     return np.ceil(low - TOLERANCE).astype(np.int64), np.floor(high + TOLERANCE).astype(np.int64) + 1
 
 
-def _capsules(p: Floats, q: Floats, radius: float, rows: Ints, at: Ints) -> tuple[Ints, Ints]:
+def _capsules(p: Floats, q: Floats, radius: float, stretch: float, rows: Ints, at: Ints) -> tuple[Ints, Ints]:
     """Column interval of each row in ``rows`` within ``radius`` of the segment ``p[at] - q[at]``.
+
+    The columns of ``p`` and ``q`` are ``stretch`` times those of the image.
 
     A capsule is convex, so its row is one interval: the hull of the rows of its two discs and of its two long sides
     (sides along a row lie in the hull of the discs).
@@ -142,12 +144,16 @@ def _capsules(p: Floats, q: Floats, radius: float, rows: Ints, at: Ints) -> tupl
         x = a[at, 1] + (y - a[at, 0]) * slope
         np.minimum(low, x, out=low, where=crosses)
         np.maximum(high, x, out=high, where=crosses)
-    return _inside(low, high)
+    return _inside(low / stretch, high / stretch)
 
 
-def brush_runs(points: Floats, radius: float, shape: tuple[int, int]) -> Runs:
-    """Pixels whose centre is within ``radius`` of the polyline ``points`` (N, 2), N >= 1, clipped to ``shape``."""
-    p = np.asarray(points, dtype=np.float64)
+def brush_runs(points: Floats, radii: tuple[float, float], shape: tuple[int, int]) -> Runs:
+    """Pixels whose centre an ellipse touches that moves along ``points`` (N, 2), N >= 1, clipped to ``shape``.
+
+    ``radii`` are its half axes, down and across.
+    """
+    radius, stretch = radii[0], radii[0] / radii[1]  # with stretched columns it is a circle
+    p = np.asarray(points, dtype=np.float64) * (1.0, stretch)
     p, q = (p, p) if len(p) == 1 else (p[:-1], p[1:])
     top = np.ceil(np.minimum(p[:, 0], q[:, 0]) - radius - TOLERANCE)
     bottom = np.floor(np.maximum(p[:, 0], q[:, 0]) + radius + TOLERANCE) + 1
@@ -162,7 +168,7 @@ def brush_runs(points: Floats, radius: float, shape: tuple[int, int]) -> Runs:
         at = np.repeat(np.arange(first, last), counts[first:last])
         offset = np.arange(len(at)) - np.repeat(ends[first:last] - counts[first:last] - done, counts[first:last])
         rows = top[at] + offset
-        runs = merged(rows, *_capsules(p, q, radius, rows, at), shape)
+        runs = merged(rows, *_capsules(p, q, radius, stretch, rows, at), shape)
         parts.append((runs.rows, runs.starts, runs.stops))
         first = last
     if len(parts) == 1:

@@ -7,6 +7,7 @@ pixel corners, such as GeoJSON, are converted by half a pixel in :mod:`napari_is
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -20,6 +21,7 @@ from napari_isdnet.window import Window
 
 Labels = npt.NDArray[np.uint8]
 Points = Sequence[tuple[float, float]]
+Radius = float | tuple[float, float]
 
 SMALLEST_RADIUS = 0.75
 """A brush is never narrower, so that a click anywhere paints at least one pixel (the farthest centre is 0.71 away)."""
@@ -63,25 +65,37 @@ def _points(points: Any, least: int, what: str) -> tuple[tuple[float, float], ..
 
 @dataclass(frozen=True)
 class Brush:
-    """A path drawn with a round brush: every pixel whose centre is within ``radius`` of the polyline ``points``."""
+    """A path drawn with a round brush: every pixel whose centre is within ``radius`` of the polyline ``points``.
+
+    Where pixels are not square ``radius`` is a pair, pixels down and across: the brush is round on the earth then.
+    """
 
     kind: ClassVar[str] = "brush"
     points: Points
-    radius: float
+    radius: Radius
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "points", _points(self.points, 1, "brush stroke"))
-        if not 0 < self.radius < 1e7:
+        if not all(0 < radius < 1e7 for radius in self.radii):
             raise InputError(f"A brush radius must be above 0 pixels and below ten million, got {self.radius}.")
-        object.__setattr__(self, "radius", round(float(self.radius), 3))
+        down, across = (round(float(radius), 3) for radius in self.radii)
+        object.__setattr__(self, "radius", down if down == across else (down, across))
+
+    @property
+    def radii(self) -> tuple[float, float]:
+        """Pixels down and across."""
+        return self.radius if isinstance(self.radius, tuple) else (self.radius, self.radius)
 
     def cover(self, shape: tuple[int, int]) -> Cover:
         """The runs of the path."""
-        return brush_runs(np.asarray(self.points), max(self.radius, SMALLEST_RADIUS), shape)
+        down, across = self.radii
+        wider = max(1.0, SMALLEST_RADIUS * math.sqrt((down**-2 + across**-2) / 2))
+        return brush_runs(np.asarray(self.points), (down * wider, across * wider), shape)
 
     def to_json(self) -> tuple[dict[str, Any], bytes | None]:
         """Points and radius."""
-        return {"points": [list(p) for p in self.points], "radius": self.radius}, None
+        radius = list(self.radius) if isinstance(self.radius, tuple) else self.radius
+        return {"points": [list(p) for p in self.points], "radius": radius}, None
 
 
 @dataclass(frozen=True)
@@ -256,7 +270,8 @@ def _bits(data: npt.NDArray[np.uint8], window: Window) -> Mask:
 def stroke_from_json(kind: str, about: Mapping[str, Any], data: bytes | None) -> Stroke:
     """The stroke that :meth:`Stroke.to_json` wrote; raises :class:`InputError` for a kind that is not known."""
     if kind == Brush.kind:
-        return Brush(about["points"], about["radius"])
+        radius = about["radius"]
+        return Brush(about["points"], tuple(radius) if isinstance(radius, list) else radius)
     if kind == Polygon.kind:
         return Polygon(about["rings"])
     if kind == Lasso.kind:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.strokes import Brush, Lasso, Patch, Polygon, Stroke
+from napari_isdnet.annotation.strokes import Brush, Lasso, Patch, Polygon, Radius, Stroke
 from napari_isdnet.classes import index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -59,7 +59,7 @@ class AnnotateController:
         self._queue = PaintQueue(self._done, self._fail)
         self._group = contextlib.ExitStack()
         self._edits = 0
-        self._drag: tuple[list[Point], float, int | None] | None = None
+        self._drag: tuple[list[Point], Radius, int | None] | None = None
         self._since = 0.0
         self._policy: tuple[Any, IntensityPolicy] | None = None
 
@@ -155,8 +155,8 @@ class AnnotateController:
         return self.class_index
 
     # All that paints raises InputError while a long change of the class list is under way.
-    def press(self, point: Point, radius: float, erase: bool = False) -> None:
-        """Begin a drag of the brush."""
+    def press(self, point: Point, radius: Radius, erase: bool = False) -> None:
+        """Begin a drag of the brush; ``radius`` in level-0 pixels (down and across, where they are not square)."""
         self._await_classes()
         self._drag = ([point], radius, self._target(erase))
         self._since = time.monotonic()

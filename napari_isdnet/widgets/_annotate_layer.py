@@ -93,13 +93,20 @@ class AnnotationLayer:
 
     @property
     def zoom_out(self) -> float:
-        """Level-0 pixels per pixel of the screen."""
-        return 1.0 / max(self.viewer.camera.zoom * float(pixel_sides(self.viewer, self.layer).min()), 1e-12)
+        """Level-0 pixels per pixel of the screen, along their shorter side."""
+        return max(self._pixels_per_screen)
 
     @property
-    def radius(self) -> float:
-        """Radius of the brush in level-0 pixels at this zoom."""
-        return max(self.controller.size * self.zoom_out / 2, 0.5)
+    def _pixels_per_screen(self) -> tuple[float, float]:
+        """Level-0 pixels per pixel of the screen, down and across."""
+        down, across = self.viewer.camera.zoom * pixel_sides(self.viewer, self.layer)
+        return 1.0 / max(float(down), 1e-12), 1.0 / max(float(across), 1e-12)
+
+    @property
+    def radius(self) -> tuple[float, float]:
+        """Radius of the brush in level-0 pixels, down and across, at this zoom: a circle on the screen."""
+        down, across = (max(self.controller.size * pixels / 2, 0.5) for pixels in self._pixels_per_screen)
+        return down, across
 
     def point(self, event: Any) -> Point:
         """Where the pointer is, (row, column) at level 0."""

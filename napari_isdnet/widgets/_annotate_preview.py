@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.strokes import Brush
+from napari_isdnet.annotation.strokes import Brush, Radius
 from napari_isdnet.window import Window
 
 Point = tuple[float, float]
@@ -54,12 +54,14 @@ class Preview:
         full, coarse = self._store.levels[0], self._store.levels[level]
         return full[0] / coarse[0], full[1] / coarse[1]
 
-    def brush(self, points: Sequence[Point], radius: float, value: int) -> None:
+    def brush(self, points: Sequence[Point], radius: Radius, value: int) -> None:
         """Paint a path (level-0 coordinates and radius)."""
         level, shown = self.view()
         rows, columns = self.scale(level)
         path = [((r + 0.5) / rows - 0.5, (c + 0.5) / columns - 0.5) for r, c in points]
-        cover = Brush(path, max(radius / max(rows, columns), 0.5)).cover(self._store.levels[level])
+        down, across = radius if isinstance(radius, tuple) else (radius, radius)
+        radii = max(down / rows, 0.5), max(across / columns, 0.5)
+        cover = Brush(path, radii).cover(self._store.levels[level])
         part = cover.bounds.intersect(shown)
         mask = False if part.empty else cover.mask(part)
         if mask is not False:
@@ -83,7 +85,7 @@ class Preview:
             return
         at = box.relative_to(shown)
         self._saved = self._layer._slice.image.raw, at, self._pixels()[at.slices].copy()
-        self.brush(points, width / 2 * max(rows, columns), value)
+        self.brush(points, (width / 2 * rows, width / 2 * columns), value)
 
     def clear(self) -> None:
         """Take the line away."""

@@ -287,7 +287,9 @@ class AnnotateWidget(ListingClasses):
 
     def _show_size(self, *_: Any) -> None:
         if self.canvas is not None:
-            self.size_note.setText(f"pixels of the screen = {2 * self.canvas.radius:,.0f} of the image")
+            down, across = (f"{2 * radius:,.0f}" for radius in self.canvas.radius)
+            wide = across if down == across else f"{across} x {down}"
+            self.size_note.setText(f"pixels of the screen = {wide} of the image")
 
     def _show_failure(self, error: Exception) -> None:
         notify_error(error)
