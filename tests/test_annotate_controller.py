@@ -327,6 +327,7 @@ for number in range(10_000):
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_kill_9_in_the_middle_of_a_drag_loses_less_than_a_second(tmp_path: Path) -> None:
     folder = tmp_path / "image.isdnet"

@@ -50,7 +50,7 @@ def expected(seed: int, strokes: int, undone_last: bool) -> np.ndarray:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("seconds", [0.05, 0.7])
+@pytest.mark.parametrize("seconds", [0.05, pytest.param(0.7, marks=pytest.mark.long)])
 def test_kill_9_while_painting_loses_no_stroke(tmp_path: Path, seconds: float):
     folder = tmp_path / "image.isdnet"
     script = [sys.executable, "-c", PAINTER, str(folder), "7"]

@@ -14,6 +14,7 @@ from napari_isdnet.exceptions import InputError
 from tests.test_train_fit import drain, make_data
 
 
+@pytest.mark.long
 def test_features_that_say_the_class_are_found_and_noise_is_not() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 3, (3000,), generator=generator)

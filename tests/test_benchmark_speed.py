@@ -169,6 +169,7 @@ def test_the_yardstick_pyramid_is_the_same_function() -> None:
     torch.testing.assert_close(ConvolvedPyramid(2).residuals(x), LaplacianPyramid(2).residuals(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_path_is_measured_against_both_plain_forwards() -> None:
     torch.manual_seed(0)
     net = ISDNet(ISDNetConfig.lite(4).inference()).eval()

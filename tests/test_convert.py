@@ -37,6 +37,7 @@ def published_state(num_classes: int, prefix: str = "") -> dict[str, torch.Tenso
     return state
 
 
+@pytest.mark.long
 def test_convert_reads_any_class_count_module_prefix_and_names(tmp_path: Path) -> None:
     source, target = tmp_path / "iter.pth", tmp_path / "out.safetensors"
     meta = {

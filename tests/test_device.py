@@ -143,7 +143,12 @@ def test_a_small_budget_hands_back_what_is_freed(memory: float, called: str, mon
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"flavour": "paper"}, {"deep": "tf_efficientnet_lite0"}, {"deep": "resnet50", "shallow": "stdc2"}],
+    [
+        {},
+        {"flavour": "paper"},
+        {"deep": "tf_efficientnet_lite0"},
+        pytest.param({"deep": "resnet50", "shallow": "stdc2"}, marks=pytest.mark.long),
+    ],
     ids=["reference", "paper", "lite", "large"],
 )
 def test_folding_changes_no_logit_and_leaves_hardly_a_norm(changes: dict[str, Any]) -> None:
@@ -204,6 +209,7 @@ def test_half_precision_keeps_the_gates_in_float32() -> None:
         assert ready(torch.randn(1, 3, 64, 64)).logits.isfinite().all()
 
 
+@pytest.mark.long
 def test_half_precision_keeps_what_norms_of_the_gates_have_learnt() -> None:
     model = lively(small(classes=3, channels=16))
     norms = [name for name, m in model.named_modules() if "_gate" in name and isinstance(m, nn.BatchNorm2d)]

@@ -60,8 +60,17 @@ def assert_same(got: WholeImage, expected: WholeImage) -> None:
     assert (got.logits(window) - wanted).abs().max() < 1e-4 * wanted.std()
 
 
-@pytest.mark.parametrize("exact", [True, False], ids=["float32", "float16"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [
+        ("reference", True),
+        ("pspnet", False),
+        *(
+            pytest.param(name, exact, marks=pytest.mark.long)
+            for name, exact in (("reference", False), ("pspnet", True), ("lite", True), ("lite", False))
+        ),
+    ],
+)
 def test_maps_on_the_device_give_the_answer_of_maps_in_ram(name: str, exact: bool) -> None:
     model, image = lively(NETWORKS[name]), picture(SHAPE)
     there = streamed(model, image, exact=exact, on_device=True)

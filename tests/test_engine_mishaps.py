@@ -113,6 +113,7 @@ def test_a_job_that_cannot_be_read_is_started_again_on_request(
 # ------------------------------------------------------------------------------------------------- what goes missing
 
 
+@pytest.mark.long
 def test_maps_that_went_missing_stay_missing_through_a_second_interruption(
     model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +199,9 @@ def test_the_overlay_is_the_same_from_narrow_strips(monkeypatch: pytest.MonkeyPa
 # ------------------------------------------------------------------------------------------------------- what is told
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize(
+    "scale", [pytest.param(1.0, marks=pytest.mark.long), pytest.param(2.0, marks=pytest.mark.long), 4.0]
+)
 def test_advice_on_resampling_counts_from_the_file(model: ISDNet, tmp_path: Path, scale: float) -> None:
     assert model.header is not None
     source = LabelSource(noise(64, 96))

@@ -119,6 +119,7 @@ def test_an_image_of_one_window_has_that_windows_maps(config: ISDNetConfig) -> N
         np.testing.assert_array_equal(view.read(name, Window.whole(info.extent.shape)), values)
 
 
+@pytest.mark.long
 def test_window_context_is_that_of_the_window_in_whose_middle_a_cell_lies() -> None:
     model, image = lively(NETWORKS["reference"]), picture((256, 288))
     left, right = one_shot(model, image[:, :256]), one_shot(model, image[:, 32:])

@@ -47,6 +47,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "channels last in timm": {"deep": "convnext_atto"},
     "squeeze and excite": {"deep": "mobilenetv3_small_050"},
 }
+LIKE_OTHERS = {
+    *(f"table 6 {name}" for name in ("raf_single", "add", "cat", "add_ca")),
+    *(f"table 6 {name}, paper" for name in ("raf_single", "cat_ca")),
+    "table 5 deep alone, quarter", "table 5 deep alone, paper", "table 4 resnet50", "one residual", "three residuals",
+    "stdc2", "half scale", "deep stride 16, timm",
+}  # fmt: skip
+"""Networks of parts that another entry trains too, in another size or number."""
 SIZE = (70, 106)  # no multiple of 32, and one whose nearest pixels depend on rounding
 
 
@@ -63,7 +70,9 @@ def expected_losses(config: ISDNetConfig) -> set[str]:
     return wanted
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in LIKE_OTHERS else []) for name in NETWORKS]
+)
 def test_runs_and_trains(name: str) -> None:
     config = config_of(NETWORKS[name])
     model = lively(config)
@@ -91,7 +100,16 @@ def test_runs_and_trains(name: str) -> None:
         assert parameter.grad.isfinite().all(), key
 
 
-@pytest.mark.parametrize("name", ["table 6 raf", "table 6 cat_ca", "table 5 deep alone, full", "table 7 rgb"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "table 6 raf",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("table 6 cat_ca", "table 5 deep alone, full", "table 7 rgb")
+        ),
+    ],
+)
 def test_dropping_the_training_heads_changes_no_logit(name: str) -> None:
     config = config_of(NETWORKS[name])
     full = lively(config)

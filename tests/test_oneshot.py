@@ -75,6 +75,7 @@ def test_where_it_does_not_fit_it_is_one_sentence_and_nothing_is_written(name: s
     assert not list((tmp_path / "o").glob("picture.ome*"))
 
 
+@pytest.mark.long
 def test_in_windows_they_always_run(tmp_path: Path) -> None:
     image = picture((200, 333))
     result = result_of(

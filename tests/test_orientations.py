@@ -176,6 +176,7 @@ def labels(result: SegmentResult) -> np.ndarray:
     return store.read(Window.whole(store.shape))[..., 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("context", ["whole", "window"])
 def test_a_region_is_a_crop_of_the_whole_result(tmp_path: Path, context: str) -> None:
     model, image = small_model(), source_of(picture((300, 260)))
@@ -188,6 +189,7 @@ def test_a_region_is_a_crop_of_the_whole_result(tmp_path: Path, context: str) ->
     np.testing.assert_array_equal(labels(after), labels(whole)[region.slices])
 
 
+@pytest.mark.long
 def test_the_means_of_every_orientation_are_kept_and_spare_a_region_the_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +244,7 @@ def test_a_job_of_another_number_of_orientations_is_not_gone_on_with(tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_probabilities_are_those_of_the_mean(tmp_path: Path) -> None:
     model, image = small_model(), picture((160, 128))
     result = run(source_of(image), model, tmp_path, orientations=4, probabilities=True)
@@ -251,6 +254,7 @@ def test_probabilities_are_those_of_the_mean(tmp_path: Path) -> None:
     assert np.abs(shares - expected).max() < 0.02
 
 
+@pytest.mark.long
 def test_the_live_view_answers_as_the_job_does(tmp_path: Path) -> None:
     from napari_isdnet.model.checkpoint import save_model
     from napari_isdnet.widgets._engine import LocalEngine

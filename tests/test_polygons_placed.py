@@ -63,6 +63,7 @@ def test_the_command_writes_map_coordinates_and_annotations_take_them_back(
     source.close()
 
 
+@pytest.mark.long
 def test_a_resampled_map_without_a_place_counts_the_files_pixels(run: Runner, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 256, (96, 128, 3), dtype=np.uint8), photometric="rgb")

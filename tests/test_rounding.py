@@ -124,6 +124,7 @@ def test_the_outcome_is_remembered_for_the_same_weights_only(monkeypatch: pytest
     assert len(calls) == 2
 
 
+@pytest.mark.long
 def test_gates_are_not_rounded_at_all(model: ISDNet) -> None:
     exact = prepare(model, Placement(torch.device("cpu"), torch.float32))
     ready = prepare(model, Placement(torch.device("cpu"), torch.bfloat16))

@@ -308,7 +308,7 @@ def test_full_disk_is_one_sentence_and_the_job_goes_on(
 # ------------------------------------------------------------------------------------------------- regions
 
 
-@pytest.mark.parametrize("context", ["whole", "window"])
+@pytest.mark.parametrize("context", ["whole", pytest.param("window", marks=pytest.mark.long)])
 def test_region_is_the_crop_of_the_whole(
     model: ISDNet, image: np.ndarray, unbroken: SegmentResult, tmp_path: Path, context: Any
 ) -> None:

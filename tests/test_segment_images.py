@@ -102,7 +102,7 @@ def test_images_that_cannot_be_used_get_one_sentence(model: ISDNet, tmp_path: Pa
         assert not (tmp_path / "o" / f"{name.split('.')[0]}.ome.zarr").exists()
 
 
-@pytest.mark.parametrize("orientations", [1, 2])
+@pytest.mark.parametrize("orientations", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_bad_tiles(model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orientations: int) -> None:
     options: dict[str, Any] = {"skip_bad_tiles": True, "orientations": orientations}
     scene = picture((256, 256))
@@ -142,6 +142,7 @@ def test_maps_come_in_the_format_of_the_labels_where_it_can_hold_them(
     assert all(path.exists() for path in outputs.values())
 
 
+@pytest.mark.long
 def test_maps_change_no_label_and_cost_no_second_pass(
     model: ISDNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

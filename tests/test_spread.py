@@ -127,6 +127,7 @@ def test_strokes_that_teach_are_those_in_training_regions_by_age(store: Annotati
     assert found == [wanted[rank] for rank in sorted(wanted)]
 
 
+@pytest.mark.long
 def test_crops_are_taught_more_and_judged_by_strokes_alone(image: ArraySource, store: AnnotationStore) -> None:
     snapshot = take_snapshot(store)
     pixels = Normaliser(image, IntensityPolicy.from_source(image), (0, 0, 0), (1, 1, 1))

@@ -38,6 +38,7 @@ def rows(network: Network) -> torch.Tensor:
     return network.net.classifier.out.bias.detach()
 
 
+@pytest.mark.long
 def test_a_class_that_is_only_listed_keeps_the_gentle_mode_and_is_never_said(tmp_path: Path) -> None:
     path, net = written(tmp_path / "m.safetensors", ["roof", "road"])
     classes = classes_from(["roof", "water", "road"])
@@ -72,6 +73,7 @@ def test_classes_go_on_whatever_their_case_and_spaces(tmp_path: Path) -> None:
     assert torch.equal(rows(start.network), net.classifier.out.bias.detach()[[1, 0]])
 
 
+@pytest.mark.long
 def test_a_class_that_was_renamed_since_goes_on_in_a_run_of_its_project(tmp_path: Path) -> None:
     source = ArraySource([np.zeros((300, 300, 3), np.uint8)], "scene", rgb=True)
     with AnnotationStore.create(tmp_path / "a.isdnet", source.shape, ["object", "road"]) as store:

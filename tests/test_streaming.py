@@ -61,10 +61,20 @@ def assert_is_the_forward(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert (got.argmax(1) == expected.argmax(1))[sure].all()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+ODD, WHOLE_CORES = ((543, 690), 384), ((512, 800), 256)
+"""Image and core: odd ones whose nearest pixels float64 would miss, and whole cores."""
+USUAL = {("reference", ODD), ("lite", ODD)} | {(name, WHOLE_CORES) for name in ("paper", "pspnet", "cheap", "single")}
+"""Every network but one at one of them; the other pairs are long."""
+
+
 @pytest.mark.parametrize(
-    ("shape", "core"), [((543, 690), 384), ((512, 800), 256)]
-)  # odd ones whose nearest pixels float64 would miss, and whole cores
+    ("shape", "core", "name"),
+    [
+        pytest.param(*sizes, name, marks=[] if (name, sizes) in USUAL else [pytest.mark.long])
+        for name in NETWORKS
+        for sizes in (ODD, WHOLE_CORES)
+    ],
+)
 def test_equals_one_forward(name: str, shape: tuple[int, int], core: int) -> None:
     model, image = lively(NETWORKS[name]), picture(shape)
     expected = one_shot(model, image)

@@ -89,6 +89,7 @@ def test_figures_are_of_the_mean_of_orientations_where_it_is_asked_for(tmp_path:
     assert run(tmp_path / "3", ["dark", "light"], "--orientations", "3") == 2
 
 
+@pytest.mark.long
 def test_a_forward_of_several_orientations_is_what_segmenting_averages() -> None:
     model, image = small_model(), picture((96, 128))
     expected = averaged(model, image, 4)[0].argmax(0).numpy()

@@ -114,6 +114,7 @@ def test_strokes_are_learnt_and_the_header_says_from_what(scene: Path, painted: 
     assert header.figures["held_out_after"]["miou"] == pytest.approx(result.after["miou"])
 
 
+@pytest.mark.long
 def test_classes_that_are_not_held_out_are_not_in_the_mean(scene: Path, tmp_path: Path) -> None:
     """A model that sees blue everywhere: wrong on what was painted, but there is no figure of blue to judge by."""
     with Project.open(scene, tools.CLASSES, folder=tmp_path / "p.isdnet") as project:
@@ -160,6 +161,7 @@ def test_colours_that_were_chosen_by_hand_go_with_the_model(
     assert "- Images were shown to it with --contrast 0,200 --channels 2,1,0\n" in model_card(read_header(path))
 
 
+@pytest.mark.long
 def test_another_seed_gives_another_model(scene: Path, painted: Path, model: Path, tmp_path: Path) -> None:
     weights = []
     for seed in (0, 1):
@@ -202,6 +204,7 @@ def test_nothing_is_written_when_the_held_out_regions_get_worse(scene: Path, pai
     assert result.after["miou"] < result.before["miou"]
 
 
+@pytest.mark.long
 def test_changed_annotations_are_not_resumed(scene: Path, model: Path, tmp_path: Path) -> None:
     with Project.open(scene, CLASSES, folder=tmp_path / "p.isdnet") as project:
         paint(project.store)
@@ -226,6 +229,7 @@ def test_a_new_class_that_only_judges_is_refused_by_name(scene: Path, model: Pat
     assert not checkpoint_folder(output).exists()
 
 
+@pytest.mark.long
 def test_a_class_that_is_only_listed_is_in_the_model_and_said_to_be_untaught(
     scene: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -380,6 +384,7 @@ def test_an_annotation_of_another_size_is_refused(scene: Path, model: Path, tmp_
         drain(finetune(scene, tmp_path / "small", str(model), output=tmp_path / "m.safetensors", **SMALL))
 
 
+@pytest.mark.long
 def test_a_model_without_training_heads_trains_too(scene: Path, painted: Path, model: Path, tmp_path: Path) -> None:
     parent = load_model(model)
     assert parent.header is not None

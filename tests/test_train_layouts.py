@@ -284,6 +284,7 @@ def test_published_recipes_build_their_network(name: str, fakes: Path) -> None:
     assert recipe.model.name in REGISTRY
 
 
+@pytest.mark.long
 def test_large_images_are_read_by_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_fake("folder", tmp_path / "data", side=384)
     read: dict[str, int] = {}

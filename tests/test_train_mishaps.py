@@ -249,6 +249,7 @@ def test_a_failure_takes_the_place_of_its_batch() -> None:
 # -- restarts ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_starting_over_leaves_nothing_of_the_run_before(tmp_path: Path) -> None:
     root, output = make_data(tmp_path / "data"), tmp_path / "run"
     drain(fit(tiny(root, steps=1, validate_every=1), output))

@@ -84,6 +84,7 @@ def test_a_finished_run_gives_its_figures_at_once(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "run" / "log.csv").read_bytes() == log
 
 
+@pytest.mark.long
 def test_a_finished_run_leaves_its_data_and_its_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, output = make_data(tmp_path / "data"), tmp_path / "run"
     _, first = drain(fit(tiny(root, steps=1, validate_every=1), output))

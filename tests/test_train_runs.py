@@ -173,7 +173,9 @@ def test_training_stops_early_and_keeps_the_best(data: Path, tmp_path: Path) -> 
     assert "miou" in result.figures
 
 
-@pytest.mark.parametrize("name", ["isdnet-lite0", "isdnet-resnet18", "deeplabv3plus"])
+@pytest.mark.parametrize(
+    "name", ["isdnet-lite0", pytest.param("isdnet-resnet18", marks=pytest.mark.long), "deeplabv3plus"]
+)
 def test_a_batch_of_one_trains(name: str, data: Path, tmp_path: Path) -> None:
     options = {"channels": 16, "distillation_points": 16, "distillation": "sampled"}
     if name == "isdnet-resnet18":

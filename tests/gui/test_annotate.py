@@ -64,13 +64,10 @@ def dock(viewer: Any, picture: Path, qtbot: Any) -> AnnotateWidget:
     return widget
 
 
-def test_a_drag_paints_what_the_brush_covers_at_any_zoom(viewer, qtbot, dock) -> None:
-    for zoom in (4.0, 1.0, 0.2):
-        a_drag_paints_what_the_brush_covers(viewer, qtbot, dock, zoom)
-        start_over(qtbot, dock)
-
-
-def a_drag_paints_what_the_brush_covers(viewer: Any, qtbot: Any, dock: AnnotateWidget, zoom: float) -> None:
+@pytest.mark.parametrize(
+    "zoom", [pytest.param(4.0, marks=pytest.mark.long), pytest.param(1.0, marks=pytest.mark.long), 0.2]
+)
+def test_a_drag_paints_what_the_brush_covers_at_any_zoom(viewer, qtbot, dock, zoom: float) -> None:
     look(viewer, (700, 900), zoom)
     qtbot.wait(80)
     layer = dock.canvas.layer
@@ -156,6 +153,7 @@ def pan_moves_the_picture_and_paints_nothing(viewer: Any, qtbot: Any, dock: Anno
     assert not painted(dock).any()
 
 
+@pytest.mark.long
 def test_outlines_by_clicks(viewer, qtbot, dock) -> None:
     polygon_by_clicks_with_a_rubber_band(viewer, qtbot, dock)
     start_over(qtbot, dock)
@@ -302,6 +300,7 @@ def test_strokes_and_undo_survive_a_restart_and_an_end_in_the_middle_of_a_drag(v
         assert project.store.read_labels(Window(700, 900, 1, 1))[0, 0] == 1
 
 
+@pytest.mark.long
 def test_edit_window_with_naparis_tools_is_flushed_by_itself(viewer, qtbot, dock) -> None:
     look(viewer, (700, 900), 1.0)
     drag(viewer, dock.canvas.layer, [(700, 900)])
@@ -326,6 +325,7 @@ def test_edit_window_with_naparis_tools_is_flushed_by_itself(viewer, qtbot, dock
     assert painted(dock)[700, 900] == 1
 
 
+@pytest.mark.long
 def test_export_import_and_the_command_that_exports(viewer, qtbot, dock, tmp_path, monkeypatch) -> None:
     look(viewer, (700, 900), 1.0)
     drag(viewer, dock.canvas.layer, [(700, 800), (700, 1000)])
@@ -361,6 +361,7 @@ def the_copied_command_writes_the_outlines(qtbot: Any, dock: AnnotateWidget, tmp
     assert len(written["features"]) == 1
 
 
+@pytest.mark.long
 def test_next_region_flies_to_the_unsure_place_and_says_why(viewer, qtbot, dock, monkeypatch) -> None:
     unsure = np.full(SHAPE, 10, np.uint8)
     unsure[:350, :350] = 200

@@ -67,6 +67,7 @@ def value_at(folder: Path, row: int, column: int) -> int:
         return int(project.store.read_labels(Window(row, column, 1, 1))[0, 0])
 
 
+@pytest.mark.long
 def test_a_stroke_that_is_being_stored_is_stored_and_nothing_waits_for_good(
     viewer: Any, qtbot: Any, dock: AnnotateWidget, folder: Path, monkeypatch: Any
 ) -> None:

@@ -222,6 +222,7 @@ def every_control_says_what_it_does(batch: BatchWidget) -> None:
             assert child.toolTip(), name
 
 
+@pytest.mark.long
 def test_a_folder_that_cannot_be_made_and_what_is_there_are_said_without_options(qtbot, batch, images, model) -> None:
     from napari.utils.notifications import notification_manager
 
@@ -272,6 +273,7 @@ def test_the_same_as_a_command_and_skipping(qtbot, batch, images, model, tmp_pat
     assert BatchQueue.open(tmp_path / "out").items == []  # looking writes nothing
 
 
+@pytest.mark.long
 def test_closing_the_window_in_the_middle_leaves_a_queue_that_goes_on(qtbot, batch, images, model, tmp_path) -> None:
     begin(qtbot, batch, images, model, tmp_path / "out", 3)
     qtbot.waitUntil(lambda: (tmp_path / "out" / "batch.json").exists(), timeout=30_000)

@@ -84,6 +84,7 @@ def test_a_widget_that_gets_another_dock_lives_on(viewer, qtbot) -> None:
     assert widget.isVisible()
 
 
+@pytest.mark.long
 def test_a_view_that_a_closed_dock_had_asked_for_is_let_go(viewer, qtbot, monkeypatch) -> None:
     at_it, go_on, released = threading.Event(), threading.Event(), threading.Event()
 
@@ -112,6 +113,7 @@ def test_a_view_that_a_closed_dock_had_asked_for_is_let_go(viewer, qtbot, monkey
     gone(qtbot)
 
 
+@pytest.mark.long
 def test_annotate_takes_its_layer_along_and_keeps_what_was_painted(viewer, qtbot, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(tmp_path))
     viewer.add_image(np.zeros((60, 60, 3), np.uint8), name="picture")

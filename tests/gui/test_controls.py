@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox
 
@@ -90,6 +91,7 @@ def test_a_long_choice_ends_in_an_ellipsis_and_is_told_with_the_tooltip(qtbot: A
     assert not box.grab().isNull()  # it is painted without an error in every state
 
 
+@pytest.mark.long
 def test_annotate_and_batch_scroll_and_keep_a_height_under_other_docks(viewer: Any, qtbot: Any, tmp_path: Any) -> None:
     viewer.add_image(np.zeros((64, 64, 3), np.uint8), name="field")
     annotate, batch = AnnotateWidget(viewer), BatchWidget(viewer)
@@ -102,6 +104,7 @@ def test_annotate_and_batch_scroll_and_keep_a_height_under_other_docks(viewer: A
     annotate.stop()
 
 
+@pytest.mark.long
 def test_the_annotation_tells_its_own_keys_and_why_the_brush_does_nothing(
     viewer: Any, qtbot: Any, tmp_path: Any
 ) -> None:

@@ -48,6 +48,7 @@ def test_the_demo_goes_from_the_image_to_its_errors(viewer: Any, model: Path, qt
     guide.docks["Segment"].live_button.click()
 
 
+@pytest.mark.long
 def test_a_dock_that_is_missing_is_named_and_the_rest_works(
     viewer: Any, model: Path, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +67,7 @@ def test_what_the_manifest_names_opens(viewer: Any) -> None:
     every_dock_of_the_manifest_opens_the_way_napari_opens_it(viewer)
 
 
+@pytest.mark.long
 def test_a_wrong_model_is_said_before_anything_is_added(viewer: Any, model: Path) -> None:
     from napari_isdnet.widgets._demo import open_demo
 

@@ -104,6 +104,7 @@ def a_drawn_region_counts_alone(viewer: Any, qtbot: Any, errors: ErrorsWidget) -
     assert errors.result.accuracy == pytest.approx(131 / 3131)
 
 
+@pytest.mark.long
 def test_one_class_is_missed_in_red_and_false_alarm_in_blue(viewer, qtbot, errors, tmp_path) -> None:
     truth, prediction = maps()
     errors.choose_file(errors.prediction, str(stored(tmp_path / "p.ome.zarr", prediction)))
@@ -152,6 +153,7 @@ def test_what_cannot_be_compared_is_said_and_so_is_what_every_control_does(viewe
             assert child.toolTip(), child.objectName()
 
 
+@pytest.mark.long
 def test_closing_the_window_while_comparing_is_clean(viewer, qtbot, errors, tmp_path) -> None:
     big = np.random.default_rng(0).integers(0, 3, (4096, 4096), dtype=np.uint8)
     prediction = stored(tmp_path / "p.ome.zarr", big)

@@ -205,6 +205,7 @@ def test_better_weights_show_at_once_and_the_history_goes_back(
     at_rest(qtbot, dock)
 
 
+@pytest.mark.long
 def test_stop_keeps_the_best_and_another_start_resumes(viewer: Any, qtbot: Any, opened: Any) -> None:
     dock = opened(steps=5000)
     dock.train_button.click()
@@ -262,6 +263,7 @@ def test_what_is_closed_in_the_middle_leaves_nothing(viewer: Any, qtbot: Any, op
     qtbot.waitUntil(lambda: not [t for t in threading.enumerate() if t.name.startswith("isdnet-job")], timeout=LONG)
 
 
+@pytest.mark.long
 def test_a_process_that_dies_is_said_and_the_dock_goes_on(viewer: Any, qtbot: Any, opened: Any, models: Any) -> None:
     from napari.utils.notifications import notification_manager
 
@@ -294,6 +296,7 @@ def test_strokes_of_the_annotate_dock_are_in_the_snapshot_and_its_project_is_sha
     assert not dock.controller.project.store.read_only  # the other dock still has it
 
 
+@pytest.mark.long
 def test_one_held_out_place_is_said_before_a_run_and_not_after_it(
     viewer: Any, qtbot: Any, opened: Any, picture: Path, models: Any
 ) -> None:
@@ -376,6 +379,7 @@ def test_the_whole_loop_with_real_training(
     assert (shown_everywhere(qtbot, again, AFTER) != 2).any()
 
 
+@pytest.mark.long
 def test_cancelling_before_the_first_step_is_said(qtbot: Any, opened: Any, monkeypatch: Any) -> None:
     dock = opened()
     at_it = threading.Event()

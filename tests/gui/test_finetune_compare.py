@@ -79,6 +79,7 @@ def test_a_map_goes_by_the_name_it_was_asked_for_and_older_ones_come_too_late(
     assert shown(comparison) == ("field after (step 60)", 2)
 
 
+@pytest.mark.long
 def test_a_run_that_ends_while_its_last_step_is_loaded_shows_its_best_under_its_name(
     qtbot: Any, comparison: Comparison, engine: Gated
 ) -> None:

@@ -110,6 +110,7 @@ def test_look_inside_see_maps_in_place_and_ask_about_a_pixel(qtbot, viewer, dock
     qtbot.waitUntil(lambda: not list((tmp_path / "maps").iterdir()), timeout=10_000)
 
 
+@pytest.mark.long
 def test_a_channel_of_the_slider_is_the_one_that_varies_most(qtbot, dock, model) -> None:
     dock.context.setCurrentIndex(dock.context.findData("window"))
     opened(qtbot, dock, model)
@@ -122,6 +123,7 @@ def test_a_channel_of_the_slider_is_the_one_that_varies_most(qtbot, dock, model)
     assert dock.channel.maximum() == 15
 
 
+@pytest.mark.long
 def test_another_image_or_model_ends_what_can_be_asked_of_the_view(qtbot, viewer, dock, model) -> None:
     from napari.utils.notifications import notification_manager
 
@@ -220,6 +222,7 @@ def test_models_are_looked_for_in_a_thread_and_the_default_one_is_chosen(qtbot, 
     assert threading.main_thread() not in threads
 
 
+@pytest.mark.long
 def test_closing_the_window_in_the_middle_leaves_nothing(qtbot, dock, model) -> None:
     dock.choose_model(str(model))
     dock.look_inside()

@@ -105,7 +105,7 @@ def test_single_level_image_is_no_multiscale(viewer, qtbot) -> None:
     qtbot.waitUntil(lambda: bool((layer._slice.image.raw == read(0, Window(0, 0, 200, 100))).all()), timeout=5000)
 
 
-@pytest.mark.parametrize("others", [True, False])
+@pytest.mark.parametrize("others", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_removed_layer_is_deleted_in_the_context_of_the_canvas(viewer, qtbot, monkeypatch, others) -> None:
     """Deleted in another one, Mesa draws the layers that stay with a shader that is gone, and the process ends."""
     from qtpy.QtGui import QOpenGLContext

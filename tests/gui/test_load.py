@@ -119,6 +119,7 @@ def type_a_path_see_the_facts_load_the_layer(viewer: Any, qtbot: Any, load: Load
     assert not load.load_button.isEnabled()
 
 
+@pytest.mark.long
 def test_contrast_limits_reach_the_screen(viewer, qtbot, load, tmp_path) -> None:
     pixels = np.linspace(0, 4000, 600 * 500).reshape(600, 500).astype(np.uint16)
     tifffile.imwrite(tmp_path / "deep.tif", pixels)
@@ -167,6 +168,7 @@ def test_facts_say_which_channels_the_network_sees(count, chosen, words) -> None
     assert dict(_facts.facts(source, policy))["Channels"] == words
 
 
+@pytest.mark.long
 def test_what_cannot_be_opened_or_taken_leaves_no_facts(viewer, qtbot, load, picture, tmp_path) -> None:
     wrong_limits_are_said_and_corrected_ones_are_taken(viewer, qtbot, load, picture)
     facts_of_the_image_before_go_with_a_failed_opening(qtbot, load, picture, tmp_path)

@@ -40,6 +40,7 @@ def test_slides_are_in_micrometres_and_land_in_metres(size: PixelSize, settings:
     assert found == settings
 
 
+@pytest.mark.long
 def test_the_pointer_counts_in_the_units_of_the_window(viewer: Any) -> None:
     source = ArraySource([pixels()], "slide", rgb=True, pixel_size=PixelSize(0.5, 0.5, "µm"))
     data, keywords, _ = image_layer(source, IntensityPolicy.from_source(source))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from qtpy.QtCore import Qt
 
 from napari_isdnet.annotation.project import Project, models_in
@@ -25,6 +26,7 @@ def entries(box: Any) -> list[str]:
     return [box.itemText(row) for row in range(box.count())]
 
 
+@pytest.mark.long
 def test_docks_list_the_models_of_their_images_projects(
     viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:

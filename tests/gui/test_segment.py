@@ -136,6 +136,7 @@ def test_live_is_provisional_then_exact_and_equals_the_files(viewer, qtbot, dock
     assert dock.classes.item(0, 1).text() == (f"{np.sum(written == 0):,} px" if (written == 0).any() else "–")
 
 
+@pytest.mark.long
 def test_the_live_layer_is_lazy_hides_a_class_and_takes_the_opacity(viewer, qtbot) -> None:
     viewer.add_image(np.zeros((300, 300, 3), np.uint8), name="field")
     dock = SegmentWidget(viewer, FakeEngine())

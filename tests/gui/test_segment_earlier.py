@@ -162,6 +162,7 @@ def test_resume_is_offered_for_the_same_settings_only(viewer, qtbot, dock, model
     )
 
 
+@pytest.mark.long
 def test_another_array_of_the_same_name_is_not_this_image(viewer, qtbot, dock) -> None:
     choose(dock.region, "whole")
     choose(dock.context, "window")

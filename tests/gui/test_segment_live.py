@@ -32,7 +32,7 @@ class SlowEngine(FakeEngine):
         return super().live(*arguments, **options)
 
 
-@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("others", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_an_image_that_goes_while_the_model_loads_ends_live_without_a_word(viewer, qtbot, others) -> None:
     for number in range(others):
         viewer.add_image(np.zeros((300, 300, 3), np.uint8), name=f"other {number}")
@@ -68,6 +68,7 @@ def test_a_job_that_another_window_works_on_is_waited_for(tmp_path: Path) -> Non
     assert next(waiting, None) is None
 
 
+@pytest.mark.long
 def test_two_windows_that_look_at_one_image_search_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_isdnet.model.checkpoint import save_model
 

@@ -138,6 +138,7 @@ def bar_of(viewer: Any) -> JobBar:
     return viewer.window._qt_window.findChild(JobBar, "save_bar")
 
 
+@pytest.mark.long
 def test_the_bar_of_a_saving(layer: Any, viewer: Any, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         saving_shows_how_far_it_is_and_is_cancelled(layer, viewer, tmp_path, patch)
@@ -183,6 +184,7 @@ def clicking_the_cross_of_the_bar_lets_the_saving_end(layer: Any, viewer: Any, t
     assert bar_of(viewer) is None
 
 
+@pytest.mark.long
 def test_closing_the_window_while_saving_leaves_nothing(layer: Any, viewer: Any, tmp_path: Path, monkeypatch) -> None:
     steps: list[int] = []
     monkeypatch.setattr(_writer, "write_result", slow(steps))
