@@ -63,6 +63,11 @@ def _points(points: Any, least: int, what: str) -> tuple[tuple[float, float], ..
     return tuple((float(r), float(c)) for r, c in np.round(array, 3))
 
 
+def radii_of(radius: Radius) -> tuple[float, float]:
+    """Pixels down and across of a radius that may be one number."""
+    return radius if isinstance(radius, tuple) else (radius, radius)
+
+
 @dataclass(frozen=True)
 class Brush:
     """A path drawn with a round brush: every pixel whose centre is within ``radius`` of the polyline ``points``.
@@ -84,7 +89,7 @@ class Brush:
     @property
     def radii(self) -> tuple[float, float]:
         """Pixels down and across."""
-        return self.radius if isinstance(self.radius, tuple) else (self.radius, self.radius)
+        return radii_of(self.radius)
 
     def cover(self, shape: tuple[int, int]) -> Cover:
         """The runs of the path."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.strokes import Brush, Radius
+from napari_isdnet.annotation.strokes import Brush, Radius, radii_of
 from napari_isdnet.window import Window
 
 Point = tuple[float, float]
@@ -59,7 +59,7 @@ class Preview:
         level, shown = self.view()
         rows, columns = self.scale(level)
         path = [((r + 0.5) / rows - 0.5, (c + 0.5) / columns - 0.5) for r, c in points]
-        down, across = radius if isinstance(radius, tuple) else (radius, radius)
+        down, across = radii_of(radius)
         radii = max(down / rows, 0.5), max(across / columns, 0.5)
         cover = Brush(path, radii).cover(self._store.levels[level])
         part = cover.bounds.intersect(shown)
