@@ -10,6 +10,7 @@ import pytest
 from napari_isdnet.annotation import exchange
 from napari_isdnet.annotation.chunks import ZARR_FOLDER
 from napari_isdnet.annotation.exchange import IndexView, annotation_values, export_labels, import_labels
+from napari_isdnet.annotation.files import bring_in, kind_of, write_out
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon, Rectangle
 from napari_isdnet.classes import classes_from
@@ -206,3 +207,23 @@ def test_a_group_belongs_to_the_thread_that_opened_it(store):
         other.join()
     store.undo()
     assert store.class_counts() == (100, 0)
+
+
+@pytest.mark.parametrize("name", ["out.geojson", "out.ome.tif", "values.tif"])
+def test_an_earlier_export_comes_back_as_the_classes_are_called_now(painted, tmp_path, name):
+    """water has another name, and roof is one with a class that was added later."""
+    if name.endswith("geojson"):
+        pytest.importorskip("rasterio")
+    path = tmp_path / name
+    kind = "annotation" if name.startswith("values") else "mask"
+    result_of(write_out(painted, path, kind_of(path), None, values=kind))
+    painted.rename_class(0, "lake")
+    painted.merge_classes(1, painted.add_class("house"))
+    expected, classes = values(painted), painted.classes
+    assert [c.name for c in classes] == ["lake", "house"]
+    painted.paint(Rectangle(Window.whole(SHAPE)), None)
+    said = result_of(bring_in(painted, path, "auto", None))
+    assert painted.classes == classes
+    assert np.array_equal(values(painted), expected)
+    assert "'water' is called 'lake' now." in said
+    assert "'roof' is called 'house' now." in said

@@ -75,6 +75,8 @@ def test_names_are_followed_where_no_class_has_them_and_of_models_of_this_annota
     for other in ({}, {"annotations": None}, {"annotations": {"position": 99, "id": store.last_id}}):
         assert naming.of_model(names, other) == {}
     assert naming.followed(names) == {"object": "nuclei"}  # a map, which does not say when it was made
+    assert naming.followed(names, merged=True) == {"object": "nuclei", "way": "road"}
+    assert naming.followed(["object", "nuclei"], merged=True) == {}, "two names of one class were never two classes"
     store.add_class("object")
     assert store.naming().of_model(names, made) == store.naming().followed(names) == {}, "in use again"
     store.rename_class(3, "things")

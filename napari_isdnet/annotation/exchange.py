@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_isdnet.annotation.naming import in_words, renamed
 from napari_isdnet.annotation.strokes import Labels, Patch
 from napari_isdnet.classes import (
     ANNOTATION,
@@ -168,11 +169,11 @@ def import_labels(
     A label image that lies elsewhere on the earth than the image, of which ``place`` is told, is refused.
 
     ``names`` are the classes that its values count; without them those that a file carries itself. They are found in
-    the annotation by name, and added where they are painted and missing. Where there are none, its values count the
-    classes of the annotation. ``values`` may be ``'auto'`` (:func:`values_of`; the ``names`` of a source are taken for
-    its own), and ``note`` is told what was found. Unlabelled (ignored) pixels leave what is there. The whole file is
-    checked before a pixel is painted; it is read in windows of 2048, never as a whole. Returns the windows that
-    changed.
+    the annotation by name, also by one that they had before, and added where they are painted and missing. Where there
+    are none, its values count the classes of the annotation. ``values`` may be ``'auto'`` (:func:`values_of`; the
+    ``names`` of a source are taken for its own), and ``note`` is told what was found. Unlabelled (ignored) pixels leave
+    what is there. The whole file is checked before a pixel is painted; it is read in windows of 2048, never as a whole.
+    Returns the windows that changed.
     """
     check_values(values, auto=True)
     if not isinstance(labels, str | os.PathLike):
@@ -253,7 +254,7 @@ def _import(
     with store.group(step), store.still():
         if names is None:
             _check_unchanged(store, before, used, source.name)
-        table = _recoding(store, names, used, source.name)
+        table = _recoding(store, names, used, source.name, note)
         known = store.classes
     targets = [int(table[k + 1]) - 1 for k in used]
     for window in labelled:
@@ -286,12 +287,22 @@ def check_room(own: int, more: int, name: str) -> None:
         )
 
 
-def _recoding(store: AnnotationStore, names: Sequence[ClassInfo] | None, seen: Sequence[int], name: str) -> Labels:
+def _recoding(
+    store: AnnotationStore,
+    names: Sequence[ClassInfo] | None,
+    seen: Sequence[int],
+    name: str,
+    note: Callable[[str], None] | None,
+) -> Labels:
     """Annotation values of the store by those of a file; of ``names``, the ``seen`` ones that it lacks are added."""
     table = np.arange(256, dtype=np.uint8)
     if names is None:
         return table
-    own = [c.name for c in store.classes]
+    called = store.naming().followed([names[k].name for k in seen], merged=True)
+    if note is not None:
+        for text in in_words(called):
+            note(f"{text}.")
+    own, names = [c.name for c in store.classes], renamed(names, called)
     known = {k: index_of(names[k].name, own) for k in seen}
     missing = [k for k, index in known.items() if index is None]
     check_room(len(own), len(missing), name)

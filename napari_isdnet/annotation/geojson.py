@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_isdnet.annotation.exchange import IndexView, check_room
+from napari_isdnet.annotation.naming import in_words
 from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
 from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
@@ -56,14 +57,14 @@ def import_geojson(
 ) -> list[Window]:
     """Paint everything in a GeoJSON file, later features on top, as one step to undo; returns what changed.
 
-    A class is found by name and added (with its colour) when it is missing; features without one get
-    ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes`` (default: those of
-    the annotation); an annotation without classes gets those of the file in its order (:func:`classes_of`). Lines are
-    ``properties.width`` pixels wide, or ``line_width``; points are discs of that diameter. ``georeference`` is the
-    image's, for files in map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file with anything that
-    cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape that lies on the
-    image or covers a pixel; ``note`` is told in a sentence when some of them do not, and how many features have no
-    geometry.
+    A class is found by name, also by one that it had before, and added (with its colour) when it is missing; features
+    without one get ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes``
+    (default: those of the annotation); an annotation without classes gets those of the file in its order
+    (:func:`classes_of`). Lines are ``properties.width`` pixels wide, or ``line_width``; points are discs of that
+    diameter. ``georeference`` is the image's, for files in map coordinates
+    (:func:`~napari_isdnet.io.geojson.read_items`). A file with anything that cannot be used is refused as a whole,
+    before a pixel is painted, and so is one without a shape that lies on the image or covers a pixel; ``note`` is told
+    in a sentence when some of them do not, how many features have no geometry, and which classes have another name now.
     """
     counted = store.classes if classes is None else classes
     drawn = list(read_drawn(path, line_width, georeference, counted, note, store.shape))
@@ -74,6 +75,11 @@ def import_geojson(
     if note is not None and (len(inside) < len(drawn) or not drawn):
         counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
+    called = store.naming().followed(list({item.name for item in inside if item.name}), merged=True)
+    inside = [replace(item, name=called.get(item.name or "", item.name)) for item in inside]
+    if note is not None:
+        for text in in_words(called):
+            note(f"{text}.")
     _check_classes(store, [item.name or default_class or "" for item in inside], Path(path).name)
     dirty: dict[Window, None] = {}
     new = {} if store.classes or nameless is not None else classes_of(inside)

@@ -48,11 +48,12 @@ class Naming:
         moment = next((m for m in reversed(self.moments) if m.position <= position), None)
         return {} if moment is None else dict(zip(moment.names, moment.now, strict=True))
 
-    def followed(self, names: Sequence[str], position: int | None = None) -> dict[str, str]:
+    def followed(self, names: Sequence[str], position: int | None = None, merged: bool = False) -> dict[str, str]:
         """Which of ``names`` no class has now, and what the class that had it is called now.
 
         They are names of journal entry ``position``, or of any time: then the last class of that name counts. A name
-        that is in use again is that class's, and one that ``names`` hold already is not given a second time.
+        that is in use again is that class's, and one that ``names`` hold already is not given a second time; except,
+        with ``merged``, to a class that stood beside another and is one with it now.
         """
         moments = [m for m in self.moments if position is None or m.position <= position]
         moments = moments[::-1] if position is None else moments[-1:]
@@ -61,8 +62,11 @@ class Naming:
             if not name or index_of(name, self.present) is not None:
                 continue
             places = ((m, index_of(name, m.names)) for m in moments)
-            now = next((m.now[index] for m, index in places if index is not None), None)
-            if now is not None and folded(now) not in taken:
+            then, index = next(((m, index) for m, index in places if index is not None), (None, 0))
+            now = None if then is None else then.now[index]
+            if then is None or now is None:
+                continue
+            if folded(now) not in taken or (merged and then.now.count(now) > 1):
                 found[name] = now
                 taken.add(folded(now))
         return found

@@ -76,7 +76,8 @@ def annotation_of(layer: Any) -> AnnotationStore | None:
 def in_one_order(prediction: LabelMap, truth: LabelMap) -> tuple[LabelMap, LabelMap]:
     """Both maps with one list of classes, where an annotation is among them: its classes are found by their names.
 
-    A class that was renamed in the annotation since the other map was made is found by its new name, with a note.
+    A class that was renamed in the annotation since the other map was made is found by its new name, with a note. One
+    that was merged with another class of the map stays a class of its own, which a note says: the map's pixels keep it.
     Classes that only the annotation has come last. Raises :class:`InputError` where no name is known to both, and
     where two maps that are no annotations have the same classes in another order.
     """
@@ -87,10 +88,17 @@ def in_one_order(prediction: LabelMap, truth: LabelMap) -> tuple[LabelMap, Label
         if isinstance(painted.source, PaintedLabels):
             assert painted.classes is not None
             assert other.classes is not None
-            called = painted.source.naming.followed([info.name for info in other.classes])
+            names, naming = [info.name for info in other.classes], painted.source.naming
+            called = naming.followed(names)
+            gone = {name: now for name, now in naming.followed(names, merged=True).items() if name not in called}
             numbers, classes = _by_name(painted.classes, renamed(other.classes, called))
             painted = replace(painted, source=painted.source.numbered(numbers), classes=classes)
-            other = replace(other, classes=classes, notes=tuple(f"{text}." for text in in_words(called)))
+            notes = [f"{text}." for text in in_words(called)]
+            notes += [
+                f"'{name}' was merged into '{now}', which the other map holds apart: it counts as an error there."
+                for name, now in gone.items()
+            ]
+            other = replace(other, classes=classes, notes=tuple(notes))
             return (other, painted) if other.source is prediction.source else (painted, other)
     if sorted(_names(ours)) == sorted(_names(theirs)):
         raise InputError(

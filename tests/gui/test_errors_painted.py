@@ -88,6 +88,15 @@ def test_a_class_that_was_renamed_since_the_map_was_made_is_compared_under_its_n
     assert not any("called" in note for note in result.notes)
 
 
+def test_a_class_of_the_map_that_was_merged_since_is_said_to_count_as_an_error(project) -> None:
+    prediction = Labels(predicted(), metadata={layers.CLASSES: PREDICTED})
+    names = [item.name for item in project.store.classes]
+    project.store.merge_classes(names.index("field"), names.index("water"))
+    result = result_of(facts.from_layer(prediction), facts.from_layer(layer_of(project)))
+    assert result.accuracy < 1.0
+    assert result.notes[0].startswith("'field' was merged into 'water', which the other map holds apart")
+
+
 def test_a_map_without_names_takes_the_classes_of_the_annotation(project) -> None:
     prediction = Labels(np.where(predicted() == 2, 0, 1).astype(np.uint8))
     result = result_of(facts.from_layer(prediction), facts.from_layer(layer_of(project)))
