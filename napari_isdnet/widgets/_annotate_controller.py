@@ -65,9 +65,16 @@ class AnnotateController:
 
     # -- the project ----------------------------------------------------------------------------------------------
 
-    def open(self, source: Any, classes: Sequence[Any] = (), folder: Path | None = None) -> AnnotationStore:
-        """Open (or begin) the project of an image; the one before is closed first."""
+    def open(
+        self,
+        source: Any,
+        classes: Sequence[Any] = (),
+        folder: Path | None = None,
+        policy: IntensityPolicy | None = None,
+    ) -> AnnotationStore:
+        """Open (or begin) the project of an image, shown by ``policy``; the one before is closed first."""
         self.close_project()
+        self._policy = None if policy is None else (source, policy)
         self.project = open_project(source, classes, folder)
         earlier, self._queue = self._queue, PaintQueue(self._done, self._fail)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +168,14 @@ def opinion_rows(opinions: dict[str, Any], classes: tuple[ClassInfo, ...]) -> li
     return [(classes[k], {branch: float(values[k]) for branch, values in opinions.items()}) for k in order]
 
 
-def command(image: str, settings: InspectSettings, layer: str, roi: Window | None, contrast: str = "auto") -> str:
+def command(
+    image: str,
+    settings: InspectSettings,
+    layer: str,
+    roi: Window | None,
+    contrast: str = "auto",
+    channels: Sequence[int] | None = None,
+) -> str:
     """The ``napari-isdnet features`` line that writes the same map from a shell."""
     parts = ["napari-isdnet", "features", image, "--output", "features", "--model", settings.model, "--layer", layer]
     if settings.context != "whole":
@@ -179,4 +186,6 @@ def command(image: str, settings: InspectSettings, layer: str, roi: Window | Non
         parts += ["--device", settings.device]
     if contrast != "auto":
         parts += ["--contrast", contrast]
+    if channels is not None:
+        parts += ["--channels", ",".join(map(str, channels))]
     return shlex.join(parts)

@@ -74,6 +74,7 @@ class Settings:
     uncertainty: bool = False
     overwrite: bool = False
     orientations: int = 1
+    channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS or self.region not in REGIONS:
@@ -90,6 +91,7 @@ class Settings:
             "formats": (self.format,),
             "device": self.device,
             "contrast": self.contrast,
+            "channels": self.channels,
             "memory": self.memory,
             "polygons": self.polygons,
             "probabilities": self.probabilities,
@@ -132,6 +134,8 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
         parts += ["--device", settings.device]
     if settings.contrast != "auto":
         parts += ["--contrast", settings.contrast]
+    if settings.channels is not None:
+        parts += ["--channels", ",".join(map(str, settings.channels))]
     if settings.orientations != 1:
         parts += ["--orientations", str(settings.orientations)]
     if settings.memory is not None:

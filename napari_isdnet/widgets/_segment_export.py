@@ -47,8 +47,8 @@ class Exporting(SegmentForm):
         """Put the command line that does the same on the clipboard."""
         try:
             layer, settings = self.image.currentData(), self.settings()
-            path, contrast = layers.file_for_command(layer)
-            text = command(path, replace(settings, contrast=contrast), self.roi(settings.region))
+            path, colors = layers.file_for_command(layer)
+            text = command(path, replace(settings, **colors), self.roi(settings.region))
         except InputError as error:
             notify_error(error)
             return

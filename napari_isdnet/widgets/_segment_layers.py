@@ -111,13 +111,19 @@ def path_of(layer: Any) -> str | None:
     return file if _is_whole(os.path.abspath(file), shape_of(layer), bool(layer.rgb)) else None
 
 
-def file_for_command(layer: Any) -> tuple[str, str]:
-    """The file of an image layer and its ``--contrast``, for a command; :class:`InputError` where it has no file."""
+def colors_of(source: ImageSource, policy: IntensityPolicy | None) -> dict[str, Any]:
+    """``contrast`` and ``channels`` of a layer, as the engine and the commands take them; None: as any reader would."""
+    if policy is None:
+        return {"contrast": "auto", "channels": None}
+    return {"contrast": policy.contrast, "channels": policy.chosen_channels(source)}
+
+
+def file_for_command(layer: Any) -> tuple[str, dict[str, Any]]:
+    """The file of an image layer and its :func:`colors_of`; :class:`InputError` where it has no file."""
     path = path_of(layer)
     if path is None:
         raise InputError(f"'{layer.name}' has no file that a command could read; save it to a file first.")
-    policy = opened(layer)[1]
-    return path, "auto" if policy is None else policy.contrast
+    return path, colors_of(*opened(layer)[:2])
 
 
 @lru_cache(maxsize=64)

@@ -139,9 +139,9 @@ class AnnotateWidget(ListingClasses):
             return
         self.stop()
         try:
-            source, _, _ = opened(layer)
+            source, policy, _ = opened(layer)
             _projects.check_not_painted(source, folder)
-            self.controller.open(source, self._first_classes(), folder)
+            self.controller.open(source, self._first_classes(), folder, policy)
         except InputError as error:
             notify_error(error)
             return

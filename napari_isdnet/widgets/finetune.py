@@ -104,13 +104,12 @@ class FineTuneWidget(Keeping):
             raise InputError("There is no image; load one, and paint some strokes in the Annotate dock.")
         if not model:
             raise InputError("No model is chosen to start from; choose one, or the pretrained backbone.")
-        contrast, channels = _intensities(layer)
         return TuneSettings(
             model=model, parent=self.parents.get(model), preset=str(self.preset.currentData()),
             steps=self.steps.value(), held_out=self.held_out.value() / 100, seed=self.seed.value(),
             spread=int(self.spread.currentData()), device=str(self.device.currentData() or "auto"),
-            threads=spare_core_threads(most=1024), contrast=contrast, channels=channels,
-            allow_worse=self.allow_worse.isChecked(), **self.small,
+            threads=spare_core_threads(most=1024), allow_worse=self.allow_worse.isChecked(),
+            **layers.colors_of(*layers.opened(layer)[:2]), **self.small,
         )  # fmt: skip
 
     def copy_command(self) -> None:
@@ -246,14 +245,6 @@ class FineTuneWidget(Keeping):
         text = self.compare.words()
         self.compared.setText(text)
         self.compared.setVisible(bool(text))
-
-
-def _intensities(layer: Any) -> tuple[str, tuple[int, ...] | None]:
-    """Contrast and channels of a layer where they are not what any reader would choose."""
-    source, policy, _ = layers.opened(layer)
-    if policy is None:
-        return "auto", None
-    return policy.contrast, policy.chosen_channels(source)
 
 
 def _image_of(layer: Any) -> tuple[dict[str, str], Any]:

@@ -390,10 +390,10 @@ class InspectWidget(InspectForm):
                 raise InputError("There is no map to write yet; look inside first.")
             if other := self._other_choice():
                 raise InputError(other)
-            path, contrast = layers.file_for_command(self.looked_at)
+            path, colors = layers.file_for_command(self.looked_at)
             roi = self.roi()
             whole = roi == Window.whole(layers.shape_of(self.looked_at))
-            text = control.command(path, self.settings, self._name(), None if whole else roi, contrast)
+            text = control.command(path, self.settings, self._name(), None if whole else roi, **colors)
         except InputError as error:
             notify_error(error)
             return

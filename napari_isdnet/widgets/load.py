@@ -28,6 +28,7 @@ from napari_isdnet.io.sample_files import SampleFile, sample_files
 from napari_isdnet.io.samples import open_sample, samples
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _facts
+from napari_isdnet.widgets._channels import ChannelChoice
 from napari_isdnet.widgets._controls import Controls, Question, scrolled
 from napari_isdnet.widgets._image import image_layer
 from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
@@ -63,7 +64,7 @@ class LoadWidget(Controls):
         self._folder = folder
         self._opened: list[dict[str, Any]] = []  # at most one: what the table shows; not yet a layer's
         self._wanted: tuple[str | None, str | None] | None = None  # path and sample that is looked at, or was loaded
-        self._asked = ""  # the contrast it was last to be looked at with
+        self._asked: tuple[Any, ...] = ()  # the contrast and channels it was last to be looked at with
         watch(viewer)
         self._build()
         opened = self._opened
@@ -108,10 +109,12 @@ class LoadWidget(Controls):
         self.limits.hide()
         self.contrast.currentIndexChanged.connect(self._contrast_changed)
         self.limits.editingFinished.connect(self._look_again)
+        self.channels = ChannelChoice(self)
+        self.channels.changed.connect(self._look_again)
         self.load_button = self._acting(
             "load",
             "Load",
-            "Add the image as a layer, of which only what you look at is read; with another contrast once more",
+            "Add the image as a layer, of which only what you look at is read; with other colours once more",
             self.load,
         )
         self.load_button.setEnabled(False)
@@ -158,6 +161,7 @@ class LoadWidget(Controls):
         column.addWidget(self.question)
         column.addWidget(self.hint)
         column.addWidget(self.table, 1)
+        column.addWidget(self.channels)
         column.addLayout(contrast)
         column.addWidget(self.load_button)
         column.addWidget(self.bar)
@@ -236,22 +240,27 @@ class LoadWidget(Controls):
         key = str(self.contrast.currentData())
         return self.limits.text().strip() if key == "limits" else key
 
+    def _colors(self) -> tuple[str, tuple[int, ...] | None]:
+        return self._contrast_text(), self.channels.chosen()
+
     def _contrast_changed(self) -> None:
         self.limits.setVisible(self.contrast.currentData() == "limits")
         if self.contrast.currentData() != "limits" or self.limits.text().strip():
             self._look_again()
 
     def _look_again(self) -> None:
-        """With another contrast; a line edit also says that it was edited when it only loses the focus."""
-        if self._wanted is not None and self._contrast_text() != self._asked:
+        """With other colours; a line edit also says that it was edited when it only loses the focus."""
+        if self._wanted is not None and self._colors() != self._asked:
             path, sample = self._wanted
             self.open(path, sample=sample)
 
     def open(self, path: str | None = None, sample: str | None = None) -> None:
         """Look at an image: read its header in the background and show what it is."""
         self._forget()
+        if (path, sample) != self._wanted:
+            self.channels.reset()
         # Before the contrast is read: where that is wrong, this is what is looked at once it is corrected.
-        self._wanted, self._asked = (path, sample), self._contrast_text()
+        self._wanted, self._asked = (path, sample), self._colors()
         self.question.hide()
         self.hint.setText(HINT)
         self.path.setText(path or "")
@@ -267,31 +276,28 @@ class LoadWidget(Controls):
             self.bar.abandon()
             failed(InputError(f"Contrast limits must look like LOW,HIGH, got '{self._contrast_text()}'."))
             return
-        folder = self._folder()
+        folder, channels = self._folder(), self.channels.chosen()
 
         def look() -> Generator[Progress, None, dict[str, Any]]:
             yield Progress(0, 1, "Opening")
             source = open_sample(sample) if sample is not None else open_source(path)
             try:
                 source = with_overviews(source, folder)
-                policy = IntensityPolicy.from_source(source, contrast)
+                policy = IntensityPolicy.from_source(source, contrast, channels)
                 report = _facts.report(source, policy)
             except BaseException:
                 source.close()
                 raise
             return {**report, "path": path, "sample": sample}
 
-        def not_opened(error: BaseException) -> None:
-            self._wanted = None
-            failed(error)
-
         self.bar.run(
-            look, on_result=self._show, on_error=not_opened, on_cancel=self._show_no_facts, title="Opening",
+            look, on_result=self._show, on_error=failed, on_cancel=self._show_no_facts, title="Opening",
             drop=lambda entry: entry["source"].close(),
         )  # fmt: skip
 
     def _show(self, entry: dict[str, Any]) -> None:
         self._opened[:] = [entry]
+        self.channels.offer(entry["source"], entry["policy"])
         self.table.setRowCount(len(entry["rows"]))
         for row, (name, value) in enumerate(entry["rows"]):
             for column, text in enumerate((name, value)):
@@ -319,7 +325,7 @@ class LoadWidget(Controls):
         """Add the image on view as a layer; where the file has no pyramid, one is built while it is looked at."""
         if not self._opened:
             return
-        entry = self._opened.pop()  # the layer owns the source now; with another contrast the file is opened anew
+        entry = self._opened.pop()  # the layer owns the source now; with other colours the file is opened anew
         self.load_button.setEnabled(False)
         data, keywords, _ = image_layer(entry["source"], entry["policy"], path=entry["path"], sample=entry["sample"])
         layer = self._viewer.add_image(data, **keywords)

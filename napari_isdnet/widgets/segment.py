@@ -317,8 +317,7 @@ class SegmentWidget(Exporting):
             return
         if found:
             self._give_up_result(settings, source.name)
-        if policy is not None:
-            settings = replace(settings, contrast=policy.contrast)
+        settings = replace(settings, **layers.colors_of(source, policy))
         self.segment_button.setEnabled(False)
         self.bar.run(
             lambda: self.controller.job(source, settings, roi),

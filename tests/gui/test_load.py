@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,11 @@ def facts_of_the_image_before_go_with_a_failed_opening(
     assert load.table.isHidden()
     assert not load.hint.isHidden()
     assert load.hint.text() == f"{tmp_path / 'none.tif'} does not exist; check the path."
+    shutil.copy(picture, tmp_path / "none.tif")
+    load.contrast.setCurrentIndex(load.contrast.findData("none"))  # it is looked at again, and is there now
+    ready(qtbot, load)
+    assert shown(load)["Name"] == "none"
+    load.contrast.setCurrentIndex(load.contrast.findData("auto"))
     load.open(str(picture))
     ready(qtbot, load)
     assert not load.table.isHidden()
