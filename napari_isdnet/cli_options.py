@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
-Contrast = str | tuple[float, float]
+T = TypeVar("T")
 
 
 class Context(StrEnum):
@@ -54,23 +55,24 @@ def parse_roi(text: str) -> Window:
 
 def parse_channels(text: str) -> tuple[int, ...]:
     """``0,1,2`` (red, green, blue) or one channel for a grey picture."""
-    parts = text.split(",")
-    if len(parts) not in (1, 3) or not all(re.fullmatch(r" *\d+ *", part) for part in parts):
-        raise typer.BadParameter(f"'{text}' must be three channel numbers from 0, such as 0,1,2, or a single one.")
-    return tuple(int(part) for part in parts)
+    from napari_isdnet.io import intensity
+
+    return _parsed(intensity.parse_channels, text)
 
 
-def parse_contrast(text: str) -> Contrast:
+def parse_contrast(text: str) -> str | tuple[float, float]:
     """``auto``, ``none`` or ``LOW,HIGH`` in the image's own values."""
-    if text in ("auto", "none"):
-        return text
+    from napari_isdnet.io import intensity
+
+    return _parsed(intensity.parse_contrast, text)
+
+
+def _parsed(parse: Callable[[str], T], text: str) -> T:
+    """What is typed, with the error of a command line."""
     try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise typer.BadParameter(f"'{text}' must be auto, none or LOW,HIGH with LOW below HIGH, such as 0,4095.")
-    return low, high
+        return parse(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_device(text: str) -> str:

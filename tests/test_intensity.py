@@ -201,12 +201,13 @@ def test_what_users_type():
     assert parse_contrast("auto") == "auto"
     assert parse_contrast("-3,1e3") == (-3.0, 1000.0)
     assert parse_channels("3,0,1") == (3, 0, 1)
-    assert parse_channels(None) is None
+    assert parse_channels(" 2") == (2,)
     for text in ("", "5", "9,3", "nan,5", "1,2,3", "a,b"):
-        with pytest.raises(InputError, match="--contrast"):
+        with pytest.raises(InputError, match="LOW below HIGH"):
             parse_contrast(text)
-    with pytest.raises(InputError, match="--channels"):
-        parse_channels("red")
+    for text in ("red", "", "1,2", "-1", "0,1,2,3"):
+        with pytest.raises(InputError, match="three channel numbers"):
+            parse_channels(text)
 
 
 def test_nodata_that_the_samples_cannot_hold_matches_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -163,27 +164,24 @@ class IntensityPolicy:
 
 
 def parse_contrast(text: str) -> Contrast:
-    """'auto', 'none' or 'LOW,HIGH' as typed by a user."""
+    """``auto``, ``none`` or ``LOW,HIGH`` in the image's own values, as a person types them."""
     if text in ("auto", "none"):
         return text
-    parts = text.split(",")
     try:
-        low, high = (float(p) for p in parts)
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError
+        low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--contrast must be auto, none or LOW,HIGH with LOW below HIGH, got {text!r}.") from None
+        low, high = 0.0, 0.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"'{text}' must be auto, none or LOW,HIGH with LOW below HIGH, such as 0,4095.")
     return low, high
 
 
-def parse_channels(text: str | None) -> tuple[int, ...] | None:
-    """'0,1,2' or '3' as typed by a user; None stays None."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(p) for p in text.split(","))
-    except ValueError:
-        raise InputError(f"--channels must be one or three numbers such as 0,1,2, got {text!r}.") from None
+def parse_channels(text: str) -> tuple[int, ...]:
+    """``0,1,2`` (red, green, blue) or one channel for a grey picture, as a person types them."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r" *\d+ *", part) for part in parts):
+        raise InputError(f"'{text}' must be three channel numbers from 0, such as 0,1,2, or a single one.")
+    return tuple(int(part) for part in parts)
 
 
 def full_range(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -53,20 +53,28 @@ class Opened:
     warning: str = ""
 
 
-def thumbnails(paths: Sequence[str]) -> Generator[Thumbnail, None, None]:
-    """Pictures from the coarsest level of each image; one that cannot be read has none (the run will say why)."""
+def thumbnails(paths: Sequence[str], colors: Mapping[str, Any]) -> Generator[Thumbnail, None, None]:
+    """Pictures from the coarsest level of each image, in the ``contrast`` and ``channels`` of a queue's settings.
+
+    One that cannot be read, or has no such channels, has none (the run will say why).
+    """
     for path in paths:
         try:
             with closing(open_source(path, threads=1)) as source:
                 rows, columns = source.levels[-1]
                 if rows * columns > MOST_READ:
                     continue
-                policy = IntensityPolicy.from_source(source)
+                policy = policy_of(source, colors)
                 raw = overview(source, Window.whole(source.shape), SIDE, labels=False)
                 rgb = policy.apply(np.ascontiguousarray(raw).astype(source.dtype, copy=False))[0]
         except (InputError, OSError):
             continue
         yield Thumbnail(path, np.rint(rgb).astype(np.uint8))
+
+
+def policy_of(source: ImageSource, settings: Mapping[str, Any]) -> IntensityPolicy:
+    """How an image is seen with the settings of a queue."""
+    return IntensityPolicy.from_source(source, settings.get("contrast", "auto"), settings.get("channels"))
 
 
 def run(queue: BatchQueue) -> Generator[BatchProgress, None, dict[str, int]]:
@@ -91,7 +99,7 @@ def open_results(queue: BatchQueue, rows: Sequence[int], folder: Path) -> Genera
         found = next((p for p in (path, job) if p is not None and p.exists()), None)
         labels = LabelStore.open(found) if found is not None else None
         warning = _of_another(queue.output / f"{item.stem}.job", source, item)
-        yield Opened(source, IntensityPolicy.from_source(source), item.path, labels, item, warning)
+        yield Opened(source, policy_of(source, item.settings), item.path, labels, item, warning)
 
 
 def _of_another(job: Path, source: ImageSource, item: Item) -> str:
@@ -124,10 +132,18 @@ def done_with(item: Item, model: str, chosen: Mapping[str, Any]) -> str:
         words.append(f"{count} orientation{'s' if count != 1 else ''}")
     if list(then.get("formats", ())) != list(chosen.get("formats", ())):
         words.append(f"as {', '.join(_FORMATS.get(name, name) for name in then.get('formats', ()))}")
+    for name, usual in (("channels", "by the file"), ("contrast", "auto")):
+        if then.get(name) != chosen.get(name):
+            words.append(f"{name} {in_text(then.get(name), usual)}")
     for name in ("polygons", "uncertainty"):
         if bool(then.get(name)) != bool(chosen.get(name)):
             words.append(f"{'with' if then.get(name) else 'without'} {name}")
     return ", ".join(words)
+
+
+def in_text(value: Any, usual: str) -> str:
+    """A setting as it is typed; ``usual`` where it is not set."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value or usual)
 
 
 def settings(**chosen: Any) -> dict[str, Any]:

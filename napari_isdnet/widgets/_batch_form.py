@@ -10,6 +10,7 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon, QImage, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QComboBox,
     QFormLayout,
     QGridLayout,
     QLabel,
@@ -29,6 +30,20 @@ THUMBNAIL = 48
 HEADER = ("", "Image", "State")
 MARKS = {QUEUED: "○", RUNNING: "●", DONE: "✓", FAILED: "✗", SKIPPED: "–"}
 FORMATS = (("OME-Zarr", "ome-zarr"), ("OME-TIFF", "ome-tiff"), ("GeoTIFF", "geotiff"), ("PNG", "png"))
+BY_THE_FILE = "By the file"
+
+
+def typed(box: QComboBox) -> str:
+    """What stands in an editable box: the key of one of its items, or what was typed."""
+    text = box.currentText().strip()
+    index = box.findText(text, Qt.MatchFlag.MatchFixedString)  # whatever its case
+    return str(box.itemData(index)) if index >= 0 else text
+
+
+def show_typed(box: QComboBox, value: str) -> None:
+    """Inverse of :func:`typed`."""
+    index = box.findData(value)
+    box.setEditText(box.itemText(index) if index >= 0 else value)
 
 
 class BatchForm(Controls):
@@ -65,16 +80,27 @@ class BatchForm(Controls):
         )  # fmt: skip
         self.orientations = self._combo("orientations", ORIENTATIONS_TIP, *ORIENTATIONS)
         self.format = self._combo("format", "File format of the class maps", *FORMATS)
+        self.channels = self._typed(
+            "channels",
+            "Which channels are segmented: those that each file says are red, green and blue, else the first three, or "
+            "the first one; or type their numbers from 0, such as 3,1,0, or one for a grey picture",
+            (BY_THE_FILE, ""),
+        )
+        self.contrast = self._typed(
+            "contrast",
+            "Auto: 8-bit as it is, others by the 0.5 and 99.5 percentiles of each image. None: the full range of the "
+            "type. Or type LOW,HIGH: the values that become black and white, such as 200,3000",
+            ("Auto", "auto"), ("None", "none"),
+        )  # fmt: skip
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
         self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
         self.overwrite = self._check(
             "overwrite", "Replace", "Start over where an earlier result or job of other settings lies in the folder"
         )
-        self.where = self._combo(
+        self.where = self._typed(
             "where", "This program, processes on this machine, or the address of a Dask scheduler (tcp://…)",
             ("This program", ""), ("local", "local"),
         )  # fmt: skip
-        self.where.setEditable(True)
         self.output = QLineEdit(self)
         self._dress(self.output, "output", "Folder for the results and the queue; press Enter to read a queue there")
         self.output.setPlaceholderText("Choose a folder")
@@ -92,6 +118,13 @@ class BatchForm(Controls):
             bar.setMaximumHeight(0)
         self._lay_out()
 
+    def _typed(self, name: str, tip: str, *items: tuple[str, str]) -> QComboBox:
+        """A choice that can be typed as well (:func:`typed`)."""
+        box = self._combo(name, tip, *items)
+        box.setEditable(True)
+        box.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        return box
+
     def _lay_out(self) -> None:
         page = QWidget(self)
         column = QVBoxLayout(page)
@@ -106,6 +139,8 @@ class BatchForm(Controls):
         form.addRow("Model", in_row(self.model, self.model_button))
         form.addRow("Context", self.context)
         form.addRow("Average over", self.orientations)
+        form.addRow("Channels", self.channels)
+        form.addRow("Contrast", self.contrast)
         form.addRow("Format", self.format)
         form.addRow("Also", in_row(self.polygons, self.uncertainty, self.overwrite))
         form.addRow("Compute on", self.where)
@@ -181,6 +216,12 @@ class BatchForm(Controls):
             item = self.table.item(row, 0)
             if item is not None and item.toolTip() == path:
                 item.setIcon(QIcon(picture))
+
+    def clear_thumbnails(self) -> None:
+        """Take the pictures off."""
+        for row in range(self.table.rowCount()):
+            if (item := self.table.item(row, 0)) is not None:
+                item.setIcon(QIcon())
 
     def selected_rows(self) -> list[int]:
         """Rows that are selected, ascending."""

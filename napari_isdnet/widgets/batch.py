@@ -12,11 +12,12 @@ from qtpy.QtWidgets import QFileDialog
 from napari_isdnet.engine.batch import DONE, QUEUED, SKIPPED, BatchProgress, BatchQueue, Item, command, find_images
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import check_folder, make_folder
+from napari_isdnet.io.intensity import parse_channels, parse_contrast
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _batch_controller as work
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
-from napari_isdnet.widgets._batch_form import BatchForm
+from napari_isdnet.widgets._batch_form import BatchForm, show_typed, typed
 from napari_isdnet.widgets._clipboard import copy_text
 from napari_isdnet.widgets._engine import look_for_models
 from napari_isdnet.widgets._image import image_layer
@@ -57,6 +58,10 @@ class BatchWidget(BatchForm):
             box.currentIndexChanged.connect(lambda _: self._show_notes())
         for tick in (self.polygons, self.uncertainty):
             tick.toggled.connect(lambda _: self._show_notes())
+        for box in (self.channels, self.contrast):
+            box.activated.connect(lambda _: self._colors_changed())
+            box.lineEdit().editingFinished.connect(self._colors_changed)  # type: ignore[union-attr]
+        self._asked = (typed(self.channels), typed(self.contrast))
         end_with_dock(self)
         self._list_models()
 
@@ -121,7 +126,10 @@ class BatchWidget(BatchForm):
         self.orientations.setCurrentIndex(max(0, self.orientations.findData(chosen.get("orientations", 1))))
         for name in ("polygons", "uncertainty", "overwrite"):
             getattr(self, name).setChecked(bool(chosen.get(name)))
-        self.where.setEditText(chosen.get("dask") or "This program")
+        show_typed(self.where, chosen.get("dask", ""))
+        show_typed(self.channels, work.in_text(chosen.get("channels"), ""))
+        show_typed(self.contrast, work.in_text(chosen.get("contrast"), "auto"))
+        self._forget_pictures()
 
     # -- adding --------------------------------------------------------------------------------------------------
     def _choose_files(self) -> None:
@@ -197,8 +205,13 @@ class BatchWidget(BatchForm):
             item.path for row, item in enumerate(self.queue.items)
             if self.table.item(row, 0).icon().isNull()  # type: ignore[union-attr]
         ]  # fmt: skip
+        try:
+            colors = self._colors()
+        except InputError:
+            return  # no picture is better than one of other colours
         if without:
-            self.thumbnails.run(work.thumbnails(without), on_items=self._show_thumbnails, on_error=lambda _: None)
+            look = work.thumbnails(without, colors)
+            self.thumbnails.run(look, on_items=self._show_thumbnails, on_error=lambda _: None)
 
     def _show_thumbnails(self, found: list[work.Thumbnail]) -> None:
         for item in found:
@@ -209,12 +222,38 @@ class BatchWidget(BatchForm):
         self.status.setText(" · ".join(parts) or "Add images to begin.")
 
     # -- running -------------------------------------------------------------------------------------------------
+    def _colors(self) -> dict[str, Any]:
+        """Channels and contrast that are chosen or typed; :class:`InputError` where they cannot be read."""
+        channels, contrast = typed(self.channels), typed(self.contrast) or "auto"
+        try:
+            wanted = list(parse_channels(channels)) if channels else None
+            parse_contrast(contrast)
+        except InputError as error:
+            raise InputError(f"Channels or contrast cannot be read: {error}") from None
+        return work.settings(channels=wanted, contrast=None if contrast == "auto" else contrast)
+
+    def _colors_changed(self) -> None:
+        """Pictures and notes follow; a line edit also says that it was edited when it only loses the focus."""
+        if self._forget_pictures():
+            try:
+                self._colors()
+            except InputError as error:
+                notify_error(error)
+            self._show_all()
+
+    def _forget_pictures(self) -> bool:
+        """Take the pictures off where they have other colours than those that are asked for now."""
+        before, self._asked = self._asked, (typed(self.channels), typed(self.contrast))
+        if self._asked != before:
+            self.clear_thumbnails()
+        return self._asked != before
+
     def _chosen(self) -> dict[str, Any]:
-        """What is chosen in the form, as a queue keeps it."""
-        where = self.where.currentText().strip()
+        """What is chosen in the form, as a queue keeps it; :class:`InputError` where that cannot be read."""
         device = _settings.device()
         return work.settings(
             context=self.context.currentData(),
+            **self._colors(),
             formats=[self.format.currentData()],
             polygons=self.polygons.isChecked(),
             uncertainty=self.uncertainty.isChecked(),
@@ -222,7 +261,7 @@ class BatchWidget(BatchForm):
             orientations=count if (count := int(self.orientations.currentData())) > 1 else None,
             device=device if device != "auto" else None,
             memory=_settings.memory_gib(),
-            dask=None if where in ("", "This program") else where,
+            dask=typed(self.where),
         )
 
     def take_settings(self) -> None:
@@ -232,7 +271,10 @@ class BatchWidget(BatchForm):
 
     def note(self, item: Item) -> str:
         """With what an image was done, where that is not what is chosen now."""
-        return work.done_with(item, str(self.model.currentData() or ""), self._chosen())
+        try:
+            return work.done_with(item, str(self.model.currentData() or ""), self._chosen())
+        except InputError:  # was said when it was typed, and is again when it is to run
+            return ""
 
     def _show_notes(self) -> None:
         for row, item in enumerate(self.queue.items):
@@ -250,11 +292,11 @@ class BatchWidget(BatchForm):
                 raise InputError("No model is chosen; choose one, or a .safetensors file.")
             if not any(item.state == QUEUED for item in self.queue.items):
                 raise InputError("No image is queued; add some, or select images and choose Queue again.")
+            self.take_settings()
             make_folder(self.queue.output)
         except InputError as error:
             notify_error(error)
             return
-        self.take_settings()
         if self.overwrite.isChecked():
             self._give_up_results()
         self.run_button.setEnabled(False)
@@ -289,7 +331,11 @@ class BatchWidget(BatchForm):
         if not self.bar.running:
             if not self.read_queue():
                 return
-            self.take_settings()
+            try:
+                self.take_settings()
+            except InputError as error:
+                notify_error(error)
+                return
         if not self.queue.items:
             notify_error(InputError("No image is in the list; add some first."))
             return

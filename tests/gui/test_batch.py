@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
+from napari_isdnet import cli
 from napari_isdnet.engine.batch import BatchQueue
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.checkpoint import save_model
@@ -100,6 +102,58 @@ def test_a_result_on_a_large_image_opens_with_a_pyramid(viewer, qtbot, batch, tm
     layer = viewer.layers[0]
     assert layer.multiscale
     qtbot.waitUntil(lambda: source_of(layer).built, timeout=10_000)
+
+
+def icon_of(batch: BatchWidget, row: int) -> Any:
+    item = batch.table.item(row, 0)
+    return None if item is None or item.icon().isNull() else item.icon().pixmap(48, 48).toImage()
+
+
+def test_channels_and_contrast_are_chosen_kept_and_shown(viewer, qtbot, batch, model, tmp_path) -> None:
+    pixels = np.random.default_rng(4).integers(0, 3000, (140, 150, 4), dtype=np.uint16)
+    pixels[..., 3] //= 4  # another colour than the first three would give
+    tifffile.imwrite(tmp_path / "four.tif", pixels, photometric="minisblack", planarconfig="contig", tile=(128, 128))
+    batch.add([str(tmp_path / "four.tif")])
+    listed(qtbot, batch, 1)
+    qtbot.waitUntil(lambda: icon_of(batch, 0) is not None, timeout=10_000)
+    plain = icon_of(batch, 0)
+    typed_into(qtbot, batch.channels, "3,1,0")
+    qtbot.waitUntil(lambda: icon_of(batch, 0) not in (None, plain), timeout=10_000)
+    batch.choose_model(str(model))
+    batch.context.setCurrentIndex(batch.context.findData("window"))
+    batch.output.setText(str(tmp_path / "out"))
+    typed_into(qtbot, batch.contrast, "200;3000")
+    run_says(batch, "'200;3000' must be auto, none or LOW,HIGH")
+    assert not (tmp_path / "out").exists()
+    typed_into(qtbot, batch.contrast, "200,3000")
+    batch.copy_button.click()
+    assert "--channels 3,1,0 --contrast 200,3000" in QApplication.clipboard().text()
+    batch.run_button.click()
+    qtbot.waitUntil(lambda: states(batch) == ["done"] and not batch.bar.running, timeout=60_000)
+    found = LabelStore.open(tmp_path / "out" / "four.ome.zarr").read(Window(0, 0, 140, 150))
+    line = QApplication.clipboard().text().replace(str(tmp_path / "out"), str(tmp_path / "shell"))
+    assert cli.run(cli.app, shlex.split(line)[1:], "napari-isdnet") == 0
+    shell = LabelStore.open(tmp_path / "shell" / "four.ome.zarr").read(Window(0, 0, 140, 150))
+    np.testing.assert_array_equal(found, shell)
+    again = BatchWidget(viewer)
+    viewer.window.add_dock_widget(again, name="Batch again")
+    again.output.setText(str(tmp_path / "out"))
+    again.output.editingFinished.emit()
+    assert (again.channels.currentText(), again.contrast.currentText()) == ("3,1,0", "200,3000")
+    assert len(again.table.item(0, 2).text().splitlines()) == 1
+    typed_into(qtbot, again.contrast, "auto")
+    assert again.table.item(0, 2).text().endswith("\ncontrast 200,3000")
+    again.table.selectRow(0)
+    again.open_button.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    policy = viewer.layers[0].metadata["napari-isdnet"]["policy"]
+    assert (policy.channels, policy.contrast) == ((3, 1, 0), "200,3000")
+
+
+def typed_into(qtbot: Any, box: Any, text: str) -> None:
+    box.lineEdit().selectAll()
+    qtbot.keyClicks(box.lineEdit(), text)
+    qtbot.keyClick(box.lineEdit(), Qt.Key.Key_Return)
 
 
 @pytest.mark.long
