@@ -102,6 +102,25 @@ def test_a_drag_that_rests_is_saved(controller, monkeypatch) -> None:
     assert controller.dragging
 
 
+def test_a_drag_whose_end_was_never_told_ends_with_the_next_one(controller) -> None:
+    controller.press((50, 50), 5)
+    controller.move((50, 250))
+    controller.press((450, 50), 5)
+    controller.move((450, 250))
+    controller.release()
+    assert values(controller)[[50, 450], 200].all()
+    controller.undo()
+    assert values(controller)[[50, 450], 200].tolist() == [1, 0]
+
+
+def test_a_brush_that_is_too_wide_is_refused_before_the_drag_begins(controller) -> None:
+    with pytest.raises(InputError, match="got 20,000,000; zoom in, or take a smaller brush"):
+        controller.press((50, 50), (2e7, 2e7))
+    assert not controller.dragging
+    controller.undo()
+    assert controller.wait(5)
+
+
 def test_changes_come_in_order_and_the_last_one_says_idle(controller, told) -> None:
     for k in range(20):
         controller.class_index = k % 2

@@ -82,7 +82,11 @@ class Brush:
     def __post_init__(self) -> None:
         object.__setattr__(self, "points", _points(self.points, 1, "brush stroke"))
         if not all(0 < radius < 1e7 for radius in self.radii):
-            raise InputError(f"A brush radius must be above 0 pixels and below ten million, got {self.radius}.")
+            widest = " x ".join(f"{radius:,.0f}" for radius in dict.fromkeys(self.radii))
+            raise InputError(
+                f"A brush radius must be above 0 pixels and below ten million, got {widest}; zoom in, or take a smaller"
+                " brush."
+            )
         down, across = (round(float(radius), 3) for radius in self.radii)
         object.__setattr__(self, "radius", down if down == across else (down, across))
 

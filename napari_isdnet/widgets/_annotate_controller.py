@@ -163,8 +163,13 @@ class AnnotateController:
 
     # All that paints raises InputError while a long change of the class list is under way.
     def press(self, point: Point, radius: Radius, erase: bool = False) -> None:
-        """Begin a drag of the brush; ``radius`` in level-0 pixels (down and across, where they are not square)."""
+        """Begin a drag of the brush; ``radius`` in level-0 pixels (down and across, where they are not square).
+
+        A drag before it that was never let go, because its release went to another window, ends here.
+        """
+        self.release()
         self._await_classes()
+        Brush([point], radius)  # refused here, or every piece and the end of the drag would be
         self._drag = ([point], radius, self._target(erase))
         self._since = time.monotonic()
         store = self.store

@@ -81,12 +81,15 @@ class AnnotationLayer:
         viewer.help = HELP
         self.preview = Preview(self.layer, store)
         self.corners: list[Point] = []
+        self._held: object | None = None
+        """The drag that goes on, of those that napari still holds: it forgets none whose end another layer got."""
         self._resting = False
         self._dirty: dict[Window, None] = {}
         self.layer.mouse_drag_callbacks.append(self._drag)
         self.layer.mouse_move_callbacks.append(self._move)
         self.layer.mouse_double_click_callbacks.append(self._double_click)
         viewer.camera.events.zoom.connect(self.update_cursor)
+        viewer.layers.selection.events.active.connect(self._left)
         self._bind_keys()
 
     # -- geometry -------------------------------------------------------------------------------------------------
@@ -155,31 +158,51 @@ class AnnotationLayer:
         last, radius = self.point(event), self.radius
         self.controller.press(last, radius, erase)
         value = 0 if erase else self.controller.value
+        held = self._hold()
         try:
             self.preview.brush([last], radius, value)
             yield
-            while event.type == "mouse_move":
+            while held() and event.type == "mouse_move":
                 here = self.point(event)
                 self.preview.brush([last, here], radius, value)
                 self.controller.move(here)
                 last = here
                 yield
             here = self.point(event)  # the pointer may have moved between its last report and the release
-            if here != last:
+            if held() and here != last:
                 self.preview.brush([last, here], radius, value)
                 self.controller.move(here)
         finally:
-            self.controller.release()
+            if held():
+                self._let_go()
 
     def _drag_lasso(self, event: Any, erase: bool) -> Generator[None, None, None]:
         path = [self.point(event)]
+        held = self._hold()
         yield
-        while event.type == "mouse_move":
+        while held() and event.type == "mouse_move":
             path.append(self.point(event))
             self.preview.line(path, LINE, self.controller.value)
             yield
+        if held():
+            self._let_go()
+            self.controller.outline(path, erase)
+
+    def _hold(self) -> Callable[[], bool]:
+        """Begin a drag; the result is false once another one has begun, or this one was ended from elsewhere."""
+        mine, stroke = object(), self.controller.dragging
+        self._held = mine
+        return lambda: self._held is mine and self.controller.dragging == stroke
+
+    def _let_go(self) -> None:
+        self._held = None
         self.preview.clear()
-        self.controller.outline(path, erase)
+        self.controller.release()
+
+    def _left(self, *_: Any) -> None:
+        """Another layer gets the mouse, and with it the end of a drag: it ends here; an open loop is nothing."""
+        if self._held is not None and self.viewer.layers.selection.active is not self.layer:
+            self._let_go()
 
     def _one_click(self, tool: str, point: Point, erase: bool) -> None:
         if tool == "superpixel":
@@ -216,8 +239,10 @@ class AnnotationLayer:
             self.cancel()
 
     def cancel(self) -> None:
-        """Forget the polygon."""
+        """Forget the polygon, or the loop that is being drawn; a stroke of the brush goes on."""
         self.corners = []
+        if not self.controller.dragging:
+            self._held = None
         self.preview.clear()
 
     def _step_back(self) -> None:
@@ -271,6 +296,8 @@ class AnnotationLayer:
 
     def close(self) -> None:
         """Let go of the viewer; the layer goes too."""
+        self._held = None
+        self.viewer.layers.selection.events.active.disconnect(self._left)
         self.viewer.camera.events.zoom.disconnect(self.update_cursor)
         if self.layer in self.viewer.layers:
             self.viewer.layers.remove(self.layer)

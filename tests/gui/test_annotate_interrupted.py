@@ -1,0 +1,101 @@
+"""A stroke in whose middle something else happens: what is shown is what is stored, and it never goes on by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtTest import QTest
+
+from napari_isdnet.widgets.annotate import AnnotateWidget
+
+from .annotate_tools import look, painted, settle, start_over
+from .canvas_tools import canvas_of, drag, hover, key, mouse, on_screen
+
+SHAPE = (400, 500)
+CONTROL = Qt.KeyboardModifier.ControlModifier
+
+
+@pytest.fixture
+def dock(viewer: Any, qtbot: Any, tmp_path: Path) -> AnnotateWidget:
+    viewer.add_image(np.zeros((*SHAPE, 3), np.uint8), name="field")
+    widget = AnnotateWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Annotate")
+    widget.start(tmp_path / "field.isdnet")
+    look(viewer, (200, 250), 1.0)
+    qtbot.wait(50)
+    return widget
+
+
+def go_on(viewer: Any, layer: Any, *path: tuple[float, float], let_go: bool = True) -> None:
+    """More of a drag that was begun with ``let_go=False``."""
+    for place in path:
+        QTest.qWait(25)
+        mouse(canvas_of(viewer), QEvent.Type.MouseMove, on_screen(viewer, layer, place))
+    if let_go:
+        mouse(canvas_of(viewer), QEvent.Type.MouseButtonRelease, on_screen(viewer, layer, path[-1]))
+
+
+def shown(dock: AnnotateWidget) -> np.ndarray:
+    assert dock.canvas is not None
+    return np.asarray(dock.canvas.layer._slice.image.raw)
+
+
+def begin_and_undo(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
+    """Undo takes back the stroke that is being painted; what the held button draws after it is not shown as painted."""
+    layer = dock.canvas.layer
+    drag(viewer, layer, [(100, 100), (100, 200)], let_go=False)
+    key(viewer, Qt.Key.Key_Z, CONTROL)
+    settle(qtbot, dock)
+    go_on(viewer, layer, (100, 300), (200, 300))
+    settle(qtbot, dock)
+    assert not painted(dock).any()
+    assert not shown(dock).any()
+
+
+def begin_and_lose_the_mouse(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
+    """A layer that is added takes the mouse, so that the end of the stroke is not told: it ends there."""
+    layer = dock.canvas.layer
+    drag(viewer, layer, [(100, 100), (100, 200)], let_go=False)
+    points = viewer.add_points(np.array([[10, 10]]), name="found meanwhile")
+    go_on(viewer, layer, (100, 300))
+    viewer.layers.selection.active = layer
+    for place in ((300, 100), (300, 300)):  # no button is held
+        hover(viewer, layer, place)
+        QTest.qWait(25)
+    settle(qtbot, dock)
+    assert not dock.controller.dragging
+    assert painted(dock)[100, [150, 250]].tolist() == [1, 0]
+    assert not painted(dock)[250:].any()
+    np.testing.assert_array_equal(shown(dock), painted(dock))
+    viewer.layers.remove(points)
+    dock.choose(tool="brush")
+
+
+def draw_a_loop_and_lose_the_mouse(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
+    """A loop that was not closed is nothing: neither what lies between its ends, nor what is drawn later."""
+    layer = dock.canvas.layer
+    dock.choose(tool="lasso")
+    drag(viewer, layer, [(100, 100), (100, 300), (300, 300)], let_go=False)
+    points = viewer.add_points(np.array([[10, 10]]), name="found meanwhile")
+    go_on(viewer, layer, (300, 100))
+    viewer.layers.selection.active = layer
+    hover(viewer, layer, (350, 50))
+    settle(qtbot, dock)
+    assert not shown(dock).any()
+    drag(viewer, layer, [(20, 20), (20, 60), (60, 60), (60, 20)])
+    settle(qtbot, dock)
+    assert painted(dock)[40, 40] == 1
+    assert not painted(dock)[80:].any()
+    np.testing.assert_array_equal(shown(dock), painted(dock))
+    viewer.layers.remove(points)
+    dock.choose(tool="brush")
+
+
+def test_a_stroke_that_is_interrupted(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
+    for interruption in (begin_and_undo, begin_and_lose_the_mouse, draw_a_loop_and_lose_the_mouse):
+        interruption(viewer, qtbot, dock)
+        start_over(qtbot, dock)
