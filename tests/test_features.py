@@ -23,6 +23,8 @@ from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.patches import PatchReader
 from napari_isdnet.engine.rendering import Rendering, fit_basis, paint, similarity
 from napari_isdnet.exceptions import AlreadyThere, InputError
+from napari_isdnet.io.array import ArraySource
+from napari_isdnet.io.source import PixelSize
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Progress
@@ -182,8 +184,10 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
 
 def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     model, image = lively(NETWORKS["reference"]), picture((128, 160))
+    size = PixelSize(0.5, 0.25, "µm", (100, -20))
+    source = ArraySource([image], "picture", "yxc", pixel_size=size)
     steps = write_features(
-        source_of(image), model, output=tmp_path, roi=Window(40, 64, 33, 64), layers=["deep", "residuals"],
+        source, model, output=tmp_path, roi=Window(40, 64, 33, 64), layers=["deep", "residuals"],
         precision="float32", device="cpu",
     )  # fmt: skip
     with pytest.raises(StopIteration) as stop:  # noqa: PT012
@@ -196,8 +200,8 @@ def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     expected = one_shot(model, image)
     group = zarr.open_group(facts["outputs"]["deep"], mode="r")
     transforms = group.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
-    assert transforms[0]["scale"] == [1, 32, 32]
-    assert transforms[1]["translation"] == [0, 32 + 15.5, 64 + 15.5]
+    assert transforms[0]["scale"] == [1, 32 * 0.5, 32 * 0.25]
+    assert transforms[1]["translation"] == [0, 100 + (32 + 15.5) * 0.5, -20 + (64 + 15.5) * 0.25]
     assert_equal(np.moveaxis(group["0"][:].astype(np.float32), 0, -1), expected["deep"][1:3, 2:4], "deep", 5e-3)
     residual = zarr.open_group(facts["outputs"]["H0"], mode="r")["0"]
     assert residual.dtype == np.float16

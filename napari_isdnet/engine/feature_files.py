@@ -134,7 +134,8 @@ def _attributes(info: MapInfo, stem: str, cells: Window, pixel: PixelSize | None
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}]
     axes += [{"name": axis, "type": "space"} | ({"unit": unit} if unit else {}) for axis in "yx"]
     scale = [side * s for side, s in zip(sides, info.extent.scale, strict=True)]
-    offset = [side * t for side, t in zip(sides, info.extent.translate(cells), strict=True)]
+    corner = info.extent.translate(cells)
+    offset = [start + side * t for start, side, t in zip(size.start, sides, corner, strict=True)]
     transforms = [
         {"type": "scale", "scale": [1.0, *scale]},
         {"type": "translation", "translation": [0.0, *offset]},

@@ -29,6 +29,7 @@ def describe(
         "dtype": str(source.dtype),
         "levels": [list(level) for level in source.levels],
         "pixel_size": size and {"row": size.row, "column": size.column, "unit": size.unit, "metres": size.metres},
+        "translation": list(size.start) if size and any(size.start) else None,
         "crs": place.crs if place else None,
         "transform": list(place.transform) if place else None,
         "nodata": nodata if nodata is None or math.isfinite(nodata) else str(nodata),

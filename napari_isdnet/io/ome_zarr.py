@@ -51,7 +51,8 @@ def attributes(
     datasets = []
     for level in range(levels):
         factor = 2**level
-        offset = [(origin[i] + (factor - 1) / 2) * s for i, s in enumerate((size.row, size.column))]
+        sides = (size.row, size.column)
+        offset = [size.start[i] + (origin[i] + (factor - 1) / 2) * s for i, s in enumerate(sides)]
         transforms: list[dict[str, Any]] = [
             {"type": "scale", "scale": [*lead, size.row * factor, size.column * factor]}
         ]
@@ -73,7 +74,8 @@ def attributes(
     if kind != "labels":
         own["quanta"] = QUANTA
     own["origin"] = list(origin)
-    own["pixel_size"] = None if pixel_size is None else [pixel_size.row, pixel_size.column, pixel_size.unit]
+    start = size.start if any(size.start) else ()
+    own["pixel_size"] = None if pixel_size is None else [size.row, size.column, size.unit, *start]
     own["georeference"] = None
     if georeference is not None:
         own["georeference"] = {"crs": georeference.crs, "transform": list(georeference.transform)}
@@ -119,7 +121,7 @@ def read_own(attrs: Mapping[str, Any], path: Path) -> dict[str, Any]:
         result = dict(own)
         result["classes"] = classes_from(own["classes"])
         size, geo = own["pixel_size"], own["georeference"]
-        result["pixel_size"] = None if size is None else PixelSize(float(size[0]), float(size[1]), str(size[2]))
+        result["pixel_size"] = None if size is None else _pixel_size(*size)
         result["georeference"] = None
         if geo is not None:
             a, b, c, d, e, f = (float(v) for v in geo["transform"])
@@ -132,6 +134,10 @@ def read_own(attrs: Mapping[str, Any], path: Path) -> dict[str, Any]:
             " give an .ome.zarr that was written by 'napari-isdnet segment'."
         ) from None
     return result
+
+
+def _pixel_size(row: Any, column: Any, unit: Any, down: Any = 0.0, across: Any = 0.0) -> PixelSize:
+    return PixelSize(float(row), float(column), str(unit), (float(down), float(across)))
 
 
 def own_facts(path: Path) -> dict[str, Any] | None:

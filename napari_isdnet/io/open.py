@@ -107,11 +107,12 @@ def _open_layer(layer: Any, name: str | None, axes: str | None) -> ImageSource:
 
 
 def layer_pixel_size(layer: Any) -> PixelSize | None:
-    """The scale of a napari layer, where its units are lengths ('pixel' is napari's word for not knowing)."""
+    """Scale and translation of a napari layer, where its units are lengths ('pixel' is its word for not knowing)."""
     units, scale = getattr(layer, "units", None), list(layer.scale)
     if not units or len(scale) < 2:
         return None
-    size = PixelSize(abs(float(scale[-2])), abs(float(scale[-1])), str(units[-1]))
+    down, across = map(float, list(getattr(layer, "translate", (0.0, 0.0)))[-2:])
+    size = PixelSize(abs(float(scale[-2])), abs(float(scale[-1])), str(units[-1]), (down, across))
     return size if size.metres else None
 
 

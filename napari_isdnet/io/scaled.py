@@ -65,6 +65,12 @@ def taps(start: int, count: int, length: int, total: int) -> Taps:
     return np.clip(index, 0, length - 1), weight / weight.sum(axis=1, keepdims=True)
 
 
+def _scaled_size(size: PixelSize, row: float, column: float) -> PixelSize:
+    # The corner of the first pixel stays where it is, so that its centre moves.
+    start = size.start[0] + (row - 1) / 2 * size.row, size.start[1] + (column - 1) / 2 * size.column
+    return PixelSize(size.row * row, size.column * column, size.unit, start)
+
+
 class ScaledSource(SourceBase):
     """See :func:`resampled`. Its levels are the source's, as far as they go, each resampled from the next finer one.
 
@@ -85,7 +91,7 @@ class ScaledSource(SourceBase):
                 source,
                 levels=tuple(levels),
                 format="resampled",
-                pixel_size=size and PixelSize(size.row * row, size.column * column, size.unit),
+                pixel_size=size and _scaled_size(size, row, column),
                 georeference=place and GeoReference(place.crs, _scaled_transform(place.transform, row, column)),
                 notes=(f"resampled by {factor:g}",),
             )

@@ -24,12 +24,15 @@ SKIPPING = ", or use --skip-bad-tiles to get nodata there."
 class PixelSize:
     """Length of one level-0 pixel down and across, in ``unit`` ('m', 'µm', 'degree', ...).
 
-    A unit of length may be given in any spelling ('micrometer', 'um'); what is kept is its symbol.
+    A unit of length may be given in any spelling ('micrometer', 'um'); what is kept is its symbol. ``start``: where the
+    centre of the first pixel lies, down and across, in the same unit; an OME-Zarr may say that its image begins beside
+    the origin of a space that it shares with others.
     """
 
     row: float
     column: float
     unit: str = "m"
+    start: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unit", symbol_of(self.unit))
@@ -103,7 +106,7 @@ class ImageSource(Protocol):
 
     @property
     def pixel_size(self) -> PixelSize | None:
-        """Size of a level-0 pixel, where known."""
+        """Size of a level-0 pixel, where known, and where the first one lies beside others."""
 
     @property
     def georeference(self) -> GeoReference | None:

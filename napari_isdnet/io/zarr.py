@@ -192,17 +192,23 @@ def _dimension_names(array: Any) -> list[str] | None:
 
 
 def _pixel_size(multiscale: Mapping[str, Any], axes: Axes) -> PixelSize | None:
-    scale, stated = np.ones(axes.ndim), False
-    for holder in (multiscale, multiscale["datasets"][0]):
+    scale, start, stated = np.ones(axes.ndim), np.zeros(axes.ndim), False
+    # In their order; those of the whole image come after those of the level.
+    for holder in (multiscale["datasets"][0], multiscale):
         for item in holder.get("coordinateTransformations") or ():
-            if item.get("type") == "scale" and len(item["scale"]) == axes.ndim:
-                scale, stated = scale * np.asarray(item["scale"], float), True
+            kind = item.get("type")
+            if kind == "scale" and len(item["scale"]) == axes.ndim:
+                factor = np.asarray(item["scale"], float)
+                scale, start, stated = scale * factor, start * factor, True
+            elif kind == "translation" and len(item["translation"]) == axes.ndim:
+                start = start + np.asarray(item["translation"], float)
     described = multiscale["axes"][axes.column] if multiscale.get("axes") else {}
     unit = described.get("unit") if isinstance(described, Mapping) else None
     row, column = float(scale[axes.row]), float(scale[axes.column])
     if unit is None or not stated or not (math.isfinite(row) and math.isfinite(column) and row > 0 and column > 0):
         return None
-    return PixelSize(row, column, str(unit))
+    first = float(start[axes.row]), float(start[axes.column])
+    return PixelSize(row, column, str(unit), first if all(map(math.isfinite, first)) else (0.0, 0.0))
 
 
 def _info(name: str, arrays: Sequence[Any], axes: Axes, kind: str, size: PixelSize | None) -> SourceInfo:

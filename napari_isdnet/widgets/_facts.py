@@ -81,8 +81,11 @@ def pixel_size(source: ImageSource) -> str:
 
 
 def position(source: ImageSource) -> str:
-    """Name of the coordinate reference system and where the top left corner lies."""
-    place = source.georeference
+    """Name of the coordinate reference system and where the top left corner lies; or how far from others it begins."""
+    place, size = source.georeference, source.pixel_size
+    if place is None and size is not None and any(size.start):
+        down, across = (f"{value:.6g} {size.unit}" for value in size.start)
+        return f"begins {down} down and {across} across, as the file says"
     if place is None:
         return "not georeferenced"
     crs = place.crs or "unnamed reference system"

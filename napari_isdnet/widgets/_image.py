@@ -57,18 +57,22 @@ def levels_to_show(levels: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int]
 
 
 def layer_settings(source: ImageSource) -> dict[str, Any]:
-    """Scale and units for napari where the pixel size is a length, so that its scale bar and our layers agree.
+    """Scale and units for napari where the pixel size is a length, so that its scale bar and our layers agree; and the
+    translation of an image that begins beside the origin, or of a result that begins inside its image (``origin``).
 
     Slides are in micrometres and land in metres, whatever unit their files count in: napari draws layers of several
     units in one of them.
     """
+    origin = getattr(source, "origin", None) or (0, 0)
     size = source.pixel_size
     metres = metres_of(size.unit) if size is not None else None
     if size is None or metres is None:
-        return {}
+        return {"translate": origin} if any(origin) else {}
     small = size.row * metres < SMALL
     factor, unit = (metres / 1e-6, "micrometer") if small else (metres, "meter")
-    return {"scale": (size.row * factor, size.column * factor), "units": (unit, unit)}
+    scale = size.row * factor, size.column * factor
+    corner = tuple(o * s + start * factor for o, s, start in zip(origin, scale, size.start))
+    return {"scale": scale, "units": (unit, unit)} | ({"translate": corner} if any(corner) else {})
 
 
 def image_layer(

@@ -112,12 +112,8 @@ def _file_layer(source: Any, classes: Any, path: str) -> LayerData:
     pyramid = TilePyramid(
         levels_to_show(source.levels), lambda level, window: read_labels(source, window, level), fill=IGNORE_INDEX
     )
-    settings = layer_settings(source)
-    more = {
-        "metadata": {layers.CLASSES: classes, layers.RESULT: True, METADATA: {"path": path}},
-        "translate": tuple(o * s for o, s in zip(source.origin or (0, 0), settings.get("scale", (1.0, 1.0)))),
-    }
-    return _labels_layer(pyramid, source.name, classes, {**settings, **more})
+    metadata = {layers.CLASSES: classes, layers.RESULT: True, METADATA: {"path": path}}
+    return _labels_layer(pyramid, source.name, classes, {"metadata": metadata, **layer_settings(source)})
 
 
 def result_layer(store: Any) -> LayerData:
@@ -125,14 +121,9 @@ def result_layer(store: Any) -> LayerData:
     from napari_isdnet.widgets import _segment_layers as layers
     from napari_isdnet.widgets._image import layer_settings
 
-    settings = layer_settings(store)
-    scale = settings.get("scale", (1.0, 1.0))
-    more = {
-        "metadata": {layers.CLASSES: store.classes, layers.RESULT: True, layers.STORE: str(store.path)},
-        "translate": tuple(o * s for o, s in zip(store.origin, scale)),
-        **settings,
-    }
-    return _labels_layer(layers.store_pyramid(store), store.name, store.classes, more)
+    metadata = {layers.CLASSES: store.classes, layers.RESULT: True, layers.STORE: str(store.path)}
+    settings = {"metadata": metadata, **layer_settings(store)}
+    return _labels_layer(layers.store_pyramid(store), store.name, store.classes, settings)
 
 
 def _labels_layer(pyramid: Any, name: str, classes: Any, more: dict[str, Any]) -> LayerData:

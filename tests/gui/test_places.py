@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.widgets import _segment_layers as layers
+from napari_isdnet.widgets._facts import position
 from napari_isdnet.widgets._image import image_layer, layer_settings
 from napari_isdnet.widgets._places import in_pixels, in_world
 from napari_isdnet.window import Window
+from tests.test_io_beginning import place
+from tests.test_io_formats import write_ome_zarr
 
 SHAPE = (300, 400)
 
@@ -32,11 +36,17 @@ def pixels() -> np.ndarray:
         (PixelSize(0.5, 0.25, "µm"), {"scale": (0.5, 0.25), "units": ("micrometer", "micrometer")}),
         (PixelSize(30.0, 30.0, "cm"), {"scale": (0.3, 0.3), "units": ("meter", "meter")}),
         (PixelSize(1e-5, 1e-5, "degree"), {}),
+        (
+            PixelSize(0.0005, 0.00025, "mm", (2, -1)),
+            {"scale": (0.5, 0.25), "units": ("micrometer", "micrometer"), "translate": (2000, -1000)},
+        ),
     ],
 )
 def test_slides_are_in_micrometres_and_land_in_metres(size: PixelSize, settings: dict[str, Any]) -> None:
+    settings = dict(settings)
     found = layer_settings(ArraySource([pixels()], "a", rgb=True, pixel_size=size))
-    assert found.pop("scale", None) == (pytest.approx(settings.pop("scale")) if settings else None)
+    for name in {"scale", "translate"} & settings.keys():
+        assert found.pop(name) == pytest.approx(settings.pop(name))
     assert found == settings
 
 
@@ -124,6 +134,36 @@ def test_label_maps_in_other_units_lie_where_they_are_seen(viewer: Any) -> None:
     ours, theirs, part = pair_layers(*maps)
     assert part is None
     assert ours.source.shape == theirs.source.shape
+
+
+def test_an_image_that_begins_beside_the_origin_lies_there_with_its_results(viewer: Any, tmp_path: Path) -> None:
+    from napari_isdnet.classes import classes_from
+    from napari_isdnet.io.store import LabelStore
+
+    path = tmp_path / "slide.ome.zarr"
+    write_ome_zarr(path, [np.moveaxis(pixels(), 2, 0)], "cyx", "0.5")  # pixels of 0.5 x 0.25 µm
+    place(path, "0.5", [{"type": "translation", "translation": [0, 100, -20]}])
+    (image,) = viewer.open(str(path), plugin="napari-isdnet")
+    np.testing.assert_allclose(image.translate, (100, -20))
+    source, _, _ = layers.opened(image)
+    assert "begins 100 µm down and -20 µm across" in position(source)
+    store = LabelStore.create(
+        tmp_path / "map.ome.zarr", (60, 80), classes_from(["a", "b"]), pixel_size=source.pixel_size, origin=(10, 20)
+    )
+    store.write_shard(0, np.ones((60, 80), np.uint8))
+    list(store.finish_pyramid())
+    colors = {None: (0.0,) * 4}
+    over = layers.add_labels(
+        viewer, image, layers.store_pyramid(store), store.classes, colors, "map", origin=store.origin
+    )
+    (opened,) = viewer.open(str(store.path), plugin="napari-isdnet")
+    for layer in (over, opened):
+        np.testing.assert_allclose(in_pixels(viewer, image, in_world(viewer, layer, (0, 0))), (10, 20))
+    # Another reader's layer, of one channel, is all that there is of its image: its results begin where it does.
+    other = viewer.add_image(
+        pixels()[..., 0], scale=image.scale, units=image.units, translate=image.translate, name="red"
+    )
+    assert layers.opened(other)[0].pixel_size == source.pixel_size
 
 
 def test_a_file_that_was_damaged_since_napari_opened_it_is_left_alone(viewer: Any, tmp_path: Any) -> None:
