@@ -113,6 +113,7 @@ def segment(
         options.option("File format; may be repeated.", "--format", "-f", show_default="ome-zarr"),
     ] = None,
     polygons: Annotated[bool, options.option("Write class polygons as GeoJSON too.", "--polygons")] = False,
+    simplify: options.SimplifyOption = 0.0,
     probabilities: options.ProbabilitiesOption = False,
     uncertainty: options.UncertaintyOption = False,
     device: options.DeviceOption = "auto",
@@ -137,12 +138,15 @@ def segment(
     """Write the class map of every IMAGE to the output folder, as files and as a job that can be resumed."""
     from napari_isdnet.cli_segment import segment_all
 
+    if simplify and not polygons:
+        raise typer.BadParameter("is about polygons: add --polygons.", param_hint="--simplify")
     settings = {
         "context": context.value,
         "window": window,
         "roi": roi,
         "formats": tuple(item.value for item in format or [options.Format.ome_zarr]),
         "polygons": polygons,
+        "simplify": simplify,
         "probabilities": probabilities,
         "uncertainty": uncertainty,
         "device": device,

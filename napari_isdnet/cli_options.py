@@ -184,6 +184,14 @@ RoiOption = Annotated[
 DeviceOption = Annotated[
     str, option("Where to compute.", "--device", parser=parse_device, metavar="auto|cpu|cuda[:N]|mps")
 ]
+SimplifyOption = Annotated[
+    float,
+    option(
+        "Tolerance in pixels of the outlines of --polygons; 0 is every pixel corner, 2 takes the stairs away.",
+        "--simplify",
+        min=0,
+    ),
+]
 ContrastOption = Annotated[
     Any,
     option(

@@ -160,6 +160,30 @@ def test_a_library_that_is_missing_is_said_before_anything_is_computed(
     assert not (tmp_path / "out").exists()
 
 
+def test_outlines_are_simplified_when_asked_also_of_a_job_that_is_done(
+    segment: Callable[..., tuple[int, str, list[str]]], tmp_path: Path
+) -> None:
+    shapely = pytest.importorskip("shapely")
+    pytest.importorskip("rasterio")
+    READ["rgb.jpg"][0](tmp_path / "rgb.jpg")
+
+    def outlines(*options: str) -> tuple[float, int]:
+        code, out, err = segment(tmp_path / "rgb.jpg", "--polygons", *options)
+        assert code == 0, err
+        found = shapely.from_geojson(Path(json.loads(out)["outputs"]["polygons"]).read_text(encoding="utf-8"))
+        return shapely.area(found), shapely.get_num_coordinates(found)
+
+    area, points = outlines()
+    simple, fewer = outlines("--simplify", "2")
+    assert simple == pytest.approx(area) == pytest.approx(SHAPE[0] * SHAPE[1])
+    assert fewer < 0.7 * points
+    assert outlines() == (area, points)
+    for options in (("--simplify", "2"), ("--polygons", "--simplify", "-1"), ("--polygons", "--simplify", "inf")):
+        code, _, err = segment(tmp_path / "rgb.jpg", *options)
+        assert code != 0
+        assert "simplif" in err[-1]
+
+
 def test_a_damaged_file_is_segmented_around_its_damage_when_asked(
     segment: Callable[..., tuple[int, str, list[str]]], tmp_path: Path
 ) -> None:

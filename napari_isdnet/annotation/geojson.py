@@ -276,15 +276,13 @@ def export_geojson(
     path: str | os.PathLike[str],
     *,
     georeference: GeoReference | None = None,
-    simplify: float = 0.0,
     overwrite: bool = False,
 ) -> Path:
     """Write every painted area as a polygon with QuPath's classification; returns the path.
 
     Written is the annotation of this moment, also while it is painted on.
-    Exact pixel outlines, holes kept (``simplify`` > 0: a tolerance in pixels). What is read are the boxes around
-    annotated places that hang together: all of the image for one stroke from corner to corner. With ``georeference``
-    coordinates are map coordinates.
+    Exact pixel outlines, holes kept. What is read are the boxes around annotated places that hang together: all of the
+    image for one stroke from corner to corner. With ``georeference`` coordinates are map coordinates.
     """
     from napari_isdnet.io.geojson import Writer
     from napari_isdnet.io.polygons import polygonise
@@ -294,7 +292,7 @@ def export_geojson(
     with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
         writer = Writer(file, moment.classes, georeference)
         for group in connected(moment.annotated_windows()):
-            for joined in polygonise(view, roi=group, simplify=simplify):
+            for joined in polygonise(view, roi=group):
                 for index, polygon in zip(joined.classes, joined.polygons, strict=True):
                     writer.add(index, polygon, polygon)
         writer.close()

@@ -32,7 +32,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.cache import cache_within
 from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.intensity import IntensityPolicy
-from napari_isdnet.io.polygons import check_available
+from napari_isdnet.io.polygons import check_polygons
 from napari_isdnet.io.sink import check_format, export
 from napari_isdnet.io.source import ImageSource, TileError, resident_bytes
 from napari_isdnet.io.units import length_text
@@ -84,6 +84,7 @@ class SegmentOptions:
     roi: Window | None = None
     formats: tuple[str, ...] = ("ome-zarr",)
     polygons: bool = False
+    simplify: float = 0.0
     probabilities: bool = False
     uncertainty: bool = False
     device: str = "auto"
@@ -152,7 +153,7 @@ class _Job:
         for name in options.formats:
             check_format(name, self.region.shape)
         if options.polygons:
-            check_available()
+            check_polygons(options.simplify)
         o = options
         self.paths = job_outputs(o.output, source.name, o.formats, o.probabilities, o.uncertainty, o.polygons)
         self.policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
@@ -312,7 +313,8 @@ class _Job:
             from napari_isdnet.io.vector import export_polygons
 
             pixels = getattr(self.source, "pixels", (1.0, 1.0))  # of the file, where it was resampled
-            return export_polygons(stores.labels, path, pixels=pixels, overwrite=True)
+            simplify = self.options.simplify
+            return export_polygons(stores.labels, path, pixels=pixels, simplify=simplify, overwrite=True)
         if kind == "overlay":
             return self._overlay(stores, path)
         return export(stores.of(kind), path, name, overwrite=True)

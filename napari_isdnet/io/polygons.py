@@ -6,6 +6,7 @@ done; only they are ever unioned. What is in memory is one window, one row of se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -34,8 +35,10 @@ class Joined:
     polygons: list[Polygon]
 
 
-def check_available() -> None:
-    """:class:`MissingExtra` where polygons cannot be made, so that a long job can say so before it starts."""
+def check_polygons(simplify: float) -> None:
+    """:class:`InputError` where polygons cannot be made so, which a long job can say before it starts."""
+    if not 0 <= simplify < math.inf:
+        raise InputError(f"The tolerance of simplified outlines must be a number of pixels from 0, got {simplify}.")
     if find_spec("rasterio") is None:
         raise MissingExtra("Making polygons", "rasterio", "geo")
 
@@ -49,9 +52,7 @@ def polygonise(
     neighbours keep touching); vertices on a seam or at the image's border stay where they are. Without it areas are
     exact pixel counts, and the set of polygons does not depend on ``core``.
     """
-    if simplify < 0:
-        raise InputError(f"The tolerance of the simplification cannot be negative, got {simplify}.")
-    check_available()
+    check_polygons(simplify)
     area = Window.whole(source.shape) if roi is None else roi
     grid = Grid(area.shape, (core, core))
     joiner = _Joiner(grid)

@@ -21,7 +21,15 @@ from qtpy.QtWidgets import (
 )
 
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
-from napari_isdnet.widgets._controls import ORIENTATIONS, ORIENTATIONS_TIP, Controls, in_row, scrolled
+from napari_isdnet.widgets._controls import (
+    ORIENTATIONS,
+    ORIENTATIONS_TIP,
+    OUTLINES,
+    OUTLINES_TIP,
+    Controls,
+    in_row,
+    scrolled,
+)
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._tables import cell, reading_table
@@ -93,6 +101,7 @@ class BatchForm(Controls):
             ("Auto", "auto"), ("None", "none"),
         )  # fmt: skip
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
+        self.outlines = self._combo("outlines", OUTLINES_TIP, *OUTLINES)
         self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
         self.overwrite = self._check(
             "overwrite", "Replace", "Start over where an earlier result or job of other settings lies in the folder"
@@ -143,6 +152,7 @@ class BatchForm(Controls):
         form.addRow("Contrast", self.contrast)
         form.addRow("Format", self.format)
         form.addRow("Also", in_row(self.polygons, self.uncertainty, self.overwrite))
+        form.addRow("", self.outlines)
         form.addRow("Compute on", self.where)
         form.addRow("Results", in_row(self.output, self.output_button))
         column.addLayout(form)

@@ -75,6 +75,7 @@ class Settings:
     overwrite: bool = False
     orientations: int = 1
     channels: tuple[int, ...] | None = None
+    simplify: float = 0.0
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS or self.region not in REGIONS:
@@ -94,6 +95,7 @@ class Settings:
             "channels": self.channels,
             "memory": self.memory,
             "polygons": self.polygons,
+            "simplify": self.simplify,
             "probabilities": self.probabilities,
             "uncertainty": self.uncertainty,
             "overwrite": self.overwrite,
@@ -140,6 +142,8 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
         parts += ["--orientations", str(settings.orientations)]
     if settings.memory is not None:
         parts += ["--memory", f"{settings.memory:g}"]
+    if settings.polygons and settings.simplify:
+        parts += ["--simplify", f"{settings.simplify:g}"]
     flags = ("polygons", "probabilities", "uncertainty", "overwrite")
     parts += [f"--{flag}" for flag in flags if getattr(settings, flag)]
     return shlex.join(parts)

@@ -17,6 +17,8 @@ from napari_isdnet.widgets._class_table import ClassTable
 from napari_isdnet.widgets._controls import (
     ORIENTATIONS,
     ORIENTATIONS_TIP,
+    OUTLINES,
+    OUTLINES_TIP,
     Controls,
     form_layout,
     in_row,
@@ -92,6 +94,7 @@ class SegmentForm(Controls):
         self.output_button.setText("…")
         self.format = self._combo("format", "File format of the class map", *((TITLES[key], key) for key in FORMATS))
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too (QuPath, QGIS)")
+        self.outlines = self._combo("outlines", f"{OUTLINES_TIP}. Export takes them so, too", *OUTLINES)
         self.uncertainty = self._check(
             "uncertainty", "Uncertainty", "Write a map of where the network is unsure, and show it as a layer"
         )
@@ -141,7 +144,7 @@ class SegmentForm(Controls):
         files.addRow("Folder", in_row(self.output, self.output_button))
         files.addRow("Format", in_row(self.format, self.overwrite))
         files.addRow("Also", in_row(self.polygons, self.uncertainty))
-        files.addRow("", in_row(self.probabilities))
+        files.addRow("", in_row(self.outlines, self.probabilities))
         column.addLayout(files)
         column.addWidget(self.segment_button)
         column.addWidget(self.job_hint)

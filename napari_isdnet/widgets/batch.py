@@ -54,7 +54,7 @@ class BatchWidget(BatchForm):
         self.skip_button.clicked.connect(lambda: self._change(self.queue.skip))
         self.remove_button.clicked.connect(lambda: self._change(self.queue.remove))
         self.bar.ended.connect(self._ended)
-        for box in (self.model, self.context, self.orientations, self.format):
+        for box in (self.model, self.context, self.orientations, self.format, self.outlines):
             box.currentIndexChanged.connect(lambda _: self._show_notes())
         for tick in (self.polygons, self.uncertainty):
             tick.toggled.connect(lambda _: self._show_notes())
@@ -124,6 +124,7 @@ class BatchWidget(BatchForm):
         self.context.setCurrentIndex(max(0, self.context.findData(chosen.get("context"))))
         self.format.setCurrentIndex(max(0, self.format.findData((chosen.get("formats") or ["ome-zarr"])[0])))
         self.orientations.setCurrentIndex(max(0, self.orientations.findData(chosen.get("orientations", 1))))
+        self.outlines.setCurrentIndex(max(0, self.outlines.findData(float(chosen.get("simplify", 0.0)))))
         for name in ("polygons", "uncertainty", "overwrite"):
             getattr(self, name).setChecked(bool(chosen.get(name)))
         show_typed(self.where, chosen.get("dask", ""))
@@ -256,6 +257,7 @@ class BatchWidget(BatchForm):
             **self._colors(),
             formats=[self.format.currentData()],
             polygons=self.polygons.isChecked(),
+            simplify=float(self.outlines.currentData()) if self.polygons.isChecked() else None,
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),
             orientations=count if (count := int(self.orientations.currentData())) > 1 else None,

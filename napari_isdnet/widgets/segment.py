@@ -216,6 +216,7 @@ class SegmentWidget(Exporting):
             format=str(self.format.currentData()),
             memory=_settings.memory_gib(),
             polygons=self.polygons.isChecked(),
+            simplify=float(self.outlines.currentData()),
             probabilities=self.probabilities.isChecked(),
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),

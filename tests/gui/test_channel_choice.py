@@ -98,6 +98,7 @@ def test_the_docks_take_the_channels_and_the_contrast_of_the_layer(viewer, qtbot
     segment.output.setText(str(tmp_path / "out"))
     choose(segment.region, "whole")
     the_dock_and_its_command_give_the_same_map(qtbot, segment, tmp_path)
+    outlines_are_exported_as_chosen(qtbot, segment, tmp_path)
     annotate = AnnotateWidget(viewer)
     viewer.window.add_dock_widget(annotate, name="Annotate")
     annotate.start(tmp_path / "project")
@@ -112,6 +113,16 @@ def test_the_docks_take_the_channels_and_the_contrast_of_the_layer(viewer, qtbot
     assert colors == {"contrast": "auto", "channels": (3, 1, 0)}
     line = inspection.command(path, inspection.InspectSettings("m"), "deep", None, **colors)
     assert line.endswith("--channels 3,1,0")
+
+
+def outlines_are_exported_as_chosen(qtbot: Any, dock: SegmentWidget, folder: Path) -> None:
+    sizes = []
+    for tolerance in (0.0, 2.0):
+        choose(dock.outlines, tolerance)
+        dock.export(folder / f"{tolerance}.geojson", "geojson")
+        qtbot.waitUntil(lambda: not dock.export_bar.running, timeout=20_000)
+        sizes.append((folder / f"{tolerance}.geojson").stat().st_size)
+    assert 0 < sizes[1] < 0.8 * sizes[0]
 
 
 def the_dock_and_its_command_give_the_same_map(qtbot: Any, dock: SegmentWidget, folder: Path) -> None:

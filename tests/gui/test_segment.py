@@ -185,6 +185,10 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
         dock.export(tmp_path / name, kind)
         qtbot.waitUntil(lambda: not dock.export_bar.running, timeout=20_000)
         assert (tmp_path / name).stat().st_size > 0
+    choose(dock.outlines, 2.0)
+    dock.polygons.setChecked(True)
+    dock.copy_button.click()
+    assert " --simplify 2 --polygons" in QApplication.clipboard().text()
 
 
 def test_cancel_keeps_the_job_and_another_dock_resumes_it(viewer, qtbot, dock, tmp_path) -> None:

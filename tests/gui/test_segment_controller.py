@@ -176,7 +176,21 @@ def test_the_command_is_one_the_command_line_takes() -> None:
     from napari_isdnet.cli import app
 
     settings = Settings(
-        "fields", "window", "visible", "cpu", Path("out"), "geotiff", "0,4095", 2.5, True, True, True, True, 4
+        "fields",
+        "window",
+        "visible",
+        "cpu",
+        Path("out"),
+        "geotiff",
+        "0,4095",
+        2.5,
+        True,
+        True,
+        True,
+        True,
+        4,
+        (3, 1, 0),
+        2.0,
     )
     words = shlex.split(command("image.tif", settings, Window(1, 2, 3, 4)))[1:]
     group = typer.main.get_command(app)
@@ -187,7 +201,8 @@ def test_the_command_is_one_the_command_line_takes() -> None:
     chosen = settings.options(Window(1, 2, 3, 4))
     assert parsed.params["contrast"] == (0, 4095)
     assert [item.value for item in parsed.params["format"]] == list(chosen["formats"])
-    for name in ("polygons", "probabilities", "uncertainty", "overwrite", "device", "orientations"):
+    flags = ("polygons", "probabilities", "uncertainty", "overwrite")
+    for name in (*flags, "device", "orientations", "channels", "simplify"):
         assert parsed.params[name] == chosen[name], name
 
 
