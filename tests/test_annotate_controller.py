@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,51 @@ def test_nothing_is_painted_while_a_long_change_of_the_classes_goes_on(controlle
     assert controller.wait(5)
     assert not controller.busy
     assert [c.name for c in controller.store.classes] == ["b"]
+
+
+def test_edits_that_wait_for_one_another_change_the_class_that_was_meant(controller, told) -> None:
+    seen, gate = ["a", "b"], threading.Event()
+    controller.class_index = 1
+    controller.edit(lambda _store: gate.wait(10) and None)
+    controller.edit_class(seen, 0, AnnotationStore.remove_class)
+    controller.edit_class(seen, 1, AnnotationStore.recolor_class, "#010203")
+    controller.edit_class(seen, 1, AnnotationStore.rename_class, "c")
+    controller.edit_class(seen, 0, AnnotationStore.rename_class, "d")
+    gate.set()
+    assert controller.wait(10)
+    assert [(c.name, c.color) for c in controller.store.classes] == [("c", (1, 2, 3))]
+    assert [str(error) for error in told.errors] == ["Class 'a' is gone by now, so nothing of it was changed."]
+
+
+def test_the_class_at_hand_stays_at_hand_where_the_list_changes(controller) -> None:
+    controller.class_index = 1
+    controller.edit(lambda store: store.remove_class(0))
+    assert controller.wait(10)
+    assert controller.class_index == 0
+    controller.undo()
+    assert controller.wait(10)
+    assert controller.class_index == 1
+    controller.edit(lambda store: store.add_class("c"))
+    assert controller.wait(10)
+    assert controller.class_index == 2
+    controller.undo()
+    assert controller.wait(10)
+    assert controller.class_index == 1
+
+
+def test_a_change_that_waits_in_an_annotation_that_was_closed_keeps_no_other_from_painting(
+    controller, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
+    gate = threading.Event()
+    controller.edit(lambda store: gate.wait(10) and store.add_class("c"))
+    source = ArraySource([np.broadcast_to(np.uint8(0), (*SHAPE, 3))], "another", rgb=True)
+    controller.open(source, ["x"], tmp_path / "another.isdnet")
+    controller.class_index = 0
+    controller.paint(Rectangle(Window(0, 0, 10, 10)))
+    gate.set()
+    assert values(controller)[5, 5] == 1
+    assert controller.class_index == 0
 
 
 def test_an_error_is_told_and_the_next_change_goes_on(controller, told) -> None:

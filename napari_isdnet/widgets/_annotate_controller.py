@@ -58,7 +58,7 @@ class AnnotateController:
         self._telling = threading.Lock()
         self._queue = PaintQueue(self._done, self._fail)
         self._group = contextlib.ExitStack()
-        self._edits = 0
+        self._edits: list[AnnotationStore] = []  # of every change that waits
         self._drag: tuple[list[Point], Radius, int | None] | None = None
         self._since = 0.0
         self._policy: tuple[Any, IntensityPolicy] | None = None
@@ -114,7 +114,11 @@ class AnnotateController:
     @property
     def busy(self) -> bool:
         """True while classes are being edited or a change is taken back: class indices may move, so painting waits."""
-        return self._edits > 0
+        return any(self._paints(store) for store in list(self._edits))
+
+    def _paints(self, store: AnnotationStore) -> bool:
+        """Whether ``store`` is the one that is painted: of one that was closed just now, changes may wait yet."""
+        return self.project is not None and self.project.store is store
 
     @property
     def pending(self) -> int:
@@ -300,19 +304,41 @@ class AnnotateController:
     # -- steps ----------------------------------------------------------------------------------------------------
 
     def edit(self, change: Callable[[AnnotationStore], Any]) -> None:
-        """Change the class list (``lambda store: store.rename_class(0, "road")``), after what is being painted."""
+        """Change the class list (``lambda store: store.rename_class(0, "road")``), after what is being painted.
+
+        The class at hand stays at hand, wherever it is in the list then; a change that returns an index chooses that.
+        """
         self.release()
         store = self.store
-        self._edits += 1
+        self._edits.append(store)
 
         def task() -> list[Window]:
             try:
+                names = [c.name for c in store.classes]
                 result = change(store)
+                if self._paints(store):
+                    kept = result if isinstance(result, int) else index_now(names, self.class_index, store)
+                    next_one = max(0, min(self.class_index, len(store.classes) - 1))
+                    self.class_index = next_one if kept is None else kept
             finally:
-                self._edits -= 1
+                self._edits.remove(store)
             return result if isinstance(result, list) else []
 
         self._queue.submit(task)
+
+    def edit_class(self, names: Sequence[str], index: int, change: Callable[..., Any], *values: Any) -> None:
+        """``change(store, index, *values)`` of the class at ``index`` of ``names``, the list as its user sees it.
+
+        Another change of the list may be waiting, after which the class has another index, or is gone; that is told.
+        """
+
+        def task(store: AnnotationStore) -> Any:
+            now = index_now(names, index, store)
+            if now is None:
+                raise InputError(f"Class '{names[index]}' is gone by now, so nothing of it was changed.")
+            return change(store, now, *values)
+
+        self.edit(task)
 
     def undo(self) -> None:
         """Take back the last step, also one of an earlier session."""
@@ -349,3 +375,9 @@ def renumbered(then: Sequence[str], now: Sequence[str]) -> npt.NDArray[np.uint8]
         found = now.index(name) if name in now else index if renamed else -1
         table[index + 1] = found + 1
     return table
+
+
+def index_now(names: Sequence[str], index: int, store: AnnotationStore) -> int | None:
+    """Where a class of the list ``names`` is in that of ``store`` (see :func:`renumbered`); None where it is gone."""
+    value = renumbered(names, [c.name for c in store.classes])[index + 1] if 0 <= index < len(names) else 0
+    return int(value) - 1 if value else None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtTest import QTest
 
 from napari_isdnet.widgets.annotate import AnnotateWidget
+from napari_isdnet.window import Window
 
 from .annotate_tools import look, painted, settle, start_over
 from .canvas_tools import canvas_of, drag, hover, key, mouse, on_screen
@@ -99,3 +102,28 @@ def test_a_stroke_that_is_interrupted(viewer: Any, qtbot: Any, dock: AnnotateWid
     for interruption in (begin_and_undo, begin_and_lose_the_mouse, draw_a_loop_and_lose_the_mouse):
         interruption(viewer, qtbot, dock)
         start_over(qtbot, dock)
+
+
+def test_the_class_list_is_edited_while_a_stroke_waits(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
+    """Its table shows the list as it was until then."""
+    gate = threading.Event()
+    dock.controller._queue.submit(lambda: [Window(0, 0, 1, 1)] * gate.wait(10))
+    dock.classes.selectRow(0)
+    dock.remove_button.click()
+    dock.remove_button.click()  # impatiently
+    dock.classes.item(1, 0).setText("water")
+    dock.add_button.click()
+    dock.add_button.click()
+    dock._fill_merge_menu()
+    assert [entry.text() for entry in dock.merge_menu.actions()] == ["background"]
+    notification_manager.records.clear()
+    gate.set()
+    settle(qtbot, dock)
+    assert [c.name for c in dock.controller.store.classes] == ["water", "class 2", "class 3"]
+    assert [x.message for x in notification_manager.records] == [
+        "Class 'object' is gone by now, so nothing of it was changed."
+    ]
+    assert dock.classes.currentRow() == 2
+    dock.merge_menu.actions()[0].trigger()  # into a class that is called otherwise by now
+    settle(qtbot, dock)
+    assert "'background' is gone" in notification_manager.records[-1].message
