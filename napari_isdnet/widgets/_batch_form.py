@@ -152,7 +152,7 @@ class BatchForm(Controls):
         form.addRow("Contrast", self.contrast)
         form.addRow("Format", self.format)
         form.addRow("Also", in_row(self.polygons, self.uncertainty, self.overwrite))
-        form.addRow("", self.outlines)
+        form.addRow("Outlines", self.outlines)
         form.addRow("Compute on", self.where)
         form.addRow("Results", in_row(self.output, self.output_button))
         column.addLayout(form)

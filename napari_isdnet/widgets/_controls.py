@@ -41,10 +41,10 @@ ORIENTATIONS_TIP = (
 )
 
 OUTLINES = (
-    ("Outlines: every pixel", 0.0),
-    ("Outlines: within 1 pixel", 1.0),
-    ("Outlines: within 2 pixels", 2.0),
-    ("Outlines: within 4 pixels", 4.0),
+    ("Along every pixel", 0.0),
+    ("Within 1 pixel", 1.0),
+    ("Within 2 pixels", 2.0),
+    ("Within 4 pixels", 4.0),
 )
 OUTLINES_TIP = (
     "Outlines of the polygons: through every pixel's corner, or simplified about so far, neighbours together; 2 pixels"
