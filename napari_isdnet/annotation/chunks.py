@@ -6,6 +6,7 @@ A chunk is a ``uint8`` array of 512 x 512 that nobody changes once it is handed 
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -92,7 +93,10 @@ def as_array(chunk: Chunk) -> Labels:
 
 
 class ChunkCache:
-    """Newest state of every chunk: in memory, waiting to be written, or on disk. Not thread-safe by itself.
+    """Newest state of every chunk: in memory, waiting to be written, or on disk.
+
+    Of the methods that others call each is whole to other threads: whoever shows an annotation reads while a stroke of
+    seconds, which holds the store's lock, is being painted. ``lock`` is held for one chunk at a time.
 
     ``budget`` bounds the bytes of decoded arrays; a changed chunk that must make room waits compressed.
     """
@@ -101,6 +105,7 @@ class ChunkCache:
         self.folder = folder
         self.shapes = tuple(shapes)
         self.budget = budget
+        self.lock = threading.RLock()
         self._recent: OrderedDict[Key, Chunk] = OrderedDict()
         self._bytes = 0
         self._changed: dict[Key, Chunk | bytes] = {}
@@ -142,18 +147,20 @@ class ChunkCache:
 
     def keys(self, level: int) -> set[Key]:
         """Chunks of ``level`` that may hold a label."""
-        known = set(self._stored) | self._changed.keys() | self._writing.keys() | self._overlay.keys()
+        with self.lock:
+            known = set(self._stored) | self._changed.keys() | self._writing.keys() | self._overlay.keys()
         return {key for key in known if key[0] == level}
 
     def get(self, key: Key) -> Chunk:
         """Newest state of a chunk; do not change the array."""
-        chunk = self._recent.get(key)
-        if chunk is not None:
-            self._recent.move_to_end(key)
+        with self.lock:
+            chunk = self._recent.get(key)
+            if chunk is not None:
+                self._recent.move_to_end(key)
+                return chunk
+            chunk = self._load(key)
+            self._remember(key, chunk)
             return chunk
-        chunk = self._load(key)
-        self._remember(key, chunk)
-        return chunk
 
     def _waiting(self, key: Key) -> Chunk | bytes | None:
         waiting = self._changed.get(key)
@@ -174,12 +181,14 @@ class ChunkCache:
 
     def waiting(self, level: int) -> set[Key]:
         """Chunks of ``level`` that changed since the last finished commit."""
-        return {key for key in (*self._changed, *self._writing) if key[0] == level}
+        with self.lock:
+            return {key for key in (*self._changed, *self._writing) if key[0] == level}
 
     def freeze(self) -> FrozenChunks:
         """All chunks as they are now. Costs nothing but what is changed while somebody holds the result."""
         frozen = FrozenChunks(self)
-        self._frozen.add(frozen)
+        with self.lock:
+            self._frozen.add(frozen)
         return frozen
 
     def packed(self, key: Key) -> bytes | int:
@@ -194,10 +203,11 @@ class ChunkCache:
 
     def put(self, key: Key, chunk: Chunk) -> None:
         """New state of a chunk; an array must not be changed afterwards."""
-        for frozen in self._frozen:
-            frozen.keep(key)
-        self._changed[key] = chunk
-        self._remember(key, chunk)
+        with self.lock:
+            for frozen in self._frozen:
+                frozen.keep(key)
+            self._changed[key] = chunk
+            self._remember(key, chunk)
 
     def _remember(self, key: Key, chunk: Chunk) -> None:
         old = self._recent.pop(key, None)
@@ -213,47 +223,49 @@ class ChunkCache:
 
     def take(self) -> dict[Key, Chunk | bytes]:
         """Everything that changed; it counts as being written until :meth:`written` or :meth:`put_back`."""
-        self._writing, self._changed = self._changed, {}
-        return self._writing
+        with self.lock:
+            self._writing, self._changed = self._changed, {}
+            return self._writing
 
     def written(self) -> None:
         """What was taken is on disk now."""
-        for key, chunk in self._writing.items():
-            (self._stored.discard if isinstance(chunk, int) and chunk == 0 else self._stored.add)(key)
-        self._writing = {}
+        with self.lock:
+            for key, chunk in self._writing.items():
+                (self._stored.discard if isinstance(chunk, int) and chunk == 0 else self._stored.add)(key)
+            self._writing = {}
 
     def put_back(self) -> None:
         """What was taken could not be written; it counts as changed again, where it did not change since."""
-        self._changed = {**self._writing, **self._changed}
-        self._writing = {}
+        with self.lock:
+            self._changed = {**self._writing, **self._changed}
+            self._writing = {}
 
 
 class FrozenChunks:
-    """The chunks of a cache at one moment: those that were replaced since are kept here, compressed.
-
-    Like the cache not thread-safe by itself: hold the same lock.
-    """
+    """The chunks of a cache at one moment: those that were replaced since are kept here, compressed."""
 
     def __init__(self, cache: ChunkCache) -> None:
         self._cache = cache
         self._kept: dict[Key, bytes | int] = {}
 
     def keep(self, key: Key) -> None:
-        """A chunk is about to be replaced for the first time, or once more."""
+        """A chunk is about to be replaced for the first time, or once more; the cache's lock is held."""
         if key not in self._kept:
             self._kept[key] = self._cache.packed(key)
 
     def get(self, key: Key) -> Chunk:
         """State of a chunk at that moment; do not change the array."""
-        kept = self._kept.get(key)
-        if kept is None:
-            return self._cache.get(key)
+        with self._cache.lock:
+            kept = self._kept.get(key)
+            if kept is None:
+                return self._cache.get(key)
         return decode(kept) if isinstance(kept, bytes) else kept
 
     @property
     def memory(self) -> int:
         """Bytes that are held here."""
-        return sum(len(kept) if isinstance(kept, bytes) else _INT_BYTES for kept in self._kept.values())
+        with self._cache.lock:
+            return sum(len(kept) if isinstance(kept, bytes) else _INT_BYTES for kept in self._kept.values())
 
 
 def _cost(chunk: Chunk) -> int:

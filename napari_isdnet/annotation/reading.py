@@ -95,13 +95,16 @@ class Reading:
         return self.read_labels(window, level)[..., None]
 
     def read_labels(self, window: Window, level: int = 0) -> Labels:
-        """Annotation values of ``window`` at ``level`` as (height, width); an array of its own."""
+        """Annotation values of ``window`` at ``level`` as (height, width); an array of its own.
+
+        It waits for no stroke: of one that is being painted meanwhile it may hold a part (see :meth:`Live.still` and
+        :meth:`Live.frozen`).
+        """
         result = np.zeros(window.shape, dtype=np.uint8)
         grid = Grid(self.levels[level], (CHUNK, CHUNK))
         for index in grid.touching(window):
             row, column = divmod(index, grid.counts[1])
-            with self._lock:
-                chunk = self._cache.get((level, row, column))
+            chunk = self._cache.get((level, row, column))
             inside = window.intersect(grid[index])
             at = inside.relative_to(window).slices
             if isinstance(chunk, int):

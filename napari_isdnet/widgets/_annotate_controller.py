@@ -54,6 +54,7 @@ class AnnotateController:
         self.size = 20
         self.superpixel_method = "slic"
         self.counts: tuple[int, ...] = ()
+        self.can_undo = self.can_redo = False
         self._on_change, self._on_error, self._on_closed = on_change, on_error, on_closed
         self._telling = threading.Lock()
         self._queue = PaintQueue(self._done, self._fail)
@@ -102,7 +103,7 @@ class AnnotateController:
             return True
         self.release()
         project, self.project = self.project, None
-        self.counts, self._policy = (), None
+        self.counts, self.can_undo, self.can_redo, self._policy = (), False, False, None
         return close_project(project, self._queue, self._tell_closed)
 
     def mute(self) -> None:
@@ -132,7 +133,8 @@ class AnnotateController:
     def _done(self, dirty: list[Window], idle: bool) -> None:
         project = self.project
         if idle and project is not None:
-            self.counts = project.store.class_counts()
+            store = project.store  # asked here: the answers wait for whoever paints
+            self.counts, self.can_undo, self.can_redo = store.class_counts(), store.can_undo, store.can_redo
         with self._telling:
             self._on_change(dirty, idle)
 

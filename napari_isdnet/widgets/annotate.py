@@ -277,8 +277,8 @@ class AnnotateWidget(ListingClasses):
             if self.editing is not None:
                 self.editing.recolor()
         self.classes.show_classes(classes, self.controller.counts, self.controller.class_index)
-        self.undo_button.setEnabled(store.can_undo)
-        self.redo_button.setEnabled(store.can_redo)
+        self.undo_button.setEnabled(self.controller.can_undo)
+        self.redo_button.setEnabled(self.controller.can_redo)
         painted = sum(self.controller.counts)
         share = painted / (store.shape[0] * store.shape[1])
         self.status.setText(f"{painted:,} pixels painted ({share:.2%}) · saved in {store.folder.name}")
@@ -317,8 +317,9 @@ class AnnotateWidget(ListingClasses):
             return
         if self.canvas is None:
             return
-        self.controller.wait(PATIENCE_SECONDS)
         try:
+            if not self.controller.wait(PATIENCE_SECONDS):
+                raise InputError("What was painted last is still being stored; open the edit window in a moment.")
             window = window_to_edit(visible_window(self.viewer, self.image_layer), self.controller.store.shape)
         except InputError as error:
             notify_error(error)

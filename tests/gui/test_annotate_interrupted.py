@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtTest import QTest
 
+from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.window import Window
 
@@ -19,6 +21,7 @@ from .annotate_tools import look, painted, settle, start_over
 from .canvas_tools import canvas_of, drag, hover, key, mouse, on_screen
 
 SHAPE = (400, 500)
+MOST_SECONDS = 20
 CONTROL = Qt.KeyboardModifier.ControlModifier
 
 
@@ -127,3 +130,35 @@ def test_the_class_list_is_edited_while_a_stroke_waits(viewer: Any, qtbot: Any, 
     dock.merge_menu.actions()[0].trigger()  # into a class that is called otherwise by now
     settle(qtbot, dock)
     assert "'background' is gone" in notification_manager.records[-1].message
+
+
+def test_the_window_waits_for_no_stroke_that_takes_long(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
+    """Looking around, closing and starting again, while a stroke is being painted; an edit window is refused."""
+    paints, go = threading.Event(), threading.Event()
+    store, folder = dock.controller.store, dock.controller.store.folder
+
+    def stroke() -> list[Window]:
+        with store.still():
+            paints.set()
+            go.wait(MOST_SECONDS)
+            return store.paint(Rectangle(Window(100, 100, 50, 50)), 0)
+
+    dock.controller._queue.submit(stroke)
+    assert paints.wait(MOST_SECONDS)
+    before = time.monotonic()
+    dock._show_change([], True)
+    dock.canvas.layer.refresh()
+    dock.edit_button.click()
+    assert dock.editing is None
+    assert not dock.edit_button.isChecked()
+    assert "still being stored" in notification_manager.records[-1].message
+    dock.stop()
+    dock.start(folder)
+    drag(viewer, dock.canvas.layer, [(50, 100), (50, 200)])
+    assert time.monotonic() - before < MOST_SECONDS / 2
+    assert dock.controller.pending
+    go.set()
+    settle(qtbot, dock)
+    assert painted(dock)[[50, 120], [150, 120]].tolist() == [1, 1]
+    np.testing.assert_array_equal(shown(dock), painted(dock))
+    assert dock.undo_button.isEnabled()
