@@ -76,6 +76,7 @@ class AnnotationLayer:
             data, name=name, multiscale=len(levels) > 1, opacity=0.6, colormap=annotation_colors(store.classes),
             metadata={METADATA: {ANNOTATION: str(store.folder)}}, **settings,
         )  # fmt: skip
+        self.layer._level_materializer = None  # napari 0.9 keeps a copy of the coarsest level, which is painted here
         self.layer.editable = False  # by napari's tools: they would write into the slice only
         self.layer.help = HELP  # napari's own text names keys that are ours here
         viewer.help = HELP

@@ -162,3 +162,29 @@ def test_the_window_waits_for_no_stroke_that_takes_long(viewer: Any, qtbot: Any,
     assert painted(dock)[[50, 120], [150, 120]].tolist() == [1, 1]
     np.testing.assert_array_equal(shown(dock), painted(dock))
     assert dock.undo_button.isEnabled()
+
+
+def test_zoomed_out_one_sees_what_was_painted_zoomed_in(
+    viewer: Any, qtbot: Any, dock: AnnotateWidget, tmp_path: Path
+) -> None:
+    dock.stop()
+    viewer.layers.clear()
+    viewer.add_image(np.zeros((1400, 1800, 3), np.uint8), name="large")
+    dock.start(tmp_path / "large.isdnet")
+    store, layer = dock.controller.store, dock.canvas.layer
+    look(viewer, (200, 250), 1.0)
+    qtbot.wait(50)
+    drag(viewer, layer, [(200, 150), (200, 350)])
+    settle(qtbot, dock)
+    look(viewer, (700, 900), 0.1)
+    qtbot.waitUntil(lambda: layer.data_level == len(store.levels) - 1, timeout=5000)
+    coarsest = store.read_labels(Window.whole(store.levels[-1]), len(store.levels) - 1)
+    assert coarsest.any()
+    np.testing.assert_array_equal(shown(dock), coarsest)
+    dock.undo_button.click()
+    settle(qtbot, dock)
+    look(viewer, (200, 250), 1.0)
+    qtbot.waitUntil(lambda: layer.data_level == 0, timeout=5000)
+    look(viewer, (700, 900), 0.1)
+    qtbot.waitUntil(lambda: layer.data_level > 0, timeout=5000)
+    assert not shown(dock).any()
