@@ -5,13 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from napari_isdnet_training.config import Recipe
+from napari_isdnet_training.fakes import make_fake
 from napari_isdnet_training.finetune import checkpoint_folder, finetune
 from napari_isdnet_training.fit import fit
 from napari_isdnet_training.interrupts import Interrupts
@@ -25,6 +31,7 @@ from napari_isdnet.annotation.project import Project
 from napari_isdnet.model.isdnet import ISDNet
 from tests import finetune_tools as tools
 from tests.test_train_fit import drain, make_data, tiny
+from tests.test_train_runs import RECIPE
 
 CHECKPOINT = "last.ckpt.safetensors"
 
@@ -162,14 +169,126 @@ def test_handlers_are_put_back_and_those_of_the_system_are_left_alone() -> None:
 
     def hold(interrupts: Interrupts, moment: Callable[[], None]) -> None:
         with interrupts.held():
-            moment()
+            with interrupts.held():  # of a step of several processes, which answer together
+                moment()
+            assert interrupts.came
             reached.append("end")
             assert signal.getsignal(signal.SIGTERM) == before[1]
 
-    for active, moment, urgent, ends in ((True, ctrl_c, False, 1), (True, twice, True, 0), (False, ctrl_c, False, 0)):
+    for moment, urgent, ends in ((ctrl_c, False, 1), (twice, True, 0)):
         reached.clear()
-        interrupts = Interrupts(active)
+        interrupts = Interrupts()
         with pytest.raises(KeyboardInterrupt):
             hold(interrupts, moment)
-        assert (interrupts.urgent, len(reached)) == (urgent, ends)
+        assert (interrupts.urgent, interrupts.came, len(reached)) == (urgent, False, ends)
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+WAITING = """
+import os, subprocess, sys
+import torch.distributed as dist
+from napari_isdnet_training.interrupts import launching
+
+with launching():
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+    print(child.pid, flush=True)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=2)
+"""
+FOLLOWER = """
+import time
+
+time.sleep(2)  # what imports take; Ctrl-C reaches it by then
+from napari_isdnet_training.interrupts import follow
+
+follow()
+time.sleep(600)
+"""
+
+
+def ended(pid: int) -> bool:
+    """True once a process that is nobody's child any more, or never was ours, is gone."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def all_ended(group: int) -> bool:
+    """True once no process of a group is there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def within(seconds: float, question: Callable[[], bool]) -> bool:
+    """Whether it is answered with yes in that time."""
+    end = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
+def test_ctrl_c_ends_processes_that_wait_for_one_another(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", WAITING, FOLLOWER, str(tmp_path / "meet")]
+    first = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert first.stdout is not None
+        follower = int(first.stdout.readline())
+        time.sleep(1)  # for the first one to wait in C++
+        os.killpg(first.pid, signal.SIGINT)
+        _, said = first.communicate(timeout=30)
+        assert (first.returncode, said) == (130, "Error: Interrupted; run the same command again.\n")
+        assert within(10, lambda: ended(follower))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_several_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches all of them, here in a step and in a validation: one says so, and none stays."""
+    make_fake("inria", tmp_path / "data", side=384)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    clean = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")}
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "napari_isdnet_training.cli", "fit", str(tmp_path / "tiny.toml")]
+        command += ["--output", str(tmp_path / name)]
+        for setting in (f"data.root={tmp_path / 'data'}", "run.devices=2", "run.steps=6"):
+            command += ["--set", setting]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env=clean | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def reached(run: subprocess.Popen[str], lines: int) -> bool:
+        log = tmp_path / "cut" / "log.csv"
+        return (log.exists() and len(log.read_text().splitlines()) >= lines) or run.poll() is not None
+
+    kept = 0
+    for lines in (2, 4):  # a step is logged as it ends; the second time, a validation of the third one begins
+        run = start("cut")
+        assert within(600, partial(reached, run, lines))
+        time.sleep(0.3)
+        os.killpg(run.pid, signal.SIGINT)
+        _, said = run.communicate(timeout=300)
+        assert run.returncode == 130, said
+        errors = [text for text in said.splitlines() if "rror" in text or "Traceback" in text]
+        assert errors == ["Error: Stopped; run the same command to go on."]
+        assert within(10, partial(all_ended, run.pid))
+        before, kept = kept, read_state(tmp_path / "cut" / CHECKPOINT).step
+        assert kept > before
+    for name in ("cut", "whole"):
+        run = start(name)
+        _, said = run.communicate(timeout=900)
+        assert run.returncode == 0, said
+    assert equal(tmp_path / "cut" / CHECKPOINT, tmp_path / "whole" / CHECKPOINT)

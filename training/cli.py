@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from napari_isdnet_training.benchmark.cli import app as benchmark_app
 from napari_isdnet_training.benchmark.cli_whole import certain_command, read_command, stages_command, whole_command
+from napari_isdnet_training.interrupts import follow, is_follower
 from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, PresetName
 
 from napari_isdnet.cli import run
@@ -36,6 +38,8 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a rec
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value, repeatable.")]
 Values = Literal["auto", "annotation", "mask"]
 SplitName = Literal["train", "validation", "test"]
+FOLLOWS = 3.0
+"""Seconds within which a process is sure to see that the one it follows has ended."""
 NONE_VALIDATES = "No sample validates, so there are no figures and no best model; name some: data.validation=[...]."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, also of an error.")]
 
@@ -58,7 +62,7 @@ def fit(
     loaded = load_recipe(recipe, settings or ())
     steps = fit_recipe(loaded, output, resume=resume)
     if not speaks():
-        deque(steps, maxlen=0)
+        _quietly(steps)
         return
     result = drive(steps, loaded.name, "Stopped; run the same command to go on.")
     facts = {
@@ -242,6 +246,20 @@ def speaks() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
+def _quietly(steps: Iterable[Any]) -> None:
+    """Take the part of a process that another one speaks for."""
+    try:
+        deque(steps, maxlen=0)
+    except KeyboardInterrupt:
+        if not is_follower():  # the first one of its machine, where somebody may wait for a word
+            raise
+        # Ends like a run that is done: after anything else, the launcher would kill the first process, which saves.
+    except RuntimeError:
+        # A connection that broke because the first process was ended is no fault to speak of: this one ends with it.
+        time.sleep(FOLLOWS * is_follower())
+        raise
+
+
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
@@ -258,6 +276,8 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``isdnet-train``."""
+    if is_follower():
+        follow()
     sys.exit(run(app, arguments, "isdnet-train"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from napari_isdnet_training.device_crops import DeviceCrops
 from napari_isdnet_training.evaluate import evaluate_samples, figures
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
-from napari_isdnet_training.interrupts import Interrupts, leave_to_parent
+from napari_isdnet_training.interrupts import Interrupts, launching, leave_to_parent
 from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
@@ -31,6 +31,7 @@ from napari_isdnet_training.sources import chosen_colors
 from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
 from torch.utils.data import DataLoader
 
+from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.auxiliary import labelled_weight
 from napari_isdnet.model.checkpoint import read_header, save_model
@@ -63,13 +64,13 @@ def fit(
 ) -> Generator[Progress, None, FitResult]:
     """Train a recipe in ``output``, going on from the checkpoint there if there is one.
 
-    Data is checked first: nothing is trained on a data set with a fault. Every step is yielded as
-    :class:`Progress` with ``loss`` and ``lr``; closing the generator writes a checkpoint, from which a later call goes
-    on with the same numbers as if it had never stopped; a validation that was due when it was closed comes first.
-    Ctrl-C waits for the end of the step that is done, and is like closing; a second one ends it at once, and leaves the
-    checkpoint that is there. A run that is finished gives its result at once, without a look at its data. Raises
-    :class:`InputError` for bad data, a checkpoint of another recipe or numbers that are not finite any more, which
-    leave the checkpoint as it was.
+    Data is checked first: nothing is trained on a data set with a fault. Every step is yielded as :class:`Progress`
+    with ``loss`` and ``lr``; closing the generator writes a checkpoint, from which a later call goes on with the same
+    numbers as if it had never stopped; a validation that was due when it was closed comes first. Ctrl-C, in any of
+    several processes, waits for the end of the step that is done, and is like closing; a second one ends it at once,
+    and leaves the checkpoint that is there. A run that is finished gives its result at once, without a look at its
+    data. Raises :class:`InputError` for bad data, a checkpoint of another recipe or numbers that are not finite any
+    more, which leave the checkpoint as it was.
     """
     finished = _finished(recipe, output) if resume else None
     if finished is not None:
@@ -120,7 +121,8 @@ class Run:
             self.dataset.split("validation")  # or say that nothing can stop it
         census = check_dataset(self.dataset, allow_empty_classes=recipe.data.allow_empty_classes)
         if options.devices * options.nodes > 1:  # after the checks, so that a fault is said once
-            self.fabric.launch()
+            with launching():
+                self.fabric.launch()
         samples = self.dataset.split("train")
         self.sampler = CropSampler(census["train"], recipe.crop, recipe.seed)
         self.metres = common_metres(census["train"])
@@ -143,7 +145,7 @@ class Run:
         self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
         output.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.saved = output / CHECKPOINT, (-1, -1)
-        self.interrupts = Interrupts(self.fabric.world_size == 1)
+        self.interrupts = Interrupts()
         self.whole = True  # False within a step, and while the network has other weights than its own
         if resume and self.checkpoint.is_file():
             self._resume()
@@ -174,6 +176,18 @@ class Run:
 
     def steps(self) -> Generator[Progress, None, None]:
         """Train to the last step, validating and saving on the way."""
+        # Of several processes none leaves the others alone: see _together.
+        with self.interrupts.held() if self.fabric.world_size > 1 else nullcontext():
+            yield from self._steps()
+
+    def _together(self) -> None:
+        """Several processes: raise :class:`KeyboardInterrupt` in all of them where a signal came to any."""
+        if self.fabric.world_size > 1:
+            came = self.fabric.all_reduce(torch.tensor(float(self.interrupts.came)), reduce_op="sum")
+            if came > 0:  # type: ignore[operator]
+                raise KeyboardInterrupt
+
+    def _steps(self) -> Generator[Progress, None, None]:
         options = self.recipe.run
         clock = Clock(options.steps, self.state.step)
         batches = StepBatches(
@@ -194,6 +208,7 @@ class Run:
                 shown = self._step(parts)
                 if self.state.step % options.log_every == 0 and self.history is not None:
                     self.history.add(self.state.step, shown)
+            self._together()
             yield clock.step(1, "train", figures=shown)
             yield from self._validate_if_due(clock)
             if self.state.step % options.checkpoint_every == 0:
@@ -274,9 +289,15 @@ class Run:
         image, target = (t.to(self.fabric.device, non_blocking=True) for t in crops)
         return image, target
 
-    def _share(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """The samples that this process evaluates."""
-        return samples[self.fabric.global_rank :: self.fabric.world_size]
+    def _evaluate(self, samples: Sequence[Sample]) -> Generator[Progress, None, ConfusionMatrix]:
+        share = samples[self.fabric.global_rank :: self.fabric.world_size]
+        steps = evaluate_samples(self.network, share, self.dataset, self.recipe.data)
+        while not self.interrupts.came:
+            try:
+                yield next(steps)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+        return ConfusionMatrix(len(self.dataset.classes))  # of several processes, which end together now
 
     def _clip(self, limit: float) -> None:
         norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
@@ -293,7 +314,8 @@ class Run:
             self.state.validated = self.state.step
             return {}
         with self._averaged():
-            matrix = result_of(evaluate_samples(self.network, self._share(samples), self.dataset, self.recipe.data))
+            matrix = result_of(self._evaluate(samples))
+            self._together()
             if self.fabric.world_size > 1:
                 counts = self.fabric.all_reduce(torch.from_numpy(matrix.counts), reduce_op="sum")
                 matrix.counts[:] = counts.cpu().numpy()  # type: ignore[union-attr]
