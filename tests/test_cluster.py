@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +200,43 @@ def test_workers_that_would_compute_differently_are_refused(tmp_path: Path) -> N
 
     with pytest.raises(InputError, match="bfloat16 on cuda, float32 on cpu"):
         cluster.agreed(Client(), SegmentOptions(tmp_path))
+
+
+WORKING = """
+import time
+from napari_isdnet.engine import cluster
+
+cluster.local_size = lambda: (2, 1)
+try:
+    print("starts", flush=True)
+    with cluster.connect("local") as client:
+        waiting = client.map(time.sleep, [60, 61])
+        while not any(client.processing().values()):
+            time.sleep(0.1)
+        time.sleep(1)
+        print("works", flush=True)
+        client.gather(waiting)
+except KeyboardInterrupt:
+    print("said once", flush=True)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of POSIX sends Ctrl-C to all of a group")
+@pytest.mark.parametrize(("moment", "more"), [("starts", 0.7), ("starts", 1.5), ("works", 0)])
+def test_ctrl_c_is_answered_by_the_process_that_started_workers(moment: str, more: float) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-c", WORKING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert run.stdout is not None
+        while run.stdout.readline() != f"{moment}\n":
+            assert run.poll() is None
+        time.sleep(more)
+        os.killpg(run.pid, signal.SIGINT)
+        said, errors = run.communicate(timeout=60)
+        assert (said, errors) == ("said once\n", "")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)

@@ -8,11 +8,15 @@ image must be visible to every worker under the same path.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import signal
+import sys
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,10 +79,14 @@ def connect(address: str) -> Iterator[Any]:
         raise MissingExtra("--dask", "dask.distributed", "dask") from error
     if address == "local":
         count, threads = local_size()
+        with deaf():
+            cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
+                # What fails is said by the job in a sentence; what is ended in the middle of it is no fault.
+                silence_logs=logging.CRITICAL,
+            )  # fmt: skip
         with (
-            distributed.LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
-            ) as cluster,
+            cluster,
             distributed.Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
         ):
             client.wait_for_workers(count)
@@ -95,6 +103,23 @@ def connect(address: str) -> Iterator[Any]:
     with client:
         client.isdnet_threads = None  # type: ignore[attr-defined]
         yield client
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes and threads that are started within get no Ctrl-C: who starts them answers it, and ends them.
+
+    One that comes meanwhile takes effect at the end.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # as it begins, it makes the thread hear again that starts the first process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_address(address: str) -> None:
