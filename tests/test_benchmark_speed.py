@@ -205,6 +205,7 @@ def test_a_compiler_that_fails_leaves_the_plain_function(monkeypatch: pytest.Mon
         assert torch.equal(run(x), first)
 
 
+@pytest.mark.long
 def test_every_variant_of_the_ablation_builds_and_learns_nothing_undefined() -> None:
     small = {"channels": 16, "distillation": "sampled", "distillation_points": 16}
     x, y = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.long)

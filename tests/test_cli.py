@@ -182,6 +182,7 @@ def test_info(run: Runner, image: Path) -> None:
     assert "rows: 70" in run("info", image).out
 
 
+@pytest.mark.long
 def test_models_agree_with_the_published_counts(run: Runner) -> None:
     ran = run("models", "--json")
     rows = {row["name"]: row for row in ran.json["models"]}

@@ -233,6 +233,7 @@ def within(seconds: float, question: Callable[[], bool]) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
 def test_ctrl_c_ends_processes_that_wait_for_one_another(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", WAITING, FOLLOWER, str(tmp_path / "meet")]

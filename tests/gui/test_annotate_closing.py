@@ -151,6 +151,7 @@ def test_close_does_not_wait_for_the_disk_and_says_that_it_is_written(
         assert read_state(folder).position == project.store.position
 
 
+@pytest.mark.long
 def test_an_annotation_that_is_still_written_is_opened_again_and_painted(
     viewer: Any, qtbot: Any, dock: AnnotateWidget, folder: Path, disk: StuckDisk
 ) -> None:
@@ -171,6 +172,7 @@ def test_an_annotation_that_is_still_written_is_opened_again_and_painted(
     assert value_at(folder, 60, 60) == 0
 
 
+@pytest.mark.long
 def test_two_that_are_written_at_once_are_both_told_of(
     qtbot: Any, dock: AnnotateWidget, tmp_path: Path, disk: StuckDisk
 ) -> None:
@@ -231,6 +233,7 @@ print("closed", time.time(), flush=True)
 """
 
 
+@pytest.mark.long
 def test_a_process_that_ends_writes_what_is_left(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]

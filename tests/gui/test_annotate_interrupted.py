@@ -132,6 +132,7 @@ def test_the_class_list_is_edited_while_a_stroke_waits(viewer: Any, qtbot: Any, 
     assert "'background' is gone" in notification_manager.records[-1].message
 
 
+@pytest.mark.long
 def test_the_window_waits_for_no_stroke_that_takes_long(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
     """Looking around, closing and starting again, while a stroke is being painted; an edit window is refused."""
     paints, go = threading.Event(), threading.Event()

@@ -140,6 +140,7 @@ def test_images_that_leave_are_not_built_and_the_next_is(viewer, qtbot, tmp_path
     assert pyramid_of(three).source is sources[2]
 
 
+@pytest.mark.long
 def test_a_window_that_is_closed_in_the_middle_leaves_nothing(viewer, qtbot, tmp_path, cache) -> None:
     flat(tmp_path / "large.tif", 6001)
     opened(viewer, tmp_path / "large.tif")

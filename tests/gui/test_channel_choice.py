@@ -81,6 +81,7 @@ def test_other_channels_are_shown_and_belong_to_the_image(viewer, qtbot, load, t
     assert not load.channels.isVisibleTo(load)
 
 
+@pytest.mark.long
 def test_the_docks_take_the_channels_and_the_contrast_of_the_layer(viewer, qtbot, load, tmp_path) -> None:
     write_channels(tmp_path / "four.tif", 4)
     load.open(str(tmp_path / "four.tif"))

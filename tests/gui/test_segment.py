@@ -191,6 +191,7 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
     assert " --simplify 2 --polygons" in QApplication.clipboard().text()
 
 
+@pytest.mark.long
 def test_cancel_keeps_the_job_and_another_dock_resumes_it(viewer, qtbot, dock, tmp_path) -> None:
     choose(dock.region, "whole")
     choose(dock.context, "window")

@@ -180,6 +180,7 @@ def test_another_array_of_the_same_name_is_not_this_image(viewer, qtbot, dock) -
     assert dock.job_hint.text() == f"{begun}it is replaced, with its result (Image.job)."
 
 
+@pytest.mark.long
 def test_what_only_the_engine_finds_is_said_without_options(viewer, qtbot, dock, tmp_path) -> None:
     from napari.utils.notifications import notification_manager
 

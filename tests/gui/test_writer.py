@@ -108,6 +108,7 @@ def large(viewer: Any) -> Any:
     return make
 
 
+@pytest.mark.long
 def test_napari_s_own_tif_has_all_pixels_or_says_what_to_choose(
     large: Any, store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
