@@ -204,6 +204,7 @@ def test_workers_that_would_compute_differently_are_refused(tmp_path: Path) -> N
 
 WORKING = """
 import time
+from distributed import as_completed
 from napari_isdnet.engine import cluster
 
 cluster.local_size = lambda: (2, 1)
@@ -215,7 +216,8 @@ try:
             time.sleep(0.1)
         time.sleep(1)
         print("works", flush=True)
-        client.gather(waiting)
+        for _ in as_completed(waiting, loop=client.loop):
+            pass
 except KeyboardInterrupt:
     print("said once", flush=True)
 """

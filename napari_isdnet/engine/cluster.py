@@ -81,7 +81,9 @@ def connect(address: str) -> Iterator[Any]:
         count, threads = local_size()
         with deaf():
             cluster = distributed.LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
+                n_workers=count, threads_per_worker=1, processes=True, memory_limit=0,
+                # Without a dashboard there is a web server still: on a free port, and for this machine alone.
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 # What fails is said by the job in a sentence; what is ended in the middle of it is no fault.
                 silence_logs=logging.CRITICAL,
             )  # fmt: skip
