@@ -1,4 +1,4 @@
-"""The Annotate dock's state without a window: order, pieces of a drag, one-click regions, crashes."""
+"""The Annotate dock's state without a window: order, pieces of a drag, what is accepted, crashes."""
 
 from __future__ import annotations
 
@@ -8,37 +8,27 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytest.importorskip("qtpy")  # the package of widgets needs it, the controller does not
 
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Rectangle
-from napari_isdnet.annotation.suggest import Suggestion
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
-from napari_isdnet.io.sampling import level_for
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _annotate_controller as module
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_exchange import Watched
 from napari_isdnet.widgets._annotate_regions import (
     Placing,
-    predicted_region,
-    stroke_of,
-    superpixel,
-    window_around,
 )
-from napari_isdnet.widgets._next_region import Guide, mixed, why
 from napari_isdnet.window import Window
 
 SHAPE = (3000, 4000)
@@ -288,85 +278,6 @@ def test_nothing_predicted_is_said(controller, told) -> None:
     controller.accept([np.full(SHAPE, 255, np.uint8)], None, (5, 5), 1.0)
     assert controller.wait(5)
     assert "Nothing is predicted here" in str(told.errors[0])
-
-
-@given(st.integers(0, 4), st.integers(0, 60), st.integers(0, 60), st.integers(0, 2**32 - 1))
-def test_a_mask_of_any_level_covers_its_pixels_at_level_0(level: int, row: int, column: int, seed: int) -> None:
-    factor = 2**level
-    mask = np.random.default_rng(seed).random((9, 7)) < 0.5
-    mask[4, 3] = True
-    full = (80 * factor - factor // 2, 90 * factor)
-    shape = (80, 90)
-    expected = np.zeros(shape, bool)
-    expected[row : row + 9, column : column + 7] = mask
-    large = np.repeat(np.repeat(expected, factor, 0), factor, 1)[: full[0], : full[1]]
-    stroke = stroke_of(mask, Window(row, column, 9, 7), shape, full)
-    assert np.array_equal(stroke.cover(full).mask(Window.whole(full)), large)
-
-
-def test_a_large_region_is_kept_as_outlines_and_is_exact(monkeypatch) -> None:
-    from napari_isdnet.widgets import _annotate_regions as regions
-
-    mask = np.random.default_rng(0).random((12, 12)) < 0.5
-    args = (mask, Window(3, 5, 12, 12), (32, 32), (128, 128))
-    small = stroke_of(*args)
-    monkeypatch.setattr(regions, "_LARGEST_MASK", 1)
-    large = stroke_of(*args)
-    assert (small.kind, large.kind) == ("region", "polygon")
-    whole = Window(0, 0, 128, 128)
-    assert np.array_equal(small.cover((128, 128)).mask(whole), large.cover((128, 128)).mask(whole))
-
-
-def test_predicted_region_reads_a_bounded_window_of_the_displayed_level() -> None:
-    class Level:
-        def __init__(self, side: int) -> None:
-            self.shape = (side, side)
-
-        def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-            rows, columns = (k.stop - k.start for k in key)
-            assert rows * columns <= 1024 * 1024
-            assert self.shape == (25_000, 25_000)
-            return np.full((rows, columns), 2, np.uint8)
-
-    value, stroke = predicted_region([Level(100_000), Level(50_000), Level(25_000)], (50_000, 50_000), 5.0)
-    assert value == 2
-    assert stroke.cover((100_000, 100_000)).bounds.area == (4 * 1024) ** 2
-
-
-def test_superpixel_stops_at_an_edge_and_works_in_grey_and_16_bit() -> None:
-    pixels = np.full((600, 600), 1000, np.uint16)
-    pixels[:, 300:] = 9000
-    source = ArraySource([pixels], "grey")
-    for method in ("slic", "felzenszwalb"):
-        cover = superpixel(source, (300, 280), 40, 1.0, method).cover((600, 600))
-        mask = cover.mask(Window.whole((600, 600)))
-        assert mask[300, 280]
-        assert mask[:, 302:].sum() == 0
-    with pytest.raises(InputError, match="slic or felzenszwalb"):
-        superpixel(source, (1, 1), 40, 1.0, "magic")
-    with pytest.raises(InputError, match="outside the image"):
-        window_around((700, 0), (600, 600), (600, 600), 10)
-
-
-def test_the_level_that_is_read_has_a_pixel_for_each_on_the_screen() -> None:
-    shapes = [(1000, 800), (500, 400), (250, 200)]
-    assert [level_for(shapes, z) for z in (0.1, 1, 1.9, 2, 3.9, 4, 100)] == [0, 0, 0, 1, 1, 2, 2]
-
-
-def test_reasons_and_mixed_maps() -> None:
-    labels = np.zeros((4, 4))
-    labels[:, 2:] = 1
-    labels[3, 0] = np.nan
-    found = mixed(labels)
-    assert found[0].tolist() == [0, 1, 0, 0]
-    assert np.isnan(found[3, 0])
-    place = Suggestion(Window(0, 0, 5, 5), 0.9, 0.8, 0.4, 1.0)
-    assert why(place, Guide(uncertainty=object())).startswith("The network is unsure here (80% of")
-    ordinary = replace(place, uncertainty=0.3, typicality=0.9, trust=0.2)
-    assert why(ordinary, Guide(uncertainty=object())).startswith("An ordinary place, which teaches most")
-    assert why(replace(ordinary, trust=0.7), Guide(prediction=object())).startswith("The prediction is mixed here")
-    assert "branches disagree (40%)" in why(place, Guide(branches=(object(), object())))
-    assert why(place, Guide()).startswith("Far from what is painted. Segment")
 
 
 PAINTER = """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.annotation.naming import in_words, renamed
+from napari_isdnet.annotation.naming import renamed
 from napari_isdnet.annotation.strokes import Labels, Patch
 from napari_isdnet.classes import (
     ANNOTATION,
@@ -298,10 +298,7 @@ def _recoding(
     table = np.arange(256, dtype=np.uint8)
     if names is None:
         return table
-    called = store.naming().followed([names[k].name for k in seen], merged=True)
-    if note is not None:
-        for text in in_words(called):
-            note(f"{text}.")
+    called = store.naming().imported((names[k].name for k in seen), note)
     own, names = [c.name for c in store.classes], renamed(names, called)
     known = {k: index_of(names[k].name, own) for k in seen}
     missing = [k for k, index in known.items() if index is None]

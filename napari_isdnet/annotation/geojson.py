@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_isdnet.annotation.exchange import IndexView, check_room
-from napari_isdnet.annotation.naming import in_words
 from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
 from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
@@ -75,11 +74,8 @@ def import_geojson(
     if note is not None and (len(inside) < len(drawn) or not drawn):
         counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
-    called = store.naming().followed(list({item.name for item in inside if item.name}), merged=True)
+    called = store.naming().imported((item.name for item in inside if item.name), note)
     inside = [replace(item, name=called.get(item.name or "", item.name)) for item in inside]
-    if note is not None:
-        for text in in_words(called):
-            note(f"{text}.")
     _check_classes(store, [item.name or default_class or "" for item in inside], Path(path).name)
     dirty: dict[Window, None] = {}
     new = {} if store.classes or nameless is not None else classes_of(inside)

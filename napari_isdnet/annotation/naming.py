@@ -6,7 +6,7 @@ it keeps every edit of the class list, also those that were taken back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -70,6 +70,14 @@ class Naming:
                 found[name] = now
                 taken.add(folded(now))
         return found
+
+    def imported(self, names: Iterable[str], note: Callable[[str], None] | None) -> dict[str, str]:
+        """:meth:`followed`, also of merged classes, for what comes in from a file; ``note`` is told each."""
+        called = self.followed(list(dict.fromkeys(names)), merged=True)
+        if note is not None:
+            for text in in_words(called):
+                note(f"{text}.")
+        return called
 
     def of_model(self, names: Sequence[str], lineage: Mapping[str, Any]) -> dict[str, str]:
         """:meth:`followed` for the classes of a model that was trained on this annotation; {} for any other model."""

@@ -49,6 +49,11 @@ def open_dock(viewer: Any, qtbot: Any, folder: Path, model: str, picture: Path, 
     monkeypatch.setenv("NAPARI_ISDNET_CACHE", str(folder / "cache"))
     data, keywords, _ = read(picture)[0]
     viewer.add_image(data, **keywords)
+    return dock_beside(viewer, qtbot, folder, model)
+
+
+def dock_beside(viewer: Any, qtbot: Any, folder: Path, model: str) -> SegmentWidget:
+    """The dock, with ``model`` chosen, in a viewer that shows an image already; results go to ``folder / "out"``."""
     widget = SegmentWidget(viewer, LocalEngine(folder / "live"))
     viewer.window.add_dock_widget(widget, name="Segment")
     qtbot.waitUntil(lambda: widget.device.count() > 0, timeout=60_000)

@@ -15,13 +15,12 @@ from napari_isdnet import cli
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets import _inspect_controller as inspection
-from napari_isdnet.widgets._engine import LocalEngine
 from napari_isdnet.widgets._segment_layers import file_for_command
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.widgets.load import LoadWidget
 from napari_isdnet.widgets.segment import SegmentWidget
 from napari_isdnet.window import Window
-from tests.gui.segment_tools import choose, fields_network, segmented
+from tests.gui.segment_tools import choose, dock_beside, fields_network, segmented
 
 
 @pytest.fixture
@@ -90,25 +89,16 @@ def test_the_docks_take_the_channels_and_the_contrast_of_the_layer(viewer, qtbot
     qtbot.waitUntil(lambda: "channels 3, 1, 0" in looked_at(qtbot, load), timeout=10_000)
     load.load_button.click()
     layer = viewer.layers[0]
-    model = fields_network(tmp_path)
-    segment = SegmentWidget(viewer, LocalEngine(tmp_path / "live"))
-    viewer.window.add_dock_widget(segment, name="Segment")
-    qtbot.waitUntil(lambda: segment.device.count() > 0, timeout=60_000)
-    segment.choose_model(model)
-    qtbot.waitUntil(lambda: segment.model.currentData() == model, timeout=20_000)
-    segment.output.setText(str(tmp_path / "out"))
+    segment = dock_beside(viewer, qtbot, tmp_path, fields_network(tmp_path))
     choose(segment.region, "whole")
     the_dock_and_its_command_give_the_same_map(qtbot, segment, tmp_path)
     outlines_are_exported_as_chosen(qtbot, segment, tmp_path)
     annotate = AnnotateWidget(viewer)
     viewer.window.add_dock_widget(annotate, name="Annotate")
     annotate.start(tmp_path / "project")
-    assert annotate.controller._policy_of(file_source := layer.metadata["napari-isdnet"]["source"]).channels == (
-        3,
-        1,
-        0,
-    )
-    assert file_source.channels == 4
+    source = layer.metadata["napari-isdnet"]["source"]
+    assert source.channels == 4
+    assert annotate.controller._policy_of(source).channels == (3, 1, 0)
     annotate.stop()
     path, colors = file_for_command(layer)
     assert colors == {"contrast": "auto", "channels": (3, 1, 0)}
