@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
+from napari_isdnet.annotation.moment import NeverStill, at_one_moment
 from napari_isdnet.annotation.project import ENDING, Project, project_folder
-from napari_isdnet.annotation.saving import read_state
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.suggest import Suggestion, Unpainted, next_regions
 from napari_isdnet.cli_output import drive, print_table
@@ -22,6 +22,10 @@ _TRIES = 3
 
 def describe(image: Path) -> dict[str, Any]:
     """What is painted, and the models that were trained with it."""
+    return at_one_moment(_folder_of(image), lambda: _described(image))
+
+
+def _described(image: Path) -> dict[str, Any]:
     import time
 
     with Project.open(image, read_only=True) as project:
@@ -103,33 +107,33 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
             f"Annotation values (0 = unlabelled) are written to *.tif and *.ome.tif only, got '{output.name}'; use"
             " --values mask."
         )
-    for attempt in range(_TRIES):
+    tried: list[Path] = []
+
+    def export() -> dict[str, Any]:
         with _opened(image) as (project, source):
             assert project is not None
-            reference, state = _placed(source, image) if placed else None, read_state(project.folder)
+            reference, again = _placed(source, image) if placed else None, bool(tried)
             steps = write_out(
-                project.store, output, kind, source, values=values, georeference=reference,
-                overwrite=overwrite or attempt > 0,
-            )  # fmt: skip
-            try:
-                drive(steps, output.name, "Interrupted; nothing was written.")
-            except FileNotFoundError:  # the last label of a chunk was erased meanwhile
-                continue
-            if read_state(project.folder) == state:
-                return {"output": str(output), "format": kind, "pixels": sum(project.store.class_counts())}
-    raise InputError(
-        f"{image} is painted by another program faster than it can be exported; stop painting for a moment, or export"
-        " there. What was written is of several moments: do not use it."
-    )
+                project.store, output, kind, source, values=values, georeference=reference, overwrite=overwrite or again
+            )
+            drive(steps, output.name, "Interrupted; nothing was written.")
+            tried.append(output)
+            return {"output": str(output), "format": kind, "pixels": sum(project.store.class_counts())}
+
+    try:
+        return at_one_moment(_folder_of(image), export, _TRIES)
+    except NeverStill:
+        raise InputError(
+            f"{image} is painted by another program faster than it can be exported; stop painting for a moment, or"
+            " export there." + (" What was written is of several moments: do not use it." if tried else "")
+        ) from None
 
 
 def mend(image: Path) -> dict[str, Any]:
     """Make chunks, counts and undo of an annotation anew from its journal."""
-    folder = store_folder(image)
+    folder = _folder_of(image)
     if not (folder / JOURNAL).is_file():
-        with _opened(image) as (project, _):
-            assert project is not None
-            folder = project.folder
+        Project.open(image, read_only=True).close()  # which says that there is none
     with AnnotationStore.open(folder, rebuild=True) as store:
         counts = store.class_counts()
         return {"project": str(folder), "pixels": {c.name: n for c, n in zip(store.classes, counts, strict=True)}}
@@ -140,6 +144,22 @@ def places(
     placed: bool, overwrite: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The next places to paint, best first; to ``output`` as GeoJSON too."""
+    found, reference = at_one_moment(
+        _folder_of(image), lambda: _next_places(image, uncertainty, hardest, window, count, placed)
+    )
+    if output is not None:
+        _write_places(found, output, reference, overwrite)
+    return [
+        {"row": s.window.row, "column": s.window.column, "height": s.window.height, "width": s.window.width}
+        | {"score": round(s.score, 4), "remoteness": round(s.remoteness, 4)}
+        | ({} if uncertainty is None else {"uncertainty": round(s.uncertainty, 4)})
+        for s in found
+    ]
+
+
+def _next_places(
+    image: Path, uncertainty: Path | None, hardest: bool, window: int | None, count: int, placed: bool
+) -> tuple[Sequence[Suggestion], GeoReference | None]:
     import numpy as np
 
     from napari_isdnet.annotation.suggest import TRUST_FROM, place_side
@@ -159,15 +179,8 @@ def places(
             unsure = stack.enter_context(closing(open_source(uncertainty)))
             check_uncertainty(uncertainty, unsure)
         side = window or place_side(store.shape)
-        found = next_regions(unsure, store, window=side, count=count, trust_from=0.0 if hardest else TRUST_FROM)
-    if output is not None:
-        _write_places(found, output, reference, overwrite)
-    return [
-        {"row": s.window.row, "column": s.window.column, "height": s.window.height, "width": s.window.width}
-        | {"score": round(s.score, 4), "remoteness": round(s.remoteness, 4)}
-        | ({} if uncertainty is None else {"uncertainty": round(s.uncertainty, 4)})
-        for s in found
-    ]
+        trust = 0.0 if hardest else TRUST_FROM
+        return next_regions(unsure, store, window=side, count=count, trust_from=trust), reference
 
 
 def show_places(found: Sequence[dict[str, Any]]) -> None:
@@ -196,12 +209,7 @@ def _write_places(found: Sequence[Suggestion], path: Path, reference: GeoReferen
 @contextmanager
 def _leaving_nothing(image: Path) -> Iterator[None]:
     """Takes away the project that was made inside for ``image`` when that fails before anything is painted."""
-    from napari_isdnet.io.open import open_source
-
-    folder = store_folder(image)
-    if not (folder / JOURNAL).is_file() and folder.suffix != ENDING:
-        with closing(open_source(image)) as source:
-            folder = project_folder(image, quick_identity(source))
+    folder = _folder_of(image)
     if folder.exists():
         yield
         return
@@ -214,6 +222,17 @@ def _leaving_nothing(image: Path) -> Iterator[None]:
             if empty:
                 shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _folder_of(image: Path) -> Path:
+    """The project of an image, there or not yet."""
+    from napari_isdnet.io.open import open_source
+
+    folder = store_folder(image)
+    if (folder / JOURNAL).is_file() or folder.suffix == ENDING:
+        return folder
+    with closing(open_source(image)) as source:
+        return project_folder(image, quick_identity(source))
 
 
 @contextmanager

@@ -16,8 +16,10 @@ from PIL import Image
 
 from napari_isdnet import cli_painted
 from napari_isdnet.annotation import project as projects
+from napari_isdnet.annotation.chunks import REPAIR, ChunkCache
 from napari_isdnet.annotation.exchange import IndexView
 from napari_isdnet.annotation.geojson import import_geojson
+from napari_isdnet.annotation.layout import STATE
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
@@ -213,6 +215,33 @@ def test_class_names_are_printed_as_they_are(cli: Runner, image: Path, tmp_path:
     assert "low_vegetation: 2500 pixels" in cli("annotation", "info", image).out
 
 
+def test_what_is_saved_between_the_list_of_chunks_and_the_state_is_exported_too(
+    cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "tall.png"
+    Image.fromarray(np.zeros((600, 40, 3), np.uint8)).save(image)
+    with Project.open(image, ["a", "b"]) as project:
+        store, real, waiting = project.store, ChunkCache.rescan, [True]
+        monkeypatch.setattr(store._saver, "wake", lambda: None)  # nothing is saved but here
+
+        def rescan(cache: ChunkCache) -> None:
+            real(cache)
+            if waiting:  # the other program has listed the chunks, and has not read the state
+                waiting.pop()
+                store.flush()
+
+        monkeypatch.setattr(ChunkCache, "rescan", rescan)
+        store.paint(Rectangle(Window(0, 0, 10, 10)), 0)
+        assert cli("annotation", "export", image, "-o", tmp_path / "out.geojson").code == 0
+        shapes = json.loads((tmp_path / "out.geojson").read_text())["features"]
+        assert [f["properties"]["classification"]["name"] for f in shapes] == ["a"]
+        waiting.append(True)
+        store.paint(Rectangle(Window(550, 0, 10, 10)), 1)
+        facts = cli("annotation", "info", image, "--json").json
+        assert not waiting
+        assert [c["pixels"] for c in facts["classes"]] == [100, 100]
+
+
 def test_an_export_beside_a_program_that_paints_is_of_one_moment(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,13 +277,19 @@ def test_an_export_beside_a_program_that_paints_is_of_one_moment(
             cli_painted.take_out(image, tmp_path / "never.png", "mask", False, False)
 
 
-def test_damage_is_mended_by_the_command_that_the_message_names(cli: Runner, image: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["empty", "gone", "state"])
+def test_damage_is_mended_by_the_command_that_the_message_names(
+    cli: Runner, image: Path, tmp_path: Path, damage: str
+) -> None:
     assert cli("annotation", "import", image, written(tmp_path / "g.json", square())).code == 0
     chunk = tmp_path / "a.png.isdnet" / "annotations.zarr" / "0" / "c" / "0" / "0"
-    chunk.write_bytes(b"")
+    if damage == "empty":
+        chunk.write_bytes(b"")
+    else:
+        (chunk if damage == "gone" else tmp_path / "a.png.isdnet" / STATE).unlink()
     ran = cli("annotation", "export", image, "-o", tmp_path / "out.png")
     assert ran.code == 1
-    assert "'napari-isdnet annotation repair IMAGE' makes it anew" in ran.err
+    assert REPAIR in ran.err
     ran = cli("annotation", "repair", image, "--json")
     assert ran.json["pixels"] == {"tree": 2500}
     assert cli("annotation", "export", f"{image}.isdnet", "-o", tmp_path / "out.png").code == 0

@@ -65,7 +65,7 @@ def test_a_stroke_after_a_failed_save_does_not_wait_for_the_next_save(tmp_path):
 def test_damaged_counts_are_made_anew(tmp_path, content, rebuild):
     folder = painted(tmp_path / "a.isdnet")
     (folder / "index/0_0.json").write_bytes(content)
-    with pytest.raises(InputError, match="open it once for writing"):
+    with pytest.raises(InputError, match="makes it anew from the journal"):
         AnnotationStore.open(folder, read_only=True)
     assert counts(folder, rebuild) == (2500, 0, 0)
     with AnnotationStore.open(folder, read_only=True) as store:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from napari_isdnet_training import labelled
 
+from napari_isdnet.annotation import moment
 from napari_isdnet.annotation import store as store_module
 from napari_isdnet.annotation.chunks import ChunkCache
 from napari_isdnet.annotation.exchange import export_labels
@@ -85,7 +86,7 @@ def test_classes_of_an_exported_geojson_keep_their_order(tmp_path):
 
 @pytest.fixture
 def writer(tmp_path, monkeypatch):
-    monkeypatch.setattr(labelled, "_PAUSE", 0)
+    monkeypatch.setattr(moment, "_PAUSE", 0)
     with AnnotationStore.create(tmp_path / "a.isdnet", SHAPE, ["a", "b"]) as store:
         store.paint(FIRST, 0)
         store.paint(SECOND, 1)
@@ -128,13 +129,12 @@ def test_a_project_that_is_saved_all_the_time_is_named(writer, monkeypatch):
 
     real = labelled.take_snapshot
     monkeypatch.setattr(labelled, "take_snapshot", meddle)
-    monkeypatch.setattr(labelled, "_TRIES", 3)
     with pytest.raises(InputError, match="stop painting for a moment"):
         gathered(writer.folder)
 
 
 def test_an_error_of_a_project_at_rest_is_told_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(labelled.time, "sleep", lambda _seconds: pytest.fail("tried again"))
+    monkeypatch.setattr(moment.time, "sleep", lambda _seconds: pytest.fail("tried again"))
     with (
         AnnotationStore.create(tmp_path / "a.isdnet", SHAPE, ["a", "b"]),
         pytest.raises(InputError, match="no painted"),

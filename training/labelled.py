@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
 from napari_isdnet.annotation.geojson import Drawn, classes_of, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
-from napari_isdnet.annotation.saving import read_state
+from napari_isdnet.annotation.moment import at_one_moment
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from, index_of
 from napari_isdnet.engine.labels import open_labels
@@ -27,7 +26,6 @@ from napari_isdnet.progress import Progress, result_of
 from napari_isdnet.window import Grid
 
 _BLOCK = 2048
-_TRIES, _PAUSE = 20, 0.2  # seconds; a project that is being painted is saved twice a second at most
 Annotations: TypeAlias = str | os.PathLike[str] | AnnotationStore | Snapshot
 
 
@@ -76,26 +74,13 @@ def _of_project(folder: Path, fraction: float) -> Snapshot:
 
 
 def _saved(folder: Path, fraction: float) -> Snapshot:
-    """What a project has saved, of one moment, while another process may be writing to it.
+    """What a project has saved, of one moment, while another process may be writing to it."""
 
-    Opening and reading take a while: what they find counts when nothing was saved from before until after.
-    """
-    for _ in range(_TRIES):
-        before = read_state(folder)
-        try:
-            with AnnotationStore.open(folder, read_only=True) as store:
-                snapshot = take_snapshot(store, fraction)
-            if read_state(folder) == before:
-                return snapshot
-        except FileNotFoundError:  # the last label of a chunk was erased
-            pass
-        except InputError:
-            if read_state(folder) == before:
-                raise
-        time.sleep(_PAUSE)
-    raise InputError(
-        f"{folder} is saved faster by another process than it can be read; stop painting for a moment and start again."
-    )
+    def read() -> Snapshot:
+        with AnnotationStore.open(folder, read_only=True) as store:
+            return take_snapshot(store, fraction)
+
+    return at_one_moment(folder, read)
 
 
 def _of_file(

@@ -35,7 +35,7 @@ REPAIR = "'napari-isdnet annotation repair IMAGE' makes it anew from the journal
 
 
 class DamagedChunk(InputError):
-    """The file of a chunk is not whole."""
+    """The file of a chunk is not whole, or gone."""
 
 
 def chunk_path(key: Key) -> str:
@@ -177,7 +177,10 @@ class ChunkCache:
             return self._overlay[key]
         if key not in self._stored:
             return None
-        return (self.folder / chunk_path(key)).read_bytes()
+        try:
+            return (self.folder / chunk_path(key)).read_bytes()
+        except FileNotFoundError:  # read only: perhaps its last label was erased by the program that paints
+            raise DamagedChunk(f"{chunk_path(key)} of {self.folder} is missing; {REPAIR}") from None
 
     def waiting(self, level: int) -> set[Key]:
         """Chunks of ``level`` that changed since the last finished commit."""

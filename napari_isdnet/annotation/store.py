@@ -118,7 +118,7 @@ class AnnotationStore(Live, ClassEditing):
     def _catch_up(self, rebuild: bool) -> None:
         at, journal = self._now.position, self.journal
         known = 0 <= at <= journal.position and journal.entry(at)["id"] == self._now.id
-        if known and not rebuild and not self._saver.damaged:
+        if known and not rebuild and self._whole():
             try:
                 for entry in journal.entries(at):
                     self._apply(entry)
@@ -128,9 +128,13 @@ class AnnotationStore(Live, ClassEditing):
             except (KeyError, DamagedChunk):
                 pass  # an undo whose record is gone, a stroke on a damaged chunk: replay from the start instead
         if self.read_only and journal.position:
-            raise InputError(f"{self.folder} must be recovered from its journal; open it once for writing.")
+            raise InputError(f"What is saved of {self.folder} does not fit its journal of strokes; {REPAIR}")
         self._replay_all()
         self._finish_opening()
+
+    def _whole(self) -> bool:
+        """Whether the counts on disk can be read and every chunk that they count is there."""
+        return not self._saver.damaged and {(0, *place) for place in self._saver.counts()} <= self._cache.keys(0)
 
     def _finish_opening(self) -> None:
         if not self.read_only:

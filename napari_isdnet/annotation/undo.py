@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class UndoArea:
         for known in (self._new, self._writing, self._gone, self._stored):
             known.clear()
         for path in (self.folder / FOLDER).glob("*.bin"):
-            self._stored[int(path.stem)] = path.stat().st_size
+            with suppress(FileNotFoundError):  # read only: the program that paints dropped it
+                self._stored[int(path.stem)] = path.stat().st_size
         for name, data in pending(self.folder).items():
             if name.startswith(FOLDER + "/") and data is not None:
                 self._stored[int(Path(name).stem)] = len(data)
