@@ -17,7 +17,7 @@ from napari_isdnet.cli_output import drive, print_table
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, ImageSource, quick_identity
 
-_TRIES = 3
+_TRIES = 8  # an export may take long
 
 
 def describe(image: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from napari_isdnet import cli_painted
+from napari_isdnet.annotation import moment
 from napari_isdnet.annotation import project as projects
 from napari_isdnet.annotation.chunks import REPAIR, ChunkCache
 from napari_isdnet.annotation.exchange import IndexView
@@ -273,6 +274,7 @@ def test_an_export_beside_a_program_that_paints_is_of_one_moment(
             return export(steps, *rest)
 
         monkeypatch.setattr(cli_painted, "drive", always)
+        monkeypatch.setattr(moment, "_PAUSE", 0)
         with pytest.raises(InputError, match="faster than it can be exported"):
             cli_painted.take_out(image, tmp_path / "never.png", "mask", False, False)
 
