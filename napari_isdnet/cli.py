@@ -114,6 +114,7 @@ def segment(
     ] = None,
     polygons: Annotated[bool, options.option("Write class polygons as GeoJSON too.", "--polygons")] = False,
     simplify: options.SimplifyOption = 0.0,
+    min_area: options.MinAreaOption = 1,
     probabilities: options.ProbabilitiesOption = False,
     uncertainty: options.UncertaintyOption = False,
     device: options.DeviceOption = "auto",
@@ -138,8 +139,9 @@ def segment(
     """Write the class map of every IMAGE to the output folder, as files and as a job that can be resumed."""
     from napari_isdnet.cli_segment import segment_all
 
-    if simplify and not polygons:
-        raise typer.BadParameter("is about polygons: add --polygons.", param_hint="--simplify")
+    for name, asked in (("--simplify", simplify > 0), ("--min-area", min_area > 1)):
+        if asked and not polygons:
+            raise typer.BadParameter("is about polygons: add --polygons.", param_hint=name)
     settings = {
         "context": context.value,
         "window": window,
@@ -147,6 +149,7 @@ def segment(
         "formats": tuple(item.value for item in format or [options.Format.ome_zarr]),
         "polygons": polygons,
         "simplify": simplify,
+        "min_area": min_area,
         "probabilities": probabilities,
         "uncertainty": uncertainty,
         "device": device,

@@ -192,6 +192,15 @@ SimplifyOption = Annotated[
         min=0,
     ),
 ]
+MinAreaOption = Annotated[
+    int,
+    option(
+        "Areas of fewer pixels become, in --polygons, a part of the neighbour that they share most border with.",
+        "--min-area",
+        min=1,
+        metavar="PIXELS",
+    ),
+]
 ContrastOption = Annotated[
     Any,
     option(

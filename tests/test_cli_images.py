@@ -177,11 +177,18 @@ def test_outlines_are_simplified_when_asked_also_of_a_job_that_is_done(
     simple, fewer = outlines("--simplify", "2")
     assert simple == pytest.approx(area) == pytest.approx(SHAPE[0] * SHAPE[1])
     assert fewer < 0.7 * points
+    whole, fewer = outlines("--min-area", "1000")
+    assert whole == area
+    assert fewer < 0.7 * points
     assert outlines() == (area, points)
     for options in (("--simplify", "2"), ("--polygons", "--simplify", "-1"), ("--polygons", "--simplify", "inf")):
         code, _, err = segment(tmp_path / "rgb.jpg", *options)
         assert code != 0
         assert "simplif" in err[-1]
+    for options in (("--min-area", "2"), ("--polygons", "--min-area", "0")):
+        code, _, err = segment(tmp_path / "rgb.jpg", *options)
+        assert code == 2
+        assert "--min-area" in err[-1]
 
 
 def test_a_damaged_file_is_segmented_around_its_damage_when_asked(

@@ -85,6 +85,7 @@ class SegmentOptions:
     formats: tuple[str, ...] = ("ome-zarr",)
     polygons: bool = False
     simplify: float = 0.0
+    min_area: int = 1
     probabilities: bool = False
     uncertainty: bool = False
     device: str = "auto"
@@ -153,7 +154,7 @@ class _Job:
         for name in options.formats:
             check_format(name, self.region.shape)
         if options.polygons:
-            check_polygons(options.simplify)
+            check_polygons(options.simplify, options.min_area)
         o = options
         self.paths = job_outputs(o.output, source.name, o.formats, o.probabilities, o.uncertainty, o.polygons)
         self.policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
@@ -313,8 +314,10 @@ class _Job:
             from napari_isdnet.io.vector import export_polygons
 
             pixels = getattr(self.source, "pixels", (1.0, 1.0))  # of the file, where it was resampled
-            simplify = self.options.simplify
-            return export_polygons(stores.labels, path, pixels=pixels, simplify=simplify, overwrite=True)
+            o = self.options
+            return export_polygons(
+                stores.labels, path, pixels=pixels, simplify=o.simplify, min_area=o.min_area, overwrite=True
+            )
         if kind == "overlay":
             return self._overlay(stores, path)
         return export(stores.of(kind), path, name, overwrite=True)

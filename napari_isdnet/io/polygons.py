@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from shapely import Polygon
 
+    from napari_isdnet.io.sieve import Sieved
+
 CORE = 2048
 
 
@@ -35,8 +37,10 @@ class Joined:
     polygons: list[Polygon]
 
 
-def check_polygons(simplify: float) -> None:
+def check_polygons(simplify: float, min_area: int = 1) -> None:
     """:class:`InputError` where polygons cannot be made so, which a long job can say before it starts."""
+    if min_area < 1:
+        raise InputError(f"The smallest area must be a number of pixels from 1, got {min_area}.")
     if not 0 <= simplify < math.inf:
         raise InputError(f"The tolerance of simplified outlines must be a number of pixels from 0, got {simplify}.")
     if find_spec("rasterio") is None:
@@ -44,7 +48,7 @@ def check_polygons(simplify: float) -> None:
 
 
 def polygonise(
-    source: ImageSource, *, roi: Window | None = None, simplify: float = 0.0, core: int = CORE
+    source: ImageSource | Sieved, *, roi: Window | None = None, simplify: float = 0.0, core: int = CORE
 ) -> Iterator[Joined]:
     """Polygons of every 4-connected area of one class index (255 is left out), window by window, holes kept.
 

@@ -11,10 +11,11 @@ from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.geojson import Writer
-from napari_isdnet.io.polygons import CORE, polygonise
+from napari_isdnet.io.polygons import CORE, check_polygons, polygonise
+from napari_isdnet.io.sieve import Sieved, sieve
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Clock, Progress
-from napari_isdnet.window import Window
+from napari_isdnet.window import Grid, Window
 
 
 def export_polygons(
@@ -24,6 +25,7 @@ def export_polygons(
     *,
     map_coordinates: bool | None = None,
     simplify: float = 0.0,
+    min_area: int = 1,
     roi: Window | None = None,
     pixels: tuple[float, float] = (1.0, 1.0),
     overwrite: bool = False,
@@ -35,8 +37,10 @@ def export_polygons(
     map lies under them; elsewhere pixel corners of the image, x = column and y = row (also for a ``roi``, and for a
     store of a region, which knows its origin), each multiplied by ``pixels`` (rows, columns): how many pixels of the
     image one of a resampled map is. Every feature has QuPath's ``classification`` (name, color) and a ``class_index``;
-    :func:`polygonise` explains ``simplify``.
+    :func:`polygonise` explains ``simplify``; an area of fewer than ``min_area`` pixels becomes a part of a neighbour
+    (:func:`~napari_isdnet.io.sieve.sieve`), for which the map is read once more.
     """
+    check_polygons(simplify, min_area)
     infos = classes_from(classes if classes is not None else getattr(source, "classes", ()) or ())
     placed = source.georeference if map_coordinates is not False else None
     reference = placed if placed is not None and (map_coordinates or placed.crs) else None
@@ -44,10 +48,13 @@ def export_polygons(
         raise InputError(f"{source.name} has no position on the earth; leave map coordinates out to get pixels.")
     area = Window.whole(source.shape) if roi is None else roi
     row, column = getattr(source, "origin", (0, 0))
-    path, clock = Path(path), Clock(area.area)
+    path, clock = Path(path), Clock(area.area * (1 if min_area == 1 else 2))
     with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
         writer = Writer(file, infos, reference)
-        for joined in polygonise(source, roi=area, simplify=simplify, core=core):
+        labels: ImageSource | Sieved = source
+        if min_area > 1:
+            labels = yield from sieve(source, min_area, area, Grid(area.shape, (core, core)), clock)
+        for joined in polygonise(labels, roi=area, simplify=simplify, core=core):
             for index, polygon in zip(joined.classes, joined.polygons):
                 if index >= len(infos):
                     raise InputError(

@@ -102,6 +102,7 @@ class BatchForm(Controls):
         )  # fmt: skip
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
         self.outlines = self._combo("outlines", OUTLINES_TIP, *OUTLINES)
+        self.min_area = self._area_box()
         self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
         self.overwrite = self._check(
             "overwrite", "Replace", "Start over where an earlier result or job of other settings lies in the folder"
@@ -153,6 +154,7 @@ class BatchForm(Controls):
         form.addRow("Format", self.format)
         form.addRow("Also", in_row(self.polygons, self.uncertainty, self.overwrite))
         form.addRow("Outlines", self.outlines)
+        form.addRow("Areas", self.min_area)
         form.addRow("Compute on", self.where)
         form.addRow("Results", in_row(self.output, self.output_button))
         column.addLayout(form)

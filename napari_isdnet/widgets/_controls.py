@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QSpinBox,
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
@@ -49,6 +50,10 @@ OUTLINES = (
 OUTLINES_TIP = (
     "Outlines of the polygons: through every pixel's corner, or simplified about so far, neighbours together; 2 pixels"
     " take the stairs away and two thirds of the file"
+)
+AREAS_TIP = (
+    "In the polygons, areas of fewer pixels become a part of the neighbour that they share most border with (the"
+    " minimum mapping unit)"
 )
 
 
@@ -127,6 +132,19 @@ class Controls(QWidget):
 
     def _check(self, name: str, text: str, tip: str) -> QCheckBox:
         return self._dress(QCheckBox(text, self), name, tip)
+
+    def _spin(self, name: str, tip: str, low: int, high: int, value: int, suffix: str = "") -> QSpinBox:
+        box = self._dress(QSpinBox(self), name, tip)
+        box.setRange(low, high)
+        box.setValue(value)
+        box.setSuffix(suffix)
+        return box
+
+    def _area_box(self, tip: str = AREAS_TIP) -> QSpinBox:
+        box = self._spin("min_area", tip, 1, 10_000_000, 1, " pixels")
+        box.setPrefix("from ")
+        box.setSpecialValueText("of every size")
+        return box
 
     def _combo(self, name: str, tip: str, *items: tuple[str, Any]) -> QComboBox:
         box = self._dress(Box(self), name, tip)

@@ -39,10 +39,7 @@ class FineTuneForm(Controls):
         return label
 
     def _spin(self, name: str, tip: str, low: int, high: int, value: int, suffix: str = "") -> QSpinBox:
-        box = self._dress(QSpinBox(self), name, tip)
-        box.setRange(low, high)
-        box.setValue(value)
-        box.setSuffix(suffix)
+        box = super()._spin(name, tip, low, high, value, suffix)
         box.setKeyboardTracking(False)
         return box
 

@@ -76,6 +76,7 @@ class Settings:
     orientations: int = 1
     channels: tuple[int, ...] | None = None
     simplify: float = 0.0
+    min_area: int = 1
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS or self.region not in REGIONS:
@@ -96,6 +97,7 @@ class Settings:
             "memory": self.memory,
             "polygons": self.polygons,
             "simplify": self.simplify,
+            "min_area": self.min_area,
             "probabilities": self.probabilities,
             "uncertainty": self.uncertainty,
             "overwrite": self.overwrite,
@@ -144,6 +146,8 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
         parts += ["--memory", f"{settings.memory:g}"]
     if settings.polygons and settings.simplify:
         parts += ["--simplify", f"{settings.simplify:g}"]
+    if settings.polygons and settings.min_area > 1:
+        parts += ["--min-area", str(settings.min_area)]
     flags = ("polygons", "probabilities", "uncertainty", "overwrite")
     parts += [f"--{flag}" for flag in flags if getattr(settings, flag)]
     return shlex.join(parts)

@@ -68,7 +68,8 @@ class Exporting(SegmentForm):
     def export(self, path: Path, kind: str) -> None:
         """Write the last result to ``path`` in one of the engine's formats, or 'geojson'."""
         assert self.finished is not None
-        work = write_result(self.finished.labels, path, kind, float(self.outlines.currentData()))
+        simplify, min_area = float(self.outlines.currentData()), self.min_area.value()
+        work = write_result(self.finished.labels, path, kind, simplify, min_area)
         self.export_bar.run(
             work, on_result=lambda written: notify_info(f"Written: {written}"), on_error=notify_error,
             title="Exporting",

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
 from napari_isdnet.io.sink import FORMATS
 from napari_isdnet.widgets._class_table import ClassTable
 from napari_isdnet.widgets._controls import (
+    AREAS_TIP,
     ORIENTATIONS,
     ORIENTATIONS_TIP,
     OUTLINES,
@@ -95,6 +96,7 @@ class SegmentForm(Controls):
         self.format = self._combo("format", "File format of the class map", *((TITLES[key], key) for key in FORMATS))
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too (QuPath, QGIS)")
         self.outlines = self._combo("outlines", f"{OUTLINES_TIP}. Export takes them so, too", *OUTLINES)
+        self.min_area = self._area_box(f"{AREAS_TIP}. Export takes them so, too")
         self.uncertainty = self._check(
             "uncertainty", "Uncertainty", "Write a map of where the network is unsure, and show it as a layer"
         )
@@ -146,6 +148,7 @@ class SegmentForm(Controls):
         files.addRow("Also", in_row(self.polygons, self.uncertainty))
         files.addRow("", in_row(self.probabilities))
         files.addRow("Outlines", self.outlines)
+        files.addRow("Areas", self.min_area)
         column.addLayout(files)
         column.addWidget(self.segment_button)
         column.addWidget(self.job_hint)

@@ -70,15 +70,17 @@ def _asked(path: Path, name: str, metadata: dict[str, Any]) -> tuple[Path, str]:
     return store, kind
 
 
-def write_result(store: LabelStore, path: Path, kind: str, simplify: float = 0.0) -> Generator[Progress, None, Path]:
+def write_result(
+    store: LabelStore, path: Path, kind: str, simplify: float = 0.0, min_area: int = 1
+) -> Generator[Progress, None, Path]:
     """Write a finished result to ``path`` in one of the engine's formats, or as polygons ('geojson'); replaces it.
 
-    ``simplify``: the tolerance of the polygons' outlines in pixels.
+    ``simplify`` and ``min_area`` are those of :func:`~napari_isdnet.io.vector.export_polygons`, in pixels.
     """
     if kind == "geojson":
         from napari_isdnet.io.vector import export_polygons
 
-        return (yield from export_polygons(store, path, simplify=simplify, overwrite=True))
+        return (yield from export_polygons(store, path, simplify=simplify, min_area=min_area, overwrite=True))
     from napari_isdnet.io.sink import export
 
     return (yield from export(store, path, kind, overwrite=True))

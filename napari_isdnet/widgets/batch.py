@@ -56,6 +56,7 @@ class BatchWidget(BatchForm):
         self.bar.ended.connect(self._ended)
         for box in (self.model, self.context, self.orientations, self.format, self.outlines):
             box.currentIndexChanged.connect(lambda _: self._show_notes())
+        self.min_area.valueChanged.connect(lambda _: self._show_notes())
         for tick in (self.polygons, self.uncertainty):
             tick.toggled.connect(lambda _: self._show_notes())
         for box in (self.channels, self.contrast):
@@ -125,6 +126,7 @@ class BatchWidget(BatchForm):
         self.format.setCurrentIndex(max(0, self.format.findData((chosen.get("formats") or ["ome-zarr"])[0])))
         self.orientations.setCurrentIndex(max(0, self.orientations.findData(chosen.get("orientations", 1))))
         self.outlines.setCurrentIndex(max(0, self.outlines.findData(float(chosen.get("simplify", 0.0)))))
+        self.min_area.setValue(int(chosen.get("min_area", 1)))
         for name in ("polygons", "uncertainty", "overwrite"):
             getattr(self, name).setChecked(bool(chosen.get(name)))
         show_typed(self.where, chosen.get("dask", ""))
@@ -258,6 +260,7 @@ class BatchWidget(BatchForm):
             formats=[self.format.currentData()],
             polygons=self.polygons.isChecked(),
             simplify=float(self.outlines.currentData()) if self.polygons.isChecked() else None,
+            min_area=least if self.polygons.isChecked() and (least := self.min_area.value()) > 1 else None,
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),
             orientations=count if (count := int(self.orientations.currentData())) > 1 else None,

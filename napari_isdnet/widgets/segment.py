@@ -217,6 +217,7 @@ class SegmentWidget(Exporting):
             memory=_settings.memory_gib(),
             polygons=self.polygons.isChecked(),
             simplify=float(self.outlines.currentData()),
+            min_area=self.min_area.value(),
             probabilities=self.probabilities.isChecked(),
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),

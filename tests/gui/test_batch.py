@@ -15,9 +15,10 @@ from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_isdnet import cli
-from napari_isdnet.engine.batch import BatchQueue
+from napari_isdnet.engine.batch import DONE, BatchQueue, Item, command
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.widgets._batch_controller import done_with
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._image import source_of
 from napari_isdnet.widgets._lazy import pyramid_of
@@ -208,6 +209,26 @@ def test_what_was_done_with_another_model_or_of_another_image_says_so(
     again.output.setText(str(tmp_path / "out"))
     again.output.editingFinished.emit()
     assert again.table.item(0, 2).text().endswith("with lively")
+
+
+def test_polygons_made_otherwise_than_is_asked_now_are_told(batch, tmp_path) -> None:
+    batch.min_area.setValue(40)
+    assert "min_area" not in batch._chosen()  # no polygons are asked for
+    batch.polygons.setChecked(True)
+    exact = {**batch._chosen()}
+    batch.min_area.setValue(1)
+    batch.outlines.setCurrentIndex(batch.outlines.findData(2.0))
+    simple = batch._chosen()
+    assert (exact.get("min_area"), simple.get("min_area"), simple["simplify"]) == (40, None, 2.0)
+    item = Item("a.tif", "a", state=DONE, model="m", settings=exact)
+    assert done_with(item, "m", exact) == ""
+    assert done_with(item, "m", simple) == "outlines of every pixel, areas from 40 pixels"
+    item = replace(item, settings=simple)
+    assert done_with(item, "m", exact) == "outlines within 2 pixels, areas of every size"
+    batch.queue = BatchQueue(tmp_path / "out", [], "m", exact)
+    batch._show_settings()
+    assert (batch.min_area.value(), batch.outlines.currentData()) == (40, 0.0)
+    assert shlex.split(command(batch.queue))[-3:] == ["--polygons", "--min-area", "40"]
 
 
 def test_dropped_files_are_added_and_two_of_one_name_refused(qtbot, batch, images) -> None:

@@ -108,12 +108,14 @@ def test_the_docks_take_the_channels_and_the_contrast_of_the_layer(viewer, qtbot
 
 def outlines_are_exported_as_chosen(qtbot: Any, dock: SegmentWidget, folder: Path) -> None:
     sizes = []
-    for tolerance in (0.0, 2.0):
+    for tolerance, least in ((0.0, 1), (2.0, 1), (0.0, 500)):
         choose(dock.outlines, tolerance)
-        dock.export(folder / f"{tolerance}.geojson", "geojson")
+        dock.min_area.setValue(least)
+        dock.export(folder / "shapes.geojson", "geojson")
         qtbot.waitUntil(lambda: not dock.export_bar.running, timeout=20_000)
-        sizes.append((folder / f"{tolerance}.geojson").stat().st_size)
+        sizes.append((folder / "shapes.geojson").stat().st_size)
     assert 0 < sizes[1] < 0.8 * sizes[0]
+    assert 0 < sizes[2] < 0.8 * sizes[0]
 
 
 def the_dock_and_its_command_give_the_same_map(qtbot: Any, dock: SegmentWidget, folder: Path) -> None:

@@ -186,9 +186,10 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
         qtbot.waitUntil(lambda: not dock.export_bar.running, timeout=20_000)
         assert (tmp_path / name).stat().st_size > 0
     choose(dock.outlines, 2.0)
+    dock.min_area.setValue(30)
     dock.polygons.setChecked(True)
     dock.copy_button.click()
-    assert " --simplify 2 --polygons" in QApplication.clipboard().text()
+    assert " --simplify 2 --min-area 30 --polygons" in QApplication.clipboard().text()
 
 
 @pytest.mark.long

@@ -191,6 +191,7 @@ def test_the_command_is_one_the_command_line_takes() -> None:
         4,
         (3, 1, 0),
         2.0,
+        30,
     )
     words = shlex.split(command("image.tif", settings, Window(1, 2, 3, 4)))[1:]
     group = typer.main.get_command(app)
@@ -202,7 +203,7 @@ def test_the_command_is_one_the_command_line_takes() -> None:
     assert parsed.params["contrast"] == (0, 4095)
     assert [item.value for item in parsed.params["format"]] == list(chosen["formats"])
     flags = ("polygons", "probabilities", "uncertainty", "overwrite")
-    for name in (*flags, "device", "orientations", "channels", "simplify"):
+    for name in (*flags, "device", "orientations", "channels", "simplify", "min_area"):
         assert parsed.params[name] == chosen[name], name
 
 
