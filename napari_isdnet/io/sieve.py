@@ -109,7 +109,7 @@ class _Areas:
             np.concatenate([numbers[:, 1:].ravel(), numbers[1:].ravel()]),
         )
         # A border of two pieces that are large by themselves is never asked for.
-        small = np.append(sizes < smallest, False)
+        small = sizes < smallest
         low, high = _unpacked(pairs - start * _BOTH)
         self._keep(pairs, lengths, small[low] | small[high])
         rows, columns = slice(window.row, window.bottom), slice(window.column, window.right)
