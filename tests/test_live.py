@@ -205,6 +205,23 @@ def test_another_function_replaces_the_answers_in_place_and_a_stale_one_is_never
     pyramid.close()
 
 
+def test_a_function_that_is_replaced_as_a_window_is_told_answers_that_window_too() -> None:
+    pyramid = PredictionPyramid((128, 128), (64, 64), lambda w: np.zeros(w.shape, np.uint8))
+    told: list[Window] = []
+
+    def hear(window: Window, _labels: np.ndarray) -> None:
+        told.append(window)
+        if len(told) == 1:  # it is known, and its thread has not taken leave of it
+            pyramid.replace(lambda w: np.ones(w.shape, np.uint8))
+
+    pyramid._on_window = hear
+    pyramid.answer(0, Window.whole((128, 128)))
+    assert pyramid.wait(10)
+    assert pyramid.progress == (4, 4)
+    assert (pyramid.answer(0, Window.whole((128, 128))) == 1).all()
+    pyramid.close()
+
+
 def test_errors_follow_what_is_segmented_and_segment_nothing_of_their_own() -> None:
     from napari_isdnet.engine.errors import NOT_EVALUATED, WRONG, ErrorSource
     from napari_isdnet.engine.live_errors import LiveErrors

@@ -143,3 +143,61 @@ def test_what_is_renewed_is_shown_until_it_has_been_read_again() -> None:
     assert [w for level, w in fresh if level == 0] == [Window(512, 0, 512, 512)]
     assert len(fresh) <= len(pyramid.shapes)
     pyramid.close()
+
+
+def test_what_becomes_stale_as_it_is_told_is_read_again() -> None:
+    value = [1]
+    pyramid = TilePyramid([(512, 512)], lambda _, w: np.full(w.shape, value[0], np.uint8), threads=1)
+    view = Window(0, 0, 512, 512)
+
+    def change() -> None:  # on the thread that has just read a tile
+        if pyramid.answer(0, view)[0, 0] == 1 and value[0] == 1:
+            value[0] = 2
+            pyramid.renew(view)
+            pyramid.answer(0, view)
+
+    pyramid.on_change = change
+    pyramid.answer(0, view)
+    assert pyramid.wait(10)
+    assert value == [2]
+    assert (pyramid.answer(0, view) == 2).all()
+    pyramid.close()
+
+
+def test_a_wish_for_what_is_being_done_is_done_once_more_unless_it_failed_or_others_came() -> None:
+    at_it, go_on = threading.Event(), threading.Event()
+    begun: list[str] = []
+
+    def work(key: str) -> None:
+        begun.append(key)
+        at_it.set()
+        go_on.wait(10)
+        if key == "bad":
+            raise ValueError
+
+    queue: ViewQueue[str] = ViewQueue(work, threads=1)
+    for wishes, expected in (
+        ([["a"]], "a"),
+        ([["a"], ["a"]], "aa"),
+        ([["a"], ["b", "a"], ["b", "a"]], "aab"),
+        ([["a"], ["a"], ["b"]], "ab"),
+    ):
+        go_on.clear()
+        begun.clear()
+        for keys in wishes:
+            at_it.clear()
+            queue.replace(keys)
+            assert begun or at_it.wait(10)
+        go_on.set()
+        assert queue.wait(10)
+        assert "".join(begun) == expected
+    go_on.clear()
+    begun.clear()
+    at_it.clear()
+    queue.replace(["bad"])
+    assert at_it.wait(10)
+    queue.replace(["bad"])
+    go_on.set()
+    assert queue.wait(10)
+    assert begun == ["bad"]
+    queue.close()

@@ -45,6 +45,9 @@ class ViewQueue(Generic[Key]):
     ``work(key)`` runs in a worker thread; what it raises goes to ``on_error(key, error)``, also there. Threads start
     on the first wish, end after ``idle`` seconds without one, and are joined by :meth:`close`. ``busy`` of a key ends
     before the next key starts, so ``work`` may publish its result without a lock of the queue.
+
+    A key that is wished for while it is being worked on is worked on once more where that went well: what it is wished
+    for may have changed since the work began. ``work`` returns at once where it has nothing to do.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class ViewQueue(Generic[Key]):
         self._changed = threading.Condition()
         self._waiting: list[Key] = []  # reversed: the next one is last
         self._busy: set[Key] = set()
+        self._again: set[Key] = set()  # of the busy ones: those of the latest list
         self._threads: list[threading.Thread] = []
         self._sleeping = 0
         self._paused = False
@@ -73,8 +77,9 @@ class ViewQueue(Generic[Key]):
         with self._changed:
             if self._closed:
                 return
-            self._waiting = [key for key in keys if key not in self._busy]
-            self._waiting.reverse()
+            wishes = list(keys)
+            self._again = self._busy.intersection(wishes)
+            self._waiting = [key for key in reversed(wishes) if key not in self._busy]
             self._wake()
 
     def _wake(self) -> None:
@@ -109,8 +114,10 @@ class ViewQueue(Generic[Key]):
                     self._threads.remove(threading.current_thread())
                     self._changed.notify_all()
                     return
+            again = False
             try:
                 self._work(key)
+                again = True
             except Exception as error:  # reported, whatever it is: a worker thread must not die silently
                 if self._on_error is not None:
                     with suppress(Exception):  # whoever listened may be gone; the thread must live on
@@ -118,6 +125,9 @@ class ViewQueue(Generic[Key]):
             finally:
                 with self._changed:
                     self._busy.discard(key)
+                    if again and key in self._again:
+                        self._waiting.append(key)
+                    self._again.discard(key)
                     self._changed.notify_all()
 
     @property
@@ -147,6 +157,7 @@ class ViewQueue(Generic[Key]):
         with self._changed:
             self._closed = True
             self._waiting.clear()
+            self._again.clear()
             threads = list(self._threads)
             self._changed.notify_all()
         for thread in threads:
