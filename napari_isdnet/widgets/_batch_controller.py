@@ -78,7 +78,15 @@ def policy_of(source: ImageSource, settings: Mapping[str, Any]) -> IntensityPoli
 
 
 def run(queue: BatchQueue) -> Generator[BatchProgress, None, dict[str, int]]:
-    """The queue, with the model read once and one core left to the window."""
+    """The queue, with the model read once and one core left to the window.
+
+    It is written at once: reading the model takes seconds, and whoever cancels by then goes on from it later.
+    """
+    queue.save()
+    return _run(queue)
+
+
+def _run(queue: BatchQueue) -> Generator[BatchProgress, None, dict[str, int]]:
     keep_triton_out()
     from napari_isdnet.engine.device import set_threads
     from napari_isdnet.engine.viewqueue import spare_core_threads

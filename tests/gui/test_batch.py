@@ -18,7 +18,7 @@ from napari_isdnet import cli
 from napari_isdnet.engine.batch import DONE, BatchQueue, Item, command
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.checkpoint import save_model
-from napari_isdnet.widgets._batch_controller import done_with
+from napari_isdnet.widgets import _batch_controller as work
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._image import source_of
 from napari_isdnet.widgets._lazy import pyramid_of
@@ -175,6 +175,13 @@ def test_cancelled_it_goes_on_in_another_window(viewer, qtbot, batch, images, mo
     qtbot.waitUntil(lambda: states(again) == ["done", "done", "failed"] and not again.bar.running, timeout=60_000)
 
 
+def test_a_run_that_is_cancelled_before_its_first_step_has_left_its_queue(images, model, tmp_path) -> None:
+    queue = BatchQueue(tmp_path, model=str(model))
+    queue.add([images / "a.tif"])
+    work.run(queue).close()
+    assert [item.stem for item in BatchQueue.open(tmp_path).items] == ["a"]
+
+
 @pytest.mark.long
 def test_what_was_done_with_another_model_or_of_another_image_says_so(
     viewer, qtbot, batch, images, model, tmp_path
@@ -221,10 +228,10 @@ def test_polygons_made_otherwise_than_is_asked_now_are_told(batch, tmp_path) -> 
     simple = batch._chosen()
     assert (exact.get("min_area"), simple.get("min_area"), simple["simplify"]) == (40, None, 2.0)
     item = Item("a.tif", "a", state=DONE, model="m", settings=exact)
-    assert done_with(item, "m", exact) == ""
-    assert done_with(item, "m", simple) == "outlines of every pixel, areas from 40 pixels"
+    assert work.done_with(item, "m", exact) == ""
+    assert work.done_with(item, "m", simple) == "outlines of every pixel, areas from 40 pixels"
     item = replace(item, settings=simple)
-    assert done_with(item, "m", exact) == "outlines within 2 pixels, areas of every size"
+    assert work.done_with(item, "m", exact) == "outlines within 2 pixels, areas of every size"
     batch.queue = BatchQueue(tmp_path / "out", [], "m", exact)
     batch._show_settings()
     assert (batch.min_area.value(), batch.outlines.currentData()) == (40, 0.0)
