@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from pytestqt.qtbot import QtBot
 
 pytest.importorskip("napari")
 pytest.importorskip("qtpy")
@@ -93,6 +94,26 @@ def viewers_made_lightly() -> Iterator[None]:
         patched.setattr(PluginManifest, "discover", discover)
         patched.setattr(NapariSettings, "_maybe_save", lambda _settings: None)
         patched.setattr(QtWelcomeWidget, "refresh", lambda _page, _event=None: None)
+        yield
+
+
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(autouse=True, scope="session")
+def as_long_as_it_takes() -> Iterator[None]:
+    """Waiting for a condition ends with it. A test that names less time than this would fail on a busy machine only."""
+    until, signal = QtBot.waitUntil, QtBot.waitSignal
+
+    def wait_until(bot: QtBot, callback: Callable[[], Any], *, timeout: int = 0) -> None:
+        until(bot, callback, timeout=max(timeout, PATIENCE_MS))
+
+    def wait_signal(bot: QtBot, found: Any, *, timeout: int = 0) -> Any:
+        return signal(bot, found, timeout=max(timeout, PATIENCE_MS))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(QtBot, "waitUntil", wait_until)
+        patched.setattr(QtBot, "waitSignal", wait_signal)
         yield
 
 

@@ -313,6 +313,7 @@ def test_edit_window_with_naparis_tools_is_flushed_by_itself(viewer, qtbot, dock
     drag(viewer, edit.layer, [(650 - corner.row, 900 - corner.column), (650 - corner.row, 950 - corner.column)])
     edit.layer.fill((0, 0), 2)
     qtbot.waitUntil(lambda: painted(dock)[corner.row, corner.column] == 2, timeout=5000)
+    settle(qtbot, dock)  # other chunks of the same stroke come after that corner's
     assert painted(dock)[650, 920] == 1
     dock.undo_button.click()
     settle(qtbot, dock)

@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,10 +321,12 @@ def test_one_held_out_place_is_said_before_a_run_and_not_after_it(
     dock.lock(False)  # as after a run
     assert not dock.train_button.isEnabled()
     with pytest.MonkeyPatch.context() as patch:  # counted before the forecast is there, which loads torch
-        patch.setattr(dock.controller, "forecast", lambda *_: time.sleep(1))
+        go = threading.Event()
+        patch.setattr(dock.controller, "forecast", lambda *_: go.wait(LONG / 1000) and None)
         dock.held_out.setValue(0)
         qtbot.waitUntil(dock.train_button.isEnabled, timeout=LONG)
         assert dock.estimate.text() == ""
+        go.set()
         qtbot.waitUntil(lambda: not dock._count.running, timeout=LONG)
 
 

@@ -61,15 +61,26 @@ def test_cancel_closes_the_generator_and_tells_so_once(qtbot) -> None:
 
 def test_pause_takes_no_further_step(qtbot) -> None:
     log: list[str] = []
-    job = Job(lambda: endless(log)).start()
-    qtbot.waitUntil(lambda: "step" in log)
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def work() -> Generator[Progress, None, None]:
+        for step in endless(log):
+            at_it.set()
+            go_on.wait(10)
+            yield step
+
+    told: list[Progress] = []
+    job = Job(work)
+    job.progressed.connect(told.append)
+    job.start()
+    assert at_it.wait(10)
     job.pause()
+    go_on.set()
+    qtbot.waitUntil(lambda: len(told) == 1)  # the step at hand is over
     qtbot.wait(50)
-    before = len(log)
-    qtbot.wait(50)
-    assert len(log) == before
+    assert log == ["step"]
     job.resume()
-    qtbot.waitUntil(lambda: len(log) > before)
+    qtbot.waitUntil(lambda: len(log) > 1)
     job.stop()
     assert log[-1] == "closed"
 
@@ -126,8 +137,7 @@ def test_a_second_run_replaces_the_first(qtbot) -> None:
     bar.run(lambda: endless(log))
     qtbot.waitUntil(lambda: log.count("step") > 3)
     bar.run(lambda: counted(3), on_result=results.append)
-    qtbot.waitUntil(lambda: results == ["result"])
-    assert log[-1] == "closed"
+    qtbot.waitUntil(lambda: results == ["result"] and log[-1] == "closed")  # the first ends after the step at hand
 
 
 @pytest.mark.parametrize("when", ["in the last step", "before it is told", "told"])

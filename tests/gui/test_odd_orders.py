@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -165,15 +166,19 @@ def test_comparing_again_does_not_wait_for_the_step_at_hand(viewer: Any, qtbot: 
     errors.compare()
     qtbot.waitUntil(lambda: errors.result is not None, timeout=15_000)
 
+    at_it, go_on, over = threading.Event(), threading.Event(), threading.Event()
+
     def slowly() -> Any:
         yield Progress(0, 1, "Comparing")
-        time.sleep(1.5)
+        at_it.set()
+        go_on.wait(20)
+        over.set()
 
     errors.bar.run(slowly)
-    qtbot.wait(200)
-    began = time.monotonic()
+    assert at_it.wait(20)
     errors.compare()
-    assert time.monotonic() - began < 1
+    assert not over.is_set()
+    go_on.set()
     qtbot.waitUntil(lambda: errors.result is not None and not errors.bar.running, timeout=15_000)
 
 
