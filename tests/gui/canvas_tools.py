@@ -30,6 +30,20 @@ def on_screen(viewer: Any, layer: Any, place: Place) -> QPoint:
     )
 
 
+def drawn(qtbot: Any, viewer: Any) -> None:
+    """Until the canvas has been drawn once more: napari looks then which level of which part is seen."""
+    canvas, times = canvas_of(viewer), []
+    draw = canvas._vispy_canvas.events.draw  # type: ignore[attr-defined]
+
+    def note(_event: Any) -> None:
+        times.append(True)
+
+    draw.connect(note, position="last")
+    canvas.update()
+    qtbot.waitUntil(lambda: bool(times))
+    draw.disconnect(note)
+
+
 def mouse(
     canvas: QWidget, kind: QEvent.Type, at: QPoint, keys: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier
 ) -> None:

@@ -29,23 +29,23 @@ from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.window import Window
 
 from .annotate_tools import look, painted, settle, start_over, tiles
-from .canvas_tools import canvas_of, drag, hover, key, mouse, on_screen
+from .canvas_tools import canvas_of, drag, drawn, hover, key, mouse, on_screen
 
 CONTROL, SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
 SHAPE = (1400, 1800)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("drawn") / "field.tif"
     tifffile.imwrite(path, tiles(SHAPE), photometric="rgb", tile=(256, 256))
     return path
 
 
 @pytest.fixture
-def picture(drawn: Path, tmp_path: Path) -> Path:
+def picture(written: Path, tmp_path: Path) -> Path:
     """In a folder of its own: annotations lie beside it."""
-    return Path(shutil.copy(drawn, tmp_path))
+    return Path(shutil.copy(written, tmp_path))
 
 
 def add_image(viewer: Any, path: Path) -> Any:
@@ -60,7 +60,7 @@ def dock(viewer: Any, picture: Path, qtbot: Any) -> AnnotateWidget:
     widget = AnnotateWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Annotate")
     widget.start_button.click()
-    qtbot.wait(50)
+    drawn(qtbot, viewer)
     return widget
 
 
@@ -69,7 +69,7 @@ def dock(viewer: Any, picture: Path, qtbot: Any) -> AnnotateWidget:
 )
 def test_a_drag_paints_what_the_brush_covers_at_any_zoom(viewer, qtbot, dock, zoom: float) -> None:
     look(viewer, (700, 900), zoom)
-    qtbot.wait(80)
+    drawn(qtbot, viewer)
     layer = dock.canvas.layer
     dock.choose(tool="brush", size=24)
     reach = 60 / zoom
@@ -162,7 +162,7 @@ def test_outlines_by_clicks(viewer, qtbot, dock) -> None:
 
 def polygon_by_clicks_with_a_rubber_band(viewer: Any, qtbot: Any, dock: AnnotateWidget) -> None:
     look(viewer, (700, 900), 1.0)
-    qtbot.wait(80)
+    drawn(qtbot, viewer)
     layer = dock.canvas.layer
     key(viewer, Qt.Key.Key_P)
     for corner in [(600, 800), (600, 1000), (1000, 1000), (800, 1000), (800, 800)]:
@@ -362,6 +362,11 @@ def the_copied_command_writes_the_outlines(qtbot: Any, dock: AnnotateWidget, tmp
     assert len(written["features"]) == 1
 
 
+def arrived(qtbot: Any, dock: AnnotateWidget) -> None:
+    """Until the view has flown to where it was sent."""
+    qtbot.waitUntil(lambda: dock._flight.state() != dock._flight.State.Running)
+
+
 @pytest.mark.long
 def test_next_region_flies_to_the_unsure_place_and_says_why(viewer, qtbot, dock, monkeypatch) -> None:
     unsure = np.full(SHAPE, 10, np.uint8)
@@ -373,14 +378,14 @@ def test_next_region_flies_to_the_unsure_place_and_says_why(viewer, qtbot, dock,
     monkeypatch.setattr("napari_isdnet.widgets._next_region.next_regions", partial(next_regions, trust_from=0))
     key(viewer, Qt.Key.Key_N)
     qtbot.waitUntil(lambda: dock.reason.isVisibleTo(dock), timeout=10_000)
-    qtbot.wait(600)
+    arrived(qtbot, dock)
     assert "unsure" in dock.reason.text()
     assert viewer.camera.center[-2] == pytest.approx(175, abs=5)
     assert viewer.camera.center[-1] == pytest.approx(175, abs=5)
     first = viewer.camera.center
     dock.next_button.click()
-    qtbot.wait(700)
-    assert viewer.camera.center != first
+    qtbot.waitUntil(lambda: viewer.camera.center != first)
+    arrived(qtbot, dock)
     assert len(dock.findChildren(QVariantAnimation)) == 1
 
 

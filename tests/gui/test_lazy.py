@@ -12,6 +12,7 @@ from napari_isdnet.engine.tiles import TilePyramid
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets._lazy import LazyLevel, canvases, layer_data, lazy_levels, main_window, pyramid_of, watch
 from napari_isdnet.window import Window, pyramid_shapes
+from tests.gui.canvas_tools import drawn
 
 
 def picture(shape=(100_000, 100_000), delay: threading.Event | None = None):
@@ -116,7 +117,7 @@ def test_a_removed_layer_is_deleted_in_the_context_of_the_canvas(viewer, qtbot, 
     if others:
         viewer.add_labels(np.ones((64, 64), np.uint8))
     image = viewer.add_image(np.zeros((64, 64), np.uint8))
-    qtbot.wait(200)
+    drawn(qtbot, viewer)
     contexts = []
     delete = GlirProgram.delete
     monkeypatch.setattr(

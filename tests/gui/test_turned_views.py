@@ -14,7 +14,8 @@ from qtpy.QtTest import QTest
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.widgets.errors import ErrorsWidget
 from napari_isdnet.window import Window
-from tests.gui.canvas_tools import canvas_of, mouse
+from tests.gui.annotate_tools import settle
+from tests.gui.canvas_tools import canvas_of, drawn, mouse
 
 pytestmark = pytest.mark.long  # what a dock survives: a window each
 
@@ -28,7 +29,7 @@ def dock(viewer: Any, tmp_path: Path, qtbot: Any) -> AnnotateWidget:
     viewer.window.add_dock_widget(widget, name="Annotate")
     widget.start(tmp_path / "field.isdnet")
     viewer.dims.order = (1, 0)
-    qtbot.wait(200)
+    drawn(qtbot, viewer)
     widget.choose(tool="brush", size=30)
     return widget
 
@@ -53,11 +54,11 @@ def shown(dock: AnnotateWidget) -> np.ndarray:
 
 def test_a_stroke_is_shown_where_it_is_stored_when_rows_run_across(viewer, qtbot, dock) -> None:
     viewer.camera.center, viewer.camera.zoom = (300, 1000), 1.0
-    qtbot.wait(200)
-    drawn: list[np.ndarray] = []
-    across(viewer, lambda: drawn.append(shown(dock)))
-    dock.controller.wait(10)
-    qtbot.wait(200)
+    drawn(qtbot, viewer)
+    seen: list[np.ndarray] = []
+    across(viewer, lambda: seen.append(shown(dock)))
+    settle(qtbot, dock)
+    drawn(qtbot, viewer)
     stored = dock.controller.store.read_labels(Window.whole(SHAPE))
     rows, columns = np.nonzero(stored)
     assert rows.min() < 1010
@@ -66,7 +67,7 @@ def test_a_stroke_is_shown_where_it_is_stored_when_rows_run_across(viewer, qtbot
     (top, left), (bottom, right) = dock.canvas.layer.corner_pixels
     part = stored[top : bottom + 1, left : right + 1].T
     np.testing.assert_array_equal(shown(dock), part)
-    different = (drawn[0] != part).sum()
+    different = (seen[0] != part).sum()
     assert different < 0.05 * (part > 0).sum()
 
 
@@ -91,7 +92,7 @@ def test_next_region_and_worst_window_are_flown_to_when_rows_run_across(viewer, 
 
 def test_painting_in_three_dimensions_is_refused_in_words(viewer, qtbot, dock) -> None:
     viewer.dims.ndisplay = 3
-    qtbot.wait(200)
+    drawn(qtbot, viewer)
     across(viewer)
     assert "view of two dimensions" in notification_manager.records[-1].message
     assert dock.controller.wait(10)
