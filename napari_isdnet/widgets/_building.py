@@ -87,6 +87,7 @@ class Builder(QObject):
         self._next()
 
     def _cancelled(self, pyramid: ImagePyramid) -> None:
+        _give_up(pyramid)  # a generator that was closed before its first step has done nothing
         notify_info(f"'{pyramid.source.name}' has no pyramid now; open it again to have one built.")
         self._over(pyramid)
 
@@ -104,5 +105,10 @@ def _build(pyramid: ImagePyramid) -> Generator[Progress, None, None]:
                 done, shown = [], time.monotonic()
             yield Progress(progress.done, progress.total, title, None, progress.seconds_left)
     finally:
-        source.give_up()
-        pyramid.renew(Window.whole(source.shape))
+        _give_up(pyramid)
+
+
+def _give_up(pyramid: ImagePyramid) -> None:
+    assert isinstance(pyramid.source, OverviewSource)
+    pyramid.source.give_up()
+    pyramid.renew(Window.whole(pyramid.source.shape))

@@ -17,6 +17,7 @@ from napari_isdnet.io.overviews import OverviewSource, halve_mean
 from napari_isdnet.widgets._image import source_of
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._lazy import main_window, pyramid_of
+from napari_isdnet.widgets._worker import Job
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +117,25 @@ def test_a_pyramid_can_be_cancelled_and_the_image_is_seen_without(viewer, qtbot,
     bar.cancel_button.click()
     qtbot.waitUntil(lambda: not bar.running, timeout=10_000)
     assert notification_manager.records[-1].message.startswith("'large' has no pyramid now")
-    assert not list(cache.iterdir())
+    assert not cache.exists() or not list(cache.iterdir())
     assert not source_of(layer).built
     qtbot.waitUntil(lambda: sharp(layer, levels), timeout=60_000)
     again = opened(viewer, tmp_path / "large.tif")
     qtbot.waitUntil(lambda: source_of(again).built, timeout=60_000)
+
+
+@pytest.mark.long
+def test_a_pyramid_that_is_cancelled_before_its_first_step_is_given_up(viewer, qtbot, tmp_path, monkeypatch) -> None:
+    levels, start = flat(tmp_path / "large.tif", 5000), Job.start
+
+    def cancelled(job: Job) -> Job:
+        job.cancel()
+        return start(job)
+
+    monkeypatch.setattr(Job, "start", cancelled)
+    layer = opened(viewer, tmp_path / "large.tif")
+    qtbot.waitUntil(lambda: sharp(layer, levels))
+    assert not source_of(layer).to_come
 
 
 @pytest.mark.long
