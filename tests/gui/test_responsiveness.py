@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from napari_isdnet.engine.tiles import TilePyramid
+from napari_isdnet.widgets import _responsiveness
 from napari_isdnet.widgets._lazy import layer_data, watch
 from napari_isdnet.widgets._responsiveness import DOING, Heartbeat, measure, pan_and_zoom
 from napari_isdnet.window import pyramid_shapes
 from tests import finetune_tools as tools
 
 
-def test_a_held_main_thread_is_seen(qtbot) -> None:
+def test_a_held_main_thread_is_seen(qtbot, monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(_responsiveness, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     heartbeat = Heartbeat()
     with heartbeat:
-        qtbot.wait(50)
-        time.sleep(0.2)
-        qtbot.wait(50)
-    assert max(heartbeat.gaps) >= 0.18
-    assert sum(gap >= 0.18 for gap in heartbeat.gaps) == 1
+        qtbot.waitUntil(lambda: len(heartbeat.gaps) == 2)
+        now[0] += 0.2
+        qtbot.waitUntil(lambda: len(heartbeat.gaps) == 4)
+    assert [round(gap, 3) for gap in heartbeat.gaps] == [0, 0, 0.195, 0]
 
 
 def test_the_scripted_path_goes_from_the_whole_to_full_resolution(viewer, qtbot) -> None:

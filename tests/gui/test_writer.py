@@ -189,7 +189,14 @@ def clicking_the_cross_of_the_bar_lets_the_saving_end(layer: Any, viewer: Any, t
 def test_closing_the_window_while_saving_leaves_nothing(layer: Any, viewer: Any, tmp_path: Path, monkeypatch) -> None:
     steps: list[int] = []
     monkeypatch.setattr(_writer, "write_result", slow(steps))
-    QTimer.singleShot(500, viewer.close)
+
+    def close() -> None:
+        if steps:
+            viewer.close()
+        else:
+            QTimer.singleShot(100, close)
+
+    QTimer.singleShot(100, close)
     with pytest.raises(RuntimeError, match="was stopped; nothing was written"):
         layer.save(str(tmp_path / "b.ome.zarr"))
     count = len(steps)
