@@ -156,6 +156,7 @@ def the_dock_says_what_is_painted_what_it_guards_and_how_long_it_takes(qtbot: An
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # two runs and five maps of the whole picture
 def test_better_weights_show_at_once_and_the_history_goes_back(
     viewer: Any, qtbot: Any, opened: Any, models: Any, tmp_path: Path
 ) -> None:
@@ -168,8 +169,7 @@ def test_better_weights_show_at_once_and_the_history_goes_back(
     assert "mIoU 0.300 → 0.600" in dock.status.text()
     assert (shown_everywhere(qtbot, dock, AFTER) == 0).all()  # red, as the better model has it
     assert (shown_everywhere(qtbot, dock, BEFORE) == 2).all()
-    names = [layer.name for layer in viewer.layers]
-    assert names == ["scene", "scene before (bare)", "scene after (m001)"]
+    assert [layer.name for layer in viewer.layers] == ["scene", "scene before (bare)", "scene after (m001)"]
     qtbot.waitUntil(lambda: dock.changes.rowCount() == 3 and "100" in dock.changes.item(2, 1).text(), timeout=LONG)
     assert texts(dock.changes) == [
         ["red", "0.0% → 100.0%", "0.30 → 0.60"], ["green", "0.0% → 0.0%", ""], ["blue", "100.0% → 0.0%", ""]
@@ -386,10 +386,9 @@ def test_cancelling_before_the_first_step_is_said(qtbot: Any, opened: Any, monke
     at_it = threading.Event()
 
     def train(*_: Any) -> Any:
-        yield Progress(0, 1, "Taking a snapshot of the annotation")
-        at_it.set()
         while True:
             yield Progress(0, 1, "Taking a snapshot of the annotation")
+            at_it.set()
 
     monkeypatch.setattr(dock.controller, "train", train)
     qtbot.waitUntil(dock.train_button.isEnabled, timeout=LONG)
