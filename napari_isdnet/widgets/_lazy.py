@@ -178,7 +178,8 @@ class Painter(QObject):
     def _tell(self) -> None:  # worker thread
         if not self._waiting:
             self._waiting = True
-            self._changed.emit()
+            with suppress(RuntimeError):  # its layer has gone just now; the others of this pyramid are still to be told
+                self._changed.emit()
 
     def _schedule(self) -> None:
         if not self._timer.isActive():

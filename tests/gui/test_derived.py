@@ -165,3 +165,17 @@ def test_a_timer_that_qt_has_taken_is_no_error_at_the_end(viewer, qapp) -> None:
     qapp.sendPostedEvents(None, 52)  # QEvent::DeferredDelete
     painter.close()  # an error here ends the process with 134, as Qt calls it
     assert pyramid.on_change is None
+
+
+def test_a_layer_that_goes_as_it_is_told_keeps_no_tile_from_the_others(viewer, qapp) -> None:
+    pyramid, _, _ = picture((300, 200))
+    data, _ = layer_data(pyramid)
+    gone, stays = (Painter(viewer.add_image(data, rgb=True), pyramid) for _ in range(2))
+    gone.paint()
+    gone.deleteLater()
+    qapp.sendPostedEvents(None, 52)  # QEvent::DeferredDelete
+    stays.paint()
+    pyramid.on_change()
+    assert stays._waiting
+    for painter in (gone, stays):
+        painter.close()
