@@ -141,7 +141,7 @@ def nothing_left(qapp: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     This is set up first and so torn down last, after the viewer and the widgets of ``qtbot`` have been closed.
     """
     yield
-    deadline = time.monotonic() + 30  # a step of a network takes seconds on a busy machine
+    deadline = time.monotonic() + 120  # a step of a network takes seconds on a busy machine
     while True:
         qapp.sendPostedEvents(None, 52)  # QEvent::DeferredDelete
         qapp.processEvents()

@@ -27,7 +27,7 @@ from .canvas_tools import drag
 from .large_world import LargeWorld, large, run_limited
 
 WAIT_SECONDS = 20
-HOLD_SECONDS = 10
+HOLD_SECONDS = 30
 """A window that is held for longer than this waits for the disk, which takes nothing for a minute."""
 
 

@@ -21,7 +21,7 @@ from .annotate_tools import look, painted, settle, start_over
 from .canvas_tools import canvas_of, drag, hover, key, mouse, on_screen
 
 SHAPE = (400, 500)
-MOST_SECONDS = 20
+MOST_SECONDS = 60
 CONTROL = Qt.KeyboardModifier.ControlModifier
 
 
