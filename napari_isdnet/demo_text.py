@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from napari_isdnet.cli_output import duration
+from napari_isdnet.system import shell_line
 
 _ABOUT = {
     "overview": "the whole: image, truth, prediction, errors",
@@ -87,4 +87,4 @@ def next_commands(facts: Mapping[str, Any]) -> list[str]:
         ["napari-isdnet", "evaluate", result, truth, "--image", image, "--output", folder / "again"],
         ["napari-isdnet", "segment", "YOUR_IMAGE.tif", "--output", "results"],
     ]
-    return [shlex.join(str(word) for word in line) for line in words]
+    return [shell_line([str(word) for word in line]) for line in words]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "napari_isdnet"
 TRAINING = "napari_isdnet_training"
 # Small modules beside the layers that any of them may use; they must stay free of heavy imports themselves.
-COMMON = {"exceptions", "classes", "window", "progress", "prefetch", "paths", "landcover"}
+COMMON = {"exceptions", "classes", "window", "progress", "prefetch", "paths", "landcover", "system"}
 LAYERS = {
     "model": COMMON | {"model"},
     "io": COMMON | {"io"},

@@ -10,6 +10,7 @@ from typing import Any
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import disk_errors
+from napari_isdnet.system import move
 
 
 class History:
@@ -62,7 +63,7 @@ class History:
                     writer = csv.DictWriter(file, self.columns or ["step"])
                     writer.writeheader()
                     writer.writerows(self.rows)
-                os.replace(temporary, self.path)
+                move(temporary, self.path)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import disk_errors, sync
+from napari_isdnet.system import move
 
 
 @dataclass
@@ -89,7 +90,7 @@ def save_state(
         try:
             _write(whole, temporary, {KEY: json.dumps(facts)})
             sync(temporary)  # or a power cut could leave the new name with nothing in it, and the last checkpoint gone
-            os.replace(temporary, path)
+            move(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -120,7 +121,8 @@ def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, 
     with _resumed(path):
         with safe_open(str(path), framework="pt") as file:
             facts = json.loads((file.metadata() or {})[KEY])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            # Copies: what safetensors gives is the file itself, and Windows replaces no file while any of it is in use.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no mapping)
         module.load_state_dict(_part(tensors, "model."))
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": _optimizer_state(tensors, facts["numbers"]), "param_groups": groups})

@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from napari_isdnet.system import move, unlink
+
 Files = Mapping[str, bytes | None]
 """Relative path (with ``/``) to content; ``None`` means that there is no such file."""
 
@@ -57,7 +59,7 @@ def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
         if sync:
             handle.flush()
             os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    move(temporary, path)
 
 
 def _copy_out(folder: Path, files: Files, checkpoint: Callable[[str], None]) -> None:
@@ -66,7 +68,7 @@ def _copy_out(folder: Path, files: Files, checkpoint: Callable[[str], None]) -> 
     for name, data in files.items():
         checkpoint("file")
         if data is None:
-            (folder / name).unlink(missing_ok=True)
+            unlink(folder / name)
         else:
             write_atomic(folder / name, data, sync=one_by_one)
     if not one_by_one:
@@ -88,7 +90,7 @@ def commit(folder: Path, files: Files, checkpoint: Callable[[str], None] = _noth
     checkpoint("written")
     _copy_out(folder, files, checkpoint)
     checkpoint("copied")
-    (folder / COMMIT).unlink()
+    unlink(folder / COMMIT)
 
 
 def pending(folder: Path) -> dict[str, bytes | None]:
@@ -104,7 +106,7 @@ def recover(folder: Path) -> bool:
     files = pending(folder)
     if files:
         _copy_out(folder, files, _nothing)
-    (folder / COMMIT).unlink(missing_ok=True)
+    unlink(folder / COMMIT)
     return bool(files)
 
 

@@ -23,6 +23,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import remove, scratch, write_atomic
 from napari_isdnet.io.source import ImageSource, quick_identity
 from napari_isdnet.paths import cache_folder
+from napari_isdnet.system import move
 
 ENDING = ".isdnet"
 FILE = "project.json"
@@ -177,7 +178,7 @@ class Project:
                         shutil.copyfile(model, temporary)
                     with self._lock:
                         identifier = self._next_id()
-                        os.replace(temporary, folder / f"{identifier}{suffix}")
+                        move(temporary, folder / f"{identifier}{suffix}")
                         entry = ModelEntry(
                             id=identifier,
                             name=name or identifier,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import shlex
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import disk_errors, write_atomic
 from napari_isdnet.progress import Progress
+from napari_isdnet.system import shell_line
 
 if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
@@ -276,4 +276,4 @@ def command(queue: BatchQueue) -> str:
             parts.append(name)
         elif value not in (None, False, "auto"):
             parts += [name, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
-    return shlex.join(parts)
+    return shell_line(parts)

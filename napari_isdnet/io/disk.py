@@ -14,6 +14,7 @@ from pathlib import Path
 
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.locking import lock_descriptor
+from napari_isdnet.system import move
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}
@@ -87,11 +88,11 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
 def _swap(temporary: Path, path: Path, aside: Path) -> None:
     if path.exists() and (path.is_dir() or temporary.is_dir()):
         # A folder cannot be replaced in one step: move the old one aside first.
-        os.replace(path, aside)
-        os.replace(temporary, path)
+        move(path, aside)
+        move(temporary, path)
         remove(aside)
     else:
-        os.replace(temporary, path)
+        move(temporary, path)
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def _remove_stale(lock: Path) -> None:
         for path in lock.parent.glob(f"{prefix}*"):
             kept = path.with_name(path.name.removeprefix(prefix + _OLD))
             if kept != path and not kept.exists():  # killed between two renames: what was there comes back
-                os.replace(path, kept)
+                move(path, kept)
             elif path != lock:
                 remove(path)
     finally:
@@ -162,7 +163,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         try:
             temporary.write_bytes(data)
             sync(temporary)
-            os.replace(temporary, path)
+            move(temporary, path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()

@@ -16,6 +16,7 @@ from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.tiff_pyramid import stepped, total_work, write_pyramid
 from napari_isdnet.io.units import metres_of
 from napari_isdnet.progress import Progress
+from napari_isdnet.system import move
 
 if TYPE_CHECKING:
     from napari_isdnet.io.store import LabelStore
@@ -51,7 +52,7 @@ def export_geotiff(
 
             yield from stepped(work, total_work(store), "export geotiff")
             if not _has_rasterio():
-                plain.replace(temporary)
+                move(plain, temporary)
             names = path.with_name(f"{path.name}.aux.xml")
             if store.kind == "labels":
                 write_atomic(names, _category_names(store))

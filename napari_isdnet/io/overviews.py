@@ -25,6 +25,7 @@ from napari_isdnet.io.source import (
     resident_bytes,
 )
 from napari_isdnet.progress import Clock, Progress
+from napari_isdnet.system import move
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def build_overviews(
             yield from _write_overviews(source, part, show)
             if not (path / _DONE).exists():  # another builder of the same image may have been quicker
                 remove(path)  # one that was never finished
-                part.rename(path)
+                move(part, path)
         finally:
             remove(part)
     return path

@@ -20,6 +20,7 @@ from napari_isdnet.model.header import METADATA_KEY, ModelHeader
 from napari_isdnet.model.isdnet import TRAINING_ONLY, ISDNet, Unfilled
 from napari_isdnet.model.presets import PRESETS
 from napari_isdnet.paths import user_models_folder
+from napari_isdnet.system import move
 
 SUFFIX = ".safetensors"
 DEFAULT_MODEL: str | None = "landcover-lite"
@@ -184,7 +185,9 @@ def read_tensors(name_or_path: str | Path) -> tuple[ModelHeader, dict[str, Tenso
     """Header and weights exactly as they are stored, for writing them to another file."""
     path = find_model(name_or_path)
     with _opened(path) as file:
-        return _header_of(path, file.metadata()), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        # Copies: a file that is in use, as tensors that lie in it are, is not replaced on Windows.
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no mapping)
+        return _header_of(path, file.metadata()), tensors
 
 
 def write_tensors(
@@ -201,7 +204,7 @@ def write_tensors(
             save_file(dict(tensors), temporary, metadata=metadata)
             with open(temporary, "rb+") as file:  # on the disk before the name says so: power may go at any time
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            move(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

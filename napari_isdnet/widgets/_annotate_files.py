@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from qtpy.QtWidgets import QFileDialog, QInputDialog
 from napari_isdnet.annotation.project import ENDING
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.progress import Progress
+from napari_isdnet.system import shell_line
 from napari_isdnet.widgets import _annotate_exchange as exchange
 from napari_isdnet.widgets._annotate_next import Flying
 from napari_isdnet.widgets._clipboard import copy_text
@@ -84,7 +84,7 @@ class Exchanging(Flying):
         """Put the command line that exports the annotation on the clipboard."""
         folder = self.controller.store.folder
         name = f"{folder.name.removesuffix(ENDING)}_annotation.geojson"
-        text = shlex.join(["napari-isdnet", "annotation", "export", str(folder), "--output", name])
+        text = shell_line(["napari-isdnet", "annotation", "export", str(folder), "--output", name])
         copy_text(self.export_button, text)
 
     def export_file(self, path: Path, kind: str) -> None:

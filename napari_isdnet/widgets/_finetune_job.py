@@ -8,7 +8,6 @@ that painting may go on), ``tuned.safetensors`` (the weights taken last) with it
 from __future__ import annotations
 
 import json
-import shlex
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from napari_isdnet.annotation.lock import FolderLock
 from napari_isdnet.annotation.project import MODELS, ModelEntry, Project
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import remove, replacing, write_atomic
+from napari_isdnet.system import shell_line
 
 FOLDER, JOB, SNAPSHOT, OUTPUT, RESULT, LOG, PIXELS = (
     "tuning", "job.json", "annotations.bin", "tuned.safetensors", "result.json", "worker.log", "image.npy"
@@ -74,7 +74,7 @@ def command(image: str, annotations: Path, output: Path, settings: TuneSettings)
         parts += ["--channels", ",".join(map(str, settings.channels))]
     if settings.allow_worse:
         parts.append("--allow-worse")
-    return shlex.join(parts)
+    return shell_line(parts)
 
 
 def folder_of(project: Project) -> Path:

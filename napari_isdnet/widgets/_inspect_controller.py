@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -18,6 +17,7 @@ from napari_isdnet.engine.rendering import Basis, Rendering, paint
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
+from napari_isdnet.system import shell_line
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -188,4 +188,4 @@ def command(
         parts += ["--contrast", contrast]
     if channels is not None:
         parts += ["--channels", ",".join(map(str, channels))]
-    return shlex.join(parts)
+    return shell_line(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -19,6 +18,7 @@ from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.progress import Progress
+from napari_isdnet.system import shell_line
 from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.window import Window
 
@@ -150,7 +150,7 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
         parts += ["--min-area", str(settings.min_area)]
     flags = ("polygons", "probabilities", "uncertainty", "overwrite")
     parts += [f"--{flag}" for flag in flags if getattr(settings, flag)]
-    return shlex.join(parts)
+    return shell_line(parts)
 
 
 def color_table(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +12,14 @@ from typing import Any
 
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.disk import replacing, write_atomic
+from napari_isdnet.system import shell_line
 
 Row = Mapping[str, Any]
 
 
 def command_line() -> str:
     """The command as it was typed, with the program's plain name."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shell_line([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _text(value: Any) -> str:

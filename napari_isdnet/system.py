@@ -1,0 +1,55 @@
+"""What differs between operating systems for every layer: moving files that others read, and words for the shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+WINDOWS = sys.platform == "win32"
+PATIENCE_SECONDS = 3.0
+"""So long a file may be open elsewhere: until a model is read, or a virus scanner has looked at it."""
+_PLAIN = re.compile(r"[\w./\\:=+-]+")
+
+
+def move(source: Path, target: Path) -> None:
+    """``os.replace``, which waits on Windows for whoever has one of the two open: files are not moved there meanwhile.
+
+    Raises what ``os.replace`` does, ``PermissionError`` after ``PATIENCE_SECONDS``.
+    """
+    _patiently(lambda: os.replace(source, target))
+
+
+def unlink(path: Path) -> None:
+    """Remove a file if it is there; waits on Windows for whoever has it open, as :func:`move` does."""
+    _patiently(lambda: path.unlink(missing_ok=True))
+
+
+def _patiently(act: Callable[[], None]) -> None:
+    last = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return act()
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > last:
+                raise
+        time.sleep(0.02)
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """``words`` as one line to paste: for a POSIX shell; on Windows for cmd and PowerShell, which know double quotes.
+
+    What those replace within them (``%NAME%``, ``$name``) they replace.
+    """
+    return " ".join(map(_quoted, words)) if WINDOWS else shlex.join(words)
+
+
+def _quoted(word: str) -> str:
+    if _PLAIN.fullmatch(word):
+        return word
+    # Programs take a backslash for itself unless a quote follows (Microsoft: "Parsing C command-line arguments").
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), word) + '"'

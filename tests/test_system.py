@@ -1,0 +1,147 @@
+"""What differs between operating systems, played on the one that runs the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from napari_isdnet_training.state import Average, RunState, load_state, save_state
+from torch import nn, optim
+
+from napari_isdnet import system
+from napari_isdnet.annotation.container import commit
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.disk import write_atomic
+from napari_isdnet.model.card import export_model
+from napari_isdnet.model.checkpoint import load_model, save_model
+from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.system import move, shell_line, unlink
+from tests.network_tools import small
+
+
+@pytest.fixture
+def as_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are open or mapped are neither moved nor removed."""
+    monkeypatch.setattr(system, "WINDOWS", True)
+    monkeypatch.setattr(system, "PATIENCE_SECONDS", 0.5)
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+
+
+def guarded(do: Callable[..., None]) -> Callable[..., None]:
+    def act(*paths: Path, **more: object) -> None:
+        if any(in_use(path) for path in paths):
+            raise PermissionError(13, "Access is denied", str(paths[-1]))
+        do(*paths, **more)
+
+    return act
+
+
+def in_use(path: Path) -> bool:
+    name = os.path.realpath(path)
+    mapped = any(line.rstrip().endswith(name) for line in Path("/proc/self/maps").read_text().splitlines())
+    return mapped or any(os.path.realpath(link) == name for link in Path("/proc/self/fd").iterdir())
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are in use")
+
+
+@contextmanager
+def open_for(seconds: float, path: Path) -> Iterator[None]:
+    """``path`` is open elsewhere at first."""
+    with path.open("rb") as file:
+        late = threading.Timer(seconds, file.close)
+        late.start()
+        yield
+        late.join()
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_windows_waits_for_who_reads_what_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "queue.json"
+    path.write_bytes(b"before")
+    with open_for(0.1, path):
+        write_atomic(path, b"after")
+    assert path.read_bytes() == b"after"
+    with open_for(0.1, path):
+        commit(tmp_path, {"queue.json": None})
+    assert list(tmp_path.iterdir()) == []
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_windows_does_not_wait_forever(tmp_path: Path) -> None:
+    path = tmp_path / "open.json"
+    path.write_bytes(b"before")
+    with path.open("rb"), pytest.raises(InputError, match=r"open\.json cannot be written .Access is denied"):
+        write_atomic(path, b"after")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("open.json", b"before")]
+
+
+@linux
+def test_elsewhere_nothing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "WINDOWS", False)
+    monkeypatch.setattr(system.time, "sleep", lambda _: pytest.fail("waited"))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        move(tmp_path / "a", tmp_path / "b")
+    unlink(tmp_path / "nothing")
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_a_run_that_goes_on_replaces_the_checkpoint_it_came_from(tmp_path: Path) -> None:
+    def made() -> tuple[nn.Module, optim.Optimizer, Average]:
+        module = nn.Linear(3, 2)
+        return module, optim.SGD(module.parameters(), lr=0.1, momentum=0.9), Average(module, 0.9)
+
+    path, state = tmp_path / "last.ckpt.safetensors", RunState(recipe={})
+    module, optimizer, average = made()
+    module(torch.ones(3)).sum().backward()
+    optimizer.step()
+    save_state(path, state, module, optimizer, average)
+    again = made()
+    load_state(path, *again)
+    save_state(path, state, *again)
+    assert again[1].state_dict()["state"][0]["momentum_buffer"].tolist() == [[1.0] * 3] * 2
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_a_model_is_exported_over_itself(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_model(ISDNet(small()), path)
+    export_model(path, path)
+    assert load_model(path).header.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("image.tif", "image.tif"),
+        (r"C:\data\scene.tif", r"C:\data\scene.tif"),
+        (r"C:\my data\scene.tif", r'"C:\my data\scene.tif"'),
+        ("R&D.tif", '"R&D.tif"'),
+        ("0,0,16,16", '"0,0,16,16"'),
+        ("C:\\my data\\", '"C:\\my data\\\\"'),
+        ('a "b"', '"a \\"b\\""'),
+        ("", '""'),
+    ],
+)
+def test_a_command_to_copy_on_windows(word: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert system.shlex.split(shell_line(["x", word])) == ["x", word]
+    monkeypatch.setattr(system, "WINDOWS", True)
+    assert shell_line(["x", word]) == f"x {line}"
+    if " " in word or not word:  # what the library quotes, too
+        assert subprocess.list2cmdline(["x", word]) == f"x {line}"
