@@ -391,8 +391,8 @@ def test_the_worker_refuses_a_job_it_cannot_do(tmp_path: Path, monkeypatch: pyte
         "options": {"device": "cpu"},
     }  # fmt: skip
     told: list[Any] = []
-    monkeypatch.setattr(worker, "_out", lambda: told.append)
-    monkeypatch.setattr(worker, "Orders", lambda _input: SimpleNamespace(wait_for_job=lambda: job))
+    for name, put in (("_out", told.append), ("_in", -1), ("Orders", SimpleNamespace(wait_for_job=lambda: job))):
+        monkeypatch.setattr(worker, name, lambda *_, put=put: put)
     monkeypatch.setattr(worker.os, "nice", lambda _by: 0)  # this process has other tests to do
     for name in ("set_threads", "keep_freed_memory"):
         monkeypatch.setattr(f"napari_isdnet.engine.device.{name}", lambda *_: None)

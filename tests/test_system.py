@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from napari_isdnet.model.card import export_model
 from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.system import move, shell_line, unlink
+from napari_isdnet.widgets._finetune_process import TrainingProcess
 from tests.network_tools import small
 
 
@@ -145,3 +147,26 @@ def test_a_command_to_copy_on_windows(word: str, line: str, monkeypatch: pytest.
     assert shell_line(["x", word]) == f"x {line}"
     if " " in word or not word:  # what the library quotes, too
         assert subprocess.list2cmdline(["x", word]) == f"x {line}"
+
+
+def test_the_process_that_trains_leaves_standard_input_to_others(tmp_path: Path) -> None:
+    code = """
+import os, subprocess, sys
+from stat import S_ISFIFO
+from napari_isdnet_training import worker
+
+def train(job, orders, emit):
+    look = "import os; from stat import S_ISFIFO; print(S_ISFIFO(os.fstat(0).st_mode))"
+    child = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout.strip()
+    emit({"kind": "started", "piped": S_ISFIFO(os.fstat(0).st_mode), "in a child": child, "job": job})
+    orders.stopped.wait(30)
+    emit({"kind": "stopped", "result": None})
+
+worker.train = train
+sys.exit(worker.main())
+"""
+    process = TrainingProcess({"a": 1}, tmp_path / "log", [sys.executable, "-c", code])
+    events = (event for event in process.events() if event is not None)
+    assert next(events) == {"kind": "started", "piped": False, "in a child": "False", "job": {"a": 1}}
+    process.stop()
+    process.end()

@@ -229,9 +229,21 @@ def _out() -> Emit:
     return emit
 
 
+def _in() -> int:
+    """A descriptor from which orders are read; standard input itself is empty from now on.
+
+    On Windows who asks what kind of file it is waits for a read of it that is under way, until the next order: numpy
+    does as it is loaded (numpy issue 24290), Python as it starts in another process (CPython issue 78961).
+    """
+    orders, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return orders
+
+
 def main() -> int:
     """Entry point; exit code 0 after ``finished`` and ``stopped``, 1 after ``failed``."""
-    emit, orders = _out(), Orders(0)
+    emit, orders = _out(), Orders(_in())
     if hasattr(os, "nice"):
         os.nice(max(0, NICENESS - os.nice(0)))
     job = orders.wait_for_job()
