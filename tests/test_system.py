@@ -17,14 +17,18 @@ from torch import nn, optim
 
 from napari_isdnet import system
 from napari_isdnet.annotation.container import commit
+from napari_isdnet.engine import job
+from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import write_atomic
 from napari_isdnet.model.card import export_model
 from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import result_of
 from napari_isdnet.system import move, shell_line, unlink
 from napari_isdnet.widgets._finetune_process import TrainingProcess
-from tests.network_tools import small
+from tests.network_tools import picture, small, source_of
+from tests.segment_tools import PLAIN, four_classes
 
 
 @pytest.fixture
@@ -37,10 +41,11 @@ def as_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def guarded(do: Callable[..., None]) -> Callable[..., None]:
-    def act(*paths: Path, **more: object) -> None:
-        if any(in_use(path) for path in paths):
+    def act(*paths: Path, dir_fd: int | None = None) -> None:
+        folder = "" if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
+        if any(in_use(Path(folder, path)) for path in paths):
             raise PermissionError(13, "Access is denied", str(paths[-1]))
-        do(*paths, **more)
+        do(*paths, **({} if dir_fd is None else {"dir_fd": dir_fd}))
 
     return act
 
@@ -126,6 +131,17 @@ def test_a_model_is_exported_over_itself(tmp_path: Path) -> None:
     save_model(ISDNet(small()), path)
     export_model(path, path)
     assert load_model(path).header.name == "mine"
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_a_job_leaves_no_maps_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "RAM_MAPS", 0)
+    seen = []
+    steps = segment(source_of(picture((64, 96))), four_classes(), output=tmp_path, **PLAIN)
+    result_of(steps, lambda _: seen.extend(tmp_path.glob("*.job/maps/*.map")))
+    assert len(set(seen)) == 6
+    assert list(tmp_path.glob("*.job/maps")) == []
 
 
 @pytest.mark.parametrize(

@@ -248,10 +248,9 @@ class _Job:
                 ResultStores.open(self.job_folder, self.source, self.region, self.header.classes, o.wanted())
             )
             if stores.missing():
-                predictor = self._predictor(ledger)
-                stack.callback(predictor.close)
-                yield from self._prepare(predictor)
-                yield from self._fill(predictor, stores, ledger)
+                with closing(self._predictor(ledger)) as predictor:  # Windows removes no maps that are open
+                    yield from self._prepare(predictor)
+                    yield from self._fill(predictor, stores, ledger)
             bad = _bad_windows(ledger)
             yield from self._finish(stores, ledger)
             self._drop_maps()
