@@ -59,9 +59,9 @@ def demo(
 def why_no_window() -> str | None:
     """Why napari cannot open a window here, in a few words; None where it can."""
     if find_spec("napari") is None or find_spec("qtpy") is None:
-        return "napari is not installed (pip install '.[all]' does it)"
+        return 'napari is not installed (pip install ".[all]" does it)'
     if not any(find_spec(name) for name in _BINDINGS):
-        return "no Qt is installed (pip install '.[all]' does it)"
+        return 'no Qt is installed (pip install ".[all]" does it)'
     if os.environ.get("QT_QPA_PLATFORM", "") in ("offscreen", "minimal"):
         return f"QT_QPA_PLATFORM={os.environ['QT_QPA_PLATFORM']} has no screen"
     if sys.platform.startswith("linux"):

@@ -29,5 +29,5 @@ class MissingExtra(InputError):
     """A file format or feature needs an optional library that is not installed."""
 
     def __init__(self, what: str, library: str, extra: str) -> None:
-        super().__init__(f"{what} needs {library}, which is not installed: pip install 'napari-isdnet[{extra}]'.")
+        super().__init__(f'{what} needs {library}, which is not installed: pip install "napari-isdnet[{extra}]".')
         self.extra = extra

@@ -156,7 +156,7 @@ def test_a_library_that_is_missing_is_said_before_anything_is_computed(
     READ["rgb.jpg"][0](tmp_path / "rgb.jpg")
     code, _, err = segment(tmp_path / "rgb.jpg", "--polygons")
     assert code == 1
-    assert err == ["Error: Making polygons needs rasterio, which is not installed: pip install 'napari-isdnet[geo]'."]
+    assert err == ['Error: Making polygons needs rasterio, which is not installed: pip install "napari-isdnet[geo]".']
     assert not (tmp_path / "out").exists()
 
 

@@ -76,7 +76,7 @@ def check(words: list[str]) -> None:
 
 def test_the_readme_opens_with_its_two_commands() -> None:
     first = [line.strip() for line in README.splitlines() if line.startswith("    pip install ")][:2]
-    assert first == ["pip install '.[all]' && napari-isdnet demo", "pip install -e '.[test]' && pytest"]
+    assert first == ['pip install ".[all]" && napari-isdnet demo', 'pip install -e ".[test]" && pytest']
     assert README.index(first[1]) < 1500
 
 

@@ -345,7 +345,7 @@ def test_without_rasterio(tmp_path: Path) -> None:
     ran: Any = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    assert "pip install 'napari-isdnet[geo]'" in ran.stderr
+    assert 'pip install "napari-isdnet[geo]"' in ran.stderr
     with rasterio.open(tmp_path / "a.tif") as data:
         np.testing.assert_array_equal(data.read(1), np.eye(600))
         assert data.nodata == 255

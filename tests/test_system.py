@@ -186,3 +186,24 @@ sys.exit(worker.main())
     assert next(events) == {"kind": "started", "piped": False, "in a child": "False", "job": {"a": 1}}
     process.stop()
     process.end()
+
+
+def test_a_lock_names_a_machine_in_any_alphabet(tmp_path: Path) -> None:
+    """Where text files are no UTF-8 unless asked for, as on Windows."""
+    code = """
+import platform, sys
+from pathlib import Path
+from napari_isdnet.annotation.lock import FolderLock
+from napari_isdnet.exceptions import InputError
+
+platform.node = lambda: "\\u041f\\u041a"
+lock = FolderLock(Path(sys.argv[1]))
+try:
+    FolderLock(Path(sys.argv[1]))
+except InputError as error:
+    print(ascii(str(error)))
+lock.release()
+"""
+    plain = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    told = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=plain, capture_output=True, text=True)
+    assert " on \\u041f\\u041a); close it there first" in told.stdout, told.stderr

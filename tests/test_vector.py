@@ -293,4 +293,4 @@ def test_missing_rasterio_names_the_extra() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert ran.returncode == 1
-    assert "pip install 'napari-isdnet[geo]'" in ran.stderr
+    assert 'pip install "napari-isdnet[geo]"' in ran.stderr

@@ -28,11 +28,11 @@ class FolderLock:
             ) from None
         except OSError as error:
             raise InputError(f"{folder} cannot be opened for writing ({error}); open it read-only.") from None
-        self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
+        self._owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
 
     def _reader(self) -> str:
         try:
-            return self._owner.read_text()
+            return self._owner.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return "unknown process"
 

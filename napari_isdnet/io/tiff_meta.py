@@ -152,7 +152,7 @@ def _crs_by_rasterio(path: str) -> tuple[str | None, str | None]:
     try:
         import rasterio
     except ImportError:
-        return None, "its coordinate system has no EPSG code; pip install 'napari-isdnet[geo]' to carry it over"
+        return None, 'its coordinate system has no EPSG code; pip install "napari-isdnet[geo]" to carry it over'
     from napari_isdnet.io.geo import crs_text
 
     try:
