@@ -15,6 +15,7 @@ import napari_isdnet
 from napari_isdnet import cli_options as options
 from napari_isdnet.cli_annotation import app as annotation_app
 from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, Interrupted, drive, print_facts, print_json, report
+from napari_isdnet.system import typed_words
 
 app = typer.Typer(
     help="Segment images of any size with ISDNet: exact, in bounded memory, resumable.",
@@ -270,7 +271,7 @@ def _show(facts: Any, json: bool) -> None:
 
 def run(application: typer.Typer, arguments: Sequence[str] | None, name: str) -> int:
     """Run a typer application the way every command of this package ends: one sentence per error, and an exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = typed_words() if arguments is None else list(arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     for stream in (sys.stdout, sys.stderr):  # a file's name may be no text of the terminal's encoding

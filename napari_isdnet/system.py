@@ -1,4 +1,4 @@
-"""What differs between operating systems for every layer: moving files that others read, and words for the shell."""
+"""What differs between operating systems for every layer: moving files that others read, and words of the shell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from glob import glob
 from pathlib import Path
 
 WINDOWS = sys.platform == "win32"
@@ -38,6 +39,16 @@ def _patiently(act: Callable[[], None]) -> None:
             if not WINDOWS or time.monotonic() > last:
                 raise
         time.sleep(0.02)
+
+
+def typed_words() -> list[str]:
+    """The words of the command line, after the program's name; on Windows, whose shells leave that to programs, file
+    patterns (``*.tif``) replaced by what they find, if anything.
+    """
+    words = sys.argv[1:]
+    if not WINDOWS:
+        return words
+    return [name for word in words for name in (sorted(glob(word)) if {"*", "?"} & set(word) else ()) or (word,)]
 
 
 def shell_line(words: Sequence[str]) -> str:

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from napari_isdnet_training.state import Average, RunState, load_state, save_state
 from torch import nn, optim
 
-from napari_isdnet import system
+from napari_isdnet import cli, system
 from napari_isdnet.annotation.container import commit
 from napari_isdnet.engine import job
 from napari_isdnet.engine.segment import segment
@@ -163,6 +164,23 @@ def test_a_command_to_copy_on_windows(word: str, line: str, monkeypatch: pytest.
     assert shell_line(["x", word]) == f"x {line}"
     if " " in word or not word:  # what the library quotes, too
         assert subprocess.list2cmdline(["x", word]) == f"x {line}"
+
+
+@pytest.mark.parametrize(("windows", "seen"), [(True, ["info", "a 1.png", "a2.png", "b?.png"]), (False, None)])
+def test_patterns_of_files_are_found_where_no_shell_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool, seen: list[str] | None
+) -> None:
+    typed = ["info", "a*.png", "b?.png"]
+    for name in ("a2.png", "a 1.png", "c.png"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["napari-isdnet", *typed])
+    monkeypatch.setattr(system, "WINDOWS", windows)
+    command = SimpleNamespace(main=lambda words, **_: told.append(words))
+    told: list[list[str]] = []
+    monkeypatch.setattr(cli, "_command", lambda _: command)
+    assert cli.run(cli.app, None, "napari-isdnet") == 0
+    assert told == [seen or typed]
 
 
 def test_the_process_that_trains_leaves_standard_input_to_others(tmp_path: Path) -> None:
