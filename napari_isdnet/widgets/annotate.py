@@ -26,9 +26,9 @@ from napari_isdnet.window import Window
 
 FIRST_CLASSES = ("object", "background")
 NEEDED = (
-    ("pandas", "DataFrame"), ("skimage.color", "luv2rgb"), ("filelock", "FileLock"), ("skimage.segmentation", "slic")
+    ("pandas", "DataFrame"), ("skimage.color", "luv2rgb"), ("skimage.segmentation", "slic")
 )  # fmt: skip
-"""What napari's labels layer, the lock of a project and superpixels import (scikit-image by use) the first time."""
+"""What napari's labels layer and superpixels import (scikit-image by use) the first time."""
 
 
 def _import_ahead() -> Generator[Progress, None, None]:

@@ -29,7 +29,7 @@ ahead = set(sys.modules)
 pixels = np.zeros((64, 64, 3), np.uint8)
 with Project.open(ArraySource([pixels], "scene", rgb=True), ("a", "b"), Path(sys.argv[1])):
     Labels(np.zeros((64, 64), np.uint8))
-heavy = {"pandas", "scipy", "skimage", "filelock"}
+heavy = {"pandas", "scipy", "skimage"}
 assert heavy & {name.split(".")[0] for name in ahead - before}
 late = sorted(name for name in set(sys.modules) - ahead if name.split(".")[0] in heavy)
 assert not late, late
