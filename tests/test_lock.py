@@ -49,9 +49,9 @@ def test_processes_that_wait_for_each_other_lose_nothing(tmp_path: Path) -> None
 
 def test_a_second_writer_gets_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "new" / "out.csv"
+    second = alone(path, wait=0.1)
     with alone(path), pytest.raises(InputError, match=r"out\.csv is being written by process \d+ on .*; wait for it"):
-        with alone(path, wait=0.1):
-            pass
+        second.__enter__()
     with alone(path):  # given back
         pass
 

@@ -16,7 +16,8 @@ from napari_isdnet_training.config import AugmentConfig, CropConfig, Recipe, Sch
 from napari_isdnet_training.crops import CropDataset, mixed
 from napari_isdnet_training.datasets import open_dataset
 from napari_isdnet_training.device_crops import DeviceCrops
-from napari_isdnet_training.fit import FitResult, fit
+from napari_isdnet_training.finished import FitResult
+from napari_isdnet_training.fit import fit
 from napari_isdnet_training.history import read_history
 from napari_isdnet_training.registry import build
 from napari_isdnet_training.sampling import CropSampler, StepBatches

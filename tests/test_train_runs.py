@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from napari_isdnet_training.config import Recipe, recipe_from
 from napari_isdnet_training.evaluate import parts_of
 from napari_isdnet_training.fakes import make_fake
-from napari_isdnet_training.fit import FitResult, fit
+from napari_isdnet_training.finished import FitResult
+from napari_isdnet_training.fit import fit
 from napari_isdnet_training.history import read_history
 from napari_isdnet_training.identity import up_to_date
 from napari_isdnet_training.norms import prepare_norms

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from napari_isdnet_training.unfinished import STATE, checkpoint_folder, unfinish
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
+from napari_isdnet.io.lock import alone
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.checkpoint import SUFFIX, find_model
@@ -79,23 +81,21 @@ def finetune(
     Yields :class:`Progress` with figures ``loss`` (and every part of it) of each step, and ``miou``, ``iou_<class>`` of
     each validation, with ``taken`` 1 where its weights were kept. The same annotations, settings and device give the
     same weights. The classes of the result are the annotation's; those that the model has go on by name. Raises
-    :class:`InputError` for input that cannot be used.
+    :class:`InputError` for input that cannot be used, and where another process writes ``output``.
     """
     target = Path(output).expanduser()
     options = FineTuneOptions.of(
         model, preset, steps, batch, window=window, seed=seed, device=device, precision=precision, contrast=contrast,
         channels=channels, allow_worse=allow_worse, spread=spread,
     )  # fmt: skip
-    _check_output(target, resume, overwrite, options.model)
-    source = image if isinstance(image, ImageSource) else open_source(image)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(alone(target))
+        _check_output(target, resume, overwrite, options.model)
+        source = image if isinstance(image, ImageSource) else stack.enter_context(closing(open_source(image)))
         snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model), held_out)
         policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
         with deterministic():
             return (yield from _to_its_end(Tuning(source, policy, snapshot, options, target, resume)))
-    finally:
-        if source is not image:
-            source.close()
 
 
 def _to_its_end(run: Tuning) -> Generator[Progress, None, FineTuneResult]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from napari_isdnet_training.census import check_dataset, common_metres
-from napari_isdnet_training.config import Recipe, RunConfig
+from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset, Failure, collate
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
 from napari_isdnet_training.device_crops import DeviceCrops
 from napari_isdnet_training.evaluate import evaluate_samples, figures
+from napari_isdnet_training.finished import CHECKPOINT, MODELS, FitResult, finished, stale
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
 from napari_isdnet_training.interrupts import Interrupts, launching, leave_to_parent
@@ -33,30 +33,14 @@ from torch.utils.data import DataLoader
 
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.lock import alone
 from napari_isdnet.model.auxiliary import labelled_weight
-from napari_isdnet.model.checkpoint import read_header, save_model
+from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress, result_of
 
-CHECKPOINT = "last.ckpt.safetensors"
-MODELS = ("model.safetensors", "best.safetensors")
-"""The last weights of a run, and those of its best validation."""
 START_OVER = "and start over (--no-resume, or another --output), since a run that goes on keeps its settings"
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Where the models are (None where there is none), what the last validation said, and which weights it began with.
-
-    ``start`` names what of a ``model.init`` file was left out.
-    """
-
-    model: Path | None
-    best: Path | None
-    steps: int
-    figures: dict[str, Any] = field(default_factory=dict)
-    start: str = "from scratch"
 
 
 def fit(
@@ -69,51 +53,23 @@ def fit(
     numbers as if it had never stopped; a validation that was due when it was closed comes first. Ctrl-C, in any of
     several processes, waits for the end of the step that is done, and is like closing; a second one ends it at once,
     and leaves the checkpoint that is there. A run that is finished gives its result at once, without a look at its
-    data. Raises :class:`InputError` for bad data, a checkpoint of another recipe or numbers that are not finite any
-    more, which leave the checkpoint as it was.
+    data. Raises :class:`InputError` for bad data, a checkpoint of another recipe, a run of another process there, or
+    numbers that are not finite any more, which leave the checkpoint as it was.
     """
-    finished = _finished(recipe, output) if resume else None
-    if finished is not None:
-        return finished
-    run = Run(recipe, output, resume, network)
-    try:
+    before = finished(recipe, output) if resume else None
+    if before is not None:
+        return before
+    with ExitStack() as stack:
+        run = Run(recipe, output, resume, network, stack)
+        stack.callback(run.close)
         yield from run.steps()
-    finally:
-        run.close()
     return run.result()
 
 
-def _finished(recipe: Recipe, output: Path) -> FitResult | None:
-    """What a run of this recipe left that came to its end, its model too; None where there is still something to do."""
-    checkpoint, (model, best) = output / CHECKPOINT, (output / name for name in MODELS)
-    if not (checkpoint.is_file() and model.is_file()):
-        return None
-    state, options = read_state(checkpoint), recipe.run
-    late = options.max_seconds is not None and state.seconds > options.max_seconds
-    due = options.validate_every and state.validated < state.step
-    if due or not (late or state.step >= options.steps or _stale(options, state)):
-        return None
-    if fixed(up_to_date(state.recipe)) != fixed(recipe.to_dict()):
-        return None  # the run itself says what differs
-    try:
-        lineage = read_header(model).lineage
-    except InputError:  # damaged: it is written again
-        return None
-    if lineage.get("step") != state.step:
-        return None
-    start = str(lineage.get("backbone", "from scratch"))
-    return FitResult(model, best if best.is_file() else None, state.step, state.figures, start)
-
-
-def _stale(options: RunConfig, state: RunState) -> bool:
-    patience = options.early_stop * options.validate_every
-    return bool(patience and state.best >= 0 and state.step - state.best_step >= patience)
-
-
 class Run:
-    """One training run: its data, network, optimiser and files."""
+    """One training run: its data, network, optimiser and files, which are no other process's until ``held`` ends."""
 
-    def __init__(self, recipe: Recipe, output: Path, resume: bool, network: Network | None) -> None:
+    def __init__(self, recipe: Recipe, output: Path, resume: bool, network: Network | None, held: ExitStack) -> None:
         self.recipe, self.output, options = recipe, output, recipe.run
         self.fabric = make_fabric(options)
         self.dataset: Dataset = open_dataset(recipe.data)
@@ -143,6 +99,8 @@ class Run:
         self.module, self.optimizer = self.fabric.setup(self.network, optimizer)
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
         self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
+        if self.fabric.is_global_zero:
+            held.enter_context(alone(output))
         output.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.saved = output / CHECKPOINT, (-1, -1)
         self.interrupts = Interrupts()
@@ -225,7 +183,7 @@ class Run:
         late = options.max_seconds is not None and time.monotonic() - self._began > options.max_seconds
         if options.max_seconds is not None and self.fabric.world_size > 1:
             late = self.fabric.broadcast(late)  # clocks differ, and one process must not go on alone
-        return late or _stale(options, state)
+        return late or stale(options, state)
 
     def _step(self, parts: Any) -> dict[str, float]:
         step, options, recipe = self.state.step, self.recipe.run, self.recipe

@@ -112,10 +112,11 @@ def alone(path: Path, wait: float = 0.0) -> Iterator[None]:
     def busy(who: str) -> str:
         return f"{path} is being written by {who}; wait for it, end it, or give another --output."
 
-    lock = ProcessLock(path.with_name(f".{path.name}.lock"), busy, passing=True)
+    place = path.resolve()
+    lock = ProcessLock(place.with_name(f".{place.name}.lock"), busy, passing=True)
     until = time.monotonic() + wait
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
                 lock.acquire()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.output import RunLog, alone_at
 from napari_isdnet_training.benchmark.runs import setting, train, variant
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.datasets import open_dataset
@@ -49,6 +49,7 @@ VARIANTS: Mapping[int, Mapping[str, Mapping[str, Any]]] = {
 """By table and variant: what differs from the recipe's own network (branches, fusion, losses and residual input)."""
 
 
+@alone_at("output")
 def ablation(
     recipe: Recipe, output: Path, tables: Iterable[int], steps: int, seeds: int, runs: Path | None, notes: Sequence[str]
 ) -> Generator[Progress, None, list[dict[str, Any]]]:

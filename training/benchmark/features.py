@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.output import RunLog, alone_at
 from napari_isdnet_training.benchmark.runs import setting
 from napari_isdnet_training.census import check_dataset
 from napari_isdnet_training.config import Recipe
@@ -45,6 +45,7 @@ def feature_columns(dataset: Dataset) -> tuple[str, ...]:
     return (*first, "miou_train", "miou", *each)
 
 
+@alone_at("output")
 def features(
     recipe: Recipe, backbone: str, output: Path, downscales: Sequence[int], crops: int, seeds: int,
     notes: Sequence[str], pretrained: bool = True,

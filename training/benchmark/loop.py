@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.output import RunLog, alone_at
 from napari_isdnet_training.benchmark.runs import digest
 from napari_isdnet_training.benchmark.strokes import paint_at, painted
 from napari_isdnet_training.finetune import finetune
@@ -126,6 +126,7 @@ class Scene:
         return round(float(matrix.mean_iou), 5)
 
 
+@alone_at("output")
 def loop(
     image: Path, mask: Path, output: Path, model: str | None, options: LoopOptions, runs: Path | None,
     notes: Sequence[str], classes: Sequence[ClassInfo] = (),

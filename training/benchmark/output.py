@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.disk import replacing, write_atomic
+from napari_isdnet.io.lock import alone
+from napari_isdnet.progress import Progress
 from napari_isdnet.system import shell_line
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Steps = Generator[Progress, None, R]
 Row = Mapping[str, Any]
 
 
@@ -48,10 +55,28 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(lines))
 
 
+def alone_at(name: str) -> Callable[[Callable[P, Steps[R]]], Callable[P, Steps[R]]]:
+    """Of a benchmark whose argument ``name`` is its file (or None): nobody else writes that file while it runs."""
+
+    def wrap(benchmark: Callable[P, Steps[R]]) -> Callable[P, Steps[R]]:
+        arguments = inspect.signature(benchmark)
+
+        @wraps(benchmark)
+        def run(*args: P.args, **kwargs: P.kwargs) -> Steps[R]:
+            path = arguments.bind(*args, **kwargs).arguments.get(name)
+            with nullcontext() if path is None else alone(path):
+                return (yield from benchmark(*args, **kwargs))
+
+        return run
+
+    return wrap
+
+
 class RunLog:
     """A CSV to which finished runs are added one by one, so that a cut-off benchmark goes on where it was.
 
-    ``keys`` are the columns that identify a run. A file with other columns is refused.
+    ``keys`` are the columns that identify a run. A file with other columns is refused. One process writes it at a time:
+    see :func:`alone_at`.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keys: Sequence[str], notes: Sequence[str] = ()) -> None:

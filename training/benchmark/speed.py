@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from napari_isdnet_training.benchmark.entries import SpeedEntry
+from napari_isdnet_training.benchmark.output import alone_at
 from napari_isdnet_training.benchmark.process import Job, Outcome, run_worker
 from napari_isdnet_training.benchmark.rounds import RoundLog, Series, seconds_left
 
@@ -58,6 +59,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+@alone_at("log")
 def speed(
     entries: Sequence[SpeedEntry], options: SpeedOptions, modes: Sequence[str] = (), log: Path | None = None,
     notes: Sequence[str] = (),

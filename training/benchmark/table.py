@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari_isdnet_training.benchmark.output import RunLog
+from napari_isdnet_training.benchmark.output import RunLog, alone_at
 from napari_isdnet_training.benchmark.process import Job, run_worker
 from napari_isdnet_training.benchmark.runs import setting, train, variant
 from napari_isdnet_training.config import Recipe
@@ -35,6 +35,7 @@ def table_columns(recipe: Recipe, dataset: Dataset | None = None) -> tuple[str, 
     )  # fmt: skip
 
 
+@alone_at("output")
 def table(
     recipe: Recipe, output: Path, networks: Sequence[str], steps: int, seeds: int, runs: Path | None,
     notes: Sequence[str], speed: bool = True,

@@ -1,0 +1,55 @@
+"""Two at once in one place: the second run, fine-tuning or benchmark gets one sentence, the first loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from napari_isdnet_training.benchmark.ablation import ablation
+from napari_isdnet_training.benchmark.features import features
+from napari_isdnet_training.benchmark.loop import LoopOptions, loop
+from napari_isdnet_training.benchmark.speed import SpeedOptions, speed
+from napari_isdnet_training.benchmark.table import table
+from napari_isdnet_training.finetune import finetune
+from napari_isdnet_training.fit import fit
+
+from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.lock import alone
+from tests.test_train_fit import drain, make_data, tiny
+from tests.test_train_resume import plain, validations
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_second_training_in_a_folder_is_refused(tmp_path: Path, resume: bool) -> None:
+    recipe, output = tiny(make_data(tmp_path / "data"), steps=4, validate_every=2), tmp_path / "run"
+    first = fit(recipe, output, network=plain())
+    next(first)
+    with pytest.raises(InputError, match=r"run is being written by process \d+ .*give another --output"):
+        next(fit(recipe, output, network=plain(), resume=resume))
+    drain(first)
+    assert validations(output) == ["2", "4"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "run"]
+    drain(fit(recipe, output, network=plain(), resume=resume))  # given back
+
+
+def test_a_second_fine_tuning_of_a_file_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    with alone(output), pytest.raises(InputError, match=r"out\.safetensors is being written by process"):
+        next(finetune(tmp_path / "scene.png", tmp_path / "scene.isdnet", output=output))
+
+
+STEPS: dict[str, Any] = {
+    "ablation": lambda output: ablation(None, output, (6,), 1, 1, None, []),  # type: ignore[arg-type]
+    "table": lambda output: table(None, output, [], 1, 1, None, [], False),  # type: ignore[arg-type]
+    "features": lambda output: features(None, "x", output, [1], 3, 1, []),  # type: ignore[arg-type]
+    "loop": lambda output: loop(output, output, output, None, LoopOptions(), None, []),
+    "speed": lambda output: speed([], SpeedOptions(), (), output),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_second_benchmark_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    output = tmp_path / "out.csv"
+    with alone(output), pytest.raises(InputError, match=r"out\.csv is being written by process"):
+        next(STEPS[name](output))
