@@ -74,6 +74,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name != "zarr.json"}
 
 
+def test_a_second_run_of_a_job_leaves_the_model_of_the_first_to_its_workers(
+    address: str, image: Path, tmp_path: Path
+) -> None:
+    options = {**SETTINGS, "output": tmp_path, "context": "window", "dask": address}
+    steps = segment(image, lively(small(channels=16)), **options)
+    while next(steps).stage != "write":
+        pass
+    model = tmp_path / "field.job" / cluster_worker.MODEL
+    assert model.is_file()
+    with pytest.raises(InputError, match="is being worked on by process"):
+        run(image, **options)
+    assert model.is_file()
+    steps.close()
+    assert not model.exists()
+
+
 @pytest.mark.parametrize(("context", "orientations"), [("whole", 1), ("window", 1), ("whole", 2), ("window", 2)])
 def test_same_map_as_without(address: str, image: Path, tmp_path: Path, context: str, orientations: int) -> None:
     options = {"context": context, "orientations": orientations, "probabilities": True, "uncertainty": True}

@@ -193,16 +193,18 @@ class _ClusterJob(_Job):
         """As the workers choose."""
         return self._agreed
 
-    def run(self) -> Generator[Progress, None, SegmentResult]:
-        """As without a cluster; the workers let go of the image at the end."""
-        try:
-            return (yield from super().run())
-        finally:
-            if self._recipe is not None:
-                with suppress(Exception):  # a cluster that went away has let go of it, too
-                    self._client.run(remote.forget, self._recipe.run)
-            with suppress(OSError):  # another run sends its own
-                (self.job_folder / remote.MODEL).unlink(missing_ok=True)
+    @contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
+        """As without a cluster; while it is locked still, the workers let go of the image, and their model goes."""
+        with super()._ledger() as ledger:
+            try:
+                yield ledger
+            finally:
+                if self._recipe is not None:
+                    with suppress(Exception):  # a cluster that went away has let go of it, too
+                        self._client.run(remote.forget, self._recipe.run)
+                with suppress(OSError):  # another run sends its own
+                    (self.job_folder / remote.MODEL).unlink(missing_ok=True)
 
     def _predictor(self, ledger: Ledger) -> Predictor:
         from napari_isdnet.engine.windowed import WindowPredictor, window_size

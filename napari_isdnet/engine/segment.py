@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,7 +256,7 @@ class _Job:
             self._drop_maps()
             return self._result(stores, bad)
 
-    def _ledger(self) -> Ledger:
+    def _ledger(self) -> AbstractContextManager[Ledger]:
         o, name = self.options, self.header.name
         try:
             return Ledger.open(self.job_folder, self.identity, o.resume, o.overwrite, {"model": name})
