@@ -181,7 +181,7 @@ def import_labels(
         return (yield from _import(store, labels, values, names, names is not None, note=note))
     from napari_isdnet.annotation.layout import JOURNAL, store_folder
     from napari_isdnet.annotation.saving import read_state
-    from napari_isdnet.engine.labels import open_labels
+    from napari_isdnet.engine.labels import open_labels, unchanged
 
     path = Path(labels)
     source, own = open_labels(path)  # indices, where the file has a palette
@@ -192,7 +192,8 @@ def import_labels(
     try:
         _check_place(source, place)
         said = None if names is None else len(names)
-        return (yield from _import(store, source, values, names or own, named, said, note))
+        with unchanged(path, source):
+            return (yield from _import(store, source, values, names or own, named, said, note))
     finally:
         source.close()
 

@@ -14,7 +14,7 @@ from napari_isdnet.classes import IGNORE_INDEX, MAX_CLASSES, ClassInfo, folded
 from napari_isdnet.engine.boundary import BoundaryScore
 from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.evaluation import Evaluation
-from napari_isdnet.engine.labels import LabelPair, open_labels, pair_labels
+from napari_isdnet.engine.labels import LabelPair, open_labels, pair_labels, unchanged
 from napari_isdnet.engine.metrics import ConfusionMatrix, Counts, check_ignored, pair_counts
 from napari_isdnet.engine.worst import BlockErrors, WindowErrors, explained
 from napari_isdnet.exceptions import InputError
@@ -201,6 +201,7 @@ def evaluate_files(
     """:func:`evaluate` on two files; with ``output`` a folder with the report (over ``image``, if given) is written.
 
     Class names come from ``classes_file``, else from the metadata of the prediction or truth, else from the indices.
+    Raises :class:`InputError` too where one of the maps was written meanwhile.
     """
     from napari_isdnet.engine.report import check_image, write_report
     from napari_isdnet.io.disk import make_folder
@@ -216,7 +217,8 @@ def evaluate_files(
         if output is not None:  # before the work, which may take hours
             check_image(picture, ours)
             make_folder(Path(output))
-        result = yield from evaluate(ours, theirs, classes or other_classes, ignore, roi, tolerance)
+        with unchanged(prediction, ours), unchanged(truth, theirs):
+            result = yield from evaluate(ours, theirs, classes or other_classes, ignore, roi, tolerance)
         result = replace(result, prediction=Path(prediction).name, truth=Path(truth).name)
         if note is not None:
             result = replace(result, notes=(*result.notes, note))

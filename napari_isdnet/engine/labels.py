@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,27 @@ def open_labels(
             f"{path} has {source.channels} channel(s) of {source.dtype}; a label map has one channel of class indices."
         )
     return source, own if classes_file is None else read_classes(classes_file)
+
+
+@contextmanager
+def unchanged(path: str | Path, source: ImageSource) -> Iterator[None]:
+    """Raise :class:`InputError` at the end where ``path``, opened as ``source``, was written or replaced meanwhile.
+
+    What was read of it is of two moments then, or nodata where a store lacked its files for one.
+    """
+    before = dict(source.identity())
+    yield
+    try:
+        again, _ = open_indices(Path(path))
+        with closing(again):
+            now = dict(again.identity())
+    except (InputError, OSError):
+        now = {}
+    if now != before:
+        raise InputError(
+            f"{path} was changed by another program while it was read, so the result may mix two states of it; start"
+            " again when nothing writes it."
+        )
 
 
 def open_indices(path: Path, threads: int | None = None) -> tuple[ImageSource, tuple[ClassInfo, ...] | None]:
