@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
 import pytest
 
 from napari_isdnet.annotation import project as module
-from napari_isdnet.annotation.project import Project
+from napari_isdnet.annotation.project import Project, project_folder
 from napari_isdnet.annotation.strokes import Brush
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
@@ -204,3 +205,9 @@ def test_a_model_is_taken_in_while_others_are_chosen(image, tmp_path):
     with Project.open(image) as again:
         assert [entry.id for entry in again.history()] == kept
         assert sorted(p.name for p in (again.folder / "models").iterdir()) == [f"{k}.safetensors" for k in kept]
+
+
+def test_two_threads_that_ask_for_a_place_both_get_the_one_beside_the_image(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        places = list(pool.map(lambda _: project_folder(tmp_path / "scene.tif", {}), range(2000)))
+    assert set(places) == {tmp_path / "scene.tif.isdnet"}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,24 @@ CHILD = textwrap.dedent(
                 print(unit, flush=True)
     """
 )
+
+
+def test_a_job_that_another_process_makes_just_now_is_no_folder_of_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.job"
+    path.mkdir()
+    listed = Path.iterdir
+
+    def late(self: Path) -> Iterator[Path]:
+        monkeypatch.undo()
+        with Ledger.open(path, HEAD) as other:
+            other.record("s", 1)
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    with Ledger.open(path, HEAD) as ledger:
+        assert ledger.units("s") == [1]
 
 
 def _child(path: Path) -> subprocess.Popen[str]:

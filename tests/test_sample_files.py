@@ -37,6 +37,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> ProceduralWorld:
     return world
 
 
+def test_two_processes_that_write_one_sample_get_it_both(small: ProceduralWorld) -> None:
+    sample = find_sample_file("gigapixel")
+    first = sample.obtain()
+    next(first)
+    list(sample.obtain())  # the other is done with both files before this one comes to the second
+    list(first)
+    assert sample.ready()
+
+
 def online(address: str, page: str = "a.svs", size: int = len(BODY), body: bytes = BODY) -> SampleFile:
     item = Download(f"{address}/{page}", hashlib.sha256(body).hexdigest(), size)
     fetch = (lambda path, overwrite: download(item, path, overwrite),)

@@ -301,7 +301,7 @@ def _can_write(folder: Path) -> bool:
     try:
         probe = folder / f".isdnet-{os.getpid()}.tmp"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another thread, or a machine that shares the folder, may have the same name
     except OSError:
         return False
     return True

@@ -230,13 +230,15 @@ def _check_is_job(directory: Path) -> None:
         raise InputError(
             f"{directory} is a file; the job's folder must have that name: choose another --output folder."
         )
-    if directory.is_dir() and not (directory / HEADER).exists():
-        others = sorted(p.name for p in directory.iterdir() if p.name != LOCK and HEADER not in p.name)
-        if others:
-            raise InputError(
-                f"{directory} is a folder of something else (it holds {others[0]} but no {HEADER});"
-                " choose another --output folder or move it away."
-            )
+    others = directory.is_dir() and sorted(
+        p.name for p in directory.iterdir() if p.name != LOCK and HEADER not in p.name
+    )
+    # The header is looked for last: another process may be making the job just now, and begins with it.
+    if others and not (directory / HEADER).exists():
+        raise InputError(
+            f"{directory} is a folder of something else (it holds {others[0]} but no {HEADER});"
+            " choose another --output folder or move it away."
+        )
 
 
 def _start_again(directory: Path, header: Mapping[str, Any], about: Mapping[str, Any]) -> None:

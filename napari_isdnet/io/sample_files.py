@@ -90,6 +90,8 @@ class SampleFile:
         ]
         clock = Clock(len(parts))
         for number, (step, path) in enumerate(parts):
+            if path.exists() and not overwrite:  # another process has got it meanwhile
+                continue
             for progress in step(path, overwrite):
                 yield clock.reach(number + progress.fraction, progress.stage)
 
