@@ -9,7 +9,7 @@ over seams before anything is decided, and ties are broken by where an area begi
 from __future__ import annotations
 
 import heapq
-import itertools
+from array import array
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ class Sieved:
     """A class map whose areas of fewer than ``smallest`` pixels went to their neighbours; nodata stays as it is.
 
     It is read by windows of ``grid`` (those of a map's ``area``), in any order; made by :func:`sieve`. What it holds
-    grows with the number of areas, not with the number of pixels.
+    grows with the number of areas, not with the number of pixels: one byte each, a few hundred while it is made.
     """
 
     def __init__(self, source: ImageSource, area: Window, grid: Grid, tables: dict[int, npt.NDArray[np.uint8]]) -> None:
@@ -71,8 +71,8 @@ def sieve(
     classes, merging = counted.classes.copy(), _Merging(counted, smallest)
     for _ in merging.all():
         yield clock.step(0, "areas")
-    for one in merging.into:
-        classes[one] = counted.classes[merging.find(one)]
+    for one in np.flatnonzero(counted.sizes < smallest):
+        classes[one] = counted.classes[merging.find(int(one))]
     return Sieved(source, area, grid, found.tables(counted, classes))
 
 
@@ -145,14 +145,20 @@ class _Areas:
         np.minimum.at(firsts, area_of, np.concatenate(self._firsts))
         classes = np.zeros(count, np.uint8)
         classes[area_of] = np.concatenate(self._classes)
-        low, high = _unpacked(np.concatenate(self._pairs))
-        lengths = np.concatenate(self._lengths)
-        one, other = area_of[np.concatenate([low, high])], area_of[np.concatenate([high, low])]
-        small = sizes[one] < smallest
-        pairs, where = np.unique(one[small].astype(np.int64) << 32 | other[small], return_inverse=True)
+        pairs, lengths = np.concatenate(self._pairs), np.concatenate(self._lengths)
+        self._pairs.clear()  # of a noisy map these are most of what is held
+        self._lengths.clear()
+        low, high = (area_of[end] for end in _unpacked(pairs))
+        ways = [
+            (one.astype(np.int64) << 32 | other, sizes[one] < smallest) for one, other in ((low, high), (high, low))
+        ]
+        pairs = np.concatenate([packed[small] for packed, small in ways])
+        lengths = np.concatenate([lengths[small] for _, small in ways])
+        pairs, where = np.unique(pairs, return_inverse=True)
+        lengths = np.bincount(where, lengths, len(pairs)).astype(np.int64)
         one, other = _unpacked(pairs)
-        borders = np.bincount(where, np.concatenate([lengths, lengths])[small], len(pairs)).astype(np.int64)
-        return _Counted(area_of, sizes, firsts, classes, np.searchsorted(one, np.arange(count + 1)), other, borders)
+        rows = np.searchsorted(one, np.arange(count + 1))
+        return _Counted(area_of, sizes, firsts, classes, *map(_numbers, (rows, other, lengths)))
 
     def tables(self, counted: _Counted, classes: npt.NDArray[np.uint8]) -> dict[int, npt.NDArray[np.uint8]]:
         """Of every window where something changes: the class of each of its pieces, nodata first."""
@@ -173,55 +179,65 @@ class _Counted:
     sizes: Numbers
     firsts: Numbers
     classes: npt.NDArray[np.uint8]
-    rows: Numbers
-    others: Numbers
-    lengths: Numbers
+    rows: array[int]
+    others: array[int]
+    lengths: array[int]
 
 
 class _Merging:
-    """Small areas go to neighbours. ``into``: where each went, which may have gone on since (see :meth:`find`)."""
+    """Small areas go to neighbours; :meth:`find` tells where each is.
+
+    Plain arrays, which take few bytes an area and are quick to look into one by one; what was merged is in dicts.
+    """
 
     def __init__(self, counted: _Counted, smallest: int) -> None:
-        self.into: dict[int, int] = {}
         self._counted, self._smallest = counted, smallest
-        small = np.flatnonzero(counted.sizes < smallest)
-        self._sizes = dict(zip(small.tolist(), counted.sizes[small].tolist(), strict=True))  # of areas still small
-        self._members = {one: [one] for one in self._sizes}
-        self._firsts: dict[int, int] = {}  # where it is no longer the area's own
+        self._sizes, self._firsts = _numbers(counted.sizes), _numbers(counted.firsts)
+        self._rows, self._others, self._lengths = counted.rows, counted.others, counted.lengths
+        self._classes = counted.classes.tobytes()
+        self._into = _numbers(np.full(len(counted.sizes), _NONE))
+        self._members: dict[int, list[int]] = {}  # of small areas that others went to
 
     def find(self, area: int) -> int:
         """What an area is a part of now."""
-        while (further := self.into.get(area)) is not None:
-            if (last := self.into.get(further)) is not None:
-                self.into[area] = last
+        into = self._into
+        while (further := into[area]) != _NONE:
+            if (last := into[further]) != _NONE:
+                into[area] = last
             area = further
         return area
 
     def all(self) -> Iterator[None]:
         """Merge until nothing is too small that has a neighbour."""
-        queue = [(size, self._first(one), one) for one, size in self._sizes.items()]
-        heapq.heapify(queue)
-        for count in itertools.count(1):
-            if not queue:
-                return
-            size, _, one = heapq.heappop(queue)
-            if self._sizes.get(one) == size and (target := self._merge(one)) is not None and target in self._sizes:
-                heapq.heappush(queue, (self._sizes[target], self._first(target), target))
+        grown: list[tuple[int, int, int]] = []  # small still, and queued once more
+        for count, (size, _, one) in enumerate(self._queue(grown)):
+            if self._into[one] == _NONE and self._sizes[one] == size:  # else it has gone, or grown
+                target = self._merge(one)
+                if target is not None and self._sizes[target] < self._smallest:
+                    heapq.heappush(grown, (self._sizes[target], self._firsts[target], target))
             if count % _AT_ONCE == 0:
                 yield
 
-    def _first(self, area: int) -> int:
-        return self._firsts.get(area, int(self._counted.firsts[area]))
+    def _queue(self, grown: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+        """Small areas, the smallest first, of one size in the order of where they begin; also those that come later."""
+        sizes, firsts = self._counted.sizes, self._counted.firsts
+        small = np.flatnonzero(sizes < self._smallest)
+        for one in _numbers(small[np.lexsort((firsts[small], sizes[small]))]):
+            item = int(sizes[one]), int(firsts[one]), one
+            while grown and grown[0] < item:
+                yield heapq.heappop(grown)
+            yield item
+        while grown:
+            yield heapq.heappop(grown)
 
     def _borders(self, area: int) -> dict[int, int]:
         """The areas around a small one, and the border that it shares with each."""
         found: dict[int, int] = {}
-        for one in self._members[area]:
-            at = slice(*self._counted.rows[one : one + 2].tolist())
-            for other, length in zip(self._counted.others[at].tolist(), self._counted.lengths[at].tolist()):
-                root = self.find(other)
+        for one in self._members.get(area, (area,)):
+            for at in range(self._rows[one], self._rows[one + 1]):
+                root = self.find(self._others[at])
                 if root != area:
-                    found[root] = found.get(root, 0) + length
+                    found[root] = found.get(root, 0) + self._lengths[at]
         return found
 
     def _merge(self, area: int) -> int | None:
@@ -229,25 +245,24 @@ class _Merging:
         borders = self._borders(area)
         if not borders:
             return None
-        target = max(borders, key=lambda other: (borders[other], -self._first(other)))
-        kind = self._counted.classes[target]
+        target = max(borders, key=lambda other: (borders[other], -self._firsts[other]))
         self._unite(area, target)
         for other in borders:
-            if other != target and self._counted.classes[other] == kind:
+            if other != target and self._classes[other] == self._classes[target]:
                 self._unite(other, target)
         return target
 
     def _unite(self, area: int, target: int) -> None:
-        self.into[area] = target
-        self._firsts[target] = min(self._first(area), self._first(target))
-        more, members = self._sizes.pop(area, None), self._members.pop(area, [])
-        if target in self._sizes:
-            size = self._smallest if more is None else self._sizes[target] + more
-            if size < self._smallest:
-                self._sizes[target] = size
-                self._members[target] += members
-            else:
-                del self._sizes[target], self._members[target]
+        self._into[area] = target
+        self._firsts[target] = min(self._firsts[area], self._firsts[target])
+        self._sizes[target] += self._sizes[area]
+        more, own = self._members.pop(area, [area]), self._members.pop(target, [target])
+        if self._sizes[target] < self._smallest:  # it will be asked for its borders
+            self._members[target] = own + more
+
+
+def _numbers(values: npt.NDArray[Any]) -> array[int]:
+    return array("q", values.astype(np.int64).tobytes())
 
 
 def _pieces(labels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
