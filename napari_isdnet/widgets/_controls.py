@@ -144,6 +144,7 @@ class Controls(QWidget):
         box = self._spin("min_area", tip, 1, 10_000_000, 1, " pixels")
         box.setPrefix("from ")
         box.setSpecialValueText("of every size")
+        box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)  # as wide as the boxes around it
         return box
 
     def _combo(self, name: str, tip: str, *items: tuple[str, Any]) -> QComboBox:
