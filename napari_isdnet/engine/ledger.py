@@ -18,6 +18,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +205,19 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise InputError(
             f"{file} cannot be read ({error}); remove the folder {file.parent} to start the job again."
         ) from error
+
+
+@contextmanager
+def at_rest(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Meanwhile nobody works on the job in folder ``path``, if one is there; else :class:`InputError` says who does."""
+    lock = JobLock(Path(path) / LOCK)
+    if lock.path.exists():
+        with disk_errors(lock.path):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def recorded_units(path: str | os.PathLike[str], stage: str) -> set[Unit]:

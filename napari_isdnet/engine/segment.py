@@ -22,13 +22,13 @@ from napari_isdnet.engine.job import (
     make_predictor,
     picture_bytes,
 )
-from napari_isdnet.engine.ledger import JobDiffersError, Ledger, read_header, recorded_units
+from napari_isdnet.engine.ledger import JobDiffersError, Ledger, at_rest, read_header, recorded_units
 from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.engine.outputs import STAGE, check_outputs, job_outputs
 from napari_isdnet.engine.patches import check_size
 from napari_isdnet.engine.results import ResultStores, Wanted, written
 from napari_isdnet.engine.windowed import window_size
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.cache import cache_within
 from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -239,7 +239,7 @@ class _Job:
         """All steps, each going on where an earlier run stopped."""
         o = self.options
         make_folder(o.output)
-        check_outputs(self.paths, self.source, recorded_units(self.job_folder, STAGE), o.overwrite)
+        self._check_outputs()
         with self._ledger() as ledger, ExitStack() as stack:
             for _, _, path in self.paths.values():
                 if path.exists():  # of an earlier run, or to be overwritten; in a new ledger nothing says so any more
@@ -255,6 +255,14 @@ class _Job:
             yield from self._finish(stores, ledger)
             self._drop_maps()
             return self._result(stores, bad)
+
+    def _check_outputs(self) -> None:
+        try:
+            check_outputs(self.paths, self.source, recorded_units(self.job_folder, STAGE), self.options.overwrite)
+        except AlreadyThere:
+            with at_rest(self.job_folder):  # who begins it anew has yet to note again which results are its own
+                own = recorded_units(self.job_folder, STAGE)
+                check_outputs(self.paths, self.source, own, self.options.overwrite)
 
     def _ledger(self) -> AbstractContextManager[Ledger]:
         o, name = self.options, self.header.name
