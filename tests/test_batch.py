@@ -157,3 +157,24 @@ def test_the_same_as_a_command(tmp_path: Path) -> None:
         "napari-isdnet segment '/a b.tif' --output out --model lite --context whole --format geotiff --polygons"
         " --dask local"
     )
+
+
+def test_a_queue_is_run_by_one_at_a_time_and_by_none_that_knows_an_old_one(tmp_path: Path) -> None:
+    def work(*_: object, **__: object) -> Generator[Progress, None, SimpleNamespace]:
+        yield Progress(1, 2, "half")
+        return SimpleNamespace()
+
+    BatchQueue(tmp_path, [Item("/a.tif", "a")]).save()
+    first, second, third = (BatchQueue.open(tmp_path) for _ in range(3))
+    first.add(["/b.tif"])
+    steps = first.run("", work)
+    next(steps)
+    with pytest.raises(InputError, match=r"batch\.json is being written by process"):
+        next(second.run("", work))
+    assert list(steps)
+    assert second.changed
+    with pytest.raises(InputError, match="Another window has changed the queue"):
+        next(third.run("", work))
+    assert [(i.state, i.error) for i in BatchQueue.open(tmp_path).items] == [("done", "")] * 2
+    assert not first.changed
+    list(first.run("", work))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import disk_errors, write_atomic
+from napari_isdnet.io.lock import alone
 from napari_isdnet.progress import Progress
 from napari_isdnet.system import shell_line
 
@@ -104,6 +105,7 @@ class BatchQueue:
     def __init__(self, output: Path, items: Iterable[Item] = (), model: str = "", settings: Any = None) -> None:
         self.output, self.items, self.model = output, list(items), model
         self.settings: dict[str, Any] = dict(settings or {})
+        self._known: bytes | None = None
 
     @classmethod
     def open(cls, output: str | os.PathLike[str]) -> BatchQueue:
@@ -111,7 +113,8 @@ class BatchQueue:
         folder = Path(output)
         file = folder / QUEUE
         try:
-            data = json.loads(file.read_bytes())
+            content = file.read_bytes()
+            data = json.loads(content)
             if data["version"] != VERSION:
                 raise InputError(f"{file} has version {data['version']}, this program reads {VERSION}; move it away.")
             items = [Item(**item) for item in data["items"]]
@@ -125,7 +128,16 @@ class BatchQueue:
                 raise
             raise InputError(f"{file} cannot be read ({error}); remove it to begin a new queue.") from error
         queue.items = [replace(i, state=QUEUED) if i.state == RUNNING else i for i in queue.items]
+        queue._known = content
         return queue
+
+    @property
+    def changed(self) -> bool:
+        """True where another window has written the queue since it was read or written here."""
+        try:
+            return (self.output / QUEUE).read_bytes() != self._known
+        except OSError:
+            return False
 
     def save(self) -> None:
         """Write the queue file whole."""
@@ -137,7 +149,9 @@ class BatchQueue:
         }
         with disk_errors(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.output / QUEUE, json.dumps(data, indent=1).encode())
+        content = json.dumps(data, indent=1).encode()
+        write_atomic(self.output / QUEUE, content)
+        self._known = content
 
     def add(self, paths: Iterable[str | os.PathLike[str]]) -> list[Item]:
         """Add images; those that are there already are left. Returns what was added.
@@ -195,8 +209,17 @@ class BatchQueue:
 
         An image that fails is marked with the error in words and the next begins. Closing the generator leaves the
         image at hand queued; its job goes on from there next time. ``network`` spares loading the model again;
-        ``segment`` replaces the engine's own generator.
+        ``segment`` replaces the engine's own generator. Raises :class:`InputError` where another process runs it,
+        or has changed it since it was opened.
         """
+        with alone(self.output / QUEUE):
+            if self._known is not None and self.changed:
+                raise InputError(f"Another window has changed the queue of {self.output}; open the folder again.")
+            return (yield from self._run(network, segment))
+
+    def _run(
+        self, network: ISDNet | str | None, segment: Callable[..., Generator[Progress, None, Any]] | None
+    ) -> Generator[BatchProgress, None, dict[str, int]]:
         from napari_isdnet.engine.segment import segment as engine_segment
 
         work = segment or engine_segment

@@ -101,7 +101,8 @@ class BatchWidget(BatchForm):
         """
         text = self.output.text().strip()
         folder = Path(os.path.expanduser(text))  # '~nobody' stays as it is
-        if not text or folder == self.queue.output or self.bar.running:
+        same = folder == self.queue.output
+        if not text or (same and not self.queue.changed) or self.bar.running:
             return True
         here = [item.path for item in self.queue.items]
         left_out = {item.path for item in self.queue.items if item.state == SKIPPED}
@@ -114,11 +115,13 @@ class BatchWidget(BatchForm):
             notify_error(error)
             return False
         self.queue = queue
-        if queue.model:
+        if queue.model and not same:
             self.choose_model(queue.model)
             self._show_settings()
         self._show_all()
-        return True
+        if same:
+            notify_info(f"Another window has changed the queue of {folder}: look at what it holds now, then run it.")
+        return not same
 
     def _show_settings(self) -> None:
         chosen = self.queue.settings

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QWidget
@@ -359,3 +360,22 @@ def test_closing_the_window_in_the_middle_leaves_a_queue_that_goes_on(qtbot, bat
     begin(qtbot, batch, images, model, tmp_path / "out", 3)
     qtbot.waitUntil(lambda: (tmp_path / "out" / "batch.json").exists(), timeout=30_000)
     # the window closes now; the leak check looks for threads
+
+
+def test_a_queue_that_another_window_has_changed_is_taken_up_before_it_runs(
+    qtbot, batch, images, model, tmp_path
+) -> None:
+    (images / "broken.tif").unlink()
+    begin(qtbot, batch, images, model, tmp_path / "out", 2)
+    qtbot.waitUntil(lambda: states(batch) == ["done", "done"] and not batch.bar.running, timeout=60_000)
+    other = BatchQueue.open(tmp_path / "out")
+    other.add([tmp_path / "c.tif"])
+    other.save()
+    batch.queue.again([0])
+    qtbot.mouseClick(batch.run_button, Qt.MouseButton.LeftButton)
+    assert not batch.bar.running
+    assert "Another window has changed the queue" in notification_manager.records[-1].message
+    assert states(batch) == ["done", "done", "queued"]
+    listed(qtbot, batch, 3)
+    qtbot.mouseClick(batch.run_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: states(batch) == ["done", "done", "failed"] and not batch.bar.running, timeout=60_000)
