@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,26 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path: Path, resume: bool) 
     drain(first)
     assert validations(output) == ["2", "4"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "run"]
+    assert not (output / ".lock").exists()
     drain(fit(recipe, output, network=plain(), resume=resume))  # given back
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights of folders are others there")
+def test_a_training_writes_nothing_beside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, output = tiny(make_data(tmp_path / "data"), steps=1), tmp_path / "closed" / "run"
+    output.mkdir(parents=True)
+    made: list[str] = []
+    opened = os.open
+
+    def watch(file: Any, *args: Any, **kwargs: Any) -> int:
+        made.append(os.fspath(file))
+        return opened(file, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", watch)
+    drain(fit(recipe, output, network=plain()))
+    beside = [file for file in made if Path(file).parent == output.parent]
+    assert beside == []
+    assert str(output / ".lock") in made
 
 
 def test_a_second_fine_tuning_of_a_file_is_refused(tmp_path: Path) -> None:

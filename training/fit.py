@@ -100,7 +100,7 @@ class Run:
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
         self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
         if self.fabric.is_global_zero:
-            held.enter_context(alone(output))
+            held.enter_context(alone(output, folder=True))
         output.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.saved = output / CHECKPOINT, (-1, -1)
         self.interrupts = Interrupts()

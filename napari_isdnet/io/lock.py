@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,6 @@ from napari_isdnet.io.locking import lock_descriptor, unlock_descriptor
 _HELD: set[str] = set()  # POSIX record locks do not exclude within one process, so that is done here
 _GUARD = threading.Lock()
 _BUSY = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-_PAUSE = 0.05
 
 
 class ProcessLock:
@@ -103,28 +101,21 @@ class ProcessLock:
 
 
 @contextmanager
-def alone(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Meanwhile nobody else who asks so writes ``path``, a file or a folder; the folder that it lies in is made.
+def alone(path: Path, *, folder: bool = False) -> Iterator[None]:
+    """Meanwhile nobody else who asks so writes the file ``path``; or the ``folder``, beside which one may not write.
 
-    Raises :class:`InputError` where another process does, and has not ended after ``wait`` seconds.
+    The folder that the lock lies in is made. Raises :class:`InputError` where another process writes there.
     """
 
     def busy(who: str) -> str:
         return f"{path} is being written by {who}; wait for it, end it, or give another --output."
 
     place = path.resolve()
-    lock = ProcessLock(place.with_name(f".{place.name}.lock"), busy, passing=True)
-    until = time.monotonic() + wait
+    file = place / ".lock" if folder else place.with_name(f".{place.name}.lock")
+    lock = ProcessLock(file, busy, passing=True)
     with disk_errors(path):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                lock.acquire()
-                break
-            except InputError:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(_PAUSE)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     try:
         yield
     finally:
