@@ -38,7 +38,10 @@ def test_the_scripted_path_goes_from_the_whole_to_full_resolution(viewer, qtbot)
     watch(viewer)
     data, multiscale = layer_data(pyramid)
     image = viewer.add_image(data, multiscale=multiscale, rgb=True)
-    report = pan_and_zoom(viewer, image, 1)
+    for seconds in (1, 5, 25):  # a machine that draws few pictures a second misses parts of a short path
+        report = pan_and_zoom(viewer, image, seconds)
+        if 0 in levels:
+            break
     assert report.ticks > 0
     assert report.without_drawing["max"] <= report.with_drawing["max"]
     assert 0 in levels
