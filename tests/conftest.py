@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Each of pytest-xdist's workers has a core to itself: two workers whose torch takes both cores wait for one another at
 # every barrier, and the suite takes as long as it does alone. Processes that the tests start inherit it.
@@ -17,8 +19,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # Examples may take as long as a busy machine needs: how fast something is, no test says.
-settings.register_profile("unhurried", deadline=None)
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Random numbers are those of the test, whichever others its worker has run; torch begins with others each time."""
+    random.seed(0)
+    generator = getattr(sys.modules.get("torch"), "default_generator", None)  # of one that is being imported: none yet
+    if generator is not None:
+        generator.manual_seed(0)
 
 
 # What the imports make stays to the end: collections among them, a tenth of their time, find nothing.

@@ -21,7 +21,9 @@ from napari_isdnet.window import Window
 from tests.test_io_tiff import RNG, picture, windows_of
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_any_window_of_any_tiling_is_the_crop(tmp_path, data):
     rows, columns = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))

@@ -25,7 +25,9 @@ def parts(draw: st.DrawFn) -> Window:
 
 
 @pytest.mark.parametrize("positioned", [True, False], ids=["pread", "seek"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=st.lists(st.tuples(parts(), parts(), st.integers(0, 99)), max_size=6))
 def test_ram_and_file_hold_what_numpy_holds(
     tmp_path: Path, positioned: bool, steps: list[tuple[Window, Window, int]]

@@ -49,7 +49,9 @@ def layouts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], tuple[in
     return shape, shard, chunk, values, tuple(box)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(layouts())
 def test_zarr_reads_what_we_write_and_we_read_what_zarr_writes(tmp_path: Path, layout: Any) -> None:
     shape, shard, chunk, values, box = layout

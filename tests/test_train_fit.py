@@ -67,6 +67,7 @@ def drain(steps):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_tiny_set_is_learnt(tmp_path: Path) -> None:
     # Crops of 128, so that the deep branch (1/4, then stride 8) has more than one position to normalise over.
     recipe = tiny(

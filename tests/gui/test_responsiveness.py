@@ -21,10 +21,11 @@ def test_a_held_main_thread_is_seen(qtbot, monkeypatch) -> None:
     monkeypatch.setattr(_responsiveness, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     heartbeat = Heartbeat()
     with heartbeat:
-        qtbot.waitUntil(lambda: len(heartbeat.gaps) == 2)
+        qtbot.waitUntil(lambda: len(heartbeat.gaps) >= 2)
         now[0] += 0.2
-        qtbot.waitUntil(lambda: len(heartbeat.gaps) == 4)
-    assert [round(gap, 3) for gap in heartbeat.gaps] == [0, 0, 0.195, 0]
+        before = len(heartbeat.gaps)
+        qtbot.waitUntil(lambda: len(heartbeat.gaps) >= before + 2)
+    assert [round(gap, 3) for gap in heartbeat.gaps if gap] == [0.195]
 
 
 def test_the_scripted_path_goes_from_the_whole_to_full_resolution(viewer, qtbot) -> None:
