@@ -18,9 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# Examples may take as long as a busy machine needs: how fast something is, no test says.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
+# Examples may take as long as a busy machine needs: how fast something is, no test says. They are the same in every
+# run, so that what fails was broken by a change; 'pytest --hypothesis-profile search' looks for others.
+_unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", _unhurried, derandomize=True)
+settings.register_profile("search", _unhurried)
+settings.load_profile("same")
 
 
 @pytest.hookimpl(tryfirst=True)
