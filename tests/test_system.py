@@ -209,12 +209,12 @@ sys.exit(worker.main())
 def test_a_lock_names_a_machine_in_any_alphabet(tmp_path: Path) -> None:
     """Where text files are no UTF-8 unless asked for, as on Windows."""
     code = """
-import platform, sys
+import socket, sys
 from pathlib import Path
 from napari_isdnet.annotation.lock import FolderLock
 from napari_isdnet.exceptions import InputError
 
-platform.node = lambda: "\\u041f\\u041a"
+socket.gethostname = lambda: "\\u041f\\u041a"
 lock = FolderLock(Path(sys.argv[1]))
 try:
     FolderLock(Path(sys.argv[1]))

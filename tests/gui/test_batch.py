@@ -110,6 +110,7 @@ def icon_of(batch: BatchWidget, row: int) -> Any:
     return None if item is None or item.icon().isNull() else item.icon().pixmap(48, 48).toImage()
 
 
+@pytest.mark.long
 def test_channels_and_contrast_are_chosen_kept_and_shown(viewer, qtbot, batch, model, tmp_path) -> None:
     pixels = np.random.default_rng(4).integers(0, 3000, (140, 150, 4), dtype=np.uint16)
     pixels[..., 3] //= 4  # another colour than the first three would give

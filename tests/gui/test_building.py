@@ -88,6 +88,7 @@ def longest(viewer: Any, qtbot: Any, path: Path, levels: list[Any]) -> float:
     return max(found)
 
 
+@pytest.mark.long
 def test_a_large_file_without_a_pyramid_does_not_hold_the_window(viewer, qtbot, tmp_path, cache) -> None:
     levels = {name: flat(tmp_path / f"{name}.tif", side) for name, side in (("small", 1000), ("large", 6001))}
     longest(viewer, qtbot, tmp_path / "small.tif", levels["small"])  # libraries are loaded, a first layer is drawn
