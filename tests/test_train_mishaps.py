@@ -256,7 +256,7 @@ def test_starting_over_leaves_nothing_of_the_run_before(tmp_path: Path) -> None:
     assert (output / "best.safetensors").is_file()
     steps = fit(tiny(root, steps=2, validate_every=0), output, resume=False)
     next(steps)
-    assert {p.name for p in output.iterdir()} <= {"log.csv"}
+    assert {p.name for p in output.iterdir()} <= {".lock", "log.csv"}
     _, result = drain(steps)
     assert (result.best, result.steps) == (None, 2)
 
