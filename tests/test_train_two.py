@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.fabric import Fabric
+from napari_isdnet_training import fit as runs
 from napari_isdnet_training.benchmark.ablation import ablation
 from napari_isdnet_training.benchmark.features import features
 from napari_isdnet_training.benchmark.loop import LoopOptions, loop
@@ -34,6 +36,21 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path: Path, resume: bool) 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "run"]
     assert not (output / ".lock").exists()
     drain(fit(recipe, output, network=plain(), resume=resume))  # given back
+
+
+def test_several_processes_are_not_started_where_another_run_writes_or_has_just_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would wait for the first one, which has ended, or end themselves while it waits for them."""
+    monkeypatch.setattr(Fabric, "launch", lambda _: pytest.fail("processes were started"))
+    root, output = make_data(tmp_path / "data"), tmp_path / "run"
+    recipe = tiny(root, steps=1, devices=2, accelerator="cpu")
+    with alone(output, folder=True), pytest.raises(InputError, match="is being written by process"):
+        next(fit(recipe, output, network=plain()))
+    answers = iter([None, "a result"])
+    monkeypatch.setattr(runs, "finished", lambda *_: next(answers))
+    with pytest.raises(InputError, match="was finished by another process just now"):
+        next(fit(recipe, output, network=plain()))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="rights of folders are others there")

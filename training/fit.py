@@ -26,7 +26,7 @@ from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
-from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer
+from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer, writes_files
 from napari_isdnet_training.sources import chosen_colors
 from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
 from torch.utils.data import DataLoader
@@ -76,6 +76,10 @@ class Run:
         if options.early_stop:
             self.dataset.split("validation")  # or say that nothing can stop it
         census = check_dataset(self.dataset, allow_empty_classes=recipe.data.allow_empty_classes)
+        if writes_files(self.fabric):  # before others are started, which would wait for one that is refused
+            held.enter_context(alone(output, folder=True))
+            if resume and finished(recipe, output) is not None:  # they would end at once
+                raise InputError(f"{output} was finished by another process just now; start again to see its result.")
         if options.devices * options.nodes > 1:  # after the checks, so that a fault is said once
             with launching():
                 self.fabric.launch()
@@ -99,8 +103,6 @@ class Run:
         self.module, self.optimizer = self.fabric.setup(self.network, optimizer)
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
         self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
-        if self.fabric.is_global_zero:
-            held.enter_context(alone(output, folder=True))
         output.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.saved = output / CHECKPOINT, (-1, -1)
         self.interrupts = Interrupts()

@@ -44,6 +44,12 @@ def make_fabric(options: RunConfig) -> Fabric:
         ) from None
 
 
+def writes_files(fabric: Fabric) -> bool:
+    """True in the one process of a run that writes its files, which is known before the others are started."""
+    where = getattr(fabric.strategy, "cluster_environment", None)
+    return where is None or (where.node_rank() == 0 and where.local_rank() == 0)
+
+
 def make_network(recipe: Recipe, classes: Sequence[ClassInfo]) -> Network:
     """The recipe's network, from its ``init`` file, from ImageNet weights or from scratch.
 
