@@ -1,7 +1,7 @@
 """Class maps of any size without areas that are too small: the *minimum mapping unit* of a map.
 
 The smallest area goes first, to the neighbour that it shares most border with, which grows by it; and so on until none
-is too small that has a neighbour (eCognition and GDAL's sieve do alike; here a chain of small areas leaves none over).
+is too small that has a neighbour. (GDAL's sieve gives areas to the largest neighbour; those among small ones stay.)
 Areas are 4-connected pixels of one class. What windows the map is read in does not show: sizes and borders are counted
 over seams before anything is decided, and ties are broken by where an area begins.
 """
