@@ -22,15 +22,16 @@ _TRIES = 8  # an export may take long
 
 def describe(image: Path) -> dict[str, Any]:
     """What is painted, and the models that were trained with it."""
-    return at_one_moment(_folder_of(image), lambda: _described(image))
+    with _found(image) as (folder, source):
+        return at_one_moment(folder, lambda: _described(folder, source))
 
 
-def _described(image: Path) -> dict[str, Any]:
+def _described(folder: Path, source: ImageSource | None) -> dict[str, Any]:
     import time
 
-    with Project.open(image, read_only=True) as project:
+    with Project.open(source or folder, read_only=True) as project:
         store = project.store
-        said = _other_image(project, image)
+        said = _other_image(project, source)
         strokes = sum(store.journal.entry(n)["kind"] != "classes" for n in store.journal.done)
         return {
             "project": str(project.folder),
@@ -48,18 +49,18 @@ def _described(image: Path) -> dict[str, Any]:
         } | ({"note": said} if said else {})
 
 
-def _other_image(project: Project, image: Path) -> str:
+def _other_image(project: Project, source: ImageSource | None) -> str:
     """What is to be said of an image that is not what it was; '' also where it is gone."""
     from napari_isdnet.io.open import open_source
 
-    path = _image_of(project) if store_folder(image) == project.folder else image
+    path = _image_of(project) if source is None else None
     try:
         if path is not None:
-            with closing(open_source(path)) as source:
-                return project.other_image(source)
+            with closing(open_source(path)) as opened:
+                return project.other_image(opened)
     except InputError:  # who wants to know what is painted need not be able to read it
         pass
-    return ""
+    return "" if source is None else project.other_image(source)
 
 
 def _image_of(project: Project) -> Path | None:
@@ -82,7 +83,11 @@ def bring(image: Path, file: Path, values: str, default_class: str, classes: Pat
         labels, own = open_labels(file)
         labels.close()
         known = own or ()
-    with _leaving_nothing(image), _opened(image, known, read_only=False) as (project, source):
+    with (
+        _found(image) as (folder, opened),
+        _leaving_nothing(folder),
+        _opened(folder, opened, known, read_only=False) as (project, source),
+    ):
         assert project is not None
         before = project.store.class_counts()
         reference = None if source is None else source.georeference
@@ -110,7 +115,7 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
     tried: list[Path] = []
 
     def export() -> dict[str, Any]:
-        with _opened(image) as (project, source):
+        with _opened(folder, opened) as (project, source):
             assert project is not None
             reference, again = _placed(source, image) if placed else None, bool(tried)
             steps = write_out(
@@ -121,7 +126,8 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
             return {"output": str(output), "format": kind, "pixels": sum(project.store.class_counts())}
 
     try:
-        return at_one_moment(_folder_of(image), export, _TRIES)
+        with _found(image) as (folder, opened):
+            return at_one_moment(folder, export, _TRIES)
     except NeverStill:
         raise InputError(
             f"{image} is painted by another program faster than it can be exported; stop painting for a moment, or"
@@ -131,9 +137,9 @@ def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bo
 
 def mend(image: Path) -> dict[str, Any]:
     """Make chunks, counts and undo of an annotation anew from its journal."""
-    folder = _folder_of(image)
-    if not (folder / JOURNAL).is_file():
-        Project.open(image, read_only=True).close()  # which says that there is none
+    with _found(image) as (folder, source):
+        if not (folder / JOURNAL).is_file():
+            Project.open(source or folder, read_only=True).close()  # which says that there is none
     with AnnotationStore.open(folder, rebuild=True) as store:
         counts = store.class_counts()
         return {"project": str(folder), "pixels": {c.name: n for c, n in zip(store.classes, counts, strict=True)}}
@@ -144,9 +150,19 @@ def places(
     placed: bool, overwrite: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The next places to paint, best first; to ``output`` as GeoJSON too."""
-    found, reference = at_one_moment(
-        _folder_of(image), lambda: _next_places(image, uncertainty, hardest, window, count, placed)
-    )
+    with _found(image) as (folder, opened):
+
+        def look() -> tuple[Sequence[Suggestion], GeoReference | None]:
+            with _opened(folder, opened, needed=False) as (project, source):
+                reference = _placed(source, image) if placed else None
+                if project is not None:
+                    store: AnnotationStore | Unpainted = project.store
+                else:
+                    assert source is not None
+                    store = Unpainted(source.shape)
+                return _next_places(store, uncertainty, hardest, window, count), reference
+
+        found, reference = at_one_moment(folder, look)
     if output is not None:
         _write_places(found, output, reference, overwrite)
     return [
@@ -158,8 +174,8 @@ def places(
 
 
 def _next_places(
-    image: Path, uncertainty: Path | None, hardest: bool, window: int | None, count: int, placed: bool
-) -> tuple[Sequence[Suggestion], GeoReference | None]:
+    store: AnnotationStore | Unpainted, uncertainty: Path | None, hardest: bool, window: int | None, count: int
+) -> Sequence[Suggestion]:
     import numpy as np
 
     from napari_isdnet.annotation.suggest import TRUST_FROM, place_side
@@ -167,20 +183,12 @@ def _next_places(
     from napari_isdnet.io.open import open_source
 
     with ExitStack() as stack:
-        project, source = stack.enter_context(_opened(image, needed=False))
-        reference = _placed(source, image) if placed else None
-        if project is not None:
-            store: AnnotationStore | Unpainted = project.store
-        else:
-            assert source is not None
-            store = Unpainted(source.shape)
         unsure: Any = np.ones((1, 1))
         if uncertainty is not None:
             unsure = stack.enter_context(closing(open_source(uncertainty)))
             check_uncertainty(uncertainty, unsure)
         side = window or place_side(store.shape)
-        trust = 0.0 if hardest else TRUST_FROM
-        return next_regions(unsure, store, window=side, count=count, trust_from=trust), reference
+        return next_regions(unsure, store, window=side, count=count, trust_from=0.0 if hardest else TRUST_FROM)
 
 
 def show_places(found: Sequence[dict[str, Any]]) -> None:
@@ -207,9 +215,8 @@ def _write_places(found: Sequence[Suggestion], path: Path, reference: GeoReferen
 
 
 @contextmanager
-def _leaving_nothing(image: Path) -> Iterator[None]:
-    """Takes away the project that was made inside for ``image`` when that fails before anything is painted."""
-    folder = _folder_of(image)
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    """Takes away the project that was made inside in ``folder`` when that fails before anything is painted."""
     if folder.exists():
         yield
         return
@@ -224,36 +231,36 @@ def _leaving_nothing(image: Path) -> Iterator[None]:
         raise
 
 
-def _folder_of(image: Path) -> Path:
-    """The project of an image, there or not yet."""
+@contextmanager
+def _found(image: Path) -> Iterator[tuple[Path, ImageSource | None]]:
+    """The project of an image, there or not yet, and the image, open; None of it where ``image`` is the project."""
     from napari_isdnet.io.open import open_source
 
     folder = store_folder(image)
     if (folder / JOURNAL).is_file() or folder.suffix == ENDING:
-        return folder
+        yield folder, None
+        return
     with closing(open_source(image)) as source:
-        return project_folder(image, quick_identity(source))
+        yield project_folder(image, quick_identity(source)), source
 
 
 @contextmanager
 def _opened(
-    image: Path, classes: Sequence[Any] = (), *, read_only: bool = True, needed: bool = True
-) -> Iterator[tuple[Project | None, ImageSource | None]]:
-    """The project of an image and the image itself, which may be gone where ``image`` is the project's folder.
+    folder: Path, source: ImageSource | None, classes: Sequence[Any] = (), *, read_only: bool = True,
+    needed: bool = True,
+) -> Iterator[tuple[Project | None, ImageSource | None]]:  # fmt: skip
+    """What was :func:`_found`: the project, and the image, which may be gone where the project was asked for.
 
     No project where there is none yet and it is not ``needed``.
     """
     from napari_isdnet.io.open import open_source
 
     with ExitStack() as stack:
-        folder = store_folder(image)
-        if (folder / JOURNAL).is_file() or folder.suffix == ENDING:
+        if source is None:
             project = stack.enter_context(Project.open(folder, read_only=read_only))
             path = _image_of(project)
             yield project, None if path is None else stack.enter_context(closing(open_source(path)))
-            return
-        source = stack.enter_context(closing(open_source(image)))
-        if not needed and not (project_folder(image, quick_identity(source)) / JOURNAL).is_file():
+        elif not needed and not (folder / JOURNAL).is_file():
             yield None, source
         else:
             yield stack.enter_context(Project.open(source, classes, read_only=read_only)), source

@@ -45,7 +45,7 @@ def make_fabric(options: RunConfig) -> Fabric:
 
 
 def writes_files(fabric: Fabric) -> bool:
-    """True in the one process of a run that writes its files, which is known before the others are started."""
+    """True in the one process of a run that writes its files; unlike ``is_global_zero`` before others are started."""
     where = getattr(fabric.strategy, "cluster_environment", None)
     return where is None or (where.node_rank() == 0 and where.local_rank() == 0)
 
