@@ -147,6 +147,27 @@ def test_what_a_sparse_file_does_not_store(tmp_path: Path) -> None:
         assert source.read(Window(0, 0, 1, 1)).ravel().tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("kind", ["nan", "nan in one band", "alpha", "half seen", "whole"])
+@pytest.mark.parametrize("codec", ["lerc", "lerc_zstd"])
+def test_what_lerc_masks_is_missing(tmp_path: Path, codec: str, kind: str, interleave: str) -> None:
+    profile = {"compress": codec, "interleave": interleave, "tiled": True, "blockxsize": 64, "blockysize": 64}
+    data: Any = noise(3, 150, 200)
+    if "nan" in kind:
+        data = data / np.float32(255)
+        data[: 3 if kind == "nan" else 1, 70:120, 10:150] = np.nan
+        path = gdal(tmp_path / "a.tif", data, nodata=np.nan, **profile)
+    else:
+        alpha = np.full((1, 150, 200), 255, np.uint8)
+        if kind != "whole":
+            alpha[:, 10:100, 30:90] = 0 if kind == "alpha" else 100
+        data = np.concatenate([data, alpha])
+        path = gdal(tmp_path / "a.tif", data, photometric="rgb", alpha="yes", **profile)
+    with closing(open_source(path)) as source, rasterio.open(path) as oracle:
+        np.testing.assert_array_equal(pixels(source).transpose(2, 0, 1), oracle.read())
+        assert (source.format, source.alpha) == ("TIFF", None if "nan" in kind else 3)
+
+
 def test_the_lowest_float_written_with_too_few_digits_is_nodata(tmp_path: Path) -> None:
     data = noise(40, 50).astype(np.float32)
     data[:8] = np.finfo(np.float32).min

@@ -15,6 +15,7 @@ import numpy as np
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import Tiling
 from napari_isdnet.io.tiff_color import JPEG, Color, alpha_samples, color_of, samples_out, with_alpha
+from napari_isdnet.io.tiff_lerc import LERC, lerc_tile
 from napari_isdnet.io.tiff_meta import nodata_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Part:
             stored = np.dtype(key.parent.byteorder + key.dtype.char)
             tile = np.frombuffer(data, stored).reshape(rows, self.tiling.tile[1], self.samples)
             tile = tile.astype(key.dtype, copy=False)
+        elif self.page.keyframe.compression == LERC:
+            tile = lerc_tile(data, self.samples)
         else:
             tile = self._decoder(data, self.first_segment + index)[0][0]
         if self.palette is not None:
