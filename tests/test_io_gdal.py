@@ -17,6 +17,7 @@ from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import geo
 from napari_isdnet.io.geo import open_raster
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.window import Window
 from tests.test_io_formats import check, noise
@@ -91,6 +92,62 @@ def test_gdal_overviews_are_levels(tmp_path):
         for i, level in enumerate(levels):
             writer.write(level, tile=(64, 64), photometric="rgb", subfiletype=int(i > 0), metadata=None)
     check(open_raster(path, "a"), levels)
+
+
+def mosaic(folder: Path, parts: list[np.ndarray], nodata: tuple[int | None, ...], mask: str | None) -> Path:
+    """``parts`` at three corners of a mosaic that is four of them large, so that a fourth is a hole."""
+    height, width, bands = parts[0].shape
+    sources: list[str] = []
+    for number, (part, (y, x)) in enumerate(zip(parts, [(0, 0), (0, width), (height, width)])):
+        profile = {"driver": "GTiff", "height": height, "width": width, "count": bands, "dtype": "uint8"}
+        with rasterio.open(folder / f"{number}.tif", "w", **profile) as file:
+            file.write(np.moveaxis(part, 2, 0))
+        where = f'xOff="{x}" yOff="{y}" xSize="{width}" ySize="{height}"'
+        sources.append(
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{number}.tif</SourceFilename><SourceBand>BAND'
+            f"</SourceBand><DstRect {where}/></SimpleSource>"
+        )
+    text = f'<VRTDataset rasterXSize="{2 * width}" rasterYSize="{2 * height}">'
+    for band, value in zip(range(1, bands + 1), nodata):
+        hole = "" if value is None else f"<NoDataValue>{value}</NoDataValue>"
+        inner = hole + "".join(sources).replace("BAND", str(band))
+        text += f'<VRTRasterBand dataType="Byte" band="{band}">{inner}</VRTRasterBand>'
+    if mask is not None:
+        inner = "".join(sources).replace("BAND", mask)
+        text += f'<MaskBand><VRTRasterBand dataType="Byte">{inner}</VRTRasterBand></MaskBand>'
+    (folder / "mosaic.vrt").write_text(f"{text}</VRTDataset>")
+    return folder / "mosaic.vrt"
+
+
+@pytest.mark.parametrize(
+    ("nodata", "mask"), [((None,) * 3, "mask,1"), ((0, 1, 2), None), ((None, 0, 0), None), ((0, 0, 0), None)]
+)
+def test_holes_of_a_mosaic_are_those_of_gdal(tmp_path: Path, nodata: tuple[int | None, ...], mask: str | None) -> None:
+    path = mosaic(tmp_path, [noise(40, 50, 3) // 2 + 3 for _ in range(3)], nodata, mask)
+    whole = Window.whole((80, 100))
+    with closing(open_source(path)) as source, rasterio.open(path) as oracle:
+        policy = IntensityPolicy.from_source(source)
+        assert policy.channels == (0, 1, 2)
+        pixels, seen = source.read(whole), oracle.dataset_mask() > 0
+        assert seen.all() == (None in nodata and mask is None)
+        np.testing.assert_array_equal(policy.valid(pixels) if not seen.all() else seen, seen)
+        np.testing.assert_array_equal(pixels[..., :3].transpose(2, 0, 1), oracle.read())
+        picked = tuple(reversed(policy.needed))
+        np.testing.assert_array_equal(
+            source.read_channels(Window(30, 30, 30, 40), picked), pixels[30:60, 30:70, picked]
+        )
+
+
+def test_a_mask_has_the_levels_of_its_raster(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "height": 256, "width": 200, "count": 3, "dtype": "uint8"}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "a.tif", "w", **profile) as file:
+        file.write(noise(3, 256, 200))
+        file.write_mask(np.kron(np.eye(8, dtype=np.uint8), np.ones((32, 25), np.uint8)) * 255)
+        file.build_overviews([2, 4])
+    with closing(open_source(tmp_path / "a.tif")) as own, closing(open_raster(tmp_path / "a.tif", "a")) as other:
+        assert (own.levels, own.alpha) == (other.levels, other.alpha) == (((256, 200), (128, 100), (64, 50)), 3)
+        for level, shape in enumerate(own.levels):
+            np.testing.assert_array_equal(own.read(Window.whole(shape), level), other.read(Window.whole(shape), level))
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "VRT"])

@@ -45,9 +45,11 @@ class RasterioSource(SourceBase):
         palette: npt.NDArray[np.uint8] | None = None,
         stored: SourceInfo | None = None,
         files: Sequence[str] = (),
+        masked: bool = False,
     ) -> None:
+        """``masked``: GDAL's mask is the last channel, alpha, which the file has not got as a band."""
         super().__init__(info)
-        self.path = path
+        self.path, self._masked = path, masked
         self._palette, self._stored, self._files = palette, stored, files
         self._free: list[tuple[int, Any]] = []
         self._lock = threading.Lock()
@@ -82,8 +84,12 @@ class RasterioSource(SourceBase):
         try:
             area = RasterWindow(window.column, window.row, window.width, window.height)
             with self._handle(level) as handle:
-                bands = None if self._palette is not None else [channel + 1 for channel in channels]
+                mask = self.alpha if self._masked else None
+                bands = None if self._palette is not None else [c + 1 for c in channels if c != mask]
                 data = handle.read(bands, window=area)
+                if mask in channels:
+                    seen = np.where(handle.dataset_mask(window=area) != 0, 255, 0)
+                    data = np.insert(data, list(channels).index(mask), seen.astype(data.dtype), axis=0)
         except RasterioError as error:
             raise TileError(self.name, window, level, one_line(error)) from error
         if self._palette is not None:
@@ -117,10 +123,13 @@ def open_raster(path: Path, name: str) -> RasterioSource:
         raise MissingExtra(f"Reading {path.name}", "rasterio", "geo") from error
     try:
         with _open(path, 0) as dataset:
-            palette = _palette(dataset)
+            palette, masked = _palette(dataset), _is_masked(dataset)
             info, files = _info(dataset, path, name), tuple(dataset.files)
     except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
         raise InputError(f"{path.name} cannot be read by GDAL ({one_line(error)}); convert it to a GeoTIFF.") from error
+    if palette is None and masked:
+        info = replace(info, channels=info.channels + 1, alpha=info.channels, nodata=None)
+        return RasterioSource(path, info, files=files, masked=True)
     if palette is None:
         return RasterioSource(path, info, files=files)
     channels = palette.shape[1]
@@ -144,6 +153,17 @@ def _others(path: Path, files: Sequence[str]) -> dict[str, Any]:
         stat, count = other.stat(), count + 1
         digest.update(f"{other.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return {"files": count, "files_digest": digest.hexdigest()[:32]} if count else {}
+
+
+def _is_masked(dataset: Any) -> bool:
+    """Where neither an alpha band nor one nodata value says what is missing: a mosaic may have a mask of its own, or a
+    value for every band."""
+    from rasterio.enums import MaskFlags
+
+    first = dataset.mask_flag_enums[0] if dataset.count else []
+    own = MaskFlags.per_dataset in first and MaskFlags.alpha not in first
+    values = {str(value) for value in dataset.nodatavals}  # as text, in which NaN is equal to itself
+    return (own or len(values) > 1) and "int8" not in dataset.dtypes
 
 
 def _palette(dataset: Any) -> npt.NDArray[np.uint8] | None:
