@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import rasterio
+import rasterio.shutil
 from PIL import Image
 
 from napari_isdnet.io.open import open_source
@@ -45,6 +46,31 @@ def test_a_position_that_gdal_wrote_beside_a_picture_is_found(tmp_path: Path, sy
         assert source.georeference == place
         assert (source.pixel_size is not None) == system
         assert "its position comes from a.png.aux.xml" in source.notes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_world_file_that_gdal_wrote_too_does_not_hide_the_system(tmp_path: Path, stale: bool) -> None:
+    own = gdal(
+        tmp_path / "o.tif", noise(40, 50), crs="EPSG:32633", transform=rasterio.Affine(0.5, 0.1, 4e5, 0.1, -1, 5e6)
+    )
+    with rasterio.open(own) as data:
+        rasterio.shutil.copy(data, tmp_path / "a.png", driver="PNG", WORLDFILE="YES")
+    if stale:  # a world file of before: GDAL goes by its own file
+        (tmp_path / "a.wld").write_text("1\n0\n0\n-1\n0\n0\n")
+    with closing(open_source(tmp_path / "a.png")) as source, rasterio.open(tmp_path / "a.png") as data:
+        assert source.georeference == GeoReference("EPSG:32633", tuple(data.transform)[:6])
+        assert source.pixel_size is not None
+        assert source.pixel_size.unit == "m"
+
+
+def test_a_system_that_was_assigned_beside_a_tiff_is_its_own(tmp_path: Path) -> None:
+    path = gdal(tmp_path / "a.tif", noise(40, 50), transform=rasterio.Affine(0.5, 0, 4e5, 0, -0.5, 5e6))
+    (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset><SRS>EPSG:32633</SRS></PAMDataset>")
+    with closing(open_source(path)) as source, rasterio.open(path) as data:
+        assert source.georeference == GeoReference(f"EPSG:{data.crs.to_epsg()}", tuple(data.transform)[:6])
+        assert source.pixel_size is not None
+        assert source.pixel_size.metres == 0.5
+        assert "its reference system comes from a file beside it" in source.notes  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

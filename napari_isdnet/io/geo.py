@@ -87,7 +87,7 @@ class RasterioSource(SourceBase):
                 mask = self.alpha if self._masked else None
                 bands = None if self._palette is not None else [c + 1 for c in channels if c != mask]
                 data = handle.read(bands, window=area)
-                if mask in channels:
+                if mask is not None and mask in channels:
                     seen = np.where(handle.dataset_mask(window=area) != 0, 255, 0)
                     data = np.insert(data, list(channels).index(mask), seen.astype(data.dtype), axis=0)
         except RasterioError as error:

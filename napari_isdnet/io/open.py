@@ -14,7 +14,7 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.picture import kind_of, open_picture
-from napari_isdnet.io.sidecar import place_beside
+from napari_isdnet.io.sidecar import place_beside, system_beside
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.io.zarr import is_zarr, open_zarr
 
@@ -155,8 +155,15 @@ def _open_path(path: Path, name: str | None, threads: int | None, memory: int | 
 
 
 def _placed(source: Any, path: Path) -> ImageSource:
-    """``source`` with the position of a world file beside it, where it has none of its own."""
-    if source.georeference is None:
+    """``source`` with what files beside it say of its position, as far as it has none of its own."""
+    own = source.georeference
+    if own is not None and own.crs is None:
+        crs, size = system_beside(path, own.transform)
+        if crs is not None:
+            notes = (*source.info.notes, "its reference system comes from a file beside it")
+            place = replace(own, crs=crs)
+            source.info = replace(source.info, georeference=place, pixel_size=size, notes=notes)
+    elif own is None:
         place, size, note = place_beside(path)
         if note is not None:
             known = source.info.pixel_size or size
