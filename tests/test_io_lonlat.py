@@ -100,8 +100,9 @@ def test_without_rasterio_degrees_are_refused(store, tmp_path: Path, monkeypatch
         ("http://www.opengis.net/def/crs/EPSG/0/32640", True),
         ("https://www.opengis.net/def/crs/epsg/9.9.1/32640", True),
         ("http://www.opengis.net/def/crs/EPSG/0/32641", False),
-        ("urn:ogc:def:crs:OGC:1.3:CRS84", False),
-        ("http://www.opengis.net/def/crs/OGC/1.3/CRS84", False),
+        ("urn:ogc:def:crs:OGC:1.3:CRS84", True),
+        ("http://www.opengis.net/def/crs/OGC/1.3/CRS84", True),
+        ("EPSG:4258", False),
     ],
 )
 def test_every_spelling_of_a_reference_system_is_known(tmp_path: Path, name: str, same: bool) -> None:
@@ -113,5 +114,54 @@ def test_every_spelling_of_a_reference_system_is_known(tmp_path: Path, name: str
         return
     with pytest.raises(InputError, match="is in the reference system"):
         read_items(path, PROJECTED)
-    if "CRS84" in name:
-        assert read_items(path, DEGREES)[1] is DEGREES
+
+
+def named(path: Path, kind: str, points: Any, name: str = "urn:ogc:def:crs:OGC:1.3:CRS84") -> Path:
+    feature = json.loads(written(path, kind, points).read_text())
+    crs = {"type": "name", "properties": {"name": name}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["Polygon", "LineString", "Point"])
+@pytest.mark.parametrize("reference", [PROJECTED, DEGREES])
+def test_degrees_as_qgis_saves_them_are_painted_where_they_lie(
+    store, tmp_path: Path, kind: str, reference: GeoReference
+) -> None:
+    said: list[str] = []
+    import_geojson(
+        store, named(tmp_path / "q.geojson", kind, degrees(reference)), georeference=reference, note=said.append
+    )
+    assert not said
+    found = store.read_labels(Window.whole(SHAPE))
+    store.undo()
+    import_geojson(store, written(tmp_path / "pixels.geojson", kind, PIXELS))
+    expected = store.read_labels(Window.whole(SHAPE))
+    assert found.any()
+    assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1
+
+
+FEET = GeoReference("EPSG:2263", (1.0, 0.0, 980_000.0, 0.0, -1.0, 200_000.0))  # Lambert of New York, in feet
+
+
+@pytest.mark.parametrize("how", [named, written])
+def test_a_point_that_no_projection_reaches_is_one_sentence(store, tmp_path: Path, how: Any) -> None:
+    here = degrees(FEET)
+    path = how(tmp_path / "q.geojson", "LineString", [*here, (20.1234, -90.0)])
+    with pytest.raises(
+        InputError, match=r"holds the point 20\.1234, -90 \(longitude, latitude\), which has no place in"
+    ):
+        import_geojson(store, path, georeference=FEET)
+    assert store.position == 0
+    import_geojson(store, how(tmp_path / "q.geojson", "LineString", here), georeference=FEET)
+    assert store.position == 1
+
+
+def test_shapes_in_a_system_that_the_image_does_not_name_are_no_pixels(store, tmp_path: Path) -> None:
+    path = named(tmp_path / "q.geojson", "Polygon", PIXELS, "EPSG:32640")
+    for place in (None, GeoReference(None, PROJECTED.transform)):
+        with pytest.raises(InputError, match="in the reference system EPSG:32640, and the image names none; give the"):
+            import_geojson(store, path, georeference=place)
+    with pytest.raises(InputError, match=r"0 of 1 shapes of q.geojson lie on the image; give those of this place"):
+        import_geojson(store, path, georeference=PROJECTED)
+    assert store.position == 0

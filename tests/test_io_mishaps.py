@@ -280,8 +280,8 @@ def test_longitude_and_latitude_have_several_names(tmp_path: Path, name: str) ->
     crs = {"type": "name", "properties": {"name": name}}
     (tmp_path / "q.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": []}))
     assert read_items(tmp_path / "q.geojson", degrees)[1] == degrees
-    with pytest.raises(InputError, match="the image in EPSG:32633"):
-        read_items(tmp_path / "q.geojson", GeoReference("EPSG:32633", degrees.transform))
+    utm = GeoReference("EPSG:32633", degrees.transform)
+    assert read_items(tmp_path / "q.geojson", utm)[1] is utm  # they are moved there
 
 
 @pytest.mark.parametrize("header", ["{'descr': '|u1', 'fortran_order': False, 'shape': (2,2", "{'shape': (True,4)}"])

@@ -120,6 +120,8 @@ def _check_classes(store: AnnotationStore, names: Sequence[str], file: str) -> N
 def _inside(store: AnnotationStore, drawn: Sequence[Drawn], name: str, image: GeoReference | None) -> list[Drawn]:
     """The shapes that lie on the image; :class:`InputError` where there are shapes, and none does or covers a pixel."""
     inside = [item for item in drawn if _lies_on(item.stroke, store.shape)]
+    if drawn and not inside and drawn[0].placed:
+        raise InputError(f"0 of {len(drawn)} shapes of {name} lie on the image; give those of this place on the earth.")
     if drawn and not inside:
         other = ", or name the system of its map coordinates (crs)" if image is not None else ""
         raise InputError(

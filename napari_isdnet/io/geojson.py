@@ -26,6 +26,9 @@ _EPSG = re.compile(
 )
 
 
+LON_LAT = "EPSG:4326"
+
+
 class Writer:
     """Writes a FeatureCollection feature by feature."""
 
@@ -119,9 +122,10 @@ def read_items(
 
     The second value is ``georeference``, that of the image, where the file is in map coordinates, which it says by
     naming their system (``crs``, as GDAL, QGIS and this package write it); None where it counts pixels. Raises
-    :class:`InputError` where it names another system than the image's. With the ``shape`` of the image (rows, columns)
+    :class:`InputError` where it names another system than the image's, but for longitude and latitude (WGS 84, which
+    QGIS saves unless told), which come back in map coordinates. With the ``shape`` of the image (rows, columns)
     a file without a system may be in longitude and latitude
-    (:func:`~napari_isdnet.io.lonlat.from_degrees`); it then comes back in map coordinates, and ``note`` is told.
+    (:func:`~napari_isdnet.io.lonlat.from_degrees`), too; then ``note`` is told.
     """
     file = Path(path)
     try:
@@ -139,8 +143,8 @@ def read_items(
         raise InputError(f"{file} is no GeoJSON: 'features' must be a list of features.")
     named = _named_system(content)
     reference = None
-    if georeference is not None and georeference.crs and named is not None:
-        reference = _same_system(named, georeference, file)
+    if named is not None:
+        reference = _in_system(items, named, georeference, file)
     elif georeference is not None and georeference.crs and shape is not None:
         from napari_isdnet.io.lonlat import from_degrees
 
@@ -158,19 +162,27 @@ def _named_system(content: Any) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _same_system(named: str, georeference: GeoReference, file: Path) -> GeoReference:
-    if _system(named) != _system(georeference.crs or ""):
+def _in_system(items: list[Any], named: str, georeference: GeoReference | None, file: Path) -> GeoReference:
+    """That of the image, to which longitudes and latitudes are moved; :class:`InputError` for any other system."""
+    from napari_isdnet.io.lonlat import move_degrees
+
+    own = "" if georeference is None else georeference.crs or ""
+    if georeference is None or not own:
         raise InputError(
-            f"{file} is in the reference system {named}, the image in {georeference.crs};"
-            " save it in that of the image first (in QGIS: Export > Save Features As)."
+            f"{file} is in the reference system {named}, and the image names none; give the image its position"
+            " (a GeoTIFF, or a world file and a .prj beside it), or draw over its pixels."
         )
+    degrees = _system(named) == LON_LAT
+    if _system(named) != _system(own) and not (degrees and move_degrees(items, own, file)):
+        remedy = "save it in that of the image first (in QGIS: Export > Save Features As)."
+        raise InputError(f"{file} is in the reference system {named}, the image in {own}; {remedy}")
     return georeference
 
 
 def _system(name: str) -> str:
     """One spelling for one reference system; GDAL and QGIS write EPSG:4326, x before y, as CRS84."""
     if name.upper().endswith((":CRS84", "/CRS84")):
-        return "EPSG:4326"
+        return LON_LAT
     found = _EPSG.fullmatch(name.strip())
     return f"EPSG:{found[1] or found[2]}" if found else name
 

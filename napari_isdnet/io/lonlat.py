@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,7 @@ def from_degrees(items: Sequence[Any], reference: GeoReference, shape: tuple[int
         return False
     moved = _warped(points, reference.crs or "")
     if moved is not None and _meets(moved, reference, shape):
-        for position, (x, y) in zip(positions, moved.tolist(), strict=True):
-            position[:2] = x, y
+        _put(positions, moved, file)
         return True
     if (points * 2 == np.round(points * 2)).all():
         return False
@@ -47,6 +47,33 @@ def from_degrees(items: Sequence[Any], reference: GeoReference, shape: tuple[int
         f"{said} of another place; give the file of this image, or, where they are pixels, give its features the"
         " property objectType, as QuPath does."
     )
+
+
+def move_degrees(items: Sequence[Any], crs: str, file: Path) -> bool:
+    """Move longitudes and latitudes of WGS 84 to the system ``crs``, in place; False where rasterio is missing.
+
+    Positions that are none are left to whoever reads the shapes. Raises :class:`InputError` for one that the system
+    cannot express.
+    """
+    positions = [p for item in items for p in _positions(item)]
+    try:
+        points = np.array([p[:2] for p in positions], np.float64).reshape(-1, 2)
+    except OverflowError:
+        raise InputError(f"{file.name} holds numbers that are no longitude and latitude; save it again.") from None
+    moved = _warped(points, crs)
+    if moved is not None:
+        _put(positions, moved, file)
+    return moved is not None
+
+
+def _put(positions: Sequence[list[Any]], points: Points, file: Path) -> None:
+    for position, (x, y) in zip(positions, points.tolist(), strict=True):
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise InputError(
+                f"{file.name} holds the point {position[0]:g}, {position[1]:g} (longitude, latitude), which has no"
+                " place in the reference system of the image; leave out shapes that are far from it."
+            )
+        position[:2] = x, y
 
 
 def _marked(item: Any) -> bool:
@@ -81,17 +108,35 @@ def _is_degrees(crs: str) -> bool:
 
 
 def _warped(points: Points, crs: str) -> Points | None:
-    """Longitudes and latitudes in the system ``crs``; None where rasterio is missing or does not know it."""
-    if _is_degrees(crs):
+    """Longitudes and latitudes in the system ``crs``, NaN where it has no place for one.
+
+    None where rasterio is missing or does not know the system.
+    """
+    if _is_degrees(crs) or not len(points):
         return points
     try:
-        from rasterio.errors import RasterioError
-        from rasterio.warp import transform
+        from rasterio.crs import CRS
+        from rasterio.errors import CRSError
     except ImportError:
         return None
     try:
+        system = CRS.from_user_input(crs)
+    except CRSError:
+        return None
+    moved = _transformed(points, system)
+    if moved is None:  # one that is out of reach spoils all that are asked for with it
+        nowhere = np.full((1, 2), np.nan)
+        each = (_transformed(point[None], system) for point in points)
+        moved = np.concatenate([nowhere if one is None else one for one in each])
+    return moved
+
+
+def _transformed(points: Points, crs: Any) -> Points | None:
+    from rasterio.warp import transform
+
+    try:
         return np.stack([np.array(v) for v in transform("EPSG:4326", crs, *points.T.tolist())], axis=1)
-    except (RasterioError, ValueError):
+    except Exception:  # GDAL's own errors, which rasterio lets through, have no class that is public
         return None
 
 
