@@ -59,6 +59,24 @@ def test_a_label_image_of_another_place_is_refused(store, crs, column, fits):
     assert not values(store).any()
 
 
+@pytest.mark.parametrize(
+    ("transform", "how"),
+    [
+        ((1.0, 0.0, 400_000.0, 0.0, -1.0, 5_400_000.0), "its pixels are 1 x 1 instead of 0.5 x 0.5; bring it"),
+        (
+            (0.0, 0.5, 400_000.0, 0.5, 0.0, 5_400_000.0),
+            "its pixels are 0.5 x 0.5 instead of 0.5 x 0.5, and turned; bri",
+        ),
+    ],
+)
+def test_a_label_image_of_the_same_corner_and_other_pixels_is_refused(store, transform, how):
+    place = GeoReference("EPSG:32633", (0.5, 0.0, 400_000.0, 0.0, -0.5, 5_400_000.0))
+    labels = LabelSource(np.ones(SHAPE, np.uint8))
+    labels.georeference = GeoReference("EPSG:32633", transform)
+    with pytest.raises(InputError, match=how):
+        result_of(import_labels(store, labels, place=place))
+
+
 def test_label_files_with_names_are_matched_by_name(painted, tmp_path):
     expected = values(painted)
     mask = result_of(export_labels(painted, tmp_path / "labels.tif"))

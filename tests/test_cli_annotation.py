@@ -162,6 +162,7 @@ def test_places_are_unsure_and_far_from_what_is_painted(cli: Runner, image: Path
         (("export", "{image}", "-o", "{folder}/a.tif"), "Nothing is annotated yet"),
         (("import", "{image}", "{folder}/none.geojson"), "none.geojson does not exist; give a GeoJSON file"),
         (("import", "{image}", "{folder}/small.png"), "needs 600 x 700"),
+        (("import", "{image}", "{folder}/roads.gpkg"), "roads.gpkg is no GeoJSON, which outlines must be; save it"),
         (("export", "{plain}", "-o", "{folder}/a.txt"), "'a.txt' must end with one of .geojson"),
         (("export", "{plain}", "-o", "{folder}/a.geojson", "--map"), "has no position on the earth"),
         (("export", "{plain}", "-o", "{folder}/a.geojson", "--values", "annotation"), "Outlines carry class names"),
@@ -180,6 +181,7 @@ def test_what_cannot_be_done_is_said(
     plain = tmp_path / "plain.png"
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(plain)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "small.png")
+    (tmp_path / "roads.gpkg").write_bytes(b"SQLite format 3\0")
     Project.open(plain, ["road"]).close()
     ran = cli("annotation", *(a.format(image=image, plain=plain, folder=tmp_path) for a in arguments))
     assert ran.code == 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from PIL import Image
 from rasterio.enums import Resampling
 
@@ -146,3 +147,16 @@ def test_a_palette_png_keeps_the_place_of_its_world_file(tmp_path: Path) -> None
     with closing(labels):
         assert labels.georeference is not None
         assert labels.georeference.transform == (0.5, 0.0, 100.0, 0.0, -0.5, 200.0)
+
+
+def test_a_grey_png_with_nodata_as_gdal_writes_it_is_a_label_map(tmp_path: Path) -> None:
+    values = noise(40, 30, top=3)
+    values[5:9, 3:7] = 255
+    path = gdal(tmp_path / "a.tif", values, nodata=2, crs="EPSG:32633", transform=rasterio.Affine(2, 0, 5, 0, -2, 9))
+    with rasterio.open(path) as data:
+        rasterio.shutil.copy(data, tmp_path / "a.png", driver="PNG")
+    labels, _ = open_labels(tmp_path / "a.png")
+    with closing(labels):
+        np.testing.assert_array_equal(whole(labels, 0)[..., 0], np.where(values == 2, 255, values))
+        assert labels.georeference is not None
+        assert labels.georeference.crs == "EPSG:32633"

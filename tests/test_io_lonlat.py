@@ -141,6 +141,20 @@ def test_degrees_as_qgis_saves_them_are_painted_where_they_lie(
     assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1
 
 
+@pytest.mark.parametrize("how", [named, written])
+@pytest.mark.parametrize("west", [179.0, -182.0])
+def test_longitudes_across_the_date_line_are_those_of_the_image(store, tmp_path: Path, how: Any, west: float) -> None:
+    fiji = GeoReference("EPSG:4326", (0.01, 0.0, west, 0.0, -0.01, -16.0))
+    points = degrees(fiji)
+    points[:, 0] = (points[:, 0] + 180) % 360 - 180
+    assert points[0, 0] * west < 0 or points[1, 0] * west < 0
+    import_geojson(store, how(tmp_path / "q.geojson", "LineString", points), georeference=fiji)
+    found = store.read_labels(Window.whole(SHAPE))
+    store.undo()
+    import_geojson(store, written(tmp_path / "pixels.geojson", "LineString", PIXELS))
+    np.testing.assert_array_equal(found, store.read_labels(Window.whole(SHAPE)))
+
+
 FEET = GeoReference("EPSG:2263", (1.0, 0.0, 980_000.0, 0.0, -1.0, 200_000.0))  # Lambert of New York, in feet
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rasterio
+import rasterio.rpc
 import tifffile
 from rasterio.enums import Resampling
 
@@ -213,6 +214,30 @@ def test_control_points_are_no_grid_and_the_note_says_what_to_do(tmp_path):
     source = open_source(path)
     assert source.georeference is None
     assert any("3 ground control points are not used: warp it" in note for note in source.notes)
+
+
+def test_rational_polynomials_are_no_grid_and_the_note_says_what_to_do(tmp_path):
+    one, other = [1.0] + [0.0] * 19, [0.0, 1.0] + [0.0] * 18
+    numbers = {"lat_off": 25, "lat_scale": 1, "long_off": 55, "long_scale": 1, "height_off": 0, "height_scale": 1}
+    numbers |= {"line_off": 4, "line_scale": 4, "samp_off": 4, "samp_scale": 4}
+    rpcs = rasterio.rpc.RPC(
+        **numbers, line_den_coeff=one, samp_den_coeff=one, line_num_coeff=other, samp_num_coeff=other
+    )
+    path = tmp_path / "rpc.tif"
+    with rasterio.open(path, "w", driver="GTiff", height=8, width=8, count=1, dtype="uint8", rpcs=rpcs) as dataset:
+        dataset.write(np.ones((1, 8, 8), np.uint8))
+    source = open_source(path)
+    assert source.georeference is None
+    assert any("rational polynomials (RPC) are not used: orthorectify" in note for note in source.notes)
+
+
+def test_the_transform_of_an_image_without_a_place_is_none(tmp_path):
+    profile = {"driver": "GTiff", "height": 8, "width": 8, "count": 1, "dtype": "uint8", "nodata": 255}
+    for name, crs in (("a", None), ("b", "EPSG:32640")):  # as a profile of such an image is written back
+        with rasterio.open(tmp_path / name, "w", **profile, crs=crs, transform=rasterio.Affine.identity()) as data:
+            data.write(np.ones((1, 8, 8), np.uint8))
+    assert open_source(tmp_path / "a").georeference is None
+    assert open_source(tmp_path / "b").georeference.transform == (1, 0, 0, 0, 1, 0)
 
 
 def test_pixel_is_point_is_shifted_to_corners_as_gdal_does(tmp_path):

@@ -210,11 +210,16 @@ def _check_place(labels: ImageSource, place: GeoReference | None) -> None:
     # A system may be spelt in several ways; two numbers of one register are two systems.
     other = own.crs != place.crs and all((crs or "").startswith("EPSG:") for crs in (own.crs, place.crs))
     if other or max(apart) > 0.5 * pixel:
-        raise InputError(
-            f"{labels.name} lies elsewhere than the image: its corner is at x {c2:.12g}, y {f2:.12g}"
-            f" ({own.crs or 'no system'}), that of the image at x {c:.12g}, y {f:.12g} ({place.crs or 'no system'});"
-            " bring it onto the image's grid first."
+        where = (
+            f"x {c2:.12g}, y {f2:.12g} ({own.crs or 'no system'})",
+            f"x {c:.12g}, y {f:.12g} ({place.crs or 'no system'})",
         )
+        how = f"its corner is at {where[0]}, that of the image at {where[1]}"
+        if where[0] == where[1]:
+            sides = [f"{height:g} x {width:g}" for height, width in (own.sides, place.sides)]
+            how = f"its pixels are {sides[0]} instead of {sides[1]}"
+            how = how if sides[0] != sides[1] else f"{how}, and turned"
+        raise InputError(f"{labels.name} lies elsewhere than the image: {how}; bring it onto the image's grid first.")
 
 
 def _import(

@@ -13,6 +13,11 @@ from napari_isdnet.io.source import GeoReference, quick_identity
 from napari_isdnet.progress import Progress
 
 OUTLINES = (".geojson", ".json")
+_VECTORS = (
+    ".shp", ".shz", ".gpkg", ".gdb", ".sqlite", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".dxf", ".tab", ".mif", ".csv",
+    ".geojsonl", ".geojsons", ".topojson",
+)  # fmt: skip
+"""Outlines of geographic programs that are not read."""
 KINDS = {
     ".geojson": "geojson", ".json": "geojson", ".ome.zarr": "ome-zarr", ".zarr": "ome-zarr", ".ome.tif": "ome-tiff",
     ".ome.tiff": "ome-tiff", ".tif": "geotiff", ".tiff": "geotiff", ".png": "png",
@@ -26,6 +31,14 @@ def kind_of(path: Path) -> str:
     if kind is None:
         raise InputError(f"'{path.name}' must end with one of {', '.join(KINDS)}.")
     return kind
+
+
+def check_outlines(path: Path) -> None:
+    """Say of outlines in another format than GeoJSON what to do, before they are taken for a label image."""
+    if path.suffix.lower() in _VECTORS:
+        raise InputError(
+            f"{path.name} is no GeoJSON, which outlines must be; save it as that (in QGIS: Export > Save Features As)."
+        )
 
 
 def bring_in(
@@ -42,6 +55,7 @@ def bring_in(
     it counts (default: those that it carries, else the annotation's); ``georeference`` is the image's: outlines may be
     in map coordinates, and a label image that lies elsewhere is refused.
     """
+    check_outlines(path)
     if path.suffix.lower() in OUTLINES:
         from napari_isdnet.annotation.geojson import import_geojson
 

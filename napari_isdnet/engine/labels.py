@@ -261,18 +261,22 @@ def _png_bits(path: Path) -> int:
 def _png_indices(path: Path) -> tuple[Labels, tuple[ClassInfo, ...] | None] | None:
     """Indices of a PNG that viewers show as something else, and the classes it names (as this package's exports do).
 
-    Those of a palette, or of fewer than 8 bits a pixel, which are shown stretched; None for another PNG.
+    Those of a palette, or of fewer than 8 bits a pixel, which are shown stretched, and grey ones of which one is
+    transparent, as GDAL writes nodata (255 here); None for another PNG.
     """
     from PIL.PngImagePlugin import PngImageFile
 
     # Not Image.open, which refuses large pictures: the reader that came first has bounded the size already.
     with PngImageFile(path) as image:
         depth = _png_bits(path)
-        if image.mode != "P" and depth >= 8:
+        hole = image.info.get("transparency") if image.mode == "L" and depth == 8 else None
+        if image.mode != "P" and depth >= 8 and hole is None:
             return None
         image.load()
         values = np.asarray(image).astype(np.uint8)
-        if image.mode == "L":
+        if hole is not None:
+            values[values == hole] = IGNORE_INDEX
+        elif image.mode == "L":
             values //= 255 // (2**depth - 1)
         text = getattr(image, "text", {}).get("classes")
     try:

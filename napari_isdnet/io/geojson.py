@@ -144,7 +144,7 @@ def read_items(
     named = _named_system(content)
     reference = None
     if named is not None:
-        reference = _in_system(items, named, georeference, file)
+        reference = _in_system(items, named, georeference, shape, file)
     elif georeference is not None and georeference.crs and shape is not None:
         from napari_isdnet.io.lonlat import from_degrees
 
@@ -162,7 +162,9 @@ def _named_system(content: Any) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _in_system(items: list[Any], named: str, georeference: GeoReference | None, file: Path) -> GeoReference:
+def _in_system(
+    items: list[Any], named: str, georeference: GeoReference | None, shape: tuple[int, int] | None, file: Path
+) -> GeoReference:
     """That of the image, to which longitudes and latitudes are moved; :class:`InputError` for any other system."""
     from napari_isdnet.io.lonlat import move_degrees
 
@@ -172,8 +174,8 @@ def _in_system(items: list[Any], named: str, georeference: GeoReference | None, 
             f"{file} is in the reference system {named}, and the image names none; give the image its position"
             " (a GeoTIFF, or a world file and a .prj beside it), or draw over its pixels."
         )
-    degrees = _system(named) == LON_LAT
-    if _system(named) != _system(own) and not (degrees and move_degrees(items, own, file)):
+    moved = _system(named) == LON_LAT and move_degrees(items, georeference, shape, file)
+    if not moved and _system(named) != _system(own):
         remedy = "save it in that of the image first (in QGIS: Export > Save Features As)."
         raise InputError(f"{file} is in the reference system {named}, the image in {own}; {remedy}")
     return georeference

@@ -34,7 +34,7 @@ def from_degrees(items: Sequence[Any], reference: GeoReference, shape: tuple[int
         return False
     if not (np.abs(points) <= _DEGREES).all() or not _may_be_meant(reference, shape):
         return False
-    moved = _warped(points, reference.crs or "")
+    moved = _warped(points, reference, shape)
     if moved is not None and _meets(moved, reference, shape):
         _put(positions, moved, file)
         return True
@@ -49,8 +49,8 @@ def from_degrees(items: Sequence[Any], reference: GeoReference, shape: tuple[int
     )
 
 
-def move_degrees(items: Sequence[Any], crs: str, file: Path) -> bool:
-    """Move longitudes and latitudes of WGS 84 to the system ``crs``, in place; False where rasterio is missing.
+def move_degrees(items: Sequence[Any], reference: GeoReference, shape: tuple[int, int] | None, file: Path) -> bool:
+    """Move longitudes and latitudes of WGS 84 to the system of the image, in place; False where rasterio is missing.
 
     Positions that are none are left to whoever reads the shapes. Raises :class:`InputError` for one that the system
     cannot express.
@@ -60,7 +60,7 @@ def move_degrees(items: Sequence[Any], crs: str, file: Path) -> bool:
         points = np.array([p[:2] for p in positions], np.float64).reshape(-1, 2)
     except OverflowError:
         raise InputError(f"{file.name} holds numbers that are no longitude and latitude; save it again.") from None
-    moved = _warped(points, crs)
+    moved = _warped(points, reference, shape)
     if moved is not None:
         _put(positions, moved, file)
     return moved is not None
@@ -107,13 +107,14 @@ def _is_degrees(crs: str) -> bool:
     return crs.upper() in ("EPSG:4326", "OGC:CRS84")
 
 
-def _warped(points: Points, crs: str) -> Points | None:
-    """Longitudes and latitudes in the system ``crs``, NaN where it has no place for one.
+def _warped(points: Points, reference: GeoReference, shape: tuple[int, int] | None) -> Points | None:
+    """Longitudes and latitudes in the system of the image, NaN where it has no place for one.
 
     None where rasterio is missing or does not know the system.
     """
+    crs = reference.crs or ""
     if _is_degrees(crs) or not len(points):
-        return points
+        return points if shape is None else _turned(points, reference, shape)
     try:
         from rasterio.crs import CRS
         from rasterio.errors import CRSError
@@ -129,6 +130,13 @@ def _warped(points: Points, crs: str) -> Points | None:
         each = (_transformed(point[None], system) for point in points)
         moved = np.concatenate([nowhere if one is None else one for one in each])
     return moved
+
+
+def _turned(points: Points, reference: GeoReference, shape: tuple[int, int]) -> Points:
+    """Longitudes as an image counts them that lies across 180 degrees, where -179 may be 181."""
+    a, b, c, *_ = reference.transform
+    middle = c + (a * shape[1] + b * shape[0]) / 2
+    return points + np.outer(np.round((middle - points[:, 0]) / 360), (360.0, 0.0))
 
 
 def _transformed(points: Points, crs: Any) -> Points | None:

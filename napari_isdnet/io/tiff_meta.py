@@ -20,7 +20,10 @@ _GDAL_METADATA, _GDAL_NODATA = 42112, 42113
 _COLOR_ITEM = re.compile(r'<Item name="COLORINTERP" sample="(\d+)" role="colorinterp">(\w+)</Item>', re.IGNORECASE)
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED, _LINEAR_UNITS = 1025, 2048, 3072, 3076
 _MODEL_TYPE = 1024
+_RATIONAL = 50844
 _PIXEL_IS_POINT = 2
+_NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""The transform that GDAL gives an image without a place, and that programs write back with it."""
 _USER_DEFINED = 32767
 """Means 'defined by other keys'; lower codes are EPSG's, those beyond are of vendors (OGC GeoTIFF 1.1, 25.1)."""
 _GEOCENTRIC = 3
@@ -108,10 +111,11 @@ def georeference_of(page: tifffile.TiffPage, path: str) -> tuple[GeoReference | 
     """Position, pixel size and, where the coordinate system is not understood, a note."""
     keys = geo_keys(page)
     transform = transform_of(page, keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT)
-    if transform is None:
+    if transform is None or (transform == _NOWHERE and not keys):
         points = len(_floats(page, _TIEPOINT)) // 6
         warp = f"its {points} ground control points are not used: warp it to a grid first (gdalwarp)"
-        return None, None, warp if points > 1 else None
+        rpc = "its rational polynomials (RPC) are not used: orthorectify it first (gdalwarp -rpc)"
+        return None, None, warp if points > 1 else rpc if _RATIONAL in page.tags else None
     projected = _PROJECTED in keys or keys.get(_MODEL_TYPE) == 1
     code = keys.get(_PROJECTED) if projected else keys.get(_GEOGRAPHIC)
     crs, note = (None if code is None else f"EPSG:{code}"), None
