@@ -21,6 +21,7 @@ import zarr
 from PIL import Image
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.geotiff import _check_whole, _to_cog
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.png import check_png
 from napari_isdnet.io.pyramid import halve_by_mode, quantise
@@ -301,6 +302,31 @@ def test_cancelled_and_refused_exports_leave_nothing(tmp_path: Path, store: Labe
     assert path.is_dir() or path.read_bytes() != b"mine"
     run(export(store, path, format, overwrite=True))  # over one of its own, too
     assert names_left(tmp_path)[0] == path.name
+
+
+def test_a_geotiff_that_the_disk_did_not_take_whole_is_no_result(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    plain, path = tmp_path / "plain.tif", tmp_path / "a.tif"
+    values = np.random.default_rng(0).integers(0, 255, (1024, 1024), np.uint8)
+    with tifffile.TiffWriter(plain) as writer:
+        for step in (1, 2):
+            writer.write(values[::step, ::step], tile=(512, 512), compression="zstd", subfiletype=int(step > 1))
+    _to_cog(plain, path, "deflate")
+    whole, limits = path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 500, whole // 4, whole // 2, whole * 3 // 4, whole - 300_000, whole - 300, whole - 1):
+        path.unlink(missing_ok=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # a write beyond fails, as on a full disk
+        try:
+            with pytest.raises(InputError, match=r"GDAL could not write a.tif \(.*\); check the free space"):
+                _to_cog(plain, path, "deflate")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    _to_cog(plain, path, "deflate")
+    data = bytearray(path.read_bytes())
+    data[whole // 2 : whole // 2 + 200_000] = bytes(200_000)  # what lay in between was not taken
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is not whole"):
+        _check_whole(path, plain)
 
 
 def test_cancelling_in_the_middle_of_a_tiff_stops_the_writer(tmp_path: Path, store: LabelStore) -> None:

@@ -10,9 +10,11 @@ from xml.sax.saxutils import escape
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.io.base import one_line
 from napari_isdnet.io.disk import remove, replacing, write_atomic
 from napari_isdnet.io.pyramid import QUANTA
 from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.tiff_layout import quiet_tifffile
 from napari_isdnet.io.tiff_pyramid import stepped, total_work, write_pyramid
 from napari_isdnet.io.units import metres_of
 from napari_isdnet.progress import Progress
@@ -135,14 +137,41 @@ def _category_names(store: LabelStore) -> bytes:
 def _to_cog(plain: Path, path: Path, compression: str) -> None:
     import rasterio
     import rasterio.shutil
-    from rasterio.errors import RasterioError
 
     # The overviews are there already (our mode, not GDAL's, which breaks ties otherwise): only copied.
     options = {"OVERVIEWS": "FORCE_USE_EXISTING", "COMPRESS": compression.upper(), "BLOCKSIZE": "512"}
     with rasterio.Env(GDAL_CACHEMAX=128, GDAL_NUM_THREADS="2"):
         try:
             rasterio.shutil.copy(str(plain), str(path), driver="COG", BIGTIFF="IF_SAFER", **options)
-        except RasterioError as error:
+            _check_whole(path, plain)
+        except Exception as error:  # GDAL's own errors, which rasterio lets through, have no class that is public
             raise InputError(
-                f"GDAL could not write {path.name} ({error}); check the free space and run the same command again."
+                f"GDAL could not write {path.name} ({one_line(error)}); check the free space and run the same command"
+                " again."
             ) from error
+
+
+def _check_whole(path: Path, plain: Path) -> None:
+    """``ValueError`` unless a COG has every tile of every level of ``plain``: of a full disk GDAL may say nothing.
+
+    In a COG the size of a tile stands before it, and its last four bytes once more behind it.
+    """
+    import tifffile
+
+    with quiet_tifffile(), tifffile.TiffFile(plain) as tiff:
+        levels = _sizes(tiff)
+    with quiet_tifffile(), tifffile.TiffFile(path) as tiff, path.open("rb") as file:
+        if _sizes(tiff) != levels:
+            raise ValueError("its levels are not all there")
+        for page in tiff.pages:
+            for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+                file.seek(offset - 4)
+                before = file.read(4)
+                file.seek(offset + size - 4)
+                last, behind = file.read(4), file.read(4)
+                if size == 0 or before != size.to_bytes(4, "little") or last != behind:
+                    raise ValueError(f"the tile at byte {offset} is not whole")
+
+
+def _sizes(tiff: Any) -> list[tuple[int, int]]:
+    return [(page.imagelength, page.imagewidth) for page in tiff.pages]
