@@ -114,6 +114,8 @@ def _say(facts: Mapping[str, Any]) -> None:
     outputs = facts["outputs"]
     for path in outputs.values() if isinstance(outputs, Mapping) else outputs:
         print(f"  {path}")
+    for warning in facts["warnings"]:
+        print(f"  Note: {warning}")
 
 
 def _summary(done: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:

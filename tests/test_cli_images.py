@@ -192,7 +192,7 @@ def test_outlines_are_simplified_when_asked_also_of_a_job_that_is_done(
 
 
 def test_a_damaged_file_is_segmented_around_its_damage_when_asked(
-    segment: Callable[..., tuple[int, str, list[str]]], tmp_path: Path
+    segment: Callable[..., tuple[int, str, list[str]]], tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     REFUSED["cut tiles.tif"][0](tmp_path / "cut.tif")
     assert segment(tmp_path / "cut.tif")[0] == 1
@@ -201,3 +201,8 @@ def test_a_damaged_file_is_segmented_around_its_damage_when_asked(
     facts = json.loads(out)
     assert 0 < facts["class_pixels"]["nodata"] < 256 * 256 / 2
     assert facts["bad_windows"]
+    said = f"{len(facts['bad_windows'])} windows of cut could not be read and are nodata in the result."
+    assert said in facts["warnings"]
+    words = ["segment", tmp_path / "cut.tif", "-m", model, "-o", tmp_path / "out", "-f", "png", "--skip-bad-tiles"]
+    assert cli.run(cli.app, [*map(str, words), "--precision", "float32", "--device", "cpu"], "napari-isdnet") == 0
+    assert f"Note: {said}" in capfd.readouterr().out  # also of a job that was done before

@@ -25,6 +25,7 @@ from napari_isdnet.io.disk import remove
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests.label_source import LabelSource
 from tests.segment_tools import PLAIN, four_classes, labels, run
@@ -218,6 +219,40 @@ def test_advice_on_resampling_counts_from_the_file(model: ISDNet, tmp_path: Path
     assert said == (
         "The image has pixels of 0.5 µm, the model was trained at 0.5 m: it has never seen anything like it, and"
         " resampling does not help."
+    )
+
+
+@pytest.mark.parametrize("kind", ["tif", "vrt"])
+@pytest.mark.parametrize("how", ["in place", "replaced", "removed", "read"])
+def test_an_image_that_is_written_while_it_is_segmented_is_said(
+    model: ISDNet, tmp_path: Path, kind: str, how: str
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = other = tmp_path / "part.tif"
+    profile = {"driver": "GTiff", "height": 160, "width": 96, "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(path, "w", transform=rasterio.Affine(1, 0, 9, 0, -1, 9), **profile) as file:
+        file.write(noise(3, 160, 96))
+    if kind == "vrt":
+        import rasterio.shutil
+
+        path = tmp_path / "mosaic.vrt"
+        with rasterio.open(other) as file:
+            rasterio.shutil.copy(file, path, driver="VRT")
+    steps = segment(path, model, output=tmp_path / "out", formats=("png",), scale=2.0, **PLAIN)
+    next(steps)
+    if how == "in place":
+        with rasterio.open(other, "r+") as file:
+            file.write(noise(3, 160, 96, seed=1))
+    elif how == "replaced":
+        shutil.copy(other, tmp_path / "new.tif")
+        (tmp_path / "new.tif").replace(other)
+    elif how == "removed":
+        other.rename(tmp_path / "gone.tif")  # who has it open goes on reading
+    else:
+        other.read_bytes()
+    said = result_of(steps).warnings
+    assert [f"{path.stem} was written by another program while it was segmented" in text for text in said] == (
+        [] if how == "read" else [True]
     )
 
 

@@ -19,6 +19,7 @@ from napari_isdnet.io import geo
 from napari_isdnet.io.geo import open_raster
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import TileError
 from napari_isdnet.window import Window
 from tests.test_io_formats import check, noise
 
@@ -102,10 +103,10 @@ def mosaic(folder: Path, parts: list[np.ndarray], nodata: tuple[int | None, ...]
         profile = {"driver": "GTiff", "height": height, "width": width, "count": bands, "dtype": "uint8"}
         with rasterio.open(folder / f"{number}.tif", "w", **profile) as file:
             file.write(np.moveaxis(part, 2, 0))
-        where = f'xOff="{x}" yOff="{y}" xSize="{width}" ySize="{height}"'
+        size = f'xSize="{width}" ySize="{height}"'
         sources.append(
             f'<SimpleSource><SourceFilename relativeToVRT="1">{number}.tif</SourceFilename><SourceBand>BAND'
-            f"</SourceBand><DstRect {where}/></SimpleSource>"
+            f'</SourceBand><SrcRect xOff="0" yOff="0" {size}/><DstRect xOff="{x}" yOff="{y}" {size}/></SimpleSource>'
         )
     text = f'<VRTDataset rasterXSize="{2 * width}" rasterYSize="{2 * height}">'
     for band, value in zip(range(1, bands + 1), nodata):
@@ -136,6 +137,20 @@ def test_holes_of_a_mosaic_are_those_of_gdal(tmp_path: Path, nodata: tuple[int |
         np.testing.assert_array_equal(
             source.read_channels(Window(30, 30, 30, 40), picked), pixels[30:60, 30:70, picked]
         )
+
+
+def test_a_mosaic_without_one_of_its_files_is_one_sentence(tmp_path: Path) -> None:
+    path = mosaic(tmp_path, [noise(40, 50, 3) for _ in range(3)], (None,) * 3, None)
+    (tmp_path / "2.tif").rename(tmp_path / "gone.tif")
+    with closing(open_source(path)) as source:
+        source.read(Window(0, 0, 40, 100))
+        with pytest.raises(TileError, match=r"cannot read rows 30-49, .* at level 0 \(.*2\.tif.*\); repair the file"):
+            source.read(Window(30, 40, 20, 20))
+    with rasterio.open(tmp_path / "0.tif") as file:
+        rasterio.shutil.copy(file, tmp_path / "b.vrt", driver="VRT")
+    (tmp_path / "0.tif").rename(tmp_path / "gone.tif")
+    with pytest.raises(InputError, match=r"b.vrt cannot be read by GDAL \(.*0\.tif.*\); look for the files"):
+        open_source(tmp_path / "b.vrt")
 
 
 def test_a_mask_has_the_levels_of_its_raster(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from napari_isdnet.io.disk import make_folder
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.polygons import check_polygons
 from napari_isdnet.io.sink import check_format, export
-from napari_isdnet.io.source import ImageSource, TileError, resident_bytes
+from napari_isdnet.io.source import ImageSource, TileError, resident_bytes, written_meanwhile
 from napari_isdnet.io.units import length_text
 from napari_isdnet.model.isdnet import MIN_SIDE
 from napari_isdnet.progress import Clock, Progress
@@ -357,6 +357,14 @@ class _Job:
         remove(self.job_folder / "maps")
 
     def _result(self, stores: ResultStores, bad: list[tuple[int, int, int, int]]) -> SegmentResult:
+        name = self.source.name
+        if bad:
+            self.warnings.append(f"{len(bad)} windows of {name} could not be read and are nodata in the result.")
+        if written_meanwhile(self.source):
+            self.warnings.append(
+                f"{name} was written by another program while it was segmented, so the result may mix two states of it:"
+                " segment it anew if its pixels changed."
+            )
         seconds = time.monotonic() - self._started
         pixels = self.region.area
         return SegmentResult(

@@ -62,6 +62,10 @@ class CompanionSource(SourceBase):
         own = self._image.identity()
         return {**own, "mask": self._masks[0][0].identity()} if self._masks else own
 
+    def written_meanwhile(self) -> bool:
+        """Whether the image is no longer the file that was opened."""
+        return self._image.written_meanwhile()
+
     def _release(self) -> None:
         for source, _ in (*self._places, *self._masks):
             source.close()

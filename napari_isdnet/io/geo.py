@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.base import SourceBase, SourceInfo, file_identity, one_line
-from napari_isdnet.io.source import GeoReference, PixelSize, TileError
+from napari_isdnet.io.source import GeoReference, PixelSize, TileError, otherwise_now
 from napari_isdnet.io.tiff_color import with_alpha
 from napari_isdnet.io.tiff_meta import rgb_of
 from napari_isdnet.window import Window
@@ -53,7 +53,7 @@ class RasterioSource(SourceBase):
         self._palette, self._stored, self._files = palette, stored, files
         self._free: list[tuple[int, Any]] = []
         self._lock = threading.Lock()
-        self._identity = file_identity(path) | _others(path, files)
+        self._identity = self._facts()
 
     def indices(self) -> RasterioSource:
         """The same raster as it is stored, for label maps: indices without their colours. Itself where it has none."""
@@ -78,7 +78,6 @@ class RasterioSource(SourceBase):
         return self._read_channels(window, level, range(self.channels))
 
     def _read_channels(self, window: Window, level: int, channels: Sequence[int]) -> npt.NDArray[Any]:
-        from rasterio.errors import RasterioError
         from rasterio.windows import Window as RasterWindow
 
         try:
@@ -90,8 +89,8 @@ class RasterioSource(SourceBase):
                 if mask is not None and mask in channels:
                     seen = np.where(handle.dataset_mask(window=area) != 0, 255, 0)
                     data = np.insert(data, list(channels).index(mask), seen.astype(data.dtype), axis=0)
-        except RasterioError as error:
-            raise TileError(self.name, window, level, one_line(error)) from error
+        except Exception as error:  # GDAL's own errors, which rasterio lets through, have no class that is public
+            raise TileError(self.name, window, level, _reason(error)) from error
         if self._palette is not None:
             return np.take(self._palette[data[0]], channels, axis=2)
         return np.ascontiguousarray(data.transpose(1, 2, 0).astype(self.dtype, copy=False))
@@ -100,10 +99,22 @@ class RasterioSource(SourceBase):
         """Path, size and modification time when it was opened; those of the files that it refers to, too."""
         return {"format": self.format, **self._identity}
 
+    def _facts(self) -> dict[str, Any]:
+        return file_identity(self.path) | _others(self.path, self._files)
+
+    def written_meanwhile(self) -> bool:
+        """Whether the file, or one that it refers to, is no longer the one that was opened."""
+        return otherwise_now(self._identity, self._facts)
+
     def _release(self) -> None:
         free, self._free = self._free, []
         for _, handle in free:
             handle.close()
+
+
+def _reason(error: Exception) -> str:
+    """What GDAL said, of which rasterio's own error may only say that it comes first."""
+    return one_line(error if error.__cause__ is None else error.__cause__)
 
 
 def _open(path: Path, level: int) -> Any:
@@ -118,15 +129,18 @@ def _open(path: Path, level: int) -> Any:
 def open_raster(path: Path, name: str) -> RasterioSource:
     """Open whatever GDAL reads; :class:`MissingExtra` without rasterio, :class:`InputError` for what GDAL refuses."""
     try:
-        import rasterio
+        import rasterio  # noqa: F401
     except ImportError as error:
         raise MissingExtra(f"Reading {path.name}", "rasterio", "geo") from error
     try:
         with _open(path, 0) as dataset:
             palette, masked = _palette(dataset), _is_masked(dataset)
             info, files = _info(dataset, path, name), tuple(dataset.files)
-    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
-        raise InputError(f"{path.name} cannot be read by GDAL ({one_line(error)}); convert it to a GeoTIFF.") from error
+    except InputError:
+        raise
+    except Exception as error:  # as above: a mosaic may lack a file that it refers to
+        remedy = "look for the files that it refers to" if path.suffix.lower() == ".vrt" else "convert it to a GeoTIFF"
+        raise InputError(f"{path.name} cannot be read by GDAL ({_reason(error)}); {remedy}.") from error
     if palette is None and masked:
         info = replace(info, channels=info.channels + 1, alpha=info.channels, nodata=None)
         return RasterioSource(path, info, files=files, masked=True)

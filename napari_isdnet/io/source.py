@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -143,6 +143,24 @@ def quick_identity(source: ImageSource) -> Mapping[str, Any]:
     quick = getattr(source, "quick_identity", None)
     found: Mapping[str, Any] = source.identity() if quick is None else quick()
     return found
+
+
+def written_meanwhile(source: ImageSource) -> bool:
+    """Whether the file of ``source``, or one that it refers to, was written, replaced or removed since it was opened.
+
+    Known of TIFF and of what GDAL reads; False of anything else.
+    """
+    inner = getattr(source, "source", None)  # of one that shows another in another way
+    own = getattr(source if inner is None else inner, "written_meanwhile", None)
+    return own is not None and bool(own())
+
+
+def otherwise_now(facts: Mapping[str, Any], look: Callable[[], Mapping[str, Any]]) -> bool:
+    """Whether a ``look`` at files finds other ``facts`` than there were, or none because one is gone."""
+    try:
+        return look() != facts
+    except OSError:
+        return True
 
 
 def without_overviews(source: ImageSource) -> ImageSource:

@@ -13,6 +13,7 @@ import numpy as np
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceInfo, TiledSource, file_identity, one_line
 from napari_isdnet.io.files import PositionalFile
+from napari_isdnet.io.source import otherwise_now
 from napari_isdnet.io.tiff_check import check_tiff
 from napari_isdnet.io.tiff_color import JPEG, inverted_value, inverts
 from napari_isdnet.io.tiff_layout import Layout, Part, layout_of, quiet_tifffile
@@ -104,6 +105,10 @@ class TiffSource(TiledSource):
     def identity(self) -> dict[str, Any]:
         """Path, size and modification time when it was opened."""
         return {"format": self.format, **self._identity}
+
+    def written_meanwhile(self) -> bool:
+        """Whether the file is no longer the one that was opened."""
+        return otherwise_now(self._identity, lambda: file_identity(self.path))
 
     def _release(self) -> None:
         self._file.close()
