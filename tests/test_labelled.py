@@ -51,6 +51,12 @@ def test_an_exported_mask_is_read_with_its_classes_where_they_are(tmp_path):
     assert of_the_model.chunk_counts() == expected
 
 
+def test_outlines_that_are_no_geojson_are_told_from_label_images(tmp_path):
+    (tmp_path / "fields.shp").write_bytes(bytes(100))
+    with pytest.raises(InputError, match=r"^fields\.shp is no GeoJSON, which outlines must be; save it as that"):
+        of_file(tmp_path / "fields.shp")
+
+
 def test_class_indices_of_shapes_count_the_classes_that_are_given(tmp_path):
     path = tmp_path / "shapes.geojson"
     features = [

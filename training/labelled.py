@@ -14,6 +14,7 @@ from napari_isdnet_training.presets import HELD_OUT
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
+from napari_isdnet.annotation.files import check_outlines
 from napari_isdnet.annotation.geojson import Drawn, classes_of, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.moment import at_one_moment
@@ -86,6 +87,7 @@ def _saved(folder: Path, fraction: float) -> Snapshot:
 def _of_file(
     path: Path, image: ImageSource, values: str, classes: Sequence[ClassInfo], fraction: float
 ) -> Generator[Progress, None, Snapshot]:
+    check_outlines(path)
     with tempfile.TemporaryDirectory(prefix="isdnet-annotations-") as folder:
         if path.suffix.lower() in (".geojson", ".json"):
             colors = _own_classes(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
