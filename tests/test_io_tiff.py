@@ -192,6 +192,18 @@ def test_crs_without_a_code_and_feet(tmp_path):
     assert (source.pixel_size.unit, source.pixel_size.metres, source.georeference.crs) == ("degree", None, "EPSG:4326")
 
 
+@pytest.mark.parametrize("system", ["ESRI:54009", "+proj=geos +h=35785831 +lon_0=0 +ellps=GRS80"])
+def test_systems_for_which_geotiff_has_no_keys_are_those_of_gdal(tmp_path, system):
+    crs, path = rasterio.CRS.from_user_input(system), tmp_path / "a.tif"
+    profile = {"driver": "GTiff", "height": 8, "width": 8, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", crs=crs, transform=from_origin(5, 6, 100, 50), **profile) as dataset:
+        dataset.write(np.ones((1, 8, 8), np.uint8))
+    source = open_source(path)
+    with rasterio.open(path) as dataset:
+        assert rasterio.CRS.from_string(source.georeference.crs) == dataset.crs
+    assert (source.pixel_size.row, source.pixel_size.column, source.pixel_size.unit) == (50, 100, "m")
+
+
 def test_codes_beyond_those_of_epsg_are_not_taken_for_them(tmp_path):
     keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 54009)  # Mollweide, by ESRI's number
     tifffile.imwrite(
