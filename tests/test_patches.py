@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_isdnet.engine.patches import IMAGENET_MEAN, IMAGENET_STD, PatchReader
+from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
+from napari_isdnet.io.source import TileError
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.window import Window
@@ -58,3 +60,29 @@ def test_the_source_keeps_its_pixels() -> None:
     source = open_source(image)
     PatchReader(source, IntensityPolicy.from_source(source, "none"), MODEL).read(Window(0, 0, 40, 50))
     np.testing.assert_array_equal(image, kept)
+
+
+def test_of_unreadable_parts_only_those_that_are_masked_are_noted() -> None:
+    """The passes before read all of it several times over, in windows that overlap: of a file whose half is gone
+    millions of parts would be kept, and every one be looked for among them."""
+
+    class HalfGone(ArraySource):
+        def _read_channels(self, window, level, channels):
+            if window.right > 128:
+                raise TileError(self.name, window, level, "gone")
+            return super()._read_channels(window, level, channels)
+
+        def _read(self, window, level):
+            return self._read_channels(window, level, range(self.channels))
+
+    source = HalfGone([np.full((256, 256, 3), 7, np.uint8)], "half")
+    reader = PatchReader(source, IntensityPolicy.from_source(source), MODEL, skip_bad_tiles=True)
+    whole = Window.whole(source.shape)
+    for patch in (reader.read(whole)[0], reader.stored(whole)):
+        assert (patch[:, :128] != 0).all()
+        assert (patch[:, 128:] == 0).all()
+    assert not reader.bad
+    labels = reader.mask(np.zeros(source.shape, np.uint8), whole)
+    assert (labels[:, :128] == 0).all()
+    assert (labels[:, 128:] == 255).all()
+    assert sorted(reader.bad) == [Window(row, column, 64, 64) for row in range(0, 256, 64) for column in (128, 192)]

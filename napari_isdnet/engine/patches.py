@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
 
 NORMALISED_AT_ONCE = 1 << 18  # bytes
+SMALLEST_READ = 64
+"""Side in pixels of the smallest window that is read around a tile which cannot be decoded."""
 
 
 class Policy(Protocol):
@@ -57,10 +59,11 @@ class Patches(Protocol):
 
 
 class PatchReader:
-    """Reads windows of an image as normalised float32 patches (1, 3, h, w), channels last.
+    """Reads windows of an image as normalised float32 patches (h, w, 3).
 
     Invalid pixels (nodata, transparent, NaN, or tiles that cannot be read where ``skip_bad_tiles``) become the mean
-    colour, zero after normalisation; ``valid`` says where they are. ``bad`` lists the windows that could not be read.
+    colour, zero after normalisation; ``valid`` says where they are. ``bad`` lists the parts of the windows given to
+    :meth:`mask` that could not be read, for whoever records them to clear; the windows that a network reads overlap.
     """
 
     def __init__(self, source: ImageSource, policy: Policy, model: ISDNet, skip_bad_tiles: bool = False) -> None:
@@ -124,13 +127,15 @@ class PatchReader:
             rgb[~valid] = 0
         return rgb
 
-    def _salvage(self, window: Window, smallest: int = 64) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Read what can be read around bad tiles, halving the window down to ``smallest`` pixels."""
+    def _salvage(
+        self, window: Window, bad: list[Window] | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Read what can be read around bad tiles, halving the window; what cannot be read is appended to ``bad``."""
         patch = np.zeros((*window.shape, 3), np.float32)
         mask = np.zeros(window.shape, np.bool_)
-        if max(window.shape) <= smallest:
-            if window not in self.bad:
-                self.bad.append(window)
+        if max(window.shape) <= SMALLEST_READ:
+            if bad is not None:
+                bad.append(window)
             return patch, mask
         rows, columns = -(-window.height // 2), -(-window.width // 2)
         for top in range(0, window.height, rows):
@@ -145,7 +150,7 @@ class PatchReader:
                     rgb, valid = self.policy.apply(self._read(part))
                     values, ok = self._normalise(rgb, valid), np.ones(part.shape, np.bool_) if valid is None else valid
                 except TileError:
-                    values, ok = self._salvage(part, smallest)
+                    values, ok = self._salvage(part, bad)
                 inside = part.relative_to(window).slices
                 patch[inside], mask[inside] = values, ok
         return patch, mask
@@ -155,7 +160,7 @@ class PatchReader:
         if not self.may_mask:
             return labels
         raw = self._raw(window)
-        valid = self._salvage(window)[1] if raw is None else self.policy.valid(raw)
+        valid = self._salvage(window, self.bad)[1] if raw is None else self.policy.valid(raw)
         if valid is not None:
             labels[~valid] = IGNORE_INDEX
         return labels

@@ -259,12 +259,8 @@ class ResultStores:
 def written(
     todo: Sequence[int], stores: ResultStores, predictor: Predictor, ledger: Ledger
 ) -> Iterator[tuple[int, Window]]:
-    """(shard of the labels, its window) of what is on the disk; while some is written, the next is computed.
-
-    What could not be read is noted here and not in the passes before, whose windows overlap.
-    """
+    """(shard of the labels, its window) of what is on the disk; while some is written, the next is computed."""
     bad: list[Window] = getattr(getattr(predictor, "reader", None), "bad", [])
-    bad.clear()
     writers = writers_at_once(stores.block_bytes)
     waiting: deque[tuple[int | None, Future[None]]] = deque()  # the shard that is done with it, if one is
     with ThreadPoolExecutor(writers, thread_name_prefix="isdnet-write") as pool:
