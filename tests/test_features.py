@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from napari_isdnet.io.source import PixelSize
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Progress
-from napari_isdnet.window import Window
+from napari_isdnet.window import Grid, Window
 from tests.network_tools import lively, picture, policy_of, small, source_of
 
 CPU = Placement(torch.device("cpu"), torch.float32)
@@ -245,3 +247,37 @@ def test_pyramid_of_a_part_equals_the_picture_at_every_level(dense: int, monkeyp
     pyramid.close()
     pyramid.close()
     assert closed == [1]
+
+
+def test_a_large_map_seen_whole_holds_nobody_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """150,000 units: they are put in order by arrays, once a view. Window by window that was two seconds a repaint."""
+    painted, go_on, made = [], threading.Event(), [0]
+    windows = Grid.__getitem__
+
+    def paint(window: Window) -> np.ndarray:
+        painted.append(window)
+        go_on.wait(20)
+        return np.zeros((*window.shape, 4), np.uint8)
+
+    def counted(grid: Grid, index: int) -> Window:
+        made[0] += 1
+        return windows(grid, index)
+
+    part = Window(0, 0, 100_000, 100_000)
+    pyramid = feature_tiles.RenderPyramid(part, paint, unit=256)
+    level = len(pyramid.shapes) - 1
+    monkeypatch.setattr(Grid, "__getitem__", counted)
+    for _ in range(3):
+        pyramid.answer(level, Window.whole(pyramid.shapes[level]))
+    assert pyramid._queue.pending == len(pyramid.grid)
+    assert made[0] <= 1  # that of the unit at hand
+    go_on.set()
+    while len(painted) < 40:
+        time.sleep(0.01)
+    far = [window.distance(*part.center) for window in painted[:40]]
+    assert far == sorted(far)  # nearest to the middle first
+    pyramid.answer(0, Window(0, 0, 512, 512))
+    assert pyramid._queue.pending <= 5  # another view has taken its place
+    pyramid.answer(level, Window.whole(pyramid.shapes[level]))
+    assert pyramid._queue.pending > 100_000  # and is looked away from
+    pyramid.close()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from napari_isdnet.engine.dense import DenseLevels
 from napari_isdnet.engine.recent import Recent
-from napari_isdnet.engine.viewqueue import ViewQueue
+from napari_isdnet.engine.viewqueue import ViewQueue, nearest_first
 from napari_isdnet.window import Grid, Window, pyramid_shapes
 
 Picture = npt.NDArray[np.uint8]
@@ -60,6 +60,7 @@ class RenderPyramid:
         self._fine: Recent[tuple[int, int], Picture] = Recent(memory)  # by level and unit
         self._done = np.zeros(len(self.grid), bool)
         self._failed = False
+        self._view: Window | None = None  # of a level that is held whole, while the queue holds its units
         self._queue: ViewQueue[int] = ViewQueue(self._work, 1, self._report, name="isdnet-view-features")
 
     # -- worker thread -------------------------------------------------------------------------------------------
@@ -90,24 +91,33 @@ class RenderPyramid:
     def answer(self, level: int, window: Window) -> Picture:
         """What is known of ``window`` now; what is missing is computed next."""
         view = window.multiplied(2**level).clipped(self.part.shape)
-        units = self.grid.touching(view)
         if window.area > 1 and not self._failed:
-            row, column = view.center
-            wanted = [index for index in units if self._missing(index, level)]
-            self._queue.replace(sorted(wanted, key=lambda index: self.grid[index].distance(row, column)))
+            self._look_at(view, level)
         if level >= self._dense.first:
             return self._dense.view(level, window)
         out = self._dense.enlarged(level, window)
-        for index in units:
+        for index in self.grid.touching(view):
             self._copy(level, index, window, out)
         return out
+
+    def _look_at(self, view: Window, level: int) -> None:
+        """Compute what is missing of ``view`` (cells of the part) next."""
+        whole = level >= self._dense.first
+        if whole and view == self._view:  # all of it is wished for already, and what is done there stays
+            return
+        self._view = view if whole else None
+        units = np.array(self.grid.touching(view), np.intp)
+        wanted = units[~self._done[units] if whole else [self._missing(index, level) for index in units.tolist()]]
+        self._queue.replace(nearest_first(self.grid, wanted, view))
 
     def _copy(self, level: int, index: int, window: Window, out: Picture) -> None:
         """What of a unit's picture lies in ``window``, where it is held."""
         picture = self._fine.get((level, index))
+        if picture is None:
+            return
         area = self.grid[index].divided(2**level).clipped(self.shapes[level])
         shared = area.intersect(window)
-        if picture is not None and not shared.empty:
+        if not shared.empty:
             out[shared.relative_to(window).slices] = picture[shared.relative_to(area).slices]
 
     def overview(self) -> Picture:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.dense import DenseLevels
 from napari_isdnet.engine.recent import Recent
-from napari_isdnet.engine.viewqueue import ViewQueue
+from napari_isdnet.engine.viewqueue import ViewQueue, nearest_first
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.pyramid import halve_by_mode
 from napari_isdnet.window import Grid, Window, pyramid_shapes
@@ -206,13 +206,8 @@ class PredictionPyramid:
         wanted = ~self._done if self.everything else inside & ~self._done
         wanted |= inside & ~self._known_at(level)
         wanted &= self._allowed & ~self._failed
-        keys = np.flatnonzero(wanted)
-        row, column = view.center
-        down, across = np.divmod(keys, self.grid.counts[1])
-        rows = (down + 0.5) * self.grid.core[0] - row
-        columns = (across + 0.5) * self.grid.core[1] - column
-        order = np.lexsort((rows**2 + columns**2, ~inside[keys]))
-        self._queue.replace(keys[order].tolist())
+        parts = (np.flatnonzero(wanted & inside), np.flatnonzero(wanted & ~inside))
+        self._queue.replace(index for cells in parts for index in nearest_first(self.grid, cells, view))
 
     def _known_at(self, level: int) -> npt.NDArray[np.bool_]:
         """Which windows are known at ``level``."""

@@ -13,6 +13,11 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import ExitStack, suppress
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from napari_isdnet.window import Grid, Window
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -20,6 +25,15 @@ def spare_core_threads(most: int = 4) -> int:
     """How many threads may compute while a window is open: one core is left to the window, at least one is used."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(most, available - 1))
+
+
+def nearest_first(grid: Grid, cells: npt.NDArray[np.intp], view: Window) -> list[int]:
+    """``cells`` of ``grid`` (N,), those nearest to the middle of ``view`` first; of equally near ones the first."""
+    row, column = view.center
+    down, across = np.divmod(cells, grid.counts[1])
+    rows, columns = (down + 0.5) * grid.core[0] - row, (across + 0.5) * grid.core[1] - column
+    found: list[int] = cells[np.argsort(rows**2 + columns**2, kind="stable")].tolist()
+    return found
 
 
 def close_later(*closers: Callable[[], Any]) -> threading.Thread:
