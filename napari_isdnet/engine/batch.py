@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -145,7 +145,7 @@ class BatchQueue:
             "version": VERSION,
             "model": self.model,
             "settings": self.settings,
-            "items": [asdict(item) for item in self.items],
+            "items": [vars(item) for item in self.items],
         }
         with disk_errors(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
@@ -165,14 +165,14 @@ class BatchQueue:
         for path in paths:
             full = str(Path(os.path.expanduser(path)).absolute())
             stem = stem_of(Path(full))
-            other = known.setdefault(stem, full)
-            if other != full:
-                raise InputError(
-                    f"{full} and {other} have one name, '{stem}', and would write the same result; rename one, or use"
-                    " another output folder for it."
-                )
-            if all(item.path != full for item in (*self.items, *added)):
+            if stem not in known:
+                known[stem] = full
                 added.append(Item(full, stem))
+            elif known[stem] != full:
+                raise InputError(
+                    f"{full} and {known[stem]} have one name, '{stem}', and would write the same result; rename one, or"
+                    " use another output folder for it."
+                )
         self.items += added
         return added
 

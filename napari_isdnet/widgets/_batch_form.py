@@ -124,6 +124,7 @@ class BatchForm(Controls):
         self.looking = JobBar(self, "batch_look")
         self.models_look, self.opening = JobBar(self, "batch_models_look"), JobBar(self, "batch_opening")
         self.thumbnails = JobBar(self, "batch_thumbnails")
+        self._rows: dict[str, int] = {}  # of the table, by the path of the image
         for bar in (self.looking, self.models_look, self.opening, self.thumbnails):
             bar.setMaximumHeight(0)
         self._lay_out()
@@ -174,6 +175,7 @@ class BatchForm(Controls):
             if table.item(r, 0) is not None
         }
         table.setRowCount(len(items))
+        self._rows = {item.path: row for row, item in enumerate(items)}
         for row, item in enumerate(items):
             picture = cell("", tip=item.path)
             if item.path in icons:
@@ -224,10 +226,9 @@ class BatchForm(Controls):
         picture = QPixmap.fromImage(image).scaled(
             THUMBNAIL, THUMBNAIL, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
         )
-        for row in range(self.table.rowCount()):
-            item = self.table.item(row, 0)
-            if item is not None and item.toolTip() == path:
-                item.setIcon(QIcon(picture))
+        item = self.table.item(self._rows.get(path, -1), 0)
+        if item is not None:
+            item.setIcon(QIcon(picture))
 
     def clear_thumbnails(self) -> None:
         """Take the pictures off."""
