@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from napari_isdnet.annotation.geojson import connected, export_geojson, import_geojson, read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
@@ -228,3 +231,38 @@ def test_boxes_are_joined_until_none_touches_another():
     boxes = [Window(0, 0, 10, 10), Window(10, 10, 10, 10), Window(0, 20, 10, 10), Window(100, 100, 10, 10)]
     joined = connected(boxes)
     assert joined == [Window(0, 0, 20, 30), Window(100, 100, 10, 10)]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(1, 9)] * 2), max_size=30))
+def test_joined_boxes_hold_all_windows_and_no_more_than_they_must(corners):
+    windows = [Window(*corner) for corner in corners]
+    joined = connected(windows)
+    assert joined == sorted(joined)
+    for number, box in enumerate(joined):
+        assert all(box.expanded(1).intersect(other).empty for other in joined[number + 1 :])
+    expected = list(windows)  # any two that touch, one after the other
+    while pair := next(((a, b) for a, b in combinations(expected, 2) if not a.expanded(1).intersect(b).empty), None):
+        a, b = pair
+        expected = [w for w in expected if w not in pair]
+        expected.append(
+            Window.from_bounds(
+                min(a.row, b.row), min(a.column, b.column), max(a.bottom, b.bottom), max(a.right, b.right)
+            )
+        )
+    assert joined == sorted(expected)
+
+
+def test_strokes_all_over_a_large_image_are_told_apart_in_no_time(monkeypatch):
+    """Each is compared with those beside it, not with all: of 10,000 that took minutes."""
+    looked = [0]
+    right = Window.right
+
+    def counted(window):
+        looked[0] += 1
+        return right.fget(window)
+
+    windows = [Window(row * 2048, column * 2048, 512, 512) for row in range(60) for column in range(10)]
+    monkeypatch.setattr(Window, "right", property(counted))
+    assert len(connected(windows)) == 600
+    assert looked[0] < 30 * 600

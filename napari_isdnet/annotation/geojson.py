@@ -299,21 +299,22 @@ def export_geojson(
 
 def connected(windows: Sequence[Window]) -> list[Window]:
     """Boxes that do not touch one another and hold all ``windows``: an area never lies in two of them."""
-    boxes = list(windows)
+    boxes = sorted(windows)
     while True:
-        merged: list[Window] = []
-        for box in sorted(boxes):
-            for number, other in enumerate(merged):
-                if not box.expanded(1).intersect(other).empty:
-                    merged[number] = Window.from_bounds(
-                        min(box.row, other.row),
-                        min(box.column, other.column),
-                        max(box.bottom, other.bottom),
-                        max(box.right, other.right),
-                    )
-                    break
-            else:
-                merged.append(box)
-        if len(merged) == len(boxes):
+        apart: list[Window] = []
+        near: list[Window] = []  # those that reach down to where the next ones begin
+        for box in boxes:
+            apart += [other for other in near if other.bottom < box.row]
+            near = [other for other in near if other.bottom >= box.row]
+            met = [box, *(other for other in near if other.column <= box.right and box.column <= other.right)]
+            near = [other for other in near if other not in met]
+            near.append(
+                Window.from_bounds(
+                    min(w.row for w in met), min(w.column for w in met),
+                    max(w.bottom for w in met), max(w.right for w in met),
+                )
+            )  # fmt: skip
+        merged = sorted([*apart, *near])
+        if len(merged) == len(boxes):  # else one that has grown may touch others now
             return merged
         boxes = merged
