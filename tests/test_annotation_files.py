@@ -26,6 +26,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.annotation.undo import Before, UndoArea
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests.cli_tools import Runner, runner
 
@@ -110,7 +111,7 @@ def test_without_classes_a_label_image_asks_for_their_names(cli: Runner, image: 
 def test_a_colour_that_is_none_spoils_no_import(image: Path, tmp_path: Path, color: Any) -> None:
     path = written(tmp_path / "g.json", square(color=[10, 200, 30]), square("house", 100, color=color))
     with Project.open(image) as project:
-        import_geojson(project.store, path)
+        result_of(import_geojson(project.store, path))
         assert [c.name for c in project.store.classes] == ["tree", "house"]
         assert project.store.classes[0].color == (10, 200, 30)
         assert project.store.class_counts() == (2500, 2500)
@@ -121,7 +122,7 @@ def test_an_empty_number_for_a_colour_and_a_blank_name(image: Path, tmp_path: Pa
     blank["properties"]["name"] = "house"
     path = written(tmp_path / "g.json", square(colorRGB=None), square("pond", 200, colorRGB=-16711936), blank)
     with Project.open(image) as project:
-        import_geojson(project.store, path)
+        result_of(import_geojson(project.store, path))
         assert [(c.name, n) for c, n in zip(project.store.classes, project.store.class_counts(), strict=True)] == [
             ("tree", 2500), ("pond", 2500), ("house", 2500),
         ]  # fmt: skip
@@ -132,7 +133,7 @@ def test_too_many_classes_are_refused_before_a_shape_is_painted(image: Path, tmp
     path = written(tmp_path / "g.json", *[square(f"class {k}", side=3) for k in range(300)])
     with Project.open(image) as project:
         with pytest.raises(InputError, match="would add 300 classes to the 0 of the annotation; 254 are allowed"):
-            import_geojson(project.store, path)
+            result_of(import_geojson(project.store, path))
         assert not project.store.classes
 
 

@@ -83,9 +83,9 @@ def test_outlines_are_of_the_moment_at_which_their_export_began(store, tmp_path,
         return real(*args, **options)
 
     monkeypatch.setattr(polygons, "polygonise", slow)
-    export_geojson(store, tmp_path / "out.geojson")
+    result_of(export_geojson(store, tmp_path / "out.geojson"))
     with AnnotationStore.create(tmp_path / "again.isdnet", SHAPE, store.frozen().classes[:0]) as again:
-        import_geojson(again, tmp_path / "out.geojson")
+        result_of(import_geojson(again, tmp_path / "out.geojson"))
         names = {0: "", **{k: c.name for k, c in enumerate(again.classes, 1)}}
         found = again.read_labels(WHOLE)
     for value, name in enumerate(["", "water", "roof", "road"]):
@@ -136,7 +136,7 @@ def test_an_import_goes_on_where_its_classes_stay_what_they_are(store, tmp_path)
 
 
 def test_a_shape_is_painted_as_the_class_that_has_its_name_then(store, tmp_path, monkeypatch) -> None:
-    export_geojson(store, tmp_path / "out.geojson")
+    result_of(export_geojson(store, tmp_path / "out.geojson"))
     expected = {c.name: n for c, n in zip(store.classes, store.class_counts(), strict=True)}
     store.paint(Rectangle(WHOLE), None)
     real, held = geojson.index_of, []
@@ -149,7 +149,7 @@ def test_a_shape_is_painted_as_the_class_that_has_its_name_then(store, tmp_path,
         return real(name, names)
 
     monkeypatch.setattr(geojson, "index_of", looked_up)
-    import_geojson(store, tmp_path / "out.geojson")
+    result_of(import_geojson(store, tmp_path / "out.geojson"))
     assert held.count(True) == len(json.loads((tmp_path / "out.geojson").read_text())["features"])
     assert {c.name: n for c, n in zip(store.classes, store.class_counts(), strict=True)} == expected
 

@@ -15,6 +15,7 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.geojson import read_items
 from napari_isdnet.io.source import GeoReference
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 
 SHAPE = (300, 400)
@@ -51,11 +52,11 @@ def degrees(reference: GeoReference) -> Any:
 def test_degrees_are_painted_where_they_lie(store, tmp_path: Path, kind: str, reference: GeoReference) -> None:
     said: list[str] = []
     path = written(tmp_path / "in.geojson", kind, degrees(reference))
-    import_geojson(store, path, georeference=reference, note=said.append)
+    result_of(import_geojson(store, path, georeference=reference, note=said.append))
     assert said == ["in.geojson names no reference system (crs) and was taken as longitude and latitude."]
     found = store.read_labels(Window.whole(SHAPE))
     store.undo()
-    import_geojson(store, written(tmp_path / "pixels.geojson", kind, PIXELS))
+    result_of(import_geojson(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
     expected = store.read_labels(Window.whole(SHAPE))
     assert found.any()
     assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1  # centimetres of the projection
@@ -66,7 +67,7 @@ def test_degrees_of_another_place_are_refused(store, tmp_path: Path, kind: str) 
     pytest.importorskip("rasterio")
     path = written(tmp_path / "in.geojson", kind, [(24.1234, 57.5678), (24.2, 57.6)])
     with pytest.raises(InputError, match=r"look like longitude and latitude of another place; give the file of this"):
-        import_geojson(store, path, georeference=PROJECTED)
+        result_of(import_geojson(store, path, georeference=PROJECTED))
     assert store.position == 0
 
 
@@ -78,7 +79,7 @@ def test_degrees_of_another_place_are_refused(store, tmp_path: Path, kind: str) 
 def test_files_that_count_pixels_still_do(store, tmp_path: Path, points: Any, properties: Any, reference: Any) -> None:
     said: list[str] = []
     path = written(tmp_path / "in.geojson", "Point", points, **properties)
-    import_geojson(store, path, georeference=reference, note=said.append)
+    result_of(import_geojson(store, path, georeference=reference, note=said.append))
     assert store.read_labels(Window(56, 23, 2, 2)).all()
     assert not said
 
@@ -88,7 +89,7 @@ def test_without_rasterio_degrees_are_refused(store, tmp_path: Path, monkeypatch
     for name in ("rasterio.warp", "rasterio.errors"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"install napari-isdnet\[geo\] to place them"):
-        import_geojson(store, path, georeference=PROJECTED)
+        result_of(import_geojson(store, path, georeference=PROJECTED))
 
 
 @pytest.mark.parametrize(

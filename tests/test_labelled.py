@@ -72,12 +72,12 @@ def test_classes_of_an_exported_geojson_keep_their_order(tmp_path):
     with AnnotationStore.create(tmp_path / "a.isdnet", (64, 64), ["a", "b", "c"]) as store:
         for index, row in ((2, 0), (0, 20), (2, 40)):  # the file names c first, and b nowhere
             store.paint(Rectangle(Window(row, 0, 10, 64)), index)
-        path = export_geojson(store, tmp_path / "shapes.geojson")
+        path = result_of(export_geojson(store, tmp_path / "shapes.geojson"))
         counts = [n for n in store.class_counts() if n]
     assert [c.name for c in of_file(path).classes] == ["a", "c"]
     for name, known, names in (("new", [], ["a", "c"]), ("old", ["c"], ["c", "a"])):
         with AnnotationStore.create(tmp_path / f"{name}.isdnet", (64, 64), known) as store:
-            import_geojson(store, path)
+            result_of(import_geojson(store, path))
             assert dict(zip((c.name for c in store.classes), store.class_counts(), strict=True)) == dict(
                 zip(("a", "c"), counts, strict=True)
             )

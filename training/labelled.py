@@ -93,7 +93,7 @@ def _of_file(
             colors = _own_classes(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
             named = classes or classes_from([{"name": n, "color": c} for n, c in colors.items()])
             with AnnotationStore.create(folder, image.shape, named) as store:
-                import_geojson(store, path, georeference=image.georeference, classes=classes)
+                result_of(import_geojson(store, path, georeference=image.georeference, classes=classes))
                 return _painted(store, path, fraction)
         source, own = open_labels(path)
         own = _as_the_model_writes(own, classes)

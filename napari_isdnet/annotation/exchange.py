@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,22 +254,22 @@ def _import(
             seen[np.unique(found)] = True
         yield clock.step(1, "check", window)
     dirty: dict[Window, None] = {}
-    step = uuid.uuid4().hex[:12]
     used = np.flatnonzero(seen[1:]).tolist()
-    with store.group(step), store.still():
-        if names is None:
-            _check_unchanged(store, before, used, source.name)
-        table = _recoding(store, names, used, source.name, note)
-        known = store.classes
-    targets = [int(table[k + 1]) - 1 for k in used]
-    for window in labelled:
-        found = table[annotation_values(source.read(window)[..., 0], values, classes, source.name)]
-        patch = Patch(window, found, found > 0, origin="import")
-        # Not around the yield: what the caller paints there is no part of the import.
+    with store.step() as step:
         with store.group(step), store.still():
-            _check_unchanged(store, known, targets, source.name)
-            dirty.update(dict.fromkeys(store.paint(patch)))
-        yield clock.step(1, "paint", window)
+            if names is None:
+                _check_unchanged(store, before, used, source.name)
+            table = _recoding(store, names, used, source.name, note)
+            known = store.classes
+        targets = [int(table[k + 1]) - 1 for k in used]
+        for window in labelled:
+            found = table[annotation_values(source.read(window)[..., 0], values, classes, source.name)]
+            patch = Patch(window, found, found > 0, origin="import")
+            # Not around the yield: what the caller paints there is no part of the import.
+            with store.group(step), store.still():
+                _check_unchanged(store, known, targets, source.name)
+                dirty.update(dict.fromkeys(store.paint(patch)))
+            yield clock.step(1, "paint", window)
     return list(dirty)
 
 

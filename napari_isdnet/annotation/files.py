@@ -56,18 +56,16 @@ def bring_in(
     in map coordinates, and a label image that lies elsewhere is refused.
     """
     check_outlines(path)
+    said: list[str] = []
     if path.suffix.lower() in OUTLINES:
         from napari_isdnet.annotation.geojson import import_geojson
 
-        yield Progress(0, 1, "Importing")
-        said: list[str] = []
-        import_geojson(store, path, default_class=default_class, georeference=georeference, note=said.append)
-        return " ".join(said)
-    from napari_isdnet.annotation.exchange import import_labels
+        yield from import_geojson(store, path, default_class=default_class, georeference=georeference, note=said.append)
+    else:
+        from napari_isdnet.annotation.exchange import import_labels
 
-    told: list[str] = []
-    yield from import_labels(store, path, values, names, told.append, georeference)
-    return " ".join(told)
+        yield from import_labels(store, path, values, names, said.append, georeference)
+    return " ".join(said)
 
 
 def check_target(store: AnnotationStore, path: Path, image: Any) -> None:
@@ -99,9 +97,9 @@ def write_out(
     if kind == "geojson":
         from napari_isdnet.annotation.geojson import export_geojson
 
-        yield Progress(0, 1, "Exporting")
-        return f"Written to {export_geojson(store, path, georeference=georeference, overwrite=overwrite)}."
-    from napari_isdnet.annotation.exchange import export_labels
+        found = yield from export_geojson(store, path, georeference=georeference, overwrite=overwrite)
+    else:
+        from napari_isdnet.annotation.exchange import export_labels
 
-    found = yield from export_labels(store, path, format=kind, values=values, image=image, overwrite=overwrite)
+        found = yield from export_labels(store, path, format=kind, values=values, image=image, overwrite=overwrite)
     return f"Written to {found}."

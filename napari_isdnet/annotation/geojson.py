@@ -7,7 +7,7 @@ keep their holes; lines and points, which a class map cannot hold, become brush 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.geojson import color_in, number_name, read_items
 from napari_isdnet.io.source import GeoReference
+from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ def import_geojson(
     georeference: GeoReference | None = None,
     note: Callable[[str], None] | None = None,
     classes: Sequence[ClassInfo] | None = None,
-) -> list[Window]:
+) -> Generator[Progress, None, list[Window]]:
     """Paint everything in a GeoJSON file, later features on top, as one step to undo; returns what changed.
+
+    Yields after every shape; what is painted stays where it is closed before its end.
 
     A class is found by name, also by one that it had before, and added (with its colour) when it is missing; features
     without one get ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes``
@@ -79,17 +82,20 @@ def import_geojson(
     _check_classes(store, [item.name or default_class or "" for item in inside], Path(path).name)
     dirty: dict[Window, None] = {}
     new = {} if store.classes or nameless is not None else classes_of(inside)
-    with store.group():
+    clock = Clock(len(inside))
+    with store.step() as step:
         for name, color in new.items():
-            with store.still():
+            with store.group(step), store.still():
                 if index_of(name, [c.name for c in store.classes]) is None:
                     store.add_class(name, color)
         for item in inside:
             name = item.name or default_class or ""
-            with store.still():  # a class that is removed by another thread in between moves those after it
+            # A class that is removed by another thread in between moves those after it.
+            with store.group(step), store.still():
                 known = index_of(name, [c.name for c in store.classes])
                 index = store.add_class(name, item.color) if known is None else known
                 dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
+            yield clock.step(1, "paint")
     return list(dirty)
 
 
@@ -111,7 +117,7 @@ def classes_of(drawn: Sequence[Drawn]) -> dict[str, tuple[int, int, int] | None]
 def _check_classes(store: AnnotationStore, names: Sequence[str], file: str) -> None:
     """Refuse a file whose classes are too many or nameless, before its first shape is painted."""
     known = [c.name for c in store.classes]
-    for name in names:
+    for name in dict.fromkeys(names):
         if index_of(name, known) is None:
             known.append(ClassInfo(name, (0, 0, 0)).name)
     check_room(len(store.classes), len(known) - len(store.classes), file)
@@ -275,10 +281,10 @@ def export_geojson(
     *,
     georeference: GeoReference | None = None,
     overwrite: bool = False,
-) -> Path:
+) -> Generator[Progress, None, Path]:
     """Write every painted area as a polygon with QuPath's classification; returns the path.
 
-    Written is the annotation of this moment, also while it is painted on.
+    Yields after every window that was read. Written is the annotation of this moment, also while it is painted on.
     Exact pixel outlines, holes kept. What is read are the boxes around annotated places that hang together: all of the
     image for one stroke from corner to corner. With ``georeference`` coordinates are map coordinates.
     """
@@ -289,10 +295,13 @@ def export_geojson(
     view = IndexView(moment)
     with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
         writer = Writer(file, moment.classes, georeference)
-        for group in connected(moment.annotated_windows()):
+        groups = connected(moment.annotated_windows())
+        clock = Clock(sum(group.area for group in groups))
+        for group in groups:
             for joined in polygonise(view, roi=group):
                 for index, polygon in zip(joined.classes, joined.polygons, strict=True):
                     writer.add(index, polygon, polygon)
+                yield clock.step(joined.window.area, "polygons", joined.window)
         writer.close()
     return path
 

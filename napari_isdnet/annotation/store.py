@@ -56,7 +56,7 @@ class AnnotationStore(Live, ClassEditing):
         self._held = lock
         self._lock = threading.RLock()
         self._group = threading.local()  # of a thread: what others paint meanwhile is no part of it
-        self._open_groups: set[str] = set()
+        self._open_steps: set[str] = set()
         if not read_only:
             pull_back(folder)
         self.journal = Journal(folder / JOURNAL, read_only)
@@ -250,22 +250,29 @@ class AnnotationStore(Live, ClassEditing):
         return self._now
 
     @contextlib.contextmanager
-    def group(self, name: str | None = None) -> Iterator[None]:
-        """Strokes that this thread paints inside are undone and redone as one (an import, an edit window in parts).
-
-        The same ``name`` again goes on with a group. A stroke painted meanwhile by another thread is a step of its own,
-        and so is what the group painted after it.
-        """
-        outer = self._group_name()
-        own = self._group.name = outer or name or uuid.uuid4().hex[:12]
-        if outer is None:
-            self._open_groups.add(own)
+    def step(self) -> Iterator[str]:
+        """A name for :meth:`group`; until the block ends nobody takes back the part of it that is painted by then."""
+        name = uuid.uuid4().hex[:12]
+        self._open_steps.add(name)
         try:
-            yield
+            yield name
         finally:
-            self._group.name = outer
-            if outer is None:
-                self._open_groups.discard(own)
+            self._open_steps.discard(name)
+
+    @contextlib.contextmanager
+    def group(self, name: str | None = None) -> Iterator[None]:
+        """Strokes that this thread paints inside are undone and redone as one (a drag, an edit window in parts).
+
+        The same ``name``, of a :meth:`step`, goes on with a group. A stroke painted meanwhile by another thread is a
+        step of its own, and so is what the group painted after it.
+        """
+        with contextlib.ExitStack() as stack:
+            outer = self._group_name()
+            self._group.name = outer or name or stack.enter_context(self.step())
+            try:
+                yield
+            finally:
+                self._group.name = outer
 
     def _group_name(self) -> str | None:
         return getattr(self._group, "name", None)
@@ -299,7 +306,7 @@ class AnnotationStore(Live, ClassEditing):
         with self._lock:
             dirty: dict[Window, None] = {}
             under_way = self.journal.group(self.journal.done[-1]) if self.journal.done else None
-            if under_way in self._open_groups and under_way != self._group_name():
+            if under_way in self._open_steps and under_way != self._group_name():
                 raise InputError("The last step is still under way; undo it once it has ended, or cancel it.")
             # All is read before the journal says that it was taken back.
             replaced = {target: self._replaced(target) for target in self._top()} if self.can_undo else {}
