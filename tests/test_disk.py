@@ -15,6 +15,7 @@ import pytest
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import disk
 from napari_isdnet.io.disk import replacing, write_atomic
+from napari_isdnet.widgets._engine import map_folder
 
 WRITER = """
 import sys
@@ -119,3 +120,17 @@ def test_a_small_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monk
     with pytest.raises(InputError, match="The disk is full"):
         write_atomic(tmp_path / "a.json", b"{}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_maps_that_a_killed_window_left_in_the_cache_go_with_the_next_view(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from contextlib import ExitStack; from pathlib import Path;"
+        "from napari_isdnet.widgets._engine import map_folder;"
+        "stack = ExitStack(); (map_folder(Path(sys.argv[1]), stack) / 'deep.map').touch(); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert len(hidden(tmp_path)) == 2
+    with ExitStack() as stack:
+        own = map_folder(tmp_path, stack)
+        assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {own.name}
+    assert not list(tmp_path.iterdir())

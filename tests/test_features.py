@@ -184,6 +184,29 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
         next(write_features(source_of(image), model, output=tmp_path, precision="float32", device="cpu"))
 
 
+def test_two_that_write_features_of_two_images_of_one_name_to_one_folder_do_not_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_isdnet.engine.job.RAM_MAPS", 0)  # all maps are spilled
+    model, image = lively(NETWORKS["reference"]), picture((256, 320))
+
+    def written(image: np.ndarray, output: Path, layer: str) -> Generator[Progress, None, Any]:
+        return write_features(source_of(image), model, output=output, layers=[layer], precision="float32", device="cpu")
+
+    logits = f"{source_of(image).name}_logits.ome.zarr/0"
+    for _ in written(image, tmp_path / "alone", "logits"):
+        pass
+    first, second = written(image, tmp_path / "both", "logits"), written(255 - image, tmp_path / "both", "H0")
+    for steps in (first, second):
+        while next(steps).fraction < 0.45:  # then the maps of the whole image are there
+            pass
+    for _ in (*first, *second):
+        pass
+    same = [np.asarray(zarr.open_array(tmp_path / folder / logits)[:]) for folder in ("alone", "both")]
+    np.testing.assert_array_equal(*same)
+    assert not [path for path in (tmp_path / "both").iterdir() if path.name.startswith(".")]
+
+
 def test_files_hold_the_region_in_place(tmp_path: Path) -> None:
     model, image = lively(NETWORKS["reference"]), picture((128, 160))
     size = PixelSize(0.5, 0.25, "µm", (100, -20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from napari_isdnet.engine.device import choose
-from napari_isdnet.engine.feature_info import MapInfo, chosen
+from napari_isdnet.engine.feature_info import MapInfo, chosen, strides_of
 from napari_isdnet.engine.features import FeatureView
 from napari_isdnet.engine.job import Context
 from napari_isdnet.engine.rendering import Rendering, kinds_for, paint
 from napari_isdnet.exceptions import AlreadyThere
-from napari_isdnet.io.disk import make_folder, replacing, write_atomic
+from napari_isdnet.io.disk import make_folder, replacing, scratch_folder, write_atomic
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.io.units import name_of
@@ -56,34 +57,32 @@ def write_features(
     region = region_of(roi, source.shape)
     policy = IntensityPolicy.from_source(source, contrast, channels)
     placement = choose(device, precision)
-    maps = output / f".{source.name}.features"
-    view = FeatureView(source, model, policy, placement, context, memory=memory, folder=maps)
-    try:
-        names = chosen(tuple(layers), view.names)
-        attention = output / f"{source.name}_attention.json"
-        targets = [attention, *(output / f"{source.name}_{n}.{end}" for n in names for end in ("ome.zarr", "png"))]
-        there = next((path for path in targets if path.exists()), None)
-        if there is not None and not overwrite:
-            raise AlreadyThere.at(there)
-        make_folder(output)
-        for step in view.prepare():
-            yield step.within(0, _PREPARE)
-        outputs: dict[str, str] = {}
-        clock = Clock(len(names))
-        for name in names:
-            for step in _write_map(view, name, region, output, outputs, clock):
-                yield replace(step.within(_PREPARE, 1 - _PREPARE), stage=name)
-        write_atomic(attention, json.dumps(attention_facts(view, region), indent=1).encode())
-        outputs["attention"] = str(attention)
-        return {
-            "outputs": outputs,
-            "context": context,
-            "device": str(placement.device),
-            "precision": placement.precision,
-            "layers": [view.info(name).to_dict() for name in names],
-        }
-    finally:
-        view.close()
+    names = chosen(tuple(layers), tuple(strides_of(model)))
+    attention = output / f"{source.name}_attention.json"
+    targets = [attention, *(output / f"{source.name}_{n}.{end}" for n in names for end in ("ome.zarr", "png"))]
+    there = next((path for path in targets if path.exists()), None)
+    if there is not None and not overwrite:
+        raise AlreadyThere.at(there)
+    make_folder(output)
+    with scratch_folder(output) as maps:
+        view = FeatureView(source, model, policy, placement, context, memory=memory, folder=maps)
+        with closing(view):
+            for step in view.prepare():
+                yield step.within(0, _PREPARE)
+            outputs: dict[str, str] = {}
+            clock = Clock(len(names))
+            for name in names:
+                for step in _write_map(view, name, region, output, outputs, clock):
+                    yield replace(step.within(_PREPARE, 1 - _PREPARE), stage=name)
+            write_atomic(attention, json.dumps(attention_facts(view, region), indent=1).encode())
+            outputs["attention"] = str(attention)
+            return {
+                "outputs": outputs,
+                "context": context,
+                "device": str(placement.device),
+                "precision": placement.precision,
+                "layers": [view.info(name).to_dict() for name in names],
+            }
 
 
 def attention_facts(view: FeatureView, region: Window) -> dict[str, Any]:

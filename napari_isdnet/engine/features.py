@@ -24,7 +24,6 @@ from napari_isdnet.engine.rendering import Basis, fit_basis
 from napari_isdnet.engine.streaming import WholeImage
 from napari_isdnet.engine.windowed import WindowPredictor
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import remove
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.isdnet import Branch, ISDNet
 from napari_isdnet.progress import Progress
@@ -39,9 +38,9 @@ class FeatureView:
     """Maps, attention and one-branch answers of an image under a network. Thread-safe once prepared.
 
     Run ``prepare()`` (a generator of :class:`~napari_isdnet.progress.Progress`) first; it does nothing in ``window``
-    context, or where the ``means`` of the whole image are given. ``folder`` is where maps of large images are spilled;
-    it is removed by :meth:`close`. A network that cannot be streamed is forwarded in one piece in ``whole`` context,
-    and refused (:class:`~napari_isdnet.exceptions.InputError`) where the image is too large for that.
+    context, or where the ``means`` of the whole image are given. Maps of large images are spilled to ``folder``, which
+    its maker removes after :meth:`close`. A network that cannot be streamed is forwarded in one piece in ``whole``
+    context, and refused (:class:`~napari_isdnet.exceptions.InputError`) where the image is too large for that.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class FeatureView:
             model, source, policy, placement,
             context=context, window=window, memory=memory, folder=folder, means=(means,), exact=exact,
         )  # fmt: skip
-        self.source, self.context, self._folder = source, context, folder
+        self.source, self.context = source, context
         self._maps: WholeMaps | WindowMaps
         if isinstance(predictor, WholeImage):
             self._maps = WholeMaps(predictor)
@@ -160,7 +159,5 @@ class FeatureView:
         return self._bases[name]
 
     def close(self) -> None:
-        """Release memory and remove spilled maps."""
+        """Release memory and files."""
         self._maps.close()
-        if self._folder is not None:
-            remove(self._folder)

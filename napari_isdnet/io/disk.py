@@ -126,6 +126,18 @@ def scratch(folder: Path) -> Iterator[str]:
         _HELD.discard(lock.name)
 
 
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A new folder in ``folder`` for the block alone; after a kill the next one there removes it, as by scratch."""
+    with scratch(folder) as prefix:
+        made = folder / f"{prefix}files"
+        made.mkdir()
+        try:
+            yield made
+        finally:
+            remove(made)
+
+
 def _sweep(folder: Path) -> None:
     """Remove what writers of this machine left in ``folder`` when they were killed."""
     for lock in folder.glob(f".*{PARTIAL}.{_LOCK}"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,12 +170,13 @@ class LocalEngine:
         """Maps are computed around what is looked at, in sparse files that go with the live view."""
         from napari_isdnet.engine.job import make_predictor
 
-        maps = Path(tempfile.mkdtemp(prefix="view-", dir=self._live_folder()))
-        predictor = make_predictor(
-            network, source, policy, placement, window=_LIVE_MAP_CORE, memory=memory, folder=maps, means=means,
-            orientations=len(means),
-        )  # fmt: skip
-        return _locked(predictor, lambda: _remove(maps))
+        with ExitStack() as stack:
+            maps = map_folder(self._live_folder(), stack)
+            predictor = make_predictor(
+                network, source, policy, placement, window=_LIVE_MAP_CORE, memory=memory, folder=maps, means=means,
+                orientations=len(means),
+            )  # fmt: skip
+            return _locked(predictor, stack.pop_all().close)
 
     def segment(
         self, source: ImageSource, model: str, output: Path, settings: Mapping[str, Any]
@@ -207,12 +208,8 @@ class LocalEngine:
         from napari_isdnet.paths import cache_folder
 
         folder = self._folder or cache_folder() / "live"
-        try:
+        with _cache_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"The cache folder {folder} cannot be written ({error.strerror}); choose another in the preferences."
-            ) from None
         return folder
 
 
@@ -230,6 +227,24 @@ def about(header: ModelHeader) -> ModelAbout:
     details = "\n".join(line for line in lines if line)
     known = (header.classes, header.pixel_size, header.window)
     return ModelAbout(header.name, *known, summary, details, taught_names(header), header.lineage)
+
+
+def map_folder(cache: Path, stack: ExitStack) -> Path:
+    """A folder in ``cache`` for spilled maps until ``stack`` is closed; what was left by a kill goes with the next."""
+    from napari_isdnet.io.disk import scratch_folder
+
+    with _cache_errors(cache):
+        return stack.enter_context(scratch_folder(cache))
+
+
+@contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"The cache folder {folder} cannot be written ({error.strerror}); choose another in the preferences."
+        ) from None
 
 
 def _locked(predictor: Predictor, after: Callable[[], None]) -> LiveWork:

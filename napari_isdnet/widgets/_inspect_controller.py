@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.system import shell_line
+from napari_isdnet.widgets._engine import map_folder
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class Picked:
 class SharedView:
     """A view that is closed when its last holder lets go: the dock, and every layer that is still painted from it."""
 
-    def __init__(self, view: FeatureView, classes: tuple[ClassInfo, ...] = ()) -> None:
-        self.view, self.classes = view, classes
+    def __init__(self, view: FeatureView, classes: tuple[ClassInfo, ...], close: Callable[[], None]) -> None:
+        self.view, self.classes, self._close = view, classes, close
         self._holders = 1
         self._lock = threading.Lock()
 
@@ -69,7 +70,7 @@ class SharedView:
             self._holders -= 1
             last = self._holders == 0
         if last:
-            self.view.close()
+            self._close()
 
 
 def open_view(
@@ -91,25 +92,17 @@ def open_view(
     header = job_header(source, model_hash(network), placement, {"intensity": policy.to_dict(), "scale": 1.0})
     key = means_key(header)
     means = load_means(key) if settings.context == "whole" else None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        maps = Path(tempfile.mkdtemp(prefix="maps-", dir=folder))
-    except OSError as error:
-        raise InputError(
-            f"The cache folder {folder} cannot be written ({error.strerror}); choose another in the preferences."
-        ) from None
-    view = FeatureView(
-        source, network, policy, placement, settings.context, memory=settings.memory, folder=maps, means=means
-    )
-    try:
+    with ExitStack() as stack:  # files and memory are also released when the job is cancelled
+        maps = map_folder(folder, stack)
+        view = FeatureView(
+            source, network, policy, placement, settings.context, memory=settings.memory, folder=maps, means=means
+        )
+        stack.callback(view.close)
         for step in view.prepare():
             yield Progress(step.done, step.total, f"Whole image: {step.stage}", step.window, step.seconds_left)
-    except BaseException:  # also when the job is cancelled: files and memory are released
-        view.close()
-        raise
-    if means is None and view.means is not None:
-        save_means(key, view.means)
-    return SharedView(view, header_of(network).classes)
+        if means is None and view.means is not None:
+            save_means(key, view.means)
+        return SharedView(view, header_of(network).classes, stack.pop_all().close)
 
 
 def fit(shared: SharedView, name: str) -> Generator[Progress, None, Basis]:

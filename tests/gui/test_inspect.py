@@ -245,7 +245,7 @@ def test_command_and_opinions_without_a_window() -> None:
 
 def test_a_view_is_closed_by_its_last_holder() -> None:
     closed: list[bool] = []
-    shared = control.SharedView(SimpleNamespace(close=lambda: closed.append(True)))  # type: ignore[arg-type]
+    shared = control.SharedView(SimpleNamespace(), (), lambda: closed.append(True))  # type: ignore[arg-type]
     shared.hold()
     shared.release()
     assert not closed
