@@ -174,6 +174,8 @@ def test_sixteen_bit_pictures_are_stretched_and_bytes_are_not():
     assert (shown.shape, shown.min(), shown.max()) == ((20, 20, 3), 0, 255)
     plain = np.full((4, 4, 3), 77, np.uint8)
     np.testing.assert_array_equal(Shades(Labels(plain), plain)(plain), plain)
+    unknown = np.full((4, 4, 3), np.nan, np.float32)
+    assert not Shades(Labels(unknown), unknown)(unknown).any()  # no warning of a NaN that became a byte
 
 
 @pytest.mark.parametrize(

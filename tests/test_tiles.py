@@ -55,6 +55,16 @@ def test_only_the_view_and_the_next_level_are_read_middle_first() -> None:
     pyramid.close()
 
 
+def test_what_is_read_ahead_lies_under_the_view_in_a_picture_of_three_rows() -> None:
+    pyramid, reads, _ = make(shape=(3, 100_000))
+    pyramid.answer(0, Window(0, 90_000, 3, 1000))
+    assert pyramid.wait(10)
+    ahead = [window for level, window in reads if level == 1]
+    assert ahead
+    assert all(window.right > 45_000 and window.column < 45_500 for window in ahead), ahead
+    pyramid.close()
+
+
 def test_stale_requests_are_dropped() -> None:
     gate, started = threading.Event(), threading.Event()
     reads: list[tuple[int, Window]] = []

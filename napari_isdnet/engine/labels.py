@@ -186,13 +186,14 @@ def open_labels(
     They come from ``classes_file`` if given, else from the map's own metadata, else they are None. A PNG with a
     palette gives its indices, and the annotation of this package its class indices (255 where nothing is painted).
     """
+    given = None if classes_file is None else read_classes(classes_file)
     source, own = open_indices(Path(path))
     if source.channels != 1 or source.dtype.kind not in "bui":
         source.close()
         raise InputError(
             f"{path} has {source.channels} channel(s) of {source.dtype}; a label map has one channel of class indices."
         )
-    return source, own if classes_file is None else read_classes(classes_file)
+    return source, own if classes_file is None else given
 
 
 @contextmanager

@@ -49,8 +49,8 @@ class Shades:
         if source.nodata is not None:
             values = values[values != source.nodata]
         values = values[np.isfinite(values)]
-        self._plain = source.dtype == np.uint8 or not values.size
-        self._low, self._high = (0.0, 255.0) if self._plain else (float(v) for v in np.percentile(values, (1, 99)))
+        self._plain = source.dtype == np.uint8
+        self._low, self._high = (float(v) for v in np.percentile(values, (1, 99))) if values.size else (0.0, 1.0)
 
     def __call__(self, sample: npt.NDArray[np.generic]) -> Picture:
         """``(h, w, channels)`` samples as ``(h, w, 3)``."""

@@ -183,14 +183,7 @@ class TilePyramid:
         missing.sort(key=lambda key: self._grids[key[0]][key[1]].distance(row, column))
         yield from (key for key in missing if key not in self._failed)
         if level + 1 < last:
-            scale = self.shapes[level + 1][0] / self.shapes[level][0]
-            outer = Window.from_bounds(
-                int(window.row * scale),
-                int(window.column * scale),
-                int(window.bottom * scale),
-                int(window.right * scale),
-            )
-            keys = ((level + 1, index) for index in self._grids[level + 1].touching(outer))
+            keys = ((level + 1, index) for index in self._tiles_of(window, level, level + 1))
             yield from (key for key in keys if key not in self._failed and not self._known(key))
 
     def overview(self) -> Array:
@@ -210,15 +203,17 @@ class TilePyramid:
 
     def renew(self, window: Window) -> None:
         """What was read of a level-0 window is no longer true: it is shown until it has been read again."""
-        whole = self.shapes[0]
-        for level, shape in enumerate(self.shapes):
-            (top, bottom), (left, right) = (
-                (first * size // full, -(-last * size // full))
-                for (first, last), size, full in zip(window.spans, shape, whole, strict=True)
-            )
-            area = Window.from_bounds(top, left, bottom, right).clipped(shape)
-            self._stale.update([(level, index) for index in self._grids[level].touching(area)])
+        for level in range(len(self.shapes)):
+            self._stale.update([(level, index) for index in self._tiles_of(window, 0, level)])
         self._tell()
+
+    def _tiles_of(self, window: Window, level: int, other: int) -> list[int]:
+        """Tiles of level ``other`` that show some of ``window``, which is in pixels of ``level``."""
+        (top, bottom), (left, right) = (
+            (first * size // full, -(-last * size // full))
+            for (first, last), size, full in zip(window.spans, self.shapes[other], self.shapes[level], strict=True)
+        )
+        return self._grids[other].touching(Window.from_bounds(top, left, bottom, right).clipped(self.shapes[other]))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until nothing is left to read (for tests and screenshots)."""
