@@ -139,6 +139,16 @@ def test_what_values_mean_is_told_by_the_file(store, monkeypatch, rows, named, n
         result_of(export_labels(store, "x.tif", values="auto"))
 
 
+def test_annotation_values_are_written_tile_by_tile_and_a_cancelled_file_is_none(painted, tmp_path):
+    steps = list(export_labels(painted, tmp_path / "labels.tif", values="annotation"))
+    assert len(steps) == 3 * 3 + 2 * 2 + 1  # tiles of 512 pixels over all levels
+    assert steps[-1].fraction == pytest.approx(1)
+    steps = export_labels(painted, tmp_path / "part.tif", values="annotation")
+    next(steps)
+    steps.close()
+    assert [path.name for path in tmp_path.glob("*.tif*")] == ["labels.tif"]
+
+
 @pytest.mark.parametrize("kind", ["annotation", "mask"])
 def test_label_tiff_there_and_back(painted, tmp_path, kind):
     path = result_of(export_labels(painted, tmp_path / "labels.tif", values=kind))

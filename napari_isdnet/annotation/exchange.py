@@ -33,6 +33,7 @@ from napari_isdnet.window import Grid, Window
 if TYPE_CHECKING:
     from napari_isdnet.annotation.reading import Frozen
     from napari_isdnet.annotation.store import AnnotationStore
+    from napari_isdnet.io.tiff_pyramid import Tick
 
 VALUES = ("annotation", "mask")
 AUTO = "auto"
@@ -352,31 +353,35 @@ def _export_tiff(store: Frozen, path: Path, overwrite: bool) -> Generator[Progre
     import tifffile
 
     from napari_isdnet.io.disk import replacing
+    from napari_isdnet.io.tiff_pyramid import stepped
 
-    total = sum(len(Grid(shape, (_TILE, _TILE))) for shape in store.levels)
-    clock = Clock(total)
     big = store.shape[0] * store.shape[1] > 1 << 31
     about = json.dumps({ANNOTATION: annotation_mark(store.classes)})  # ASCII, as TIFF demands
-    with replacing(path, overwrite) as temporary, tifffile.TiffWriter(temporary, bigtiff=big) as tiff:
-        for level, shape in enumerate(store.levels):
-            tiff.write(
-                _tiles(store, level),
-                shape=shape,
-                dtype=np.uint8,
-                tile=(_TILE, _TILE),
-                compression="deflate",
-                photometric="minisblack",
-                subifds=len(store.levels) - 1 if level == 0 else 0,
-                subfiletype=1 if level else 0,
-                metadata=None,
-                description=None if level else about,
-            )
-            yield clock.step(len(Grid(shape, (_TILE, _TILE))), "write")
+    with replacing(path, overwrite) as temporary:
+
+        def work(tick: Tick) -> None:
+            with tifffile.TiffWriter(temporary, bigtiff=big) as tiff:
+                for level, shape in enumerate(store.levels):
+                    tiff.write(
+                        _tiles(store, level, tick),
+                        shape=shape,
+                        dtype=np.uint8,
+                        tile=(_TILE, _TILE),
+                        compression="deflate",
+                        photometric="minisblack",
+                        subifds=len(store.levels) - 1 if level == 0 else 0,
+                        subfiletype=1 if level else 0,
+                        metadata=None,
+                        description=None if level else about,
+                    )
+
+        yield from stepped(work, sum(rows * columns for rows, columns in store.levels), "write")
     return path
 
 
-def _tiles(store: Frozen, level: int) -> Iterator[Labels]:
+def _tiles(store: Frozen, level: int, tick: Tick) -> Iterator[Labels]:
     for window in Grid(store.levels[level], (_TILE, _TILE)):
+        tick(window, level)
         tile = np.zeros((_TILE, _TILE), dtype=np.uint8)
         tile[: window.height, : window.width] = store.read_labels(window, level)
         yield tile
