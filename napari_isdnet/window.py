@@ -187,10 +187,10 @@ class Grid:
         return [r * self.counts[1] + c for r in rows for c in columns]
 
 
-def pyramid_shapes(shape: tuple[int, int], smallest: int = 256, factor: int = 2) -> list[tuple[int, int]]:
-    """Level shapes of an image pyramid, ceiling division, until both sides fit in ``smallest`` pixels."""
+def pyramid_shapes(shape: tuple[int, int], smallest: int = 256) -> list[tuple[int, int]]:
+    """Level shapes of an image pyramid, halved and rounded up until both sides fit in ``smallest`` pixels."""
     shapes = [shape]
     while max(shapes[-1]) > smallest:
         rows, columns = shapes[-1]
-        shapes.append((-(-rows // factor), -(-columns // factor)))
+        shapes.append((-(-rows // 2), -(-columns // 2)))
     return shapes

@@ -51,10 +51,10 @@ class ClassEditing:
                 raise InputError(f"Class {highest - 1} is painted, but the new list has only {len(new)} classes.")
             self._set_classes(new)
 
-    def add_class(self, name: str, color: str | Sequence[int] | None = None, shortcut: str | None = None) -> int:
+    def add_class(self, name: str, color: str | Sequence[int] | None = None) -> int:
         """A new class at the end; returns its index."""
         with self._lock:
-            self._set_classes(classlist.added(self._now.classes, name, color, shortcut))
+            self._set_classes(classlist.added(self._now.classes, name, color))
             return len(self.classes) - 1
 
     def rename_class(self, index: int, name: str) -> None:

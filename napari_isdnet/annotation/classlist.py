@@ -58,11 +58,11 @@ def _check(classes: Classes, index: int) -> None:
         raise InputError(f"There are classes 0 to {len(classes) - 1}, class {index} was asked for; pick one of those.")
 
 
-def added(classes: Classes, name: str, color: str | Sequence[int] | None, shortcut: str | None) -> Classes:
+def added(classes: Classes, name: str, color: str | Sequence[int] | None) -> Classes:
     """One class more, at the end."""
     info = ClassInfo(name, distinct_color(len(classes)) if color is None else parse_color(color))
     _unique([c.info for c in classes] + [info])
-    return with_shortcut((*classes, AnnotationClass(info)), len(classes), shortcut or _free_key(classes))
+    return with_shortcut((*classes, AnnotationClass(info)), len(classes), _free_key(classes))
 
 
 def renamed(classes: Classes, index: int, name: str) -> Classes:

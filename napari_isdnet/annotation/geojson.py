@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _KINDS = (
     "Polygon", "LineString", "Point", "MultiPolygon", "MultiLineString", "MultiPoint", "GeometryCollection",
 )  # fmt: skip
+_LINE_WIDTH = 3.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ def import_geojson(
     path: str | os.PathLike[str],
     *,
     default_class: str | None = None,
-    line_width: float = 3.0,
     georeference: GeoReference | None = None,
     note: Callable[[str], None] | None = None,
     classes: Sequence[ClassInfo] | None = None,
@@ -62,14 +62,14 @@ def import_geojson(
     A class is found by name, also by one that it had before, and added (with its colour) when it is missing; features
     without one get ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes``
     (default: those of the annotation); an annotation without classes gets those of the file in its order
-    (:func:`classes_of`). Lines are ``properties.width`` pixels wide, or ``line_width``; points are discs of that
-    diameter. ``georeference`` is the image's, for files in map coordinates
-    (:func:`~napari_isdnet.io.geojson.read_items`). A file with anything that cannot be used is refused as a whole,
-    before a pixel is painted, and so is one without a shape that lies on the image or covers a pixel; ``note`` is told
-    in a sentence when some of them do not, how many features have no geometry, and which classes have another name now.
+    (:func:`classes_of`). Lines are ``properties.width`` pixels wide, or 3; points are discs of that diameter.
+    ``georeference`` is the image's, for files in map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file
+    with anything that cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape
+    that lies on the image or covers a pixel; ``note`` is told in a sentence when some of them do not, how many features
+    have no geometry, and which classes have another name now.
     """
     counted = store.classes if classes is None else classes
-    drawn = list(read_drawn(path, line_width, georeference, counted, note, store.shape))
+    drawn = list(read_drawn(path, georeference, counted, note, store.shape))
     nameless = next((i for i, item in enumerate(drawn) if item.name is None), None)
     if nameless is not None and default_class is None:
         raise InputError(f"{path}, shape {nameless} has no class; set its classification, or give a default class.")
@@ -159,7 +159,6 @@ def _lies_on(stroke: Stroke, shape: tuple[int, int]) -> bool:
 
 def read_drawn(
     path: str | os.PathLike[str],
-    line_width: float = 3.0,
     georeference: GeoReference | None = None,
     classes: Sequence[ClassInfo] = (),
     note: Callable[[str], None] | None = None,
@@ -176,7 +175,7 @@ def read_drawn(
     empty = 0
     for where, item in items:
         try:
-            found = list(_feature(item, line_width, reference, classes))
+            found = list(_feature(item, reference, classes))
         except InputError as error:
             raise InputError(f"{where} cannot be used: {error}") from None
         empty += not found
@@ -185,9 +184,7 @@ def read_drawn(
         note(f"{empty} of {len(items)} features have no geometry and are left out.")
 
 
-def _feature(
-    item: Any, line_width: float, reference: GeoReference | None, classes: Sequence[ClassInfo]
-) -> Iterator[Drawn]:
+def _feature(item: Any, reference: GeoReference | None, classes: Sequence[ClassInfo]) -> Iterator[Drawn]:
     if not isinstance(item, dict):
         raise InputError(f"it is no feature or geometry but {str(item)[:40]!r}; features are allowed.")
     properties, geometry = item.get("properties"), item
@@ -205,14 +202,14 @@ def _feature(
     index = int(text) if text is not None and text.isdecimal() else None
     if name is None and text is not None:
         name, index = classes[index].name if index is not None and index < len(classes) else text, None
-    for stroke in _strokes(geometry, _width(properties, line_width), reference):
+    for stroke in _strokes(geometry, _width(properties), reference):
         yield Drawn(stroke, name, color, reference is not None, index)
 
 
-def _width(properties: Mapping[str, Any], default: float) -> float:
+def _width(properties: Mapping[str, Any]) -> float:
     width = properties.get("width")
     if width is None:  # QGIS writes the attributes that a feature has not got as null
-        return default
+        return _LINE_WIDTH
     try:
         return float(width)
     except (TypeError, ValueError, OverflowError):

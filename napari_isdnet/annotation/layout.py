@@ -54,7 +54,7 @@ def array_json(shape: tuple[int, int]) -> bytes:
     return json.dumps(meta, indent=1).encode()
 
 
-def group_json(levels: Sequence[tuple[int, int]], classes: Classes, name: str = "annotations") -> bytes:
+def group_json(levels: Sequence[tuple[int, int]], classes: Classes) -> bytes:
     """``zarr.json`` of the pyramid: OME-Zarr 0.5 ``multiscales`` and ``image-label`` with names and colours."""
     datasets: list[dict[str, Any]] = []
     for level in range(len(levels)):
@@ -71,7 +71,7 @@ def group_json(levels: Sequence[tuple[int, int]], classes: Classes, name: str = 
         "colors": [{"label-value": v, "rgba": [*c.info.color, 255]} for v, c in values],
         "properties": [{"label-value": v, "name": c.info.name} for v, c in values],
     }
-    multiscales = [{"name": name, "axes": axes, "datasets": datasets, "type": "mode"}]
+    multiscales = [{"name": "annotations", "axes": axes, "datasets": datasets, "type": "mode"}]
     ome = {"version": "0.5", "multiscales": multiscales, "image-label": label}
     # What its values mean is not in OME-Zarr: without this the first class would be read as the second one.
     mark = annotation_mark([c.info for c in classes])

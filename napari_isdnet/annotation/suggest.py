@@ -19,6 +19,10 @@ Floats = npt.NDArray[np.float64]
 _PIXELS_PER_WINDOW = 8
 TRUST_FROM = 8.0
 """Windows that are painted when uncertainty counts as much as typicality."""
+_DISAGREEMENT_WEIGHT = 0.5
+_REMOTENESS_WEIGHT = 0.25
+_REACH = 4.0
+"""Distance in windows from which on a window is as remote as can be."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,6 @@ def next_regions(
     disagreement: Any = None,
     window: int = 1024,
     count: int = 10,
-    disagreement_weight: float = 0.5,
-    remoteness_weight: float = 0.25,
-    reach: float = 4.0,
     trust_from: float = TRUST_FROM,
 ) -> list[Suggestion]:
     """The ``count`` windows of a grid of ``window`` pixels where annotation would help most, best first.
@@ -79,7 +80,7 @@ def next_regions(
     (Hacohen et al., 'Active Learning on a Budget', ICML 2022). So typicality ``t``, 1 for the window of median
     uncertainty and 0 for the extremes, gives way to uncertainty as the number ``n`` of windows grows that are annotated
     or suggested already: ``v = T u + (1 - T) t`` with the trust ``T = n / (n + trust_from)``. Remoteness ``r`` is the
-    distance to the nearest such window, in windows, over ``reach``, at most 1.
+    distance to the nearest such window, in windows, over 4, at most 1.
     ``score = (v + T w_d d + w_r r) / (1 + T w_d + w_r)``; picking goes window by window, so that suggestions do not sit
     side by side, and windows that hold annotation come only when no other is left.
     """
@@ -88,7 +89,7 @@ def next_regions(
     grid = Grid(store.shape, (window, window))
     u = _scaled(_means(uncertainty, grid))
     d = np.zeros(grid.counts) if disagreement is None else _scaled(_means(disagreement, grid))
-    w_d = 0.0 if disagreement is None else disagreement_weight
+    w_d, w_r = 0.0 if disagreement is None else _DISAGREEMENT_WEIGHT, _REMOTENESS_WEIGHT
     taken = _annotated(store, grid)
     usable = np.isfinite(u)
     t = _typicality(u)
@@ -98,10 +99,10 @@ def next_regions(
     result = []
     known = int(taken.sum())
     for number in range(known, known + min(count, int(usable.sum()))):
-        r = np.minimum(distance / reach, 1.0)
+        r = np.minimum(distance / _REACH, 1.0)
         trust = number / (number + trust_from) if number else float(trust_from == 0)
         value = trust * u + (1 - trust) * t
-        score = (value + trust * w_d * d + remoteness_weight * r) / (1 + trust * w_d + remoteness_weight)
+        score = (value + trust * w_d * d + w_r * r) / (1 + trust * w_d + w_r)
         best = np.unravel_index(int(np.where(usable, score - 2.0 * taken, -np.inf).argmax()), grid.counts)
         at = int(best[0] * grid.counts[1] + best[1])
         parts = {"uncertainty": u, "disagreement": d, "remoteness": r, "typicality": t}

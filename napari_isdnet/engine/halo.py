@@ -100,15 +100,15 @@ def probe_halo(pieces: Sequence[nn.Module], run: Callable[..., Tensor], channels
     return halo
 
 
-def padded_window(core: Window, halo: int, shape: tuple[int, int], align: int = ALIGN) -> Window:
+def padded_window(core: Window, halo: int, shape: tuple[int, int]) -> Window:
     """``core`` with at least ``halo`` pixels around it, cut at the image's true border.
 
-    The origin is a multiple of ``align`` and the size agrees with that of the image modulo ``align``: every layer of
+    The origin is a multiple of ``ALIGN`` and the size agrees with that of the image modulo ``ALIGN``: every layer of
     the network then sees the parity that it sees in the whole image, which is what padding 'same' depends on.
     """
-    top, left = (max(0, start - halo) // align * align for start in (core.row, core.column))
+    top, left = (max(0, start - halo) // ALIGN * ALIGN for start in (core.row, core.column))
     ends = []
     for end, size in zip((core.bottom, core.right), shape):
         wanted = end + halo
-        ends.append(min(size, wanted + (size - wanted) % align))
+        ends.append(min(size, wanted + (size - wanted) % ALIGN))
     return Window.from_bounds(top, left, ends[0], ends[1])

@@ -52,17 +52,15 @@ class Enlarging(ABC):
 
 
 @torch.inference_mode()
-def labels_of(
-    coarse: Tensor, place: Place, window: Window, full: tuple[int, int], strip: int = 256
-) -> npt.NDArray[np.uint8]:
+def labels_of(coarse: Tensor, place: Place, window: Window, full: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The best class (h, w) of coarse logits (1, K, h', w') enlarged to ``window``, without a full-size logits tensor.
 
     On a processor only pixels between cells of different classes are enlarged, elsewhere all are, strip by strip.
     """
     if coarse.device.type == "cpu":
         return classes_of(coarse, place, Place(window, full)).numpy()
-    if coarse.is_cuda:  # few large pieces: each is waited for
-        strip = max(1, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width)))
+    # Few large pieces on CUDA: each is waited for.
+    strip = max(1, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width))) if coarse.is_cuda else 256
     labels = np.empty(window.shape, np.uint8)
     for top in range(0, window.height, strip):
         part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)

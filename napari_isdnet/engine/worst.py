@@ -147,11 +147,11 @@ def _sums(mask: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], columns: npt
     return np.add.reduceat(down, columns, axis=1, dtype=np.int64)
 
 
-def explained(pair: LabelPair, worst: WorstWindow, most: int = 3) -> WorstWindow:
-    """``worst`` with its ``most`` commonest confusions, from reading it again."""
+def explained(pair: LabelPair, worst: WorstWindow) -> WorstWindow:
+    """``worst`` with its three commonest confusions, from reading it again."""
     prediction, truth = pair.read(worst.window.intersect(pair.window))
     pairs = pair_counts(prediction, truth)[:IGNORE_INDEX, :IGNORE_INDEX]
     np.fill_diagonal(pairs, 0)
-    order = np.argsort(-pairs, axis=None, kind="stable")[:most]
+    order = np.argsort(-pairs, axis=None, kind="stable")[:3]
     found = [Confusion(int(i // IGNORE_INDEX), int(i % IGNORE_INDEX), int(pairs.flat[i])) for i in order]
     return WorstWindow(worst.window, worst.wrong, worst.evaluated, tuple(c for c in found if c.pixels))

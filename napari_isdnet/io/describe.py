@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from napari_isdnet.io.intensity import Contrast, IntensityPolicy
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 
 
-def describe(
-    source: ImageSource, contrast: Contrast = "auto", channels: tuple[int, ...] | None = None
-) -> dict[str, Any]:
+def describe(source: ImageSource) -> dict[str, Any]:
     """JSON-ready facts: size, sample type, levels, pixel size, position, nodata, intensity choice, decoded bytes.
 
     Reads a coarse level (at most about 4 million pixels) where percentiles are needed.
     """
     size, place, nodata = source.pixel_size, source.georeference, source.nodata
-    policy = IntensityPolicy.from_source(source, contrast, channels)
+    policy = IntensityPolicy.from_source(source)
     return {
         "name": source.name,
         "format": getattr(source, "format", type(source).__name__),
@@ -35,12 +33,12 @@ def describe(
         "nodata": nodata if nodata is None or math.isfinite(nodata) else str(nodata),
         "intensity": policy.to_dict(),
         "decoded_bytes": source.shape[0] * source.shape[1] * source.channels * source.dtype.itemsize,
-        "notes": [*getattr(source, "notes", ()), *([] if channels else _left_out(source, policy))],
+        "notes": [*getattr(source, "notes", ()), *_left_out(source, policy)],
     }
 
 
 def _left_out(source: ImageSource, policy: IntensityPolicy) -> list[str]:
-    """A note where a file has more channels than the network sees and nobody has said which to take."""
+    """A note where a file has more channels than the network sees."""
     count = source.channels - (source.alpha is not None)
     if count <= len(policy.channels):
         return []

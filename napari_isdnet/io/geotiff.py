@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 _GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 
 
-def export_geotiff(
-    store: LabelStore, path: Path, overwrite: bool, compression: str = "deflate"
-) -> Generator[Progress, None, Path]:
+def export_geotiff(store: LabelStore, path: Path, overwrite: bool) -> Generator[Progress, None, Path]:
     """Write a finished store as GeoTIFF: 512 tiles, overviews, CRS and transform, nodata 255.
 
     Labels have a colour table. Probabilities (a band a class, with its name) and uncertainty stay 8 bit and carry
@@ -47,10 +45,10 @@ def export_geotiff(
 
             def work(tick: Any) -> None:
                 # The intermediate file is read once by GDAL and thrown away, so its codec is the fast one.
-                codec = "zstd" if _has_rasterio() else compression
+                codec = "zstd" if _has_rasterio() else "zlib"
                 write_pyramid(store, plain, tick, compression=codec, subifds=False, first=first)
                 if _has_rasterio():
-                    _to_cog(plain, temporary, compression)
+                    _to_cog(plain, temporary)
 
             yield from stepped(work, total_work(store), "export geotiff")
             if not _has_rasterio():
@@ -134,12 +132,12 @@ def _category_names(store: LabelStore) -> bytes:
     return f"<PAMDataset>{band}</PAMDataset>\n".encode()
 
 
-def _to_cog(plain: Path, path: Path, compression: str) -> None:
+def _to_cog(plain: Path, path: Path) -> None:
     import rasterio
     import rasterio.shutil
 
     # The overviews are there already (our mode, not GDAL's, which breaks ties otherwise): only copied.
-    options = {"OVERVIEWS": "FORCE_USE_EXISTING", "COMPRESS": compression.upper(), "BLOCKSIZE": "512"}
+    options = {"OVERVIEWS": "FORCE_USE_EXISTING", "COMPRESS": "DEFLATE", "BLOCKSIZE": "512"}
     with rasterio.Env(GDAL_CACHEMAX=128, GDAL_NUM_THREADS="2"):
         try:
             rasterio.shutil.copy(str(plain), str(path), driver="COG", BIGTIFF="IF_SAFER", **options)

@@ -53,15 +53,13 @@ def ome_metadata(store: LabelStore) -> dict[str, Any]:
     return metadata
 
 
-def export_ome_tiff(
-    store: LabelStore, path: Path, overwrite: bool, compression: str = "deflate"
-) -> Generator[Progress, None, Path]:
+def export_ome_tiff(store: LabelStore, path: Path, overwrite: bool) -> Generator[Progress, None, Path]:
     """Write a finished store as OME-TIFF; labels as class indices with a colour map, other maps as channels."""
     with replacing(path, overwrite) as temporary:
         first = {"metadata": ome_metadata(store)}
 
         def work(tick: Any) -> None:
-            write_pyramid(store, temporary, tick, compression=compression, subifds=True, first=first, ome=True)
+            write_pyramid(store, temporary, tick, subifds=True, first=first, ome=True)
 
         yield from stepped(work, total_work(store), "export ome-tiff")
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,9 +165,9 @@ def sample_files() -> tuple[SampleFile, ...]:
     )  # fmt: skip
 
 
-def find_sample_file(name: str, among: Sequence[SampleFile] | None = None) -> SampleFile:
+def find_sample_file(name: str) -> SampleFile:
     """The sample file ``name``; raises :class:`InputError` for another."""
-    known = sample_files() if among is None else among
+    known = sample_files()
     for sample in known:
         if sample.name == name:
             return sample

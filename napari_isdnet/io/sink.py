@@ -53,7 +53,6 @@ def export(
     *,
     roi: Window | None = None,
     overwrite: bool = False,
-    compression: str = "deflate",
 ) -> Generator[Progress, None, Path]:
     """Write class indices (or a quantised store) to ``path`` in one of :data:`FORMATS`; returns the path.
 
@@ -69,26 +68,20 @@ def export(
         raise AlreadyThere.at(path)
     direct = isinstance(source, LabelStore) and window == Window.whole(source.shape) and source.finished
     if direct and isinstance(source, LabelStore):
-        return (yield from _write(source, path, format, overwrite, compression))
+        return (yield from _write(source, path, format, overwrite))
     with disk_errors(path), scratch(path.parent) as prefix:
         folder = path.with_name(f"{prefix}store.{path.name}")
         try:
             # A source may be named like a path, and what lies there is somebody's.
             store = yield from _crop(source, folder / f"{file_stem(source.name)}.ome.zarr", classes, window)
-            return (yield from _write(store, path, format, overwrite, compression))
+            return (yield from _write(store, path, format, overwrite))
         finally:
             remove(folder)
 
 
-def _write(
-    store: LabelStore, path: Path, format: str, overwrite: bool, compression: str
-) -> Generator[Progress, None, Path]:
-    if format == "ome-zarr":
-        return (yield from export_ome_zarr(store, path, overwrite))
-    if format == "png":
-        return (yield from export_png(store, path, overwrite))
-    write = export_ome_tiff if format == "ome-tiff" else export_geotiff
-    return (yield from write(store, path, overwrite, compression))
+def _write(store: LabelStore, path: Path, format: str, overwrite: bool) -> Generator[Progress, None, Path]:
+    write = {"ome-zarr": export_ome_zarr, "png": export_png, "ome-tiff": export_ome_tiff, "geotiff": export_geotiff}
+    return (yield from write[format](store, path, overwrite))
 
 
 def _crop(

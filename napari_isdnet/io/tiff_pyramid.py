@@ -10,7 +10,6 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
-from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from napari_isdnet.io.store import LabelStore
 
 TILE = 512
-COMPRESSIONS = {"deflate": "zlib", "zstd": "zstd"}
 Tick = Callable[[Window, int], None]
 
 
@@ -69,10 +67,10 @@ def write_pyramid(
     path: Path,
     tick: Tick,
     *,
-    compression: str,
     subifds: bool,
     first: dict[str, Any],
     ome: bool = False,
+    compression: str = "zlib",
 ) -> None:
     """Write all levels of ``store`` to a BigTIFF in 512 tiles, same bytes each time, a strip of one channel in memory.
 
@@ -81,12 +79,10 @@ def write_pyramid(
     """
     import tifffile
 
-    if compression not in COMPRESSIONS:
-        raise InputError(f"A TIFF can be compressed with {' or '.join(COMPRESSIONS)}, got '{compression}'.")
     common: dict[str, Any] = {
         "tile": (TILE, TILE),
         "dtype": "uint8",
-        "compression": COMPRESSIONS[compression],
+        "compression": compression,
         "maxworkers": min(4, os.cpu_count() or 1),
         "software": False,
     }

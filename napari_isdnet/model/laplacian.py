@@ -59,10 +59,10 @@ class LaplacianPyramid(nn.Module):
         """Zeros between the pixels, low-pass with gain 4, cut to ``size``."""
         return _enlarged(_enlarged(x, 3), 2)[:, :, : size[0], : size[1]]
 
-    def decompose(self, x: Tensor, levels: int | None = None) -> tuple[list[Tensor], Tensor]:
+    def decompose(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Residuals H_0 .. H_{n-1} (level i at ceil(size / 2^i)) and the low-passed rest."""
         residuals: list[Tensor] = []
-        for _ in range(self.levels if levels is None else levels):
+        for _ in range(self.levels):
             smaller = self.down(x)
             residuals.append(x - self.up(smaller, (x.shape[2], x.shape[3])))
             x = smaller

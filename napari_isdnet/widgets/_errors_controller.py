@@ -230,10 +230,10 @@ def error_pyramid(prediction: LabelMap, truth: LabelMap, question: Question) -> 
     )
 
 
-def error_colors(opacity: float = 1.0) -> dict[int | None, tuple[float, float, float, float]]:
+def error_colors() -> dict[int | None, tuple[float, float, float, float]]:
     """Colours of the codes; correct and not evaluated are clear."""
     clear = (0.0, 0.0, 0.0, 0.0)
-    shown = {code: (r / 255, g / 255, b / 255, opacity) for code, (r, g, b) in ERROR_COLORS.items()}
+    shown = {code: (r / 255, g / 255, b / 255, 1.0) for code, (r, g, b) in ERROR_COLORS.items()}
     return {None: clear, 0: clear, NOT_EVALUATED: clear, **shown}
 
 

@@ -120,14 +120,14 @@ class TrainingProcess:
             f"The training process was ended from outside (code {code}); what it had learnt is kept, press Resume."
         )
 
-    def end(self, patience: float = PATIENCE_SECONDS) -> None:
-        """Make sure that it is gone: kindly at first, by force after ``patience`` seconds. Waits."""
-        self.stop(patience)
+    def end(self) -> None:
+        """Make sure that it is gone: kindly at first, by force after :data:`PATIENCE_SECONDS`. Waits."""
+        self.stop()
         with self._sending, suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
         try:
-            self._process.wait(patience)
+            self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
