@@ -24,7 +24,7 @@ def save_network(path: Path, classes: list[str]) -> Path:
     from napari_isdnet.model.isdnet import ISDNet
 
     torch.manual_seed(0)
-    config = ISDNetConfig(num_classes=len(classes))
+    config = ISDNetConfig(num_classes=len(classes), channels=16, shallow="narrow")
     header = ModelHeader(config, classes_from(classes), name=path.stem, pixel_size=0.5, window=256)
     save_model(ISDNet(config), path, header)
     return path
