@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import ANNOTATION, IGNORE_INDEX, ClassInfo, classes_marked, from_annotation
+from napari_isdnet.io.base import SourceBase, SourceInfo
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.io.tiff_meta import tiff_texts
 from napari_isdnet.window import Window
@@ -18,30 +19,32 @@ from napari_isdnet.window import Window
 _METADATA_LIMIT = 64 << 20
 
 
-class AnnotationIndices:
+def indices_of(source: ImageSource, **changes: Any) -> SourceInfo:
+    """The facts of a map of class indices (one channel of uint8, 255 = nothing known) on the grid of ``source``."""
+    return SourceInfo.of(
+        source,
+        **{"channels": 1, "dtype": np.dtype(np.uint8), "nodata": float(IGNORE_INDEX), "alpha": None, "rgb": None},
+        **changes,
+    )
+
+
+class AnnotationIndices(SourceBase):
     """A source of annotation values as class indices with 255 where nothing is painted; it closes that source."""
 
-    channels = 1
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
-    nodata: float | None = float(IGNORE_INDEX)
-    alpha = None
     painted = True
 
     def __init__(self, source: ImageSource) -> None:
+        super().__init__(indices_of(source))
         self._source = source
-        self.name, self.shape, self.levels = source.name, source.shape, source.levels
-        self.pixel_size, self.georeference = source.pixel_size, source.georeference
 
-    def read(self, window: Window, level: int = 0) -> npt.NDArray[np.uint8]:
-        """Class indices of ``window`` as (height, width, 1)."""
+    def _read(self, window: Window, level: int) -> npt.NDArray[np.uint8]:
         return from_annotation(self._source.read(window, level).astype(np.uint8, copy=False))
 
     def identity(self) -> Mapping[str, Any]:
         """That of the file, and that it is read so."""
         return {**self._source.identity(), "values": "annotation"}
 
-    def close(self) -> None:
-        """Close the file."""
+    def _release(self) -> None:
         self._source.close()
 
 

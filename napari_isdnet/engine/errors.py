@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.classes import IGNORE_INDEX
+from napari_isdnet.engine.annotated import indices_of
 from napari_isdnet.engine.boundary import boundary_halo, check_tolerance, near_true_boundary
 from napari_isdnet.engine.labels import LabelPair, leave_out, pair_labels, read_labels
 from napari_isdnet.engine.metrics import Labels
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.base import SourceBase
 from napari_isdnet.io.sampling import level_for
-from napari_isdnet.io.source import GeoReference, ImageSource, PixelSize, check_window
+from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Window
 
 # Codes of an error map. 255 is 'not evaluated': no truth, an ignored class, or no prediction.
@@ -68,13 +70,14 @@ def error_map(
     return codes
 
 
-class ErrorSource:
+class ErrorSource(SourceBase):
     """The error map as a lazy :class:`~napari_isdnet.io.source.ImageSource` on the prediction's grid.
 
-    Nothing is stored: a window is computed from the two maps when it is read. Level ``n`` compares level ``n`` of the
-    prediction with truth of the same shape. Where truth has no such level (a plain PNG), or is shifted against the
-    prediction, truth is sampled at the nearest pixel of its coarsest level that is fine enough; where it has one, that
-    level's own reduction (2x2 mode in results of this package) is kept. The tolerance is in level-0 pixels.
+    Nothing is stored: a window is computed when it is read, from the two maps, which whoever opened them closes. Level
+    ``n`` compares level ``n`` of the prediction with truth of the same shape. Where truth has no such level (a plain
+    PNG), or is shifted against the prediction, truth is sampled at the nearest pixel of its coarsest level that is fine
+    enough; where it has one, that level's own reduction (2x2 mode in results of this package) is kept. The tolerance is
+    in level-0 pixels.
     """
 
     def __init__(
@@ -88,63 +91,18 @@ class ErrorSource:
         self._pair: LabelPair = pair_labels(prediction, truth, ignore)
         if class_index is not None and not 0 <= class_index < IGNORE_INDEX:
             raise InputError(f"The class of an error map must be 0 to 254 or None for all, got {class_index}.")
+        what = "errors" if class_index is None else f"errors_class{class_index}"
+        super().__init__(indices_of(prediction, name=f"{prediction.name}_{what}"))
         self._class = class_index
         self._tolerance = None if tolerance is None else check_tolerance(tolerance)
-
-    @property
-    def name(self) -> str:
-        """Name of the prediction, and what this shows of it."""
-        what = "errors" if self._class is None else f"errors_class{self._class}"
-        return f"{self._pair.prediction.name}_{what}"
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the prediction."""
-        return self._pair.prediction.shape
 
     @property
     def offset(self) -> tuple[int, int]:
         """Pixel (0, 0) of the prediction is this pixel of truth."""
         return self._pair.offset
 
-    @property
-    def channels(self) -> int:
-        """One: the error code."""
-        return 1
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8."""
-        return np.dtype(np.uint8)
-
-    @property
-    def levels(self) -> tuple[tuple[int, int], ...]:
-        """Levels of the prediction."""
-        return self._pair.prediction.levels
-
-    @property
-    def pixel_size(self) -> PixelSize | None:
-        """That of the prediction."""
-        return self._pair.prediction.pixel_size
-
-    @property
-    def georeference(self) -> GeoReference | None:
-        """That of the prediction."""
-        return self._pair.prediction.georeference
-
-    @property
-    def nodata(self) -> float | None:
-        """255, not evaluated."""
-        return float(NOT_EVALUATED)
-
-    @property
-    def alpha(self) -> int | None:
-        """There is none."""
-        return None
-
-    def read(self, window: Window, level: int = 0) -> npt.NDArray[Any]:
+    def _read(self, window: Window, level: int) -> npt.NDArray[Any]:
         """Error codes of ``window`` as ``(height, width, 1)`` uint8."""
-        check_window(self, window, level)
         tolerance = None
         outer = window
         if self._tolerance is not None:
@@ -174,9 +132,6 @@ class ErrorSource:
             "tolerance": self._tolerance,
             "ignore": list(self._pair.ignore),
         }
-
-    def close(self) -> None:
-        """Nothing of its own to release; the two maps belong to whoever opened them."""
 
 
 def _sample(
