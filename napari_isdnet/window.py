@@ -48,6 +48,11 @@ class Window:
         return self.column + self.width
 
     @property
+    def text(self) -> str:
+        """``ROW,COL,HEIGHT,WIDTH``, as ``--roi`` takes it."""
+        return f"{self.row},{self.column},{self.height},{self.width}"
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(height, width)."""
         return self.height, self.width
@@ -139,8 +144,7 @@ def region_of(roi: Window | None, shape: tuple[int, int], of: str = "the image")
         return whole
     if roi.empty or not whole.contains(roi):
         raise InputError(
-            f"The region {roi.row},{roi.column},{roi.height},{roi.width} must lie inside {of} of {shape[0]} x"
-            f" {shape[1]} pixels and hold at least one."
+            f"The region {roi.text} must lie inside {of} of {shape[0]} x {shape[1]} pixels and hold at least one."
         )
     return roi
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -170,10 +170,6 @@ class _Box:
         return mask if mask.any() else False
 
 
-def _window_json(window: Window) -> list[int]:
-    return [window.row, window.column, window.height, window.width]
-
-
 @dataclass(frozen=True)
 class Rectangle:
     """All pixels of a window at level 0; what reaches outside the image is cut off."""
@@ -187,7 +183,7 @@ class Rectangle:
 
     def to_json(self) -> tuple[dict[str, Any], bytes | None]:
         """The window."""
-        return {"window": _window_json(self.window)}, None
+        return {"window": astuple(self.window)}, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +210,7 @@ class Region:
 
     def to_json(self) -> tuple[dict[str, Any], bytes | None]:
         """Window, origin, and one bit per pixel."""
-        return {"window": _window_json(self.window), "origin": self.origin}, _compress(np.packbits(self.mask))
+        return {"window": astuple(self.window), "origin": self.origin}, _compress(np.packbits(self.mask))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +252,7 @@ class Patch:
     def to_json(self) -> tuple[dict[str, Any], bytes | None]:
         """Window, origin, and the values followed by the bits of the mask."""
         data = self.values.tobytes() + (b"" if self.mask is None else np.packbits(self.mask).tobytes())
-        about = {"window": _window_json(self.window), "origin": self.origin, "masked": self.mask is not None}
+        about = {"window": astuple(self.window), "origin": self.origin, "masked": self.mask is not None}
         return about, _compress(np.frombuffer(data, dtype=np.uint8))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -144,7 +144,7 @@ class Evaluation:
             "version": VERSION,
             "prediction": self.prediction,
             "truth": self.truth,
-            "region": _window_dict(self.region),
+            "region": asdict(self.region),
             "mean_iou": _number(self.mean_iou),
             "mean_f1": _number(self.mean_f1),
             "mean_boundary_f1": _number(self.mean_boundary_f1),
@@ -163,7 +163,7 @@ class Evaluation:
             "boundary_counts": {name: getattr(self.boundary, name).tolist() for name in _BOUNDARY},
             "worst_windows": [_worst_dict(w) for w in self.worst],
             "worst_windows_by_class": [
-                [{**vars(w), "window": _window_dict(w.window), "share": w.share} for w in windows]
+                [{**vars(w), "window": asdict(w.window), "share": w.share} for w in windows]
                 for windows in self.worst_by_class
             ],
             "notes": list(self.notes),
@@ -211,13 +211,9 @@ def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _window_dict(window: Window) -> dict[str, int]:
-    return {"row": window.row, "column": window.column, "height": window.height, "width": window.width}
-
-
 def _worst_dict(worst: WorstWindow) -> dict[str, Any]:
     return {
-        "window": _window_dict(worst.window),
+        "window": asdict(worst.window),
         "wrong": worst.wrong,
         "evaluated": worst.evaluated,
         "share": worst.share,

@@ -170,9 +170,8 @@ def export_ome_zarr(store: LabelStore, path: Path, overwrite: bool) -> Generator
             target = temporary / file.relative_to(store.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(file, target)
-            if clock.done % 256 == 255:
-                yield clock.step(1, "export ome-zarr")
-            else:
-                clock.step(1, "export ome-zarr")
+            step = clock.step(1, "export ome-zarr")
+            if clock.done % 256 == 0:
+                yield step
         yield clock.step(0, "export ome-zarr")
     return path

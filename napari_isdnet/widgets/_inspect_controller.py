@@ -174,7 +174,7 @@ def command(
     if settings.context != "whole":
         parts += ["--context", settings.context]
     if roi is not None:
-        parts += ["--roi", f"{roi.row},{roi.column},{roi.height},{roi.width}"]
+        parts += ["--roi", roi.text]
     if settings.device != "auto":
         parts += ["--device", settings.device]
     if contrast != "auto":

@@ -131,7 +131,7 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
     parts = ["napari-isdnet", "segment", image, "--output", str(settings.output), "--model", settings.model]
     parts += ["--context", settings.context]
     if roi is not None:
-        parts += ["--roi", f"{roi.row},{roi.column},{roi.height},{roi.width}"]
+        parts += ["--roi", roi.text]
     if settings.format != "ome-zarr":
         parts += ["--format", settings.format]
     if settings.device != "auto":

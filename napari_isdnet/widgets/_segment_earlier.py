@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Earlier:
         wanted: dict[str, Any] = {
             "model_name": model_name,
             "context": settings.context,
-            "roi": None if roi is None else [roi.row, roi.column, roi.height, roi.width],
+            "roi": None if roi is None else list(astuple(roi)),
             "probabilities": settings.probabilities,
             "uncertainty": settings.uncertainty,
             "scale": 1.0,
