@@ -5,6 +5,7 @@ A processor plays the card: what differs between them is where tensors lie, and 
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,20 @@ def test_cores_that_a_device_refuses_are_joined_there(monkeypatch: pytest.Monkey
     monkeypatch.setattr(LocalNetwork, "shallow", refusing)
     assert_same(streamed(model, image, core=1024, exact=True, on_device=True), expected)
     assert refused
+
+
+def test_sums_of_many_units_are_added_up_without_a_copy_of_all() -> None:
+    sums, units = MeanSums((1, 2, 3, 6), (100, 100)), 200
+    for unit in range(units):
+        sums.add("backbone", unit, np.full(50 * 64, float(unit)))
+    tracemalloc.start()
+    try:
+        pools = sums.pools("backbone", units)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < units * 50 * 64 * 8 / 10
+    assert pools[0][0, 0, 0] == pytest.approx(units * (units - 1) / 2 / 100**2)
 
 
 @pytest.mark.parametrize("limit", [1, 100, 2**26])

@@ -100,7 +100,11 @@ class MeanSums:
         parts = self._parts.get(name, {})
         if len(parts) != units:  # a mean over some of them would look like one over all
             raise RuntimeError(f"Only {len(parts)} of {units} units of '{name}' were summed.")
-        return np.sum([self.of(name, unit) for unit in sorted(parts)], axis=0)
+        first, *others = sorted(parts)
+        total = self.of(name, first).copy()
+        for unit in others:  # one by one: those of many pools are hundreds of megabytes for a large image
+            total += self.of(name, unit)
+        return total
 
     def mean(self, name: str, units: int) -> Vector:
         """Mean (C,) over a whole map of ``units``."""
