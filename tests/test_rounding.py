@@ -91,7 +91,7 @@ def test_class_maps_agree_better_on_a_place_that_was_not_measured(
     assert together < 0.008
 
 
-def test_what_is_kept_stays_and_the_rest_needs_no_more_rounding(model: ISDNet) -> None:
+def test_what_is_kept_stays_and_the_rest_needs_no_more_rounding() -> None:
     net = load_model("landcover-lite").eval()
     kept = {m for n, m in net.named_modules() if "_gate" in n}
     before = {name: value.clone() for name, value in net.state_dict().items()}
