@@ -136,7 +136,7 @@ def test_degrees_as_qgis_saves_them_are_painted_where_they_lie(
     assert not said
     found = store.read_labels(Window.whole(SHAPE))
     store.undo()
-    import_geojson(store, written(tmp_path / "pixels.geojson", kind, PIXELS))
+    result_of(import_geojson(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
     expected = store.read_labels(Window.whole(SHAPE))
     assert found.any()
     assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1
@@ -149,10 +149,10 @@ def test_longitudes_across_the_date_line_are_those_of_the_image(store, tmp_path:
     points = degrees(fiji)
     points[:, 0] = (points[:, 0] + 180) % 360 - 180
     assert points[0, 0] * west < 0 or points[1, 0] * west < 0
-    import_geojson(store, how(tmp_path / "q.geojson", "LineString", points), georeference=fiji)
+    result_of(import_geojson(store, how(tmp_path / "q.geojson", "LineString", points), georeference=fiji))
     found = store.read_labels(Window.whole(SHAPE))
     store.undo()
-    import_geojson(store, written(tmp_path / "pixels.geojson", "LineString", PIXELS))
+    result_of(import_geojson(store, written(tmp_path / "pixels.geojson", "LineString", PIXELS)))
     np.testing.assert_array_equal(found, store.read_labels(Window.whole(SHAPE)))
 
 
@@ -166,9 +166,9 @@ def test_a_point_that_no_projection_reaches_is_one_sentence(store, tmp_path: Pat
     with pytest.raises(
         InputError, match=r"holds the point 20\.1234, -90 \(longitude, latitude\), which has no place in"
     ):
-        import_geojson(store, path, georeference=FEET)
+        result_of(import_geojson(store, path, georeference=FEET))
     assert store.position == 0
-    import_geojson(store, how(tmp_path / "q.geojson", "LineString", here), georeference=FEET)
+    result_of(import_geojson(store, how(tmp_path / "q.geojson", "LineString", here), georeference=FEET))
     assert store.position == 1
 
 
@@ -176,7 +176,7 @@ def test_shapes_in_a_system_that_the_image_does_not_name_are_no_pixels(store, tm
     path = named(tmp_path / "q.geojson", "Polygon", PIXELS, "EPSG:32640")
     for place in (None, GeoReference(None, PROJECTED.transform)):
         with pytest.raises(InputError, match="in the reference system EPSG:32640, and the image names none; give the"):
-            import_geojson(store, path, georeference=place)
+            result_of(import_geojson(store, path, georeference=place))
     with pytest.raises(InputError, match=r"0 of 1 shapes of q.geojson lie on the image; give those of this place"):
-        import_geojson(store, path, georeference=PROJECTED)
+        result_of(import_geojson(store, path, georeference=PROJECTED))
     assert store.position == 0

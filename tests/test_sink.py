@@ -309,17 +309,17 @@ def test_a_geotiff_that_the_disk_did_not_take_whole_is_no_result(tmp_path: Path)
     with tifffile.TiffWriter(plain) as writer:
         for step in (1, 2):
             writer.write(values[::step, ::step], tile=(512, 512), compression="zstd", subfiletype=int(step > 1))
-    _to_cog(plain, path, "deflate")
+    _to_cog(plain, path)
     whole, limits = path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     for size in (0, 500, whole // 4, whole // 2, whole * 3 // 4, whole - 300_000, whole - 300, whole - 1):
         path.unlink(missing_ok=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # a write beyond fails, as on a full disk
         try:
             with pytest.raises(InputError, match=r"GDAL could not write a.tif \(.*\); check the free space"):
-                _to_cog(plain, path, "deflate")
+                _to_cog(plain, path)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    _to_cog(plain, path, "deflate")
+    _to_cog(plain, path)
     data = bytearray(path.read_bytes())
     data[whole // 2 : whole // 2 + 200_000] = bytes(200_000)  # what lay in between was not taken
     path.write_bytes(data)
