@@ -15,7 +15,7 @@ import napari_isdnet
 from napari_isdnet import cli_options as options
 from napari_isdnet.cli_annotation import app as annotation_app
 from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, Interrupted, drive, print_facts, print_json, report
-from napari_isdnet.system import typed_words
+from napari_isdnet.system import leave, typed_words
 
 app = typer.Typer(
     help="Segment images of any size with ISDNet: exact, in bounded memory, resumable.",
@@ -297,7 +297,7 @@ def _command(application: typer.Typer) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``napari-isdnet``."""
-    sys.exit(run(app, arguments, "napari-isdnet"))
+    leave(run(app, arguments, "napari-isdnet"))
 
 
 if __name__ == "__main__":

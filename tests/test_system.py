@@ -225,3 +225,26 @@ lock.release()
     plain = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     told = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=plain, capture_output=True, text=True)
     assert " on \\u041f\\u041a); close it there first" in told.stdout, told.stderr
+
+
+def test_a_program_that_leaves_does_what_is_due_and_searches_no_garbage() -> None:
+    """With torch loaded the searches take seconds."""
+    code = """
+import atexit, gc, sys
+from napari_isdnet.system import leave
+
+class Ring:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        print("found")
+
+gc.disable()  # none by chance
+Ring()
+gc.enable()
+atexit.register(print, "due")
+(leave if sys.argv[1] == "leave" else sys.exit)(3)
+"""
+    for how, said in (("leave", "due\n"), ("exit", "due\nfound\n")):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (3, said), done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from napari_isdnet.cli import run
 from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, OrientationsOption, Precision
 from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json, print_table
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.system import leave
 
 app = typer.Typer(
     help="Train ISDNet and its baselines: fit, fine-tune, evaluate, check a data set.",
@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``isdnet-train``."""
     if is_follower():
         follow()
-    sys.exit(run(app, arguments, "isdnet-train"))
+    leave(run(app, arguments, "isdnet-train"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 import traceback
@@ -27,6 +26,7 @@ from napari_isdnet_training.unfinished import so_far
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
+from napari_isdnet.system import leave
 
 RESULT = "result.json"
 """Beside the output of a finished run: its figures, for whoever takes the model over later."""
@@ -265,4 +265,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

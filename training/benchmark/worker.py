@@ -20,6 +20,7 @@ from napari_isdnet_training.benchmark.refine import find_refinement, normalised
 
 from napari_isdnet.engine.device import choose, peak_rss_bytes, set_threads
 from napari_isdnet.io.world import ProceduralWorld
+from napari_isdnet.system import leave
 from napari_isdnet.window import Window
 
 
@@ -87,4 +88,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
