@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from napari_isdnet_training.benchmark.cli import app as benchmark_app
 from napari_isdnet_training.benchmark.cli_whole import certain_command, read_command, stages_command, whole_command
-from napari_isdnet_training.interrupts import follow, is_follower
+from napari_isdnet_training.interrupts import follow
 from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, PresetName
 
 from napari_isdnet.cli import run
@@ -55,14 +54,19 @@ def fit(
     """Train a recipe; run it again to go on where it was cut off."""
     from napari_isdnet_training.config import load_recipe
     from napari_isdnet_training.fit import fit as fit_recipe
+    from napari_isdnet_training.processes import environment
 
     from napari_isdnet.engine.device import keep_freed_memory
 
     keep_freed_memory()
     loaded = load_recipe(recipe, settings or ())
+    where = environment(loaded.run)
+    follows = where.local_rank() > 0  # the first process of its machine
+    if follows:
+        follow()
     steps = fit_recipe(loaded, output, resume=resume)
-    if not speaks():
-        _quietly(steps)
+    if follows or where.node_rank() > 0:  # the first process of all does the talking
+        _quietly(steps, follows)
         return
     result = drive(steps, loaded.name, "Stopped; run the same command to go on.")
     facts = {
@@ -240,23 +244,19 @@ def networks() -> None:
         typer.echo(f"{name:24} {entry.description}{'' if entry.takes_weights else ' (no ImageNet weights)'}")
 
 
-def speaks() -> bool:
-    """True in the first process of a run: the others (``run.devices``, ``run.nodes``) leave the talking to it."""
-    ranks = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in ranks)
+def _quietly(steps: Iterable[Any], follows: bool) -> None:
+    """Take the part of a process that another one speaks for, on its machine if it ``follows``."""
+    from napari_isdnet_training.processes import SaidByAnother
 
-
-def _quietly(steps: Iterable[Any]) -> None:
-    """Take the part of a process that another one speaks for."""
     try:
         deque(steps, maxlen=0)
-    except KeyboardInterrupt:
-        if not is_follower():  # the first one of its machine, where somebody may wait for a word
+    except (KeyboardInterrupt, SaidByAnother):
+        if not follows:  # somebody may wait for a word there
             raise
         # Ends like a run that is done: after anything else, the launcher would kill the first process, which saves.
     except RuntimeError:
         # A connection that broke because the first process was ended is no fault to speak of: this one ends with it.
-        time.sleep(FOLLOWS * is_follower())
+        time.sleep(FOLLOWS * follows)
         raise
 
 
@@ -276,8 +276,6 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``isdnet-train``."""
-    if is_follower():
-        follow()
     leave(run(app, arguments, "isdnet-train"))
 
 

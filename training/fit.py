@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from napari_isdnet_training.census import check_dataset, common_metres
+from napari_isdnet_training.census import MaskCensus, check_dataset, common_metres
 from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset, Failure, collate
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
@@ -21,12 +22,13 @@ from napari_isdnet_training.evaluate import evaluate_samples, figures
 from napari_isdnet_training.finished import CHECKPOINT, MODELS, FitResult, finished, stale
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
-from napari_isdnet_training.interrupts import Interrupts, launching, leave_to_parent
+from napari_isdnet_training.interrupts import Interrupts, leave_to_parent
 from napari_isdnet_training.norms import prepare_norms
+from napari_isdnet_training.processes import agree, launched, refuse_others
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
-from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer, writes_files
+from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer
 from napari_isdnet_training.sources import chosen_colors
 from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
 from torch.utils.data import DataLoader
@@ -72,17 +74,7 @@ class Run:
     def __init__(self, recipe: Recipe, output: Path, resume: bool, network: Network | None, held: ExitStack) -> None:
         self.recipe, self.output, options = recipe, output, recipe.run
         self.fabric = make_fabric(options)
-        self.dataset: Dataset = open_dataset(recipe.data)
-        if options.early_stop:
-            self.dataset.split("validation")  # or say that nothing can stop it
-        census = check_dataset(self.dataset, allow_empty_classes=recipe.data.allow_empty_classes)
-        if writes_files(self.fabric):  # before others are started, which would wait for one that is refused
-            held.enter_context(alone(output, folder=True))
-            if resume and finished(recipe, output) is not None:  # they would end at once
-                raise InputError(f"{output} was finished by another process just now; start again to see its result.")
-        if options.devices * options.nodes > 1:  # after the checks, so that a fault is said once
-            with launching():
-                self.fabric.launch()
+        self.dataset, census = launched(self.fabric, options.nodes, partial(self._look, resume, held))
         samples = self.dataset.split("train")
         self.sampler = CropSampler(census["train"], recipe.crop, recipe.seed)
         self.metres = common_metres(census["train"])
@@ -103,17 +95,41 @@ class Run:
         self.module, self.optimizer = self.fabric.setup(self.network, optimizer)
         self.average = Average(self.network, options.ema_decay) if options.ema_decay else None
         self.state = RunState(recipe=recipe.to_dict(), data=data_digest(census))
-        output.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.saved = output / CHECKPOINT, (-1, -1)
         self.interrupts = Interrupts()
         self.whole = True  # False within a step, and while the network has other weights than its own
+        self.history: History | None = None
+        with self._shared():
+            self._begin(resume)
+        with self._shared():
+            refuse_others(self.fabric, self.state.step, self.state.data, output)
+        self._began = time.monotonic() - self.state.seconds
+
+    def _look(self, resume: bool, held: ExitStack) -> tuple[Dataset, dict[str, list[MaskCensus]]]:
+        """The data set and what its masks hold, without a fault, and the run's folder, for this run alone."""
+        recipe = self.recipe
+        dataset = open_dataset(recipe.data)
+        if recipe.run.early_stop:
+            dataset.split("validation")  # or say that nothing can stop it
+        census = check_dataset(dataset, allow_empty_classes=recipe.data.allow_empty_classes)
+        if self.fabric.is_global_zero:
+            held.enter_context(alone(self.output, folder=True))
+            if resume and finished(recipe, self.output) is not None:  # the other processes would end at once
+                raise InputError(
+                    f"{self.output} was finished by another process just now; start again to see its result."
+                )
+        return dataset, census
+
+    def _begin(self, resume: bool) -> None:
+        """Go on from the checkpoint, or take away what a run before left."""
+        self.output.mkdir(parents=True, exist_ok=True)
         if resume and self.checkpoint.is_file():
             self._resume()
-        elif not resume and self.fabric.is_global_zero:
-            for name in (CHECKPOINT, *MODELS, "log.csv"):  # or a later call would take them for its own
-                (output / name).unlink(missing_ok=True)
-        self.history = History(output, self.state.step, options.tensorboard) if self.fabric.is_global_zero else None
-        self._began = time.monotonic() - self.state.seconds
+        if not self.fabric.is_global_zero:
+            return
+        for name in () if resume else (CHECKPOINT, *MODELS, "log.csv"):  # or a later call would take them for its own
+            (self.output / name).unlink(missing_ok=True)
+        self.history = History(self.output, self.state.step, self.recipe.run.tensorboard)
 
     def _resume(self) -> None:
         # The recipes first: tensors of another network are no damage.
@@ -133,6 +149,16 @@ class Run:
         load_state(self.checkpoint, self.network, self.optimizer.optimizer, self.average)
         state.data = self.state.data
         self.state, self.saved = state, (state.step, state.validated)
+
+    @contextmanager
+    def _shared(self) -> Iterator[None]:
+        """Within, one of several processes may fail alone: all of them stop then, instead of waiting for it."""
+        failure: InputError | None = None
+        try:
+            yield
+        except InputError as error:
+            failure = error
+        agree(self.fabric, failure)
 
     def steps(self) -> Generator[Progress, None, None]:
         """Train to the last step, validating and saving on the way."""
@@ -166,13 +192,14 @@ class Run:
         while self.state.step < options.steps and not self._over():
             with self.interrupts.held():
                 shown = self._step(parts)
-                if self.state.step % options.log_every == 0 and self.history is not None:
-                    self.history.add(self.state.step, shown)
+                if self.state.step % options.log_every == 0:
+                    self._log(shown)
             self._together()
             yield clock.step(1, "train", figures=shown)
             yield from self._validate_if_due(clock)
             if self.state.step % options.checkpoint_every == 0:
-                self._save()
+                with self._shared():
+                    self._save()
         self._finish()
 
     def _validate_if_due(self, clock: Clock) -> Generator[Progress, None, None]:
@@ -199,7 +226,8 @@ class Run:
             self.network.freeze(step < recipe.optimizer.frozen_steps)
         sums: dict[str, float] = {}
         # All at hand before the first: what one of them weighs depends on how much is labelled in the others.
-        batches = [self._batch(next(parts)) for _ in range(options.accumulate)]
+        with self._shared():
+            batches = [self._batch(next(parts)) for _ in range(options.accumulate)]
         count = self._labelled([target for _, target in batches])
         self.whole = False  # whatever ends the step from here on: batch statistics of a part of it are no state to keep
         for part, (image, target) in enumerate(batches):
@@ -213,10 +241,9 @@ class Run:
         if self.fabric.world_size > 1:
             reduced = self.fabric.all_reduce(torch.tensor(list(sums.values())), reduce_op="mean")
             sums = dict(zip(sums, reduced.tolist()))  # type: ignore[union-attr]
-        if not math.isfinite(sums["total"]):
-            raise InputError(
-                f"The loss is {sums['total']} at step {step}: training diverged; lower optimizer.lr {START_OVER}."
-            )
+        if not math.isfinite(sums["total"]):  # in all processes, as what follows in _clip
+            reason = f"The loss is {sums['total']} at step {step}: training diverged; lower optimizer.lr {START_OVER}."
+            agree(self.fabric, InputError(reason))
         if recipe.optimizer.clip_norm:
             self._clip(recipe.optimizer.clip_norm)
         self.optimizer.step()
@@ -263,10 +290,11 @@ class Run:
         norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
         # A finite loss can have such a gradient: seen with bfloat16 dilated depthwise convolutions in channels-last.
         if norm is not None and not bool(torch.isfinite(norm)):
-            raise InputError(
+            reason = (
                 f"The gradient is not finite at step {self.state.step}; lower optimizer.lr, or try"
                 f" run.precision=float32 or run.channels_last=false, {START_OVER}."
             )
+            agree(self.fabric, InputError(reason))
 
     def _validate(self) -> dict[str, float]:
         samples = self.dataset.samples.get("validation", ())
@@ -274,7 +302,8 @@ class Run:
             self.state.validated = self.state.step
             return {}
         with self._averaged():
-            matrix = result_of(self._evaluate(samples))
+            with self._shared():
+                matrix = result_of(self._evaluate(samples))
             self._together()
             if self.fabric.world_size > 1:
                 counts = self.fabric.all_reduce(torch.from_numpy(matrix.counts), reduce_op="sum")
@@ -282,15 +311,19 @@ class Run:
             self.state.figures = figures(matrix, self.dataset)
             score = float(np.nan_to_num(matrix.mean_iou))
             if score > self.state.best:
-                with self.interrupts.held():
+                with self._shared(), self.interrupts.held():
                     self._write_model("best.safetensors")  # first: a run that is stopped here validates again
                     self.state.best, self.state.best_step = score, self.state.step
         shown = {"miou": score, "accuracy": float(matrix.accuracy)}
         shown |= {f"iou_{c.name}": float(v) for c, v in zip(self.dataset.classes, matrix.iou) if not np.isnan(v)}
-        if self.history is not None:
-            self.history.add(self.state.step, shown)
+        self._log(shown)
         self.state.validated = self.state.step
         return shown
+
+    def _log(self, figures: dict[str, float]) -> None:
+        with self._shared():
+            if self.history is not None:
+                self.history.add(self.state.step, figures)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -312,7 +345,7 @@ class Run:
     def _finish(self) -> None:
         if self.recipe.run.validate_every and self.state.validated < self.state.step:
             self._validate()
-        with self._averaged():
+        with self._shared(), self._averaged():
             self._write_model("model.safetensors")
 
     def _write_model(self, name: str) -> None:

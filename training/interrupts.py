@@ -68,11 +68,6 @@ def leave_to_parent(worker: int) -> None:  # noqa: ARG001 (the data loader's sig
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def is_follower() -> bool:
-    """True in a process of a run whose first one on this machine is another."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
-
-
 def follow() -> None:
     """In a follower: Ctrl-C reaches it too, but is for the first process to answer; it ends when its parent does."""
     signal.signal(signal.SIGINT, lambda *_: None)  # a handler, which Interrupts holds back like any other

@@ -10,6 +10,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from napari_isdnet_training.config import OptimizerConfig, Recipe, RunConfig
+from napari_isdnet_training.processes import environment
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler
 from napari_isdnet_training.starting import class_rows
@@ -27,6 +28,7 @@ PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 def make_fabric(options: RunConfig) -> Fabric:
     """Device, processes and precision of a run; :class:`InputError` where this machine has no such device."""
     processes = options.devices * options.nodes
+    where = environment(options)
     try:
         return Fabric(
             accelerator=options.accelerator,
@@ -35,6 +37,7 @@ def make_fabric(options: RunConfig) -> Fabric:
             # Some networks have parameters that no loss reaches.
             strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else options.strategy,
             precision=PRECISION[options.precision],  # type: ignore[arg-type]
+            plugins=[where],
         )
     except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
@@ -42,12 +45,6 @@ def make_fabric(options: RunConfig) -> Fabric:
             f"run.accelerator '{options.accelerator}' with {options.devices} devices cannot be had here ({reason});"
             " allowed are auto, cpu, cuda and mps, as far as the machine has them."
         ) from None
-
-
-def writes_files(fabric: Fabric) -> bool:
-    """True in the one process of a run that writes its files; unlike ``is_global_zero`` before others are started."""
-    where = getattr(fabric.strategy, "cluster_environment", None)
-    return where is None or (where.node_rank() == 0 and where.local_rank() == 0)
 
 
 def make_network(recipe: Recipe, classes: Sequence[ClassInfo]) -> Network:
