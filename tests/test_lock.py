@@ -77,12 +77,18 @@ def test_on_a_disk_without_locks_projects_open_and_the_process_id_tells(
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=rf"open in another window or process \(process {other.pid} on"):
+    with pytest.raises(InputError, match=rf"open in another window or process \(process {other.pid} on") as caught:
         FolderLock(tmp_path)
+    [file] = tmp_path.iterdir()
+    assert str(caught.value).endswith(f"; this disk has no locks, so if that process has ended, delete {file}.")
     other.kill()
     other.communicate()
     lock = FolderLock(tmp_path)  # its holder is dead
     with pytest.raises(InputError, match="open in another window"):
         FolderLock(tmp_path)
     lock.release()
+    file.write_text("12 another-machine")  # whether it is alive cannot be known from here
+    with pytest.raises(InputError, match=r"process 12 on another-machine.* delete .*lock"):
+        FolderLock(tmp_path)
+    file.unlink()
     FolderLock(tmp_path).release()

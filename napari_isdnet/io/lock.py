@@ -76,7 +76,10 @@ class ProcessLock:
                 raise self._refusal(holder) from None
             # No locks on this file system: believe the process id, if it is alive.
             if holder and _alive(holder):
-                raise self._refusal(holder) from None
+                text = str(self._refusal(holder)).removesuffix(".")
+                raise InputError(
+                    f"{text}; this disk has no locks, so if that process has ended, delete {self.path}."
+                ) from None
 
     def _refusal(self, holder: str) -> InputError:
         pid, _, host = holder.partition(" ")
