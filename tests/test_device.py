@@ -233,20 +233,25 @@ def streamed(model: ISDNet, image: np.ndarray, core: int) -> WholeImage:
     return whole
 
 
-def limited_to(side: int, seen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def limited_to(
+    side: int, seen: list[int], monkeypatch: pytest.MonkeyPatch, error: type[RuntimeError] = torch.OutOfMemoryError
+) -> None:
     """The device refuses shallow patches of more than ``side`` pixels a side."""
     original = LocalNetwork.shallow
 
     def refusing(self: LocalNetwork, x: torch.Tensor, place: Any) -> Any:
         seen.append(max(x.shape[2:]))
         if seen[-1] > side:
-            raise torch.OutOfMemoryError("out of memory")
+            raise error("MPS backend out of memory (MPS allocated: 9 GiB)")
         return original(self, x, place)
 
     monkeypatch.setattr(LocalNetwork, "shallow", refusing)
 
 
-def test_cores_that_are_refused_are_divided_and_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])  # CUDA's, and that of Apple's devices
+def test_cores_that_are_refused_are_divided_and_the_result_is_the_same(
+    error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = lively(small(classes=3, channels=16, fusion="add_ca", auxiliary=False, super_resolution=False))
     image = picture((300, 1060))
     plain = streamed(model, image, 1024)
@@ -254,7 +259,7 @@ def test_cores_that_are_refused_are_divided_and_the_result_is_the_same(monkeypat
     window = Window.whole((300, 1060))
     expected = plain.logits(window)
     seen: list[int] = []
-    limited_to(256 + 2 * halo + 64, seen, monkeypatch)
+    limited_to(256 + 2 * halo + 64, seen, monkeypatch, error)
     divided = streamed(model, image, 1024)
     got = divided.logits(window)
     assert (got - expected).abs().max() < 1e-3 * expected.std()

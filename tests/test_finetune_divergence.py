@@ -1,4 +1,4 @@
-"""Fine-tuning that meets numbers that are not finite stops, and its checkpoint stays good."""
+"""Fine-tuning that meets numbers that are not finite, or too little memory, stops; its checkpoint stays good."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.isdnet import ISDNet
 from tests import finetune_tools as tools
 
 pytestmark = pytest.mark.long  # each trains, or runs a network several times
@@ -43,9 +44,29 @@ def broken_gradients(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
 
 
-@pytest.mark.parametrize(("spoil", "what"), [(broken_images, "loss is nan"), (broken_gradients, "gradient is inf")])
-def test_numbers_that_are_not_finite_stop_a_run_that_can_go_on_later(
-    spoil: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def little_memory(patch: pytest.MonkeyPatch) -> None:
+    """The forward of step 1 asks for more than any machine has."""
+    usual, calls = ISDNet.losses, []
+
+    def losses(*given: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            torch.empty(1 << 50)
+        return usual(*given, **more)
+
+    patch.setattr(ISDNet, "losses", losses)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (broken_images, "The loss is nan at step 1: training diverged"),
+        (broken_gradients, "The gradient is inf at step 1: training diverged"),
+        (little_memory, "^The device has too little memory for a step with 1 windows; .*smaller --batch or --window"),
+    ],
+)
+def test_what_stops_a_step_stops_a_run_that_can_go_on_later(
+    spoil: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture, model = tools.scene(tmp_path / "scene.png"), tools.network(tmp_path / "bare.safetensors")
     with Project.open(picture, ("red", "other"), folder=tmp_path / "p.isdnet") as project:
@@ -54,7 +75,7 @@ def test_numbers_that_are_not_finite_stop_a_run_that_can_go_on_later(
     options: dict[str, Any] = {**tools.TINY, "steps": 3, "preset": "thorough", "held_out": 0.0, "device": "cpu"}
     with monkeypatch.context() as patch:
         spoil(patch)
-        with pytest.raises(InputError, match=f"The {what} at step 1: training diverged"):
+        with pytest.raises(InputError, match=said):
             list(finetune(picture, tmp_path / "p.isdnet", str(model), output=output, **options))
     stored = load_file(checkpoint_folder(output) / STATE)
     assert all(bool(torch.isfinite(value).all()) for value in stored.values())

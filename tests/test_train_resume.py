@@ -156,6 +156,26 @@ def test_a_run_that_diverged_keeps_its_last_good_checkpoint(tmp_path: Path, stop
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == good
 
 
+class Large(nn.Module):
+    """Asks for more memory than any machine has, from its third call on."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return torch.empty(1 << 50) if self.calls > 2 else x
+
+
+@pytest.mark.parametrize(("validates", "piece"), [(0, "a step with 2 crops"), (2, "96 x 96 pixels of a0 at once")])
+def test_too_little_memory_is_one_sentence_and_loses_no_step(tmp_path: Path, validates: int, piece: str) -> None:
+    recipe = tiny(make_data(tmp_path / "data"), steps=4, validate_every=validates)
+    network = plain()
+    network.net.append(Large())
+    with pytest.raises(InputError, match=rf"^The device has too little memory for {piece}; end what else uses it, "):
+        drain(fit(recipe, tmp_path / "run", network=network))
+    assert drain(fit(recipe, tmp_path / "run", network=plain()))[0][-1].done == 4
+
+
 def test_a_step_without_a_finite_gradient_leaves_no_checkpoint_in_the_way(tmp_path: Path) -> None:
     recipe = changed(tiny(make_data(tmp_path / "data")), "optimizer", clip_norm=5.0)
     network = plain()

@@ -144,10 +144,31 @@ def test_bad_grids_and_small_images_are_refused(model: ISDNet) -> None:
         predictor(model, (31, 500))
 
 
-def test_a_device_that_is_too_small_is_said_in_one_sentence(model: ISDNet, monkeypatch: pytest.MonkeyPatch) -> None:
+# What MPS says: ATen/mps/MPSAllocator.mm, as people reported it.
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(
+            "MPS backend out of memory (MPS allocated: 15.72 GiB, other allocations: 2.41 MiB, max allowed: 18.13 GiB)."
+            " Tried to allocate 5.81 GiB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper"
+            " limit for memory allocations (may cause system failure)."
+        ),
+        RuntimeError("Invalid buffer size: 9.54 GiB"),
+    ],
+)
+def test_a_device_that_is_too_small_is_said_in_one_sentence(
+    error: Exception, model: ISDNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(ISDNet, "coarse_logits", full)
     with pytest.raises(InputError, match=r"too little memory for one window.*--window"):
+        predictor(model, window=64).labels(Window(0, 0, 8, 8))
+    monkeypatch.setattr(ISDNet, "coarse_logits", lambda *_: torch.empty(1 << 50))  # the machine's own memory
+    with pytest.raises(InputError, match="too little memory for one window"):
+        predictor(model, window=64).labels(Window(0, 0, 8, 8))
+    monkeypatch.setattr(ISDNet, "coarse_logits", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):  # a bug stays one
         predictor(model, window=64).labels(Window(0, 0, 8, 8))

@@ -16,6 +16,7 @@ from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sources import colors_of, normalised, open_mask, policy_of, read_image, read_mask
 
 from napari_isdnet.classes import IGNORE_INDEX, index_of
+from napari_isdnet.engine.device import device_memory
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.exceptions import InputError
@@ -92,7 +93,9 @@ def evaluate_samples(
                 inside = own.relative_to(window).slices
                 if valid is not None:  # nodata and alpha 0 are no image, whatever the mask says there
                     truth = np.where(valid[inside], truth, np.uint8(IGNORE_INDEX))
-                predicted = predict_whole(network, pixels, data, count)
+                size = f"{window.height} x {window.width} pixels of {sample.name} at once"
+                with device_memory(size, "or take smaller images"):
+                    predicted = predict_whole(network, pixels, data, count)
                 matrix.update(predicted[inside], truth)
                 yield clock.step(0, "evaluate")
         yield clock.step(1, "evaluate")

@@ -33,6 +33,7 @@ from napari_isdnet_training.sources import chosen_colors
 from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
 from torch.utils.data import DataLoader
 
+from napari_isdnet.engine.device import device_memory
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.lock import alone
@@ -42,6 +43,7 @@ from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress, result_of
 
+MORE_PARTS = "raise run.accumulate, which divides them, or lower run.batch or crop.size"
 START_OVER = "and start over (--no-resume, or another --output), since a run that goes on keeps its settings"
 
 
@@ -191,7 +193,8 @@ class Run:
         yield from self._validate_if_due(clock)  # the run may have been stopped before it was done
         while self.state.step < options.steps and not self._over():
             with self.interrupts.held():
-                shown = self._step(parts)
+                with device_memory(f"a step with {options.batch} crops", MORE_PARTS):
+                    shown = self._step(parts)
                 if self.state.step % options.log_every == 0:
                     self._log(shown)
             self._together()

@@ -35,7 +35,7 @@ from napari_isdnet_training.unfinished import STATE, checkpoint_folder
 from torch import Tensor
 
 from napari_isdnet.classes import IGNORE_INDEX
-from napari_isdnet.engine.device import choose
+from napari_isdnet.engine.device import choose, device_memory
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import link_or_copy, replacing
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -52,6 +52,7 @@ SAVE_SECONDS, SAVE_SHARE = 1.0, 0.1
 ANNOTATIONS, BEST, JUDGED = "annotations.bin", "best.safetensors", "judged.safetensors"
 OWN_FILES = (STATE, ANNOTATIONS, BEST, JUDGED)
 """All that a checkpoint's folder holds; what holds anything else is not this package's to clear."""
+SMALLER = "use a smaller --batch or --window, or --device cpu"
 UNLABELLED = ("super_resolution", "distillation")
 
 
@@ -179,7 +180,7 @@ class Tuning:
                 yield from clock.handing(clock.step(0, "validate", figures=figures))
             if self.state.step >= options.steps or self._stale():
                 return
-            with self.interrupts.held():
+            with self.interrupts.held(), device_memory(f"a step with {options.batch} windows", SMALLER):
                 shown = self._step()
             self._save()
             yield from clock.handing(clock.step(1, "train", figures=shown))
@@ -251,7 +252,8 @@ class Tuning:
         self.network.eval()
         tally = Tally(len(self.snapshot.classes))
         for _, (image, target) in held_out(self.snapshot, self.pixels, self.window):
-            labels = as_labels(self.net(image.to(self.placement.device)).logits)
+            with device_memory():
+                labels = as_labels(self.net(image.to(self.placement.device)).logits)
             tally.add(labels, target[0].numpy().astype(np.uint8))
         self.counts = tally.counts
         total = self.counts.sum(axis=0)

@@ -111,17 +111,35 @@ def working_bytes(memory: float | None) -> int:
     return max(2**27, budget_bytes(memory) - RUNTIME)
 
 
+# What is no torch.OutOfMemoryError and means the same: of Apple's devices, and of one buffer that is too large for them
+# (ATen/mps/MPSAllocator.mm), of the CPU (c10/core/impl/alloc_cpu.cpp), and of CUDA's libraries, which have memory too.
+_SHORT = ("MPS backend out of memory", "Invalid buffer size: ", "DefaultCPUAllocator: ", "_STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True where torch says that there is too little memory, on whatever device."""
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT):
+        return True
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def hand_back() -> None:
+    """Give what torch keeps of the device's memory, and does not use, back to the device."""
+    torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
 @contextmanager
-def device_memory() -> Iterator[None]:
+def device_memory(piece: str = "one window", advice: str = "use a smaller --window, or --device cpu") -> Iterator[None]:
     """Say in one sentence that the device's memory was too small for a piece that cannot be divided."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise InputError(
-            "The device has too little memory for one window; end what else uses it, use a smaller --window,"
-            " or --device cpu."
-        ) from error
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        hand_back()
+        raise InputError(f"The device has too little memory for {piece}; end what else uses it, {advice}.") from error
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from napari_isdnet.engine.device import out_of_memory
 from napari_isdnet.model.isdnet import ISDNet
 
 
@@ -60,9 +61,9 @@ class _State:
             try:
                 # A graph's output lives in memory that the next call overwrites.
                 return self.built(x).clone() if x.is_cuda else self.built(x)
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
+                if out_of_memory(error):
+                    raise
                 self.reason = _brief(error)
                 warnings.warn(f"torch.compile does not work here ({self.reason}); going on without.", stacklevel=2)
         return self.plain(x)

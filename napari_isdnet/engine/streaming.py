@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from napari_isdnet.engine.commits import Commits
-from napari_isdnet.engine.device import Placement, device_memory
+from napari_isdnet.engine.device import Placement, device_memory, hand_back, out_of_memory
 from napari_isdnet.engine.gates import Gates
 from napari_isdnet.engine.halo import padded_window
 from napari_isdnet.engine.local import LocalNetwork
@@ -213,8 +213,10 @@ class WholeImage(Enlarging):
         if max(core.shape) <= self._largest:
             try:
                 return self._shallow_at_once(core, *read)
-            except torch.OutOfMemoryError:  # in a function of its own, so that none of it is held by what follows
-                torch.cuda.empty_cache()
+            except RuntimeError as error:  # in a function of its own, so that none of it is held by what follows
+                if not out_of_memory(error):
+                    raise
+                hand_back()
             self._largest = max(core.shape) // 2 // 32 * 32
         read[1].drop()
         return self._shallow_in_parts(core)
