@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from napari_isdnet.annotation.project import Project
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import ISDNet
 from tests import finetune_tools as tools
 from tests.test_train_fit import drain, make_data, tiny
@@ -136,6 +137,22 @@ def test_workers_leave_ctrl_c_to_the_process_that_trains(data: Path, tmp_path: P
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGINT)
     assert drain(steps)[1].steps == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its processes end in other ways")
+def test_a_worker_that_dies_is_one_sentence_and_loses_no_step(data: Path, whole: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"accumulate": 2, "validate_every": 2, "checkpoint_every": 100, "workers": 2}
+    steps = fit(tiny(data, steps=6, **settings), tmp_path, network=network())
+    for _ in range(4):
+        next(steps)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid or 0, signal.SIGKILL)
+    time.sleep(0.5)  # within a step, for all that is known
+    with pytest.raises(InputError, match=r"A process that reads crops was ended, .*lower run\.workers"):
+        drain(steps)
+    assert read_state(tmp_path / CHECKPOINT).step >= 3
+    drain(fit(tiny(data, steps=6, **settings), tmp_path, network=network()))
+    assert equal(tmp_path / CHECKPOINT, whole)
 
 
 @pytest.mark.long

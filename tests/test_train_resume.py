@@ -262,6 +262,11 @@ def test_an_accelerator_that_is_not_there_is_one_sentence(tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_one_process_needs_no_strategy(tmp_path: Path) -> None:
+    recipe = tiny(make_data(tmp_path / "data"), steps=1, strategy="ddp", accelerator="cpu")
+    assert drain(fit(recipe, tmp_path / "run", network=plain()))[1].steps == 1
+
+
 @pytest.mark.parametrize("encoder", ["nope", "tu-nope"])
 def test_an_encoder_that_is_not_there_is_one_sentence(encoder: str) -> None:
     with pytest.raises(InputError, match="Network 'unet' cannot be built with options") as caught:

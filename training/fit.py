@@ -8,21 +8,20 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from napari_isdnet_training.census import MaskCensus, check_dataset, common_metres
 from napari_isdnet_training.config import Recipe
-from napari_isdnet_training.crops import CropDataset, Failure, collate
+from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
-from napari_isdnet_training.device_crops import DeviceCrops
 from napari_isdnet_training.evaluate import evaluate_samples, figures
 from napari_isdnet_training.finished import CHECKPOINT, MODELS, FitResult, finished, stale
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
-from napari_isdnet_training.interrupts import Interrupts, leave_to_parent
+from napari_isdnet_training.interrupts import Interrupts
+from napari_isdnet_training.loading import Batches
 from napari_isdnet_training.norms import prepare_norms
 from napari_isdnet_training.processes import agree, launched, refuse_others
 from napari_isdnet_training.registry import Network
@@ -31,7 +30,6 @@ from napari_isdnet_training.schedule import learning_rate
 from napari_isdnet_training.setup import class_weights, make_fabric, make_network, make_optimizer
 from napari_isdnet_training.sources import chosen_colors
 from napari_isdnet_training.state import Average, RunState, load_state, read_state, save_state
-from torch.utils.data import DataLoader
 
 from napari_isdnet.engine.device import device_memory
 from napari_isdnet.engine.metrics import ConfusionMatrix
@@ -84,7 +82,6 @@ class Run:
         self.crops = CropDataset(
             samples, self.sampler, recipe.data, recipe.crop, recipe.augment, self.dataset.code, raw
         )
-        self.finisher = DeviceCrops(recipe.data, recipe.crop.size, self.fabric.device) if raw else None
         torch.manual_seed(recipe.seed)
         self.network = network or make_network(recipe, self.dataset.classes)
         if self.fabric.device.type == "cpu":
@@ -178,17 +175,11 @@ class Run:
     def _steps(self) -> Generator[Progress, None, None]:
         options = self.recipe.run
         clock = Clock(options.steps, self.state.step)
-        batches = StepBatches(
+        numbers = StepBatches(
             self.state.step, options.steps, options.batch, options.accumulate, self.fabric.global_rank,
             self.fabric.world_size,
         )  # fmt: skip
-        on_gpu = self.fabric.device.type == "cuda"
-        loader = DataLoader(
-            self.crops, batch_sampler=batches, num_workers=options.workers, persistent_workers=options.workers > 0,
-            pin_memory=on_gpu, collate_fn=list if self.finisher is not None else collate,
-            worker_init_fn=leave_to_parent,
-        )  # fmt: skip
-        parts = iter(loader)
+        parts = Batches(self.crops, numbers, options, self.fabric.device)
         self.module.train()
         yield from self._validate_if_due(clock)  # the run may have been stopped before it was done
         while self.state.step < options.steps and not self._over():
@@ -217,7 +208,7 @@ class Run:
             late = self.fabric.broadcast(late)  # clocks differ, and one process must not go on alone
         return late or stale(options, state)
 
-    def _step(self, parts: Any) -> dict[str, float]:
+    def _step(self, parts: Batches) -> dict[str, float]:
         step, options, recipe = self.state.step, self.recipe.run, self.recipe
         rate = learning_rate(step, options.steps, recipe.optimizer.lr, recipe.schedule)
         for group in self.optimizer.param_groups:
@@ -230,7 +221,7 @@ class Run:
         sums: dict[str, float] = {}
         # All at hand before the first: what one of them weighs depends on how much is labelled in the others.
         with self._shared():
-            batches = [self._batch(next(parts)) for _ in range(options.accumulate)]
+            batches = [next(parts) for _ in range(options.accumulate)]
         count = self._labelled([target for _, target in batches])
         self.whole = False  # whatever ends the step from here on: batch statistics of a part of it are no state to keep
         for part, (image, target) in enumerate(batches):
@@ -268,16 +259,6 @@ class Run:
         if self.fabric.world_size > 1:
             count = self.fabric.all_reduce(count, reduce_op="sum")  # type: ignore[assignment]
         return count / parts
-
-    def _batch(self, crops: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and targets on the device."""
-        for item in crops if isinstance(crops, list) else [crops]:
-            if isinstance(item, Failure):
-                raise InputError(item.reason)
-        if self.finisher is not None:
-            return self.finisher.finish(crops)
-        image, target = (t.to(self.fabric.device, non_blocking=True) for t in crops)
-        return image, target
 
     def _evaluate(self, samples: Sequence[Sample]) -> Generator[Progress, None, ConfusionMatrix]:
         share = samples[self.fabric.global_rank :: self.fabric.world_size]

@@ -35,7 +35,7 @@ def make_fabric(options: RunConfig) -> Fabric:
             devices=options.devices,
             num_nodes=options.nodes,
             # Some networks have parameters that no loss reaches.
-            strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else options.strategy,
+            strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else "auto",
             precision=PRECISION[options.precision],  # type: ignore[arg-type]
             plugins=[where],
         )
