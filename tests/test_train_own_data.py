@@ -77,6 +77,17 @@ def test_a_legend_may_count_as_it_likes_and_what_it_does_not_list_is_refused(tmp
     assert "a.png holds 20 at row 0, column 0; allowed in this data set are 10, 40, 255" in found
 
 
+def test_an_image_without_the_chosen_channels_is_a_fault_that_a_check_names(tmp_path: Path) -> None:
+    """It would end a training at the first crop of that image, which may come late."""
+    root = folder(tmp_path)
+    Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(root / "images" / "c.png")
+    data = open_dataset(recipe(root, channels=[2, 1, 0]).data)
+    (found,) = examine(data).problems
+    assert "Channels 2,1,0 were asked for; c has channels 0 to 0" in found
+    with pytest.raises(InputError, match="Channels 2,1,0 were asked for"):
+        check_dataset(data)
+
+
 def test_masks_without_ignored_pixels_get_no_advice_about_them(tmp_path: Path) -> None:
     (found,) = examine(open_dataset(recipe(folder(tmp_path, held=(0, 0))).data)).problems
     assert "255" not in found

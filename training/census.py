@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from napari_isdnet_training.datasets import Dataset, Sample, Split
-from napari_isdnet_training.sources import MaskCode, open_mask, read_mask, said_here
+from napari_isdnet_training.sources import open_mask, read_mask, said_here
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Grid, Window
@@ -40,17 +41,19 @@ class MaskCensus:
         return self.shape[0] * self.shape[1] - int(self.counts.sum())
 
 
-def take_census(sample: Sample, classes: int, code: MaskCode) -> MaskCensus:
+def take_census(sample: Sample, dataset: Dataset) -> MaskCensus:
     """Look at a sample, block by block.
 
-    Raises :class:`InputError`, with the file named, for a mask of another size than its image, an index that is no
-    class, and a mask without one labelled pixel.
+    Raises :class:`InputError`, with the file named, for a mask of another size than its image, an image that has not
+    the channels that were chosen, an index that is no class, and a mask without one labelled pixel.
     """
+    classes, code = len(dataset.classes), dataset.code
     counts = np.zeros(classes, np.int64)
     places: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(classes)]
     with closing(open_mask(sample.mask, code)) as mask:
         with closing(open_source(sample.image)) as image:
             check_shapes(sample, image, mask)
+            IntensityPolicy.from_source(image, "none", dataset.channels)
             size = image.pixel_size
         grid = Grid(mask.shape, (BLOCK, BLOCK))
         per_block = max(8, 2 * POINTS_PER_CLASS // len(grid))
@@ -110,7 +113,7 @@ def check_dataset(dataset: Dataset, *, allow_empty_classes: bool = False) -> dic
     """Census of what trains and validates, and a refusal of classes that no training mask holds."""
     dataset.split("train")  # or say that there is none
     result = {
-        split: [take_census(sample, len(dataset.classes), dataset.code) for sample in dataset.samples[split]]
+        split: [take_census(sample, dataset) for sample in dataset.samples[split]]
         for split in ("train", "validation")
         if split in dataset.samples
     }
@@ -161,7 +164,7 @@ def examine(dataset: Dataset, *, allow_empty_classes: bool = False) -> Examinati
         good: list[MaskCensus] = []
         for sample in samples:
             try:
-                census = take_census(sample, len(dataset.classes), dataset.code)
+                census = take_census(sample, dataset)
                 _read_all(sample)
                 good.append(census)
             except InputError as error:

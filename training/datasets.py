@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from napari_isdnet_training.config import DataConfig
@@ -35,4 +36,4 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise InputError(f"data.root '{root}' is no folder; give the folder that holds the data set.")
     if config.split == "suggested" and config.layout != "inria":
         raise InputError(f"data.split=suggested is of layout 'inria' alone, got layout '{config.layout}'.")
-    return with_worlds(LAYOUTS[config.layout](root, config), config)
+    return replace(with_worlds(LAYOUTS[config.layout](root, config), config), channels=config.channels)

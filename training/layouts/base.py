@@ -33,13 +33,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples of every split, the classes, and the coding of the masks."""
+    """Samples of every split, the classes, the coding of the masks, and the channels that were chosen of the images."""
 
     name: str
     classes: tuple[ClassInfo, ...]
     samples: dict[Split, tuple[Sample, ...]]
     code: MaskCode = field(default_factory=MaskCode)
     ignored_in_mean: tuple[int, ...] = ()
+    channels: tuple[int, ...] | None = None
 
     def split(self, name: Split) -> tuple[Sample, ...]:
         """Samples of ``train``, ``validation`` or ``test``; InputError where there is none."""
