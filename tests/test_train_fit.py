@@ -128,6 +128,8 @@ def test_every_network_gives_logits_of_the_images_size(name: str) -> None:
     network = build(name, 3, pretrained=False).eval()
     with torch.no_grad():
         assert network.logits(torch.zeros(1, 3, 70, 101)).shape == (1, 3, 70, 101)
+        small = torch.randn(1, 3, 20, 90)  # a chip among the images that validate must not end a training
+        assert network.logits(small).shape == (1, 3, 20, 90)
 
 
 @pytest.mark.parametrize("name", ["isdnet-lite0", "unet"])

@@ -17,6 +17,7 @@ from napari_isdnet_training.history import History, read_history
 from napari_isdnet_training.registry import Network, build
 from napari_isdnet_training.sampling import CropSampler
 from napari_isdnet_training.setup import class_weights
+from napari_isdnet_training.state import read_state
 from napari_isdnet_training.unfinished import KEY
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -260,6 +261,23 @@ def test_an_accelerator_that_is_not_there_is_one_sentence(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"run\.accelerator 'foo'.*allowed are auto, cpu, cuda and mps") as caught:
         next(fit(recipe, tmp_path / "run"))
     assert "\n" not in str(caught.value)
+
+
+def test_steps_are_compared_by_the_classes_that_validation_holds(tmp_path: Path) -> None:
+    """A third class is said in some pixels of the noise; the truth has none of it."""
+    table = tiny(make_data(tmp_path / "data"), steps=1, validate_every=1).to_dict()
+    table["data"] |= {"classes": ["red", "green", "blue"], "allow_empty_classes": True}
+    table["optimizer"]["lr"] = 1e-9
+    network = Network("colours", nn.Sequential(nn.Conv2d(3, 3, 1)), None)
+    with torch.no_grad():
+        network.net[0].weight[:] = torch.diag(torch.tensor([1.0, 1.0, 0.0]))[:, :, None, None]
+        network.net[0].bias[:] = torch.tensor([0.0, 0.0, 1.1])
+    _, result = drain(fit(recipe_from(table), tmp_path / "run", network=network))
+    red, green, blue = (one["iou"] for one in result.figures["classes"].values())
+    assert blue == 0
+    assert result.figures["miou"] == pytest.approx((red + green) / 3, abs=1e-5)
+    assert read_state(tmp_path / "run" / CHECKPOINT).best == pytest.approx((red + green) / 2, abs=1e-5)
+    assert red + green > 1
 
 
 def test_one_process_needs_no_strategy(tmp_path: Path) -> None:

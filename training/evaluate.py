@@ -117,6 +117,17 @@ def parts_of(shape: tuple[int, int]) -> list[tuple[Window, Window]]:
     return parts
 
 
+def score(matrix: ConfusionMatrix) -> float:
+    """mIoU over the classes that truth holds, by which the steps of a run are compared; 0 where it holds none.
+
+    Of a class that no validation sample holds, a single pixel said by mistake would make a mean of one class more of
+    it, and the best step the one that never says it, which may be the first.
+    """
+    found = matrix.iou[matrix.counts.sum(axis=1) > 0]
+    found = found[~np.isnan(found)]
+    return float(found.mean()) if found.size else 0.0
+
+
 def figures(matrix: ConfusionMatrix, dataset: Dataset) -> dict[str, Any]:
     """JSON-ready figures: mIoU, accuracy, and IoU, F1, precision and recall of each class (None where undefined)."""
 

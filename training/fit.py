@@ -16,7 +16,7 @@ from napari_isdnet_training.config import Recipe
 from napari_isdnet_training.crops import CropDataset
 from napari_isdnet_training.datasets import Dataset, Sample, open_dataset
 from napari_isdnet_training.depthwise import faster_on_cpu
-from napari_isdnet_training.evaluate import evaluate_samples, figures
+from napari_isdnet_training.evaluate import evaluate_samples, figures, score
 from napari_isdnet_training.finished import CHECKPOINT, MODELS, FitResult, finished, stale
 from napari_isdnet_training.history import History
 from napari_isdnet_training.identity import data_digest, first_difference, fixed, up_to_date
@@ -293,12 +293,12 @@ class Run:
                 counts = self.fabric.all_reduce(torch.from_numpy(matrix.counts), reduce_op="sum")
                 matrix.counts[:] = counts.cpu().numpy()  # type: ignore[union-attr]
             self.state.figures = figures(matrix, self.dataset)
-            score = float(np.nan_to_num(matrix.mean_iou))
-            if score > self.state.best:
+            reached = score(matrix)
+            if reached > self.state.best:
                 with self._shared(), self.interrupts.held():
                     self._write_model("best.safetensors")  # first: a run that is stopped here validates again
-                    self.state.best, self.state.best_step = score, self.state.step
-        shown = {"miou": score, "accuracy": float(matrix.accuracy)}
+                    self.state.best, self.state.best_step = reached, self.state.step
+        shown = {"miou": float(np.nan_to_num(matrix.mean_iou)), "accuracy": float(matrix.accuracy)}
         shown |= {f"iou_{c.name}": float(v) for c, v in zip(self.dataset.classes, matrix.iou) if not np.isnan(v)}
         self._log(shown)
         self.state.validated = self.state.step

@@ -19,7 +19,7 @@ from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.model.auxiliary import segmentation_loss
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.deep import copy_from_pypi, load_pretrained
-from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.model.isdnet import MIN_SIDE, ISDNet
 from napari_isdnet.model.shallow import ShallowBranch, TimmShallow
 
 LITE0 = "tu-tf_efficientnet_lite0"
@@ -34,12 +34,10 @@ class Network(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Normalised (B, 3, H, W) of any size to logits (B, K, H, W)."""
-        if isinstance(self.net, ISDNet):
-            return self.net(x).logits
-        height, width = x.shape[-2:]
-        down, right = -height % self.multiple, -width % self.multiple
+        ours, (height, width) = isinstance(self.net, ISDNet), x.shape[-2:]
+        down, right = (max(0, MIN_SIDE - s) if ours else -s % self.multiple for s in (height, width))
         padded = F.pad(x, (0, right, 0, down)) if down or right else x
-        values = self.net(padded)
+        values = self.net(padded).logits if ours else self.net(padded)
         if values.shape[-2:] != padded.shape[-2:]:
             values = F.interpolate(values, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         return values[..., :height, :width]
