@@ -14,6 +14,7 @@ import pytest
 from lightning.fabric import Fabric
 from napari_isdnet_training.config import RunConfig, load_recipe
 from napari_isdnet_training.fakes import make_fake
+from napari_isdnet_training.fit import fit
 from napari_isdnet_training.processes import agree, environment, refuse_others
 from napari_isdnet_training.state import read_state
 
@@ -48,7 +49,8 @@ def by_hand(rank: int) -> dict[str, str]:
 
 
 def say(patch: pytest.MonkeyPatch, told: dict[str, str]) -> None:
-    for name in set(os.environ) - set(plain_environment()):
+    for name in (set(os.environ) - set(plain_environment())).union(STARTED):
+        patch.setenv(name, "")  # so that what is set from here on is taken back
         patch.delenv(name)
     for name, value in told.items():
         patch.setenv(name, value)
@@ -207,6 +209,38 @@ def test_an_image_that_one_process_cannot_read_ends_all_of_them_and_is_said_once
     assert errors(quiet) == []
     assert len(errors(loud)) == 1
     assert f"Error: On {socket.gethostname()}: " in loud
+
+
+def test_processes_that_cannot_meet_are_one_sentence(
+    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        say(monkeypatch, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"})
+        with pytest.raises(InputError, match=rf"cannot meet at 127\.0\.0\.1, port {port} .*set MASTER_ADDR"):
+            next(fit(load_recipe(recipe, [f"data.root={data}", "run.nodes=2"]), tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="its processes end in other ways")
+def test_a_process_that_is_ended_ends_the_others_with_one_sentence(data: Path, recipe: Path, tmp_path: Path) -> None:
+    settings = [
+        same(f"data.root={data}"),
+        same("run.devices=2"),
+        same("run.steps=100000"),
+        same("run.validate_every=0"),
+    ]
+    started = Started(recipe, tmp_path / "run", [slurm(0, 2), slurm(1, 2)], *settings)
+    log, end = tmp_path / "run" / "log.csv", time.monotonic() + 300
+    while not (log.is_file() and len(log.read_text().splitlines()) > 2) and time.monotonic() < end:
+        time.sleep(0.2)
+    started.runs[1].kill()
+    (first, _, loud), _ = started.ended(SHORT)
+    assert first == 1
+    assert len(errors(loud)) == 1
+    assert "Error: Another process of this run has ended: " in loud
 
 
 def compare(fabric: Fabric, folder: Path) -> None:

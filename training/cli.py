@@ -246,7 +246,7 @@ def networks() -> None:
 
 def _quietly(steps: Iterable[Any], follows: bool) -> None:
     """Take the part of a process that another one speaks for, on its machine if it ``follows``."""
-    from napari_isdnet_training.processes import SaidByAnother
+    from napari_isdnet_training.processes import LostAnother, SaidByAnother
 
     try:
         deque(steps, maxlen=0)
@@ -254,7 +254,7 @@ def _quietly(steps: Iterable[Any], follows: bool) -> None:
         if not follows:  # somebody may wait for a word there
             raise
         # Ends like a run that is done: after anything else, the launcher would kill the first process, which saves.
-    except RuntimeError:
+    except LostAnother:
         # A connection that broke because the first process was ended is no fault to speak of: this one ends with it.
         time.sleep(FOLLOWS * follows)
         raise

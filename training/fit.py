@@ -23,7 +23,7 @@ from napari_isdnet_training.identity import data_digest, first_difference, fixed
 from napari_isdnet_training.interrupts import Interrupts
 from napari_isdnet_training.loading import Batches
 from napari_isdnet_training.norms import prepare_norms
-from napari_isdnet_training.processes import agree, launched, refuse_others
+from napari_isdnet_training.processes import agree, connected, launched, refuse_others
 from napari_isdnet_training.registry import Network
 from napari_isdnet_training.sampling import CropSampler, StepBatches
 from napari_isdnet_training.schedule import learning_rate
@@ -162,7 +162,8 @@ class Run:
     def steps(self) -> Generator[Progress, None, None]:
         """Train to the last step, validating and saving on the way."""
         # Of several processes none leaves the others alone: see _together.
-        with self.interrupts.held() if self.fabric.world_size > 1 else nullcontext():
+        held = self.interrupts.held() if self.fabric.world_size > 1 else nullcontext()
+        with held, connected(self.fabric):
             yield from self._steps()
 
     def _together(self) -> None:

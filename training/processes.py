@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,10 @@ STARTERS: tuple[tuple[type[ClusterEnvironment], str], ...] = (
 
 class SaidByAnother(InputError):
     """Why a run ends, in a process that leaves it to the first one of its machine to say so."""
+
+
+class LostAnother(InputError):
+    """Another process of a run has ended, or cannot be reached."""
 
 
 def environment(options: RunConfig) -> ClusterEnvironment:
@@ -78,10 +83,31 @@ def launched(fabric: Fabric, nodes: int, prepare: Callable[[], Found]) -> Found:
             raise
         failure = error
     if fabric.world_size > 1:
-        with launching():
+        with launching(), connected(fabric):
             fabric.launch()
     agree(fabric, failure)
     return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def connected(fabric: Fabric) -> Iterator[None]:
+    """Within, a connection to another process that fails is :class:`LostAnother`, and no bug."""
+    try:
+        yield
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo/" in str(error)):
+            raise
+        if not dist.is_initialized():
+            where = f"{os.environ.get('MASTER_ADDR')}, port {os.environ.get('MASTER_PORT')}"
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise LostAnother(
+                f"The processes of this run cannot meet at {where} ({reason}); set MASTER_ADDR and MASTER_PORT to the"
+                " first machine and to a port of it that is free, the same for all of them."
+            ) from error
+        raise LostAnother(
+            "Another process of this run has ended: it says why, or the system ended it, as a rule because memory was"
+            " short; run the same command to go on from the last checkpoint."
+        ) from error
 
 
 def agree(fabric: Fabric, failure: InputError | None) -> None:
