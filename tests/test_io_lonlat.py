@@ -130,8 +130,10 @@ def test_degrees_as_qgis_saves_them_are_painted_where_they_lie(
     store, tmp_path: Path, kind: str, reference: GeoReference
 ) -> None:
     said: list[str] = []
-    import_geojson(
-        store, named(tmp_path / "q.geojson", kind, degrees(reference)), georeference=reference, note=said.append
+    result_of(
+        import_geojson(
+            store, named(tmp_path / "q.geojson", kind, degrees(reference)), georeference=reference, note=said.append
+        )
     )
     assert not said
     found = store.read_labels(Window.whole(SHAPE))
