@@ -80,7 +80,7 @@ def bring(image: Path, file: Path, values: str, default_class: str, classes: Pat
     check_outlines(file)
     names = None if classes is None else read_classes(classes)
     known: Sequence[Any] = names or ()
-    if not known and file.suffix.lower() not in OUTLINES:
+    if not known and not file.name.lower().endswith(OUTLINES):
         labels, own = open_labels(file)
         labels.close()
         known = own or ()

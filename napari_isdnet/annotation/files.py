@@ -12,7 +12,8 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, quick_identity
 from napari_isdnet.progress import Progress
 
-OUTLINES = (".geojson", ".json")
+OUTLINES = (".geojson", ".json", ".gz", ".zip")
+"""How the names of files with outlines end; QuPath packs them where it is asked to."""
 _VECTORS = (
     ".shp", ".shz", ".gpkg", ".gdb", ".sqlite", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".dxf", ".tab", ".mif", ".csv",
     ".geojsonl", ".geojsons", ".topojson",
@@ -57,7 +58,7 @@ def bring_in(
     """
     check_outlines(path)
     said: list[str] = []
-    if path.suffix.lower() in OUTLINES:
+    if path.name.lower().endswith(OUTLINES):
         from napari_isdnet.annotation.geojson import import_geojson
 
         yield from import_geojson(store, path, default_class=default_class, georeference=georeference, note=said.append)

@@ -19,7 +19,7 @@ from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
 from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
-from napari_isdnet.io.geojson import color_in, number_name, read_items
+from napari_isdnet.io.geojson import color_in, name_in, number_name, read_items
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
@@ -66,7 +66,7 @@ def import_geojson(
     ``georeference`` is the image's, for files in map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file
     with anything that cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape
     that lies on the image or covers a pixel; ``note`` is told in a sentence when some of them do not, how many features
-    have no geometry, and which classes have another name now.
+    have no geometry or no class, and which classes have another name now.
     """
     counted = store.classes if classes is None else classes
     drawn = list(read_drawn(path, georeference, counted, note, store.shape))
@@ -77,6 +77,9 @@ def import_geojson(
     if note is not None and (len(inside) < len(drawn) or not drawn):
         counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
+    without = sum(item.name is None for item in inside)
+    if note is not None and without:
+        note(f"{without} of {len(drawn)} shapes have no class and are painted as '{default_class}'.")
     called = store.naming().imported((item.name for item in inside if item.name), note)
     inside = [replace(item, name=called.get(item.name or "", item.name)) for item in inside]
     _check_classes(store, [item.name or default_class or "" for item in inside], Path(path).name)
@@ -218,9 +221,11 @@ def _width(properties: Mapping[str, Any]) -> float:
 
 def _class(properties: Mapping[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
     found = properties.get("classification")
-    if isinstance(found, dict) and isinstance(found.get("name"), str) and found["name"].strip():
-        return found["name"], color_in(found)
-    texts = (properties.get(key) for key in ("classification", "class", "label", "name"))
+    if isinstance(found, dict) and (name := name_in(found)) is not None:
+        return name, color_in(found)
+    # The name of an object of QuPath is what its user calls this one, 'Biopsy 3', and no class.
+    keys = ("classification", "class", "label", *(() if "objectType" in properties else ("name",)))
+    texts = (properties.get(key) for key in keys)
     named = next((text for text in texts if isinstance(text, str) and text.strip()), None)
     # A number is a class where nothing has a name: tables often hold both, a number and what it stands for.
     inner = found.get("name") if isinstance(found, dict) else found

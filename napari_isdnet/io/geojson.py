@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from napari_isdnet.classes import ClassInfo, parse_color
 from napari_isdnet.exceptions import InputError
@@ -129,11 +132,10 @@ def read_items(
     """
     file = Path(path)
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"{file} is larger than {MAX_BYTES >> 20} MiB; split it into several files.")
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); give a GeoJSON file.") from error
+        content = json.loads(_bytes_of(file).decode("utf-8-sig"))
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} cannot be read ({why}); give a GeoJSON file.") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
@@ -153,6 +155,32 @@ def read_items(
             if note is not None:
                 note(f"{file.name} names no reference system (crs) and was taken as longitude and latitude.")
     return [(f"{file}, feature {number}", item) for number, item in enumerate(items)], reference
+
+
+def _bytes_of(file: Path) -> bytes:
+    """What a file holds, or what is packed in it: QuPath's export offers gzip, and a zip of one GeoJSON file."""
+    with file.open("rb") as raw:
+        head = raw.read(4)
+        raw.seek(0)
+        if head[:2] == b"\x1f\x8b":
+            with gzip.open(raw) as packed:
+                return _limited(packed, file)
+        if head != b"PK\3\4":
+            return _limited(raw, file)
+        with zipfile.ZipFile(raw) as archive:
+            names = [n for n in archive.namelist() if n.lower().endswith((".geojson", ".json"))]
+            names = [n for n in names if not n.startswith("__MACOSX/")]  # what macOS says of a file beside it
+            if len(names) != 1:
+                raise InputError(f"{file} holds {len(names)} GeoJSON files, one is allowed; unpack it and choose one.")
+            with archive.open(names[0]) as packed:
+                return _limited(packed, file)
+
+
+def _limited(stream: IO[bytes] | gzip.GzipFile, file: Path) -> bytes:
+    data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{file} is larger than {MAX_BYTES >> 20} MiB; split it into several files.")
+    return data
 
 
 def _named_system(content: Any) -> str | None:
@@ -189,6 +217,22 @@ def _system(name: str) -> str:
     return f"EPSG:{found[1] or found[2]}" if found else name
 
 
+def name_in(classification: Mapping[str, Any]) -> str | None:
+    """The name of QuPath's ``classification``, as QuPath shows it; None where it has none.
+
+    A class that derives from another is called 'Tumor: Positive': since QuPath 0.4 a list of ``names``, before that a
+    ``parentClass`` around it.
+    """
+    name, names = classification.get("name"), classification.get("names")
+    if isinstance(names, list) and names and all(isinstance(text, str) and text.strip() for text in names):
+        return ": ".join(names)
+    if not isinstance(name, str) or not name.strip():
+        return None
+    parent = classification.get("parentClass")
+    above = name_in(parent) if isinstance(parent, Mapping) else None
+    return name if above is None else f"{above}: {name}"
+
+
 def color_in(classification: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """The colour of QuPath's ``classification``; one that is none is no reason to refuse the shape."""
     color = classification.get("color")
@@ -196,6 +240,8 @@ def color_in(classification: Mapping[str, Any]) -> tuple[int, int, int] | None:
         signed = classification.get("colorRGB")  # QuPath up to 0.3: a signed 32-bit ARGB number
         if color is None and signed is not None:
             color = f"#{int(signed) & 0xFFFFFF:06x}"
+        if isinstance(color, list) and len(color) == 4:  # QuPath writes how opaque it is behind blue
+            color = color[:3]
         return None if color is None else ClassInfo("any", parse_color(color)).color
     except (InputError, TypeError, ValueError, OverflowError):
         return None

@@ -29,7 +29,8 @@ EXPORTS = {
     "ome-zarr": ("Label OME-Zarr…", "Class indices as a pyramid, 255 where nothing is painted", ".ome.zarr"),
 }
 IMPORT_FILTER = (
-    "Annotations (*.geojson *.json *.tif *.tiff *.png *.zarr);;GeoJSON, QuPath (*.geojson *.json);;"
+    "Annotations (*.geojson *.json *.gz *.zip *.tif *.tiff *.png *.zarr);;"
+    "GeoJSON, QuPath (*.geojson *.json *.gz *.zip);;"
     "Label images (*.tif *.tiff *.png *.zarr);;All files (*)"
 )
 
