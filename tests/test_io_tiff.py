@@ -361,3 +361,44 @@ def test_aperio_and_page_pyramids(tmp_path):
             writer.write(image, **options)
     with tifffile.TiffFile(tmp_path / "pages.tif") as tif:
         check(open_source(tmp_path / "pages.tif"), [page.asarray() for page in tif.pages])
+
+
+def test_the_slide_of_a_file_that_begins_with_label_and_overview(tmp_path):
+    slide, path = picture(300, 260), tmp_path / "slide.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(picture(90, 60), photometric="rgb", metadata={"axes": "YXS", "Name": "label"})
+        macro = {"axes": "YXS", "Name": "macro", "PhysicalSizeX": 30.0, "PhysicalSizeY": 30.0}
+        writer.write(picture(60, 120), photometric="rgb", metadata=macro)
+        about = {"axes": "YXS", "Name": "case 7", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}
+        writer.write(slide, subifds=1, tile=(64, 64), photometric="rgb", metadata=about)
+        writer.write(half(slide), subfiletype=1, tile=(64, 64), photometric="rgb")
+    source = open_source(path)
+    check(source, [slide, half(slide)])
+    assert (source.pixel_size.row, source.pixel_size.column, source.pixel_size.unit) == (0.5, 0.25, "µm")
+    assert source.notes == ("the largest of the 3 images in the file ('case 7') is read",)
+    source.close()
+
+
+def test_a_leica_slide_is_read_and_not_its_view_of_the_glass(tmp_path):
+    pages = [picture(120, 60), picture(60, 30), picture(300, 260), picture(150, 130)]
+
+    def image(name, first):
+        levels = "".join(
+            f'<dimension sizeX="{pages[n].shape[1]}" sizeY="{pages[n].shape[0]}" r="{n - first}" ifd="{n}"/>'
+            for n in (first, first + 1)
+        )
+        return f'<image name="{name}"><pixels>{levels}</pixels></image>'
+
+    space = 'xmlns="http://www.leica-microsystems.com/scn/2010/10/01"'
+    text = f'<?xml version="1.0"?><scn {space}><collection>{image("glass", 0)}{image("tissue", 2)}</collection></scn>'
+    path = tmp_path / "slide.scn"
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for n, page in enumerate(pages):
+            options = {"tile": (64, 64), "photometric": "rgb", "resolution": (20_000, 20_000)}
+            options |= {"resolutionunit": "CENTIMETER", "metadata": None, "description": text if n == 0 else None}
+            writer.write(page, subfiletype=n % 2, **options)
+    source = open_source(path)
+    check(source, pages[2:])
+    assert source.pixel_size.metres == pytest.approx(5e-7)
+    assert source.notes == ("the largest of the 2 images in the file ('tissue') is read",)
+    source.close()

@@ -100,13 +100,14 @@ def layout_of(tif: tifffile.TiffFile, name: str, pages: int) -> Layout:
     candidates = [s for s in tif.series if {"Y", "X"} <= set(_axes_and_shape(s)[0]) and s.keyframe.dtype is not None]
     if not candidates:
         raise InputError(f"{name} holds no two-dimensional image; a TIFF must have a page with rows and columns.")
-    series = candidates[0]
+    # Thumbnails may come first, and so may the label or the view of the whole glass (Leica, OME-TIFF).
+    series = max(
+        candidates, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength * (s.keyframe.subfiletype != 4)
+    )
     notes: list[str] = []
-    if len(candidates) > 1 and series.kind not in ("svs", "ndpi", "scn", "bif", "qpi", "philips") and not tif.is_ome:
-        # Thumbnails may come first; among pages of nobody's format the largest is the image.
-        series = max(
-            candidates, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength * (s.keyframe.subfiletype != 4)
-        )
+    if len(candidates) > 1 and series.kind in ("ome", "scn"):
+        called = f" ('{series.name}')" if series.name else ""
+        notes.append(f"the largest of the {len(candidates)} images in the file{called} is read")
     levels: list[tuple[int, int]] = []
     parts: list[tuple[Part, ...]] = []
     nodata = nodata_of(series.keyframe)

@@ -174,7 +174,7 @@ def _crs_by_rasterio(path: str) -> tuple[str | None, str | None]:
 def pixel_size_of(page: tifffile.TiffPage, ome: str | None) -> PixelSize | None:
     """Pixel size from OME-XML, Aperio's MPP, ImageJ's unit, or a resolution per centimetre."""
     if ome:
-        return _ome_pixel_size(ome)
+        return _ome_pixel_size(ome, (int(page.imagewidth), int(page.imagelength)))
     text = page.description or ""
     if page.is_svs or text.startswith("Aperio"):
         found = re.search(r"\bMPP\s*=\s*([0-9.]+)", text)
@@ -190,11 +190,13 @@ def pixel_size_of(page: tifffile.TiffPage, ome: str | None) -> PixelSize | None:
     return PixelSize(1e4 / per_row, 1e4 / per_column, "µm") if page.tags.valueof(296) == 3 else None
 
 
-def _ome_pixel_size(ome: str) -> PixelSize | None:
-    pixels = re.search(r"<(?:\w+:)?Pixels\b([^>]*)>", ome)
-    if not pixels:
+def _ome_pixel_size(ome: str, sides: tuple[int, int]) -> PixelSize | None:
+    """The pixel size of the first image of ``sides`` (columns, rows): those of a label or an overview are others."""
+    found = re.findall(r"<(?:\w+:)?Pixels\b([^>]*)>", ome)
+    images = [dict(re.findall(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']", text)) for text in found]
+    attributes = next((a for a in images if (_number(a.get("SizeX")), _number(a.get("SizeY"))) == sides), None)
+    if attributes is None:
         return None
-    attributes = dict(re.findall(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']", pixels[1]))
     row, column = _number(attributes.get("PhysicalSizeY")), _number(attributes.get("PhysicalSizeX"))
     unit = attributes.get("PhysicalSizeXUnit", "µm")
     if row <= 0 or column <= 0 or attributes.get("PhysicalSizeYUnit", "µm") != unit:
