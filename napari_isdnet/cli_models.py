@@ -7,6 +7,7 @@ from typing import Any
 
 from napari_isdnet.cli_output import print_error, print_table
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.units import length_text
 from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models, read_header
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.cost import PAPER_SIZE, count_cost
@@ -54,7 +55,7 @@ def show_models(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         state = "untrained configuration" if not row["trained"] else "default" if row["default"] else "trained"
         cells = (row["name"], state, row["flavour"], row["deep"], str(row["num_classes"]))
-        size = "" if row.get("pixel_size") is None else f"{row['pixel_size']:g} m"
+        size = "" if row.get("pixel_size") is None else length_text(row["pixel_size"])
         table.append(
             (*cells, f"{row['parameters'] / 1e6:.1f} M", f"{row['macs'] / 1e9:.0f} G", size, row.get("description", ""))
         )

@@ -107,12 +107,18 @@ def _open_layer(layer: Any, name: str | None, axes: str | None) -> ImageSource:
 
 
 def layer_pixel_size(layer: Any) -> PixelSize | None:
-    """Scale and translation of a napari layer, where its units are lengths ('pixel' is its word for not knowing)."""
-    units, scale = getattr(layer, "units", None), list(layer.scale)
-    if not units or len(scale) < 2:
+    """Sides and beginning of the pixels of a napari layer in its world, where its units are lengths.
+
+    'pixel' is napari's word for not knowing. Seen in the world, since an affine (of a registration) sizes pixels, too.
+    """
+    units, ndim = getattr(layer, "units", None), len(layer.scale)
+    if not units or ndim < 2:
         return None
-    down, across = map(float, list(getattr(layer, "translate", (0.0, 0.0)))[-2:])
-    size = PixelSize(abs(float(scale[-2])), abs(float(scale[-1])), str(units[-1]), (down, across))
+    corner, below, beside = (
+        np.asarray(layer.data_to_world([0] * (ndim - 2) + step), float) for step in ([0, 0], [1, 0], [0, 1])
+    )
+    sides = float(np.linalg.norm(below - corner)), float(np.linalg.norm(beside - corner))
+    size = PixelSize(*sides, str(units[-1]), (float(corner[-2]), float(corner[-1])))
     return size if size.metres else None
 
 

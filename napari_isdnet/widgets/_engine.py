@@ -215,9 +215,10 @@ class LocalEngine:
 
 def about(header: ModelHeader) -> ModelAbout:
     """A header in words."""
+    from napari_isdnet.io.units import length_text
     from napari_isdnet.model.header import taught_names
 
-    size = f"{header.pixel_size:g} m pixels" if header.pixel_size else "pixel size not stated"
+    size = f"pixels of {length_text(header.pixel_size)}" if header.pixel_size else "pixel size not stated"
     summary = f"{len(header.classes)} classes · {size} · {header.window} px windows"
     lines = [header.name, header.description, f"Flavour {header.flavour}, deep branch {header.config.deep}"]
     if header.contrast_options:

@@ -166,6 +166,14 @@ def test_an_image_that_begins_beside_the_origin_lies_there_with_its_results(view
     assert layers.opened(other)[0].pixel_size == source.pixel_size
 
 
+def test_an_affine_sizes_pixels_too(viewer: Any) -> None:
+    affine = np.array([[0.3, 0.4, 70], [-0.8, 0.6, 50], [0, 0, 1]])  # as a registration says it
+    layer = viewer.add_image(pixels(), rgb=True, scale=(0.5, 0.25), units=("um", "um"), affine=affine)
+    size = layers.opened(layer)[0].pixel_size
+    assert (size.row, size.column) == pytest.approx((0.5 * np.hypot(0.3, 0.8), 0.25 * np.hypot(0.4, 0.6)))
+    assert size.start == pytest.approx((70, 50))
+
+
 def test_a_file_that_was_damaged_since_napari_opened_it_is_left_alone(viewer: Any, tmp_path: Any) -> None:
     path = tmp_path / "town.tif"
     tifffile.imwrite(path, pixels(), photometric="rgb")

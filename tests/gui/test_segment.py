@@ -58,7 +58,7 @@ def test_what_an_open_dock_says_and_sees(viewer, qtbot, dock, model) -> None:
 def the_dock_says_what_there_is(dock: SegmentWidget, model: str) -> None:
     assert dock.image.currentText() == "field"
     assert dock.model.currentData() == model
-    assert dock.model_facts.text() == "3 classes · 0.5 m pixels · 256 px windows"
+    assert dock.model_facts.text() == "3 classes · pixels of 0.5 m · 256 px windows"
     assert [dock.classes.item(row, 0).text() for row in range(3)] == ["soil", "crop", "water"]
     assert dock.device.itemData(0) == "auto"
     assert "GiB free" in dock.device.itemText(0)
