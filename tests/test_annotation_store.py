@@ -89,7 +89,7 @@ def test_a_crash_while_the_chunks_are_made_anew_starts_that_over(tmp_path, monke
             oracle.paint(stroke, number % 3)
         store.undo()
         oracle.undo()
-    monkeypatch.setattr(saving, "CROWDED", 2)  # write after nearly every stroke
+    monkeypatch.setattr(saving, "CROWDED", 0)  # write after every stroke
     calls = iter(range(100))
 
     def commit(folder, files, checkpoint):

@@ -7,6 +7,8 @@ keep their holes; lines and points, which a class map cannot hold, become brush 
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +33,8 @@ _KINDS = (
     "Polygon", "LineString", "Point", "MultiPolygon", "MultiLineString", "MultiPoint", "GeometryCollection",
 )  # fmt: skip
 _LINE_WIDTH = 3.0
+_READ_AT_ONCE, _SECONDS_AT_ONCE = 1000, 0.5
+"""After how many shapes a step of reading ends, and after which time one of painting."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def import_geojson(
 ) -> Generator[Progress, None, list[Window]]:
     """Paint everything in a GeoJSON file, later features on top, as one step to undo; returns what changed.
 
-    Yields after every shape; what is painted stays where it is closed before its end.
+    Yields about twice a second; what is painted stays where it is closed before its end.
 
     A class is found by name, also by one that it had before, and added (with its colour) when it is missing; features
     without one get ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes``
@@ -68,8 +72,11 @@ def import_geojson(
     that lies on the image or covers a pixel; ``note`` is told in a sentence when some of them do not, how many features
     have no geometry or no class, and which classes have another name now.
     """
-    counted = store.classes if classes is None else classes
-    drawn = list(read_drawn(path, georeference, counted, note, store.shape))
+    counted, drawn, clock = store.classes if classes is None else classes, [], Clock(1)
+    for item in read_drawn(path, georeference, counted, note, store.shape):
+        drawn.append(item)
+        if len(drawn) % _READ_AT_ONCE == 0:
+            yield clock.step(0, "read")
     nameless = next((i for i, item in enumerate(drawn) if item.name is None), None)
     if nameless is not None and default_class is None:
         raise InputError(f"{path}, shape {nameless} has no class; set its classification, or give a default class.")
@@ -81,24 +88,34 @@ def import_geojson(
     if note is not None and without:
         note(f"{without} of {len(drawn)} shapes have no class and are painted as '{default_class}'.")
     called = store.naming().imported((item.name for item in inside if item.name), note)
-    inside = [replace(item, name=called.get(item.name or "", item.name)) for item in inside]
-    _check_classes(store, [item.name or default_class or "" for item in inside], Path(path).name)
-    dirty: dict[Window, None] = {}
+    inside = [replace(item, name=called.get(item.name or "", item.name) or default_class) for item in inside]
+    _check_classes(store, [item.name or "" for item in inside], Path(path).name)
     new = {} if store.classes or nameless is not None else classes_of(inside)
-    clock = Clock(len(inside))
+    return (yield from _paint(store, inside, new))
+
+
+def _paint(
+    store: AnnotationStore, drawn: Sequence[Drawn], new: Mapping[str, tuple[int, int, int] | None]
+) -> Generator[Progress, None, list[Window]]:
+    dirty: dict[Window, None] = {}
+    clock, waiting = Clock(len(drawn)), deque(drawn)
     with store.step() as step:
-        for name, color in new.items():
-            with store.group(step), store.still():
+        with store.group(step), store.still():
+            for name, color in new.items():
                 if index_of(name, [c.name for c in store.classes]) is None:
                     store.add_class(name, color)
-        for item in inside:
-            name = item.name or default_class or ""
-            # A class that is removed by another thread in between moves those after it.
-            with store.group(step), store.still():
-                known = index_of(name, [c.name for c in store.classes])
-                index = store.add_class(name, item.color) if known is None else known
-                dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
-            yield clock.step(1, "paint")
+        while waiting:
+            end, before = time.monotonic() + _SECONDS_AT_ONCE, len(waiting)
+            # Not around the yield: what the caller paints there is no part of the import.
+            with store.group(step), store.at_once():
+                while waiting:
+                    item = waiting.popleft()
+                    known = index_of(item.name or "", [c.name for c in store.classes])
+                    index = store.add_class(item.name or "", item.color) if known is None else known
+                    dirty.update(dict.fromkeys(store.paint(item.stroke, index)))
+                    if time.monotonic() > end:
+                        break
+            yield clock.step(before - len(waiting), "paint")
     return list(dirty)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -25,6 +26,32 @@ class Painter:
         self.cache = cache
         self.levels = levels
         self.grid = Grid(levels[0], (CHUNK, CHUNK))
+        self._owed: set[Place] | None = None  # chunks of level 0 whose change the levels above do not show yet
+
+    @contextlib.contextmanager
+    def later(self) -> Iterator[None]:
+        """The coarser levels are brought up to date once, at the end or by :meth:`settle`, and not by every stroke."""
+        if self._owed is not None:
+            yield
+            return
+        self._owed = set()
+        try:
+            yield
+        finally:
+            owed, self._owed = self._owed, None
+            self.raise_levels(owed)
+
+    def settle(self) -> None:
+        """Bring the coarser levels up to date now."""
+        owed, self._owed = self._owed, None
+        if owed is None:
+            return
+        try:
+            self.raise_levels(owed)
+        except BaseException:
+            self._owed = owed
+            raise
+        self._owed = set()
 
     def window(self, place: Place) -> Window:
         """The part of the image in a chunk of level 0."""
@@ -76,7 +103,10 @@ class Painter:
         self.cache.put((0, *place), new)
 
     def raise_levels(self, places: Iterable[Place]) -> None:
-        """Bring all coarser levels up to date after changes to these chunks of level 0."""
+        """Bring all coarser levels up to date after changes to these chunks of level 0 (:meth:`later`: in the end)."""
+        if self._owed is not None:
+            self._owed.update(places)
+            return
         touched = set(places)
         for level in range(1, len(self.levels)):
             children: defaultdict[Place, list[Place]] = defaultdict(list)

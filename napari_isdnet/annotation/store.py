@@ -120,9 +120,10 @@ class AnnotationStore(Live, ClassEditing):
         known = 0 <= at <= journal.position and journal.entry(at)["id"] == self._now.id
         if known and not rebuild and self._whole():
             try:
-                for entry in journal.entries(at):
-                    self._apply(entry)
-                    self._saver.relieve(self.read_only)
+                with self._painter.later():
+                    for entry in journal.entries(at):
+                        self._apply(entry)
+                        self._saver.relieve(self.read_only)
                 self._finish_opening()
                 return
             except (KeyError, DamagedChunk):
@@ -153,10 +154,11 @@ class AnnotationStore(Live, ClassEditing):
             self._cache.rescan()
             self._undo.rescan()
         standing = set(self.journal.done)
-        for entry in self.journal.entries():
-            if entry["n"] in standing or entry["kind"] == "pin":
-                self._apply(entry, at=-1)  # position -1 on disk: a crash now starts the replay over
-                self._saver.relieve(self.read_only)
+        with self._painter.later():
+            for entry in self.journal.entries():
+                if entry["n"] in standing or entry["kind"] == "pin":
+                    self._apply(entry, at=-1)  # position -1 on disk: a crash now starts the replay over
+                    self._saver.relieve(self.read_only)
         self._now = State(self.journal.position, self.journal.last_id, self._now.classes, self._now.pins)
         self._saver.touch()
 
@@ -247,7 +249,21 @@ class AnnotationStore(Live, ClassEditing):
         return places
 
     def _snapshot(self) -> State:
+        self._painter.settle()  # what is saved has its coarse levels, also between the strokes of :meth:`at_once`
         return self._now
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Many strokes inside bring the coarse levels up to date once, at the end; whoever else paints waits."""
+        with self._lock, self._painter.later():
+            try:
+                yield
+            finally:
+                try:
+                    self._painter.settle()
+                except BaseException as error:  # as a stroke that was half done
+                    self._saver.give_up(error)
+                    raise
 
     @contextlib.contextmanager
     def step(self) -> Iterator[str]:
@@ -310,8 +326,9 @@ class AnnotationStore(Live, ClassEditing):
                 raise InputError("The last step is still under way; undo it once it has ended, or cancel it.")
             # All is read before the journal says that it was taken back.
             replaced = {target: self._replaced(target) for target in self._top()} if self.can_undo else {}
-            for target, before in replaced.items():
-                dirty.update(dict.fromkeys(self._record("undo", {"target": target}, ready=before)))
+            with self.at_once():
+                for target, before in replaced.items():
+                    dirty.update(dict.fromkeys(self._record("undo", {"target": target}, ready=before)))
             return list(dirty)
 
     def _replaced(self, target: int) -> Before:
@@ -324,7 +341,7 @@ class AnnotationStore(Live, ClassEditing):
 
     def redo(self) -> list[Window]:
         """Do again what was taken back last; returns the windows that changed."""
-        with self._lock:
+        with self.at_once():
             dirty: dict[Window, None] = {}
             while self.can_redo:
                 target = self.journal.undone[-1]
