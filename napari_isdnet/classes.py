@@ -114,6 +114,8 @@ def distinct_color(index: int) -> tuple[int, int, int]:
     return round(r * 255), round(g * 255), round(b * 255)
 
 
+ANNOTATIONS_ZARR = "annotations.zarr"
+"""The label pyramid in the folder of an annotation."""
 ANNOTATION = "napari_isdnet_annotation"
 """Member of a file's metadata that says: its values are those of an annotation, and these are its classes."""
 

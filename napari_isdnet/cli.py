@@ -172,7 +172,7 @@ def segment(
 @app.command()
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Class map to judge.")],
-    truth: Annotated[Path, typer.Argument(help="Class map that is right.")],
+    truth: Annotated[Path, typer.Argument(help="Class map that is right, or the folder of an annotation.")],
     classes: Annotated[
         Path | None, options.option("Class names: JSON, or one per line.", "--classes", metavar="FILE")
     ] = None,

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from napari_isdnet.annotation import exchange
-from napari_isdnet.annotation.chunks import ZARR_FOLDER
 from napari_isdnet.annotation.exchange import IndexView, annotation_values, export_labels, import_labels
 from napari_isdnet.annotation.files import bring_in, kind_of, write_out
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon, Rectangle
-from napari_isdnet.classes import classes_from
+from napari_isdnet.classes import ANNOTATIONS_ZARR, classes_from
 from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
@@ -82,7 +81,9 @@ def test_label_files_with_names_are_matched_by_name(painted, tmp_path):
     mask = result_of(export_labels(painted, tmp_path / "labels.tif"))
     painted.flush()
     named = [("roof", "#ff0000"), ("road", "#00ff00")]
-    for number, (path, kind) in enumerate(((mask, "auto"), (mask, "mask"), (painted.folder / ZARR_FOLDER, "auto"))):
+    for number, (path, kind) in enumerate(
+        ((mask, "auto"), (mask, "mask"), (painted.folder / ANNOTATIONS_ZARR, "auto"))
+    ):
         with AnnotationStore.create(tmp_path / f"{number}.isdnet", SHAPE, named) as other:
             result_of(import_labels(other, path, kind))
             assert [c.name for c in other.classes] == ["roof", "road", "water"]  # added with its colour

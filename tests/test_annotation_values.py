@@ -50,13 +50,15 @@ def without_mark(folder: Path) -> None:
     (folder / "zarr.json").write_text(json.dumps(meta))
 
 
-@pytest.mark.parametrize("kind", ["project", "older project", "copy", "tiff"])
+@pytest.mark.parametrize("kind", ["folder", "project", "older project", "copy", "tiff"])
 def test_own_annotations_are_read_as_the_classes_that_they_hold(
     cli: Runner, image: Path, tmp_path: Path, kind: str
 ) -> None:
     mask, truth = tmp_path / "mask.ome.tif", pyramid(image)
     assert cli("annotation", "export", image, "-o", mask).code == 0
-    if kind == "older project":
+    if kind == "folder":
+        truth = truth.parent
+    elif kind == "older project":
         without_mark(truth)
     elif kind == "copy":
         truth = truth.rename(tmp_path / "copy.zarr")

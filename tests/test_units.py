@@ -37,7 +37,15 @@ def test_what_is_no_known_length_is_left_as_it_is(unit: str) -> None:
 
 @pytest.mark.parametrize(
     ("metres", "text"),
-    [(5e-7, "0.5 µm"), (2.5e-10, "0.25 nm"), (1e-3, "1 mm"), (0.05, "5 cm"), (0.3, "0.3 m"), (30, "30 m")],
+    [
+        (5e-7, "0.5 µm"),
+        (2.5e-10, "0.25 nm"),
+        (1e-3, "1 mm"),
+        (0.05, "5 cm"),
+        (0.3, "0.3 m"),
+        (30, "30 m"),
+        (-2e-5, "-20 µm"),
+    ],
 )
 def test_lengths_read_well(metres: float, text: str) -> None:
     assert length_text(metres) == text

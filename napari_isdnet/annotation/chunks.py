@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.container import chunk_files, pending
+from napari_isdnet.classes import ANNOTATIONS_ZARR
 from napari_isdnet.exceptions import InputError
 
 CHUNK = 512
@@ -25,7 +26,6 @@ Chunk = Labels | int
 Key = tuple[int, int, int]
 """(level, chunk row, chunk column)"""
 
-ZARR_FOLDER = "annotations.zarr"
 _PIXELS = CHUNK * CHUNK
 _INT_BYTES = 128  # about what a constant chunk costs in a dict
 
@@ -40,7 +40,7 @@ class DamagedChunk(InputError):
 
 def chunk_path(key: Key) -> str:
     """Where a chunk lies, relative to the project folder (zarr v3, default chunk key encoding)."""
-    return f"{ZARR_FOLDER}/{key[0]}/c/{key[1]}/{key[2]}"
+    return f"{ANNOTATIONS_ZARR}/{key[0]}/c/{key[1]}/{key[2]}"
 
 
 @lru_cache(maxsize=256)
@@ -127,12 +127,12 @@ class ChunkCache:
         self._stored = {
             (level, row, column)
             for level in range(len(self.shapes))
-            for row, column in chunk_files(self.folder / ZARR_FOLDER / str(level))
+            for row, column in chunk_files(self.folder / ANNOTATIONS_ZARR / str(level))
         }
         self._overlay = {}
         for name, data in waiting.items():
             parts = name.split("/")
-            if parts[0] == ZARR_FOLDER and len(parts) == 5:
+            if parts[0] == ANNOTATIONS_ZARR and len(parts) == 5:
                 self._overlay[(int(parts[1]), int(parts[3]), int(parts[4]))] = data
 
     @property

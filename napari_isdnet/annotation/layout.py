@@ -12,22 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet.annotation.chunks import CHUNK, ZARR_FOLDER
+from napari_isdnet.annotation.chunks import CHUNK
 from napari_isdnet.annotation.classlist import Classes
-from napari_isdnet.classes import ANNOTATION, annotation_mark
+from napari_isdnet.classes import ANNOTATION, ANNOTATIONS_ZARR, annotation_mark
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import pyramid_shapes
 
 JOURNAL = "journal.jsonl"
 STATE = "state.json"
-GROUP = f"{ZARR_FOLDER}/zarr.json"
+GROUP = f"{ANNOTATIONS_ZARR}/zarr.json"
 LOCK = "lock"
 
 
 def store_folder(path: str | Path) -> Path:
     """The folder of an annotation, given it, its ``annotations.zarr`` or its ``journal.jsonl``."""
     folder = Path(path)
-    return folder.parent if folder.name in (ZARR_FOLDER, JOURNAL, "project.json") else folder
+    return folder.parent if folder.name in (ANNOTATIONS_ZARR, JOURNAL, "project.json") else folder
 
 
 def level_shapes(shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -83,5 +83,5 @@ def zarr_files(levels: Sequence[tuple[int, int]], classes: Classes) -> dict[str,
     """All metadata of a new, empty pyramid."""
     files: dict[str, bytes | None] = {GROUP: group_json(levels, classes)}
     for level, shape in enumerate(levels):
-        files[f"{ZARR_FOLDER}/{level}/zarr.json"] = array_json(shape)
+        files[f"{ANNOTATIONS_ZARR}/{level}/zarr.json"] = array_json(shape)
     return files

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_isdnet.annotation.chunks import REPAIR, ZARR_FOLDER, ChunkCache, DamagedChunk
+from napari_isdnet.annotation.chunks import REPAIR, ChunkCache, DamagedChunk
 from napari_isdnet.annotation.classediting import ClassEditing
 from napari_isdnet.annotation.classlist import class_list
 from napari_isdnet.annotation.counts import Place
@@ -34,6 +34,7 @@ from napari_isdnet.annotation.saving import Saver, State, pull_back, read_state
 from napari_isdnet.annotation.strokes import Cover, Patch, Stroke, stroke_from_json
 from napari_isdnet.annotation.undo import FOLDER as UNDO_FOLDER
 from napari_isdnet.annotation.undo import Before, UndoArea
+from napari_isdnet.classes import ANNOTATIONS_ZARR
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
@@ -148,7 +149,7 @@ class AnnotationStore(Live, ClassEditing):
         if not self.read_only:
             self._saver.flush(force=True, extra=zarr_files(self.levels, self._now.classes))
             for level in range(len(self.levels)):
-                shutil.rmtree(self.folder / ZARR_FOLDER / str(level) / "c", ignore_errors=True)
+                shutil.rmtree(self.folder / ANNOTATIONS_ZARR / str(level) / "c", ignore_errors=True)
             shutil.rmtree(self.folder / UNDO_FOLDER, ignore_errors=True)
             self._saver.reset()
             self._cache.rescan()

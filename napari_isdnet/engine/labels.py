@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from
+from napari_isdnet.classes import ANNOTATIONS_ZARR, IGNORE_INDEX, ClassInfo, classes_from
 from napari_isdnet.engine.annotated import AnnotationIndices, annotation_classes
 from napari_isdnet.engine.classlist import classes_in_tiff, origin_in_tiff, read_classes
 from napari_isdnet.engine.metrics import Labels
@@ -184,7 +184,8 @@ def open_labels(
     """Open a label map and find its classes.
 
     They come from ``classes_file`` if given, else from the map's own metadata, else they are None. A PNG with a
-    palette gives its indices, and the annotation of this package its class indices (255 where nothing is painted).
+    palette gives its indices, and the annotation of this package, its folder or what was exported of it, its class
+    indices (255 where nothing is painted).
     """
     given = None if classes_file is None else read_classes(classes_file)
     source, own = open_indices(Path(path))
@@ -226,6 +227,8 @@ def open_indices(path: Path, threads: int | None = None) -> tuple[ImageSource, t
     from napari_isdnet.io.open import open_source, stem_of
     from napari_isdnet.io.store import LabelStore
 
+    if (path / ANNOTATIONS_ZARR).is_dir():
+        path /= ANNOTATIONS_ZARR
     painted = annotation_classes(path)
     if painted is not None:
         return AnnotationIndices(open_source(path, threads=threads)), painted or None

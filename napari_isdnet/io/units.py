@@ -35,11 +35,11 @@ def name_of(unit: str) -> str | None:
     return None if length is None else length[0]
 
 
-def length_text(metres: float) -> str:
-    """A length in the unit that a person would use: ``5e-07`` is '0.5 µm'."""
+def length_text(metres: float, digits: int = 3) -> str:
+    """A length in the unit that a person would use: ``5e-07`` is '0.5 µm'; below zero for one to the other side."""
     least = (("m", 0.1), ("cm", 0.01), ("mm", 1e-4), ("µm", 1e-7))
-    symbol = next((unit for unit, low in least if metres >= low), "nm")
-    return f"{metres / _LENGTHS[symbol][1]:.3g} {symbol}"
+    symbol = next((unit for unit, low in least if abs(metres) >= low), "nm")
+    return f"{metres / _LENGTHS[symbol][1]:.{digits}g} {symbol}"
 
 
 def metres_of(unit: str) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.units import length_text, metres_of
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -84,7 +85,10 @@ def position(source: ImageSource) -> str:
     """Name of the coordinate reference system and where the top left corner lies; or how far from others it begins."""
     place, size = source.georeference, source.pixel_size
     if place is None and size is not None and any(size.start):
-        down, across = (f"{value:.6g} {size.unit}" for value in size.start)
+        metres = metres_of(size.unit)
+        down, across = (
+            length_text(value * metres, 6) if metres and value else f"{value:.6g} {size.unit}" for value in size.start
+        )
         return f"begins {down} down and {across} across, as the file says"
     if place is None:
         return "not georeferenced"
