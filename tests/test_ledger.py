@@ -61,6 +61,11 @@ def test_floats_come_back_bit_for_bit(
         assert back.tobytes() == np.float64(one).tobytes() or (np.isnan(back) and np.isnan(one))
 
 
+def test_there_is_no_job_in_what_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "scene.tif").write_bytes(b"")
+    assert read_header(tmp_path / "scene.tif" / "scene.job") is None
+
+
 def test_only_float64_vectors_are_kept(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "a.job", {}) as ledger, pytest.raises(TypeError, match="float64"):
         ledger.record("s", 0, np.zeros(3, np.float32))

@@ -197,7 +197,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             )
         header = content["header"]
         return None if header is None else dict(header)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):

@@ -75,9 +75,7 @@ def test_inspect_lets_go_of_pixels_that_are_gone_and_says_what_failed(
     assert dock.shared[0].view.source.shape == (500, 600)
 
 
-def test_an_edit_window_keeps_its_size_and_what_is_painted_beside_a_label_that_is_none(
-    viewer: Any, qtbot: Any
-) -> None:
+def test_an_edit_window_keeps_its_size_and_what_is_painted_beside_a_label_that_is_none(viewer: Any, qtbot: Any) -> None:
     viewer.add_image(pixels(300, 320, 3), name="field")
     dock = AnnotateWidget(viewer)
     viewer.window.add_dock_widget(dock, name="Annotate")
