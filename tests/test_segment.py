@@ -29,7 +29,7 @@ from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.window import Window
-from tests.network_tools import lively, picture, source_of
+from tests.network_tools import lively, picture, small, source_of
 from tests.segment_tools import PLAIN, four_classes, labels, run
 
 SHAPE = (392, 514)  # the last two columns give the deep input no pixel of their own
@@ -319,6 +319,17 @@ def test_region_is_the_crop_of_the_whole(
     assert part.pixels == region.area
     with pytest.raises(InputError, match="must lie inside the image of 392 x 514"):
         run(source_of(image), model, tmp_path / "out", roi=Window(372, 0, 21, 5))
+
+
+def test_region_is_the_crop_also_where_the_kept_means_are_pools_of_several_bins(
+    image: np.ndarray, tmp_path: Path
+) -> None:
+    """The pools of a PSPNet head lie in memory otherwise than they are counted, and go through a file here."""
+    model = lively(small(deep_head="pspnet", channels=16, classes=4, auxiliary=False, super_resolution=False))
+    whole = run(source_of(image), model, tmp_path / "all")
+    region = Window(151, 233, 150, 240)
+    part = run(source_of(image), model, tmp_path / "part", roi=region)
+    np.testing.assert_array_equal(labels(part), labels(whole)[region.slices])
 
 
 # ------------------------------------------------------------------------------------------------- what images hold

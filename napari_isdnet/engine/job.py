@@ -292,6 +292,7 @@ def means_key(header: Mapping[str, Any]) -> str:
     """
     keys = ("image", "model", "device", "precision", "intensity", "scale", "core", "orientation", "versions")
     wanted = {k: header[k] for k in keys if k in header}
+    wanted["format"] = 2  # the pools of a PSPNet head were kept in a wrong order before
     return hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -45,7 +45,8 @@ class Means:
 
     def to_arrays(self) -> dict[str, Vector]:
         """As named arrays, for a file."""
-        pools = {f"pool{i}": p for i, p in enumerate(self.pools or [])}
+        # In the order of their axes: a file of safetensors holds the memory as it lies, whatever the strides say.
+        pools = {f"pool{i}": np.ascontiguousarray(p) for i, p in enumerate(self.pools or [])}
         return {**pools, **self.vectors}
 
     @classmethod
