@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from napari_isdnet.engine import local
-from napari_isdnet.engine.halo import NotLocalError, padded_window, probe_halo
+from napari_isdnet.engine.halo import NotLocalError, check_halo, padded_window, probe_halo
 from napari_isdnet.engine.local import LocalNetwork
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet
@@ -116,3 +116,42 @@ def test_backbones_that_pool_are_named_every_time() -> None:
     for _ in range(2):
         with pytest.raises(NotLocalError, match="The backbone 'mobilenetv3_small_050' looks at its whole input"):
             LocalNetwork(model)
+
+
+@pytest.mark.parametrize(
+    ("module", "halo", "said"),
+    [
+        (nn.Sequential(conv(3), conv(3)), 2, None),
+        (nn.Sequential(conv(3), conv(3)), 1, "looks farther than the 1 pixels"),
+        (nn.Sequential(conv(3), nn.MaxPool2d(2)), 4, "maps that are not 1/2 of its input, rounded up"),
+        (nn.Sequential(conv(3), nn.MaxPool2d(2, ceil_mode=True)), 4, None),
+        (nn.Conv2d(2, 2, (3, 100)), 4, "does not take an input of 228 x 37 pixels"),
+    ],
+    ids=["enough", "too little", "rounds down", "rounds up", "too small"],
+)
+def test_a_halo_is_tried_on_noise(module: nn.Module, halo: int, said: str | None) -> None:
+    stride = 2 if len(list(module.children())) > 1 and isinstance(module[1], nn.MaxPool2d) else 1  # type: ignore[index]
+    if said is None:
+        check_halo(module, 2, stride, halo, "The piece")
+        return
+    with pytest.raises(NotLocalError, match=f"The piece .*{said}"):
+        check_halo(module, 2, stride, halo, "The piece")
+
+
+@pytest.mark.parametrize(
+    ("deep", "cause"),
+    [("convnext_atto", "does not show how far it looks"), ("dla34", "does not take an input of")],
+)
+def test_backbones_that_a_probe_does_not_understand_are_named(deep: str, cause: str) -> None:
+    with pytest.raises(NotLocalError, match=f"The backbone '{deep}' {cause}.*--context window"):
+        LocalNetwork(lively(small(deep=deep, channels=16)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_network_on_a_card_is_probed_as_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(small(channels=16))
+    expected = LocalNetwork(model)
+    monkeypatch.setattr(local, "_probed", {})
+    found = LocalNetwork(model.to("cuda"))
+    assert (found.shallow_halo, found.backbone_halo) == (expected.shallow_halo, expected.backbone_halo)

@@ -320,3 +320,16 @@ def test_an_image_that_is_too_small_for_its_residuals_is_one_sentence() -> None:
     assert model(torch.zeros(1, 3, 48, 48)).logits.shape[2:] == (48, 48)
     with pytest.raises(InputError, match="2 levels of residuals of an image at 1/8 need more than 32 x 32 pixels"):
         model(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_a_backbone_whose_list_of_stages_begins_later_gives_the_stride_that_is_asked_for(stride: int) -> None:
+    """timm lists those of DLA from the second on, and counts from the first."""
+    from napari_isdnet.model.deep import TimmBackbone
+    from napari_isdnet.model.shallow import TimmShallow
+
+    x = torch.zeros(1, 3, 64, 96)
+    before, last = TimmBackbone("dla34", stride).eval()(x)
+    assert last.shape[2:] == (64 // stride, 96 // stride)
+    assert before.shape[2:] == (128 // stride, 192 // stride)
+    assert [m.shape[2:] for m in TimmShallow("dla34", 3).eval()(x)] == [(8, 12), (4, 6)]

@@ -34,9 +34,14 @@ class NotLocalError(InputError):
         self.cause = cause
 
 
+def plain_copy(module: nn.Module) -> nn.Module:
+    """A copy for inference in float32 on the CPU, where the strips of a probe lie."""
+    return copy.deepcopy(module).float().cpu().eval()
+
+
 def _transparent(module: nn.Module) -> nn.Module:
     """A copy through which gradients show the receptive field (see the module's text)."""
-    module = copy.deepcopy(module).float().eval()
+    module = plain_copy(module)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     for parent in list(module.modules()):
@@ -57,20 +62,22 @@ def _transparent(module: nn.Module) -> nn.Module:
     return module
 
 
-def _extent(run: Callable[[Tensor], Tensor], channels: int, length: int, axis: int) -> tuple[int, int, int]:
+def _extent(run: Callable[[Tensor], Tensor], channels: int, length: int, axis: int, what: str) -> tuple[int, int, int]:
     """(pixels before, pixels after, stride) that the middle output looks beyond its own cell along one axis."""
     shape = [1, channels, STRIP, STRIP]
     shape[2 + axis] = length
     # Small values: sums over residual connections must not reach the flat part of a ReLU6.
     x = torch.full(shape, 1e-3, requires_grad=True)
     with torch.enable_grad():
-        y = run(x)
+        y = _maps(run, x, what)
         stride = round(length / y.shape[2 + axis])
         middle = y.shape[2 + axis] // 2
         y.select(2 + axis, middle).sum().mul(GAIN).backward()
     assert x.grad is not None
     line = x.grad.abs().sum(dim=(0, 1, 3 - axis))
     touched = torch.nonzero(line > 0).flatten()
+    if not len(touched):
+        raise NotLocalError(f"{what} does not show how far it looks (normalisation over channels or the like)")
     first, last = int(touched[0]), int(touched[-1])
     return middle * stride - first, last - (middle * stride + stride - 1), stride
 
@@ -86,7 +93,7 @@ def probe_halo(pieces: Sequence[nn.Module], run: Callable[..., Tensor], channels
     for axis in (0, 1):
         length = 512
         while True:
-            before, after, stride = _extent(lambda x: run(x, *copies), channels, length, axis)
+            before, after, stride = _extent(lambda x: run(x, *copies), channels, length, axis, what)
             reach = max(before, after)
             if reach + 2 * stride < length // 2 - stride:
                 break
@@ -98,6 +105,38 @@ def probe_halo(pieces: Sequence[nn.Module], run: Callable[..., Tensor], channels
         # Padding that depends on the parity of the size ('same' of TensorFlow) may shift the field by up to a stride.
         halo = max(halo, reach + stride)
     return halo
+
+
+def _maps(run: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
+    try:
+        return run(x)
+    except RuntimeError:  # layers that do not fit together at every size
+        raise NotLocalError(f"{what} does not take an input of {x.shape[2]} x {x.shape[3]} pixels") from None
+
+
+@torch.inference_mode()
+def check_halo(run: Callable[[Tensor], Tensor], channels: int, stride: int, halo: int, what: str) -> None:
+    """Try on noise that windows with their ``halo`` give the crop of the whole, in maps whose sizes round up.
+
+    A probe sees too little where gradients cancel (normalisation over channels), and knows nothing of sizes. Raises
+    :class:`NotLocalError` (naming ``what``) where they do not.
+    """
+    start = -(-halo // ALIGN) * ALIGN + ALIGN
+    length = 2 * start + 3 * ALIGN + halo % ALIGN  # of which a window beside its halo has not one pixel more
+    for axis in (0, 1):
+        size, corner, side = [STRIP * 4 + 5] * 2, [0, 0], [STRIP * 4 + 5] * 2
+        size[axis], corner[axis], side[axis] = length, start, ALIGN
+        core = Window(*corner, *side)
+        x = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+        whole = _maps(run, x, what)
+        if whole.shape[2:] != tuple(-(-n // stride) for n in size):
+            raise NotLocalError(f"{what} gives maps that are not 1/{stride} of its input, rounded up")
+        patch = padded_window(core, halo, (size[0], size[1]))
+        part = _maps(run, x[(..., *patch.slices)], what)
+        wanted = whole[(..., *core.divided(stride).slices)]
+        got = part[(..., *core.relative_to(patch).divided(stride).slices)]
+        if (got - wanted).abs().max() > 1e-3 * wanted.std():
+            raise NotLocalError(f"{what} looks farther than the {halo} pixels that its gradients show")
 
 
 def padded_window(core: Window, halo: int, shape: tuple[int, int]) -> Window:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_isdnet.engine.halo import NotLocalError, probe_halo
+from napari_isdnet.engine.halo import NotLocalError, check_halo, plain_copy, probe_halo
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.fusion import Attention, Fusion
 from napari_isdnet.model.isdnet import Branch, ISDNet, nearest_index
@@ -58,9 +58,7 @@ class LocalNetwork:
         key = replace(self.config.inference(), num_classes=1, channels=16, fusion="add", dropout=0.0)
         if key not in _probed:
             try:
-                what = f"The backbone '{self.config.deep}'"
-                backbone = probe_halo([self.model.backbone], lambda x, b: b(x)[1], 3, what)
-                _probed[key] = _Halos(self._probe_shallow(), backbone, self._probe_head())
+                _probed[key] = _Halos(self._probe_shallow(), self._probe_backbone(), self._probe_head())
             except NotLocalError as error:
                 _probed[key] = error.cause
         found = _probed[key]
@@ -68,15 +66,21 @@ class LocalNetwork:
             raise NotLocalError(found)
         return found
 
+    def _probe_backbone(self) -> int:
+        what = f"The backbone '{self.config.deep}'"
+        halo = probe_halo([self.model.backbone], lambda x, b: b(x)[1], 3, what)
+        backbone = plain_copy(self.model.backbone)
+        check_halo(lambda x: backbone(x)[1], 3, self.deep_stride, halo, what)
+        return halo
+
     def _probe_shallow(self) -> int:
-        m = self.model
-        channels = self.config.shallow_channels
-        halo = max(
-            probe_halo(
-                [m.shallow, fusion.shallow_conv], lambda x, s, p, i=i: p(s(x)[i]), channels, "The shallow branch"
-            )
-            for i, fusion in enumerate((m.fuse8, m.fuse16))
-        )
+        m, what = self.model, f"The shallow branch '{self.config.shallow}'"
+        channels, shallow = self.config.shallow_channels, plain_copy(self.model.shallow)
+        halo = 0
+        for i, fusion in enumerate((m.fuse8, m.fuse16)):
+            pieces = [m.shallow, fusion.shallow_conv]
+            halo = max(halo, probe_halo(pieces, lambda x, s, p, i=i: p(s(x)[i]), channels, what))
+            check_halo(lambda x: shallow(x)[i], channels, (8, 16)[i], halo, what)  # noqa: B023 (called here)
         # A residual at level i reaches 2 pixels of it for the low pass, 2 for the way up, and one for the enlargement.
         return halo + (0 if self.config.shallow_input == "rgb" else 6 * 2**self.config.residual_levels)
 

@@ -142,9 +142,8 @@ class TimmBackbone(nn.Module):
                     "choose another backbone or deep_stride."
                 ) from None
             index = reductions.index(output_stride)
-            self.body = timm.create_model(
-                name, features_only=True, out_indices=(max(0, index - 1), index) if index else (0,)
-            )
+            stages = tuple(body.feature_info.out_indices[max(0, index - 1) : index + 1])
+            self.body = timm.create_model(name, features_only=True, out_indices=stages)
         channels = self.body.feature_info.channels()
         self.out_channels = (channels[-2] if len(channels) > 1 else channels[-1], channels[-1])
 

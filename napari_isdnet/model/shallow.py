@@ -89,9 +89,8 @@ class TimmShallow(nn.Module):
         strides = plain.feature_info.reduction()
         if 8 not in strides or 16 not in strides:
             raise InputError(f"Backbone '{name}' gives features at strides {strides}; a shallow branch needs 8 and 16.")
-        body: Any = timm.create_model(
-            name, features_only=True, in_chans=in_channels, out_indices=(strides.index(8), strides.index(16))
-        )
+        stages = tuple(plain.feature_info.out_indices[strides.index(stride)] for stride in (8, 16))
+        body: Any = timm.create_model(name, features_only=True, in_chans=in_channels, out_indices=stages)
         self.out_channels: tuple[int, int] = tuple(body.feature_info.channels())
         if hasattr(body, "_stage_out_idx"):  # timm's EfficientNets keep the stages that nothing reads
             body.blocks = body.blocks[: max(body._stage_out_idx)]
