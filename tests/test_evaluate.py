@@ -182,6 +182,9 @@ def test_worst_windows_say_what_was_taken_for_what():
     assert (first.wrong, first.evaluated) == (20 * 17, 1024)
     assert [vars(c) for c in first.confusions] == [{"truth": 0, "predicted": 2, "pixels": 340}]
     assert second.window == Window(32, 32, 32, 32)
+    part, _ = finish(evaluate(Labels(prediction), Labels(truth), CLASSES, worst_size=32, roi=Window(50, 0, 14, 10)))
+    assert [w.wrong for w in part.worst] == [10 * 7]
+    assert [c.pixels for c in part.worst[0].confusions] == [10 * 7], "what lies outside the region is not counted"
 
 
 def test_classes_are_counted_where_no_list_is_given():

@@ -21,6 +21,7 @@ from scipy import ndimage
 from napari_isdnet.annotation.geojson import read_drawn
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.geojson import read_items, to_pixels
 from napari_isdnet.io.polygons import _Joiner, polygonise, window_polygons
 from napari_isdnet.io.source import GeoReference
@@ -234,6 +235,13 @@ def test_map_coordinates_agree_with_gdal(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no position on the earth"):
         list(export_polygons(LabelSource(labels), tmp_path / "b.geojson", CLASSES, map_coordinates=True))
     assert not list(tmp_path.glob("*b.geojson"))
+
+
+def test_a_map_that_shares_its_space_with_no_other_has_its_own_pixels(tmp_path: Path) -> None:
+    labels = blobs((50, 70), 3)
+    path = tmp_path / "a.geojson"
+    result_of(export_polygons(ArraySource([labels], "map"), path, CLASSES))
+    np.testing.assert_array_equal(read_back(path, labels.shape), labels)
 
 
 @pytest.mark.skipif(which("ogrinfo") is None, reason="needs GDAL's ogrinfo")

@@ -71,7 +71,7 @@ def evaluate(
     named = tuple(classes) if classes is not None else default_classes(_count_classes(pairs, ignored))
     matrix = ConfusionMatrix(len(named), ignored)
     matrix.add_pairs(pairs)
-    worst = tuple(explained(pair, found) for found in errors.ranked(worst_count))
+    worst = tuple(explained(pair, found, region) for found in errors.ranked(worst_count))
     return Evaluation(
         prediction=prediction.name,
         truth=truth.name,

@@ -147,9 +147,9 @@ def _sums(mask: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], columns: npt
     return np.add.reduceat(down, columns, axis=1, dtype=np.int64)
 
 
-def explained(pair: LabelPair, worst: WorstWindow) -> WorstWindow:
-    """``worst`` with its three commonest confusions, from reading it again."""
-    prediction, truth = pair.read(worst.window.intersect(pair.window))
+def explained(pair: LabelPair, worst: WorstWindow, region: Window) -> WorstWindow:
+    """``worst`` with its three commonest confusions in ``region``, from reading it again."""
+    prediction, truth = pair.read(worst.window.intersect(region))
     pairs = pair_counts(prediction, truth)[:IGNORE_INDEX, :IGNORE_INDEX]
     np.fill_diagonal(pairs, 0)
     order = np.argsort(-pairs, axis=None, kind="stable")[:3]

@@ -47,7 +47,7 @@ def export_polygons(
     if map_coordinates and reference is None:
         raise InputError(f"{source.name} has no position on the earth; leave map coordinates out to get pixels.")
     area = Window.whole(source.shape) if roi is None else roi
-    row, column = getattr(source, "origin", (0, 0))
+    row, column = getattr(source, "origin", None) or (0, 0)
     path, clock = Path(path), Clock(area.area * (1 if min_area == 1 else 2))
     with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
         writer = Writer(file, infos, reference)
