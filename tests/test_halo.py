@@ -125,7 +125,7 @@ def test_backbones_that_pool_are_named_every_time() -> None:
         (nn.Sequential(conv(3), conv(3)), 1, "looks farther than the 1 pixels"),
         (nn.Sequential(conv(3), nn.MaxPool2d(2)), 4, "maps that are not 1/2 of its input, rounded up"),
         (nn.Sequential(conv(3), nn.MaxPool2d(2, ceil_mode=True)), 4, None),
-        (nn.Conv2d(2, 2, (3, 100)), 4, "does not take an input of 228 x 37 pixels"),
+        (nn.Conv2d(2, 2, (3, 100)), 4, "does not take an input of 228 x 13 pixels"),
     ],
     ids=["enough", "too little", "rounds down", "rounds up", "too small"],
 )

@@ -124,7 +124,7 @@ def check_halo(run: Callable[[Tensor], Tensor], channels: int, stride: int, halo
     start = -(-halo // ALIGN) * ALIGN + ALIGN
     length = 2 * start + 3 * ALIGN + halo % ALIGN  # of which a window beside its halo has not one pixel more
     for axis in (0, 1):
-        size, corner, side = [STRIP * 4 + 5] * 2, [0, 0], [STRIP * 4 + 5] * 2
+        size, corner, side = [STRIP + 5] * 2, [0, 0], [STRIP + 5] * 2
         size[axis], corner[axis], side[axis] = length, start, ALIGN
         core = Window(*corner, *side)
         x = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
