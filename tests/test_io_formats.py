@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from types import SimpleNamespace
 
 import imagecodecs
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import rasterio
 import tifffile
 import zarr
+from napari.layers import Image
 
 from napari_isdnet.cli_segment import _segment_one
 from napari_isdnet.engine.segment import segment
@@ -228,13 +228,11 @@ def test_arrays_levels_and_layers():
     check(open_source(zarr.array(image)), [image])
     levels = [image, image[::2, ::2], image[::4, ::4]]
     check(open_source(levels), levels)
-    layer = SimpleNamespace(
-        data=levels, multiscale=True, rgb=True, name="field", scale=np.array([0.5, 0.5]), units=("um", "um")
-    )
+    layer = Image(levels, multiscale=True, rgb=True, name="field", scale=(0.5, 0.5), units=("um", "um"))
     source = open_source(layer)
     check(source, levels)
     assert source.name == "field"
-    assert source.pixel_size.metres is None or source.pixel_size.metres == pytest.approx(5e-7)
+    assert source.pixel_size.metres == pytest.approx(5e-7)
     assert open_source(source) is source
     stack = open_source(np.stack([image[..., 0]] * 2)[:, None], axes="tzyx")
     assert stack.notes == ("axis t has 2 planes, the first is used",)
