@@ -71,6 +71,12 @@ class EditWindow(QObject):
 
     def flush(self) -> None:
         """Hand over what changed since the last time."""
+        if self.layer.data.shape != self._saved.shape:
+            given, held = self.layer.data.shape, self._saved.shape
+            self.layer.data = self._saved.copy()
+            sizes = [" x ".join(map(str, shape)) for shape in (given, held)]
+            notify_error(InputError(f"An edit window keeps its size: got {sizes[0]} pixels instead of {sizes[1]}."))
+            return
         now = self._now()
         if now[: len(self._names)] == self._names:  # a class was added: the others keep their values
             self._names = now
@@ -87,7 +93,7 @@ class EditWindow(QObject):
 
     def _refuse(self, changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Take back what was painted with a label that is no class (napari's own 'new label' gives such); where."""
-        wrong: npt.NDArray[np.bool_] = changed & (self.layer.data > len(self._names))
+        wrong: npt.NDArray[np.bool_] = changed & ((self.layer.data > len(self._names)) | (self.layer.data < 0))
         if wrong.any():
             fresh = sorted(set(np.unique(self.layer.data[wrong]).tolist()) - self._refused)
             self.layer.data[wrong] = self._saved[wrong]

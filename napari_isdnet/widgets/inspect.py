@@ -26,6 +26,7 @@ from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._places import in_pixels
 from napari_isdnet.widgets._project_models import ProjectModels, of_layer
+from napari_isdnet.widgets._replaced import Replaced
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.widgets._worker import Job
 from napari_isdnet.window import Window
@@ -56,6 +57,7 @@ class InspectWidget(InspectForm):
         self._jobs: list[Job] = []
         self._latest: Job | None = None
         self.project_models = ProjectModels(self, self.model, lambda: of_layer(self.image.currentData()))
+        self._replaced = Replaced(self, self._pixels_replaced)
         keep_triton_out()
         watch(viewer)
         self._connect()
@@ -80,6 +82,7 @@ class InspectWidget(InspectForm):
         for box in (self.image, self.model, self.context):
             box.currentIndexChanged.connect(lambda _: self._follow_choice())
         self._pyramid_failed.connect(notify_error)
+        self.bar.ended.connect(lambda: self.open_button.setEnabled(True))
         events = self.viewer.layers.events
         events.inserted.connect(self._list_images)
         events.removed.connect(self._removed)
@@ -113,6 +116,7 @@ class InspectWidget(InspectForm):
         if self._latest is not None:
             self._latest.abandon()
         job = self._latest = self._start(work, lambda value: on_result(value) if job is self._latest else None)
+        job.failed.connect(lambda _: self._say("That failed; try again.") if job is self._latest else None)
 
     def _list_images(self, *_: Any) -> None:
         if list_images(self.image, self.viewer):
@@ -164,36 +168,29 @@ class InspectWidget(InspectForm):
         except InputError as error:
             notify_error(error)
             return
-        self.open_button.setEnabled(False)
         folder = self._folder()
-
-        def failed(error: BaseException) -> None:
-            self.open_button.setEnabled(True)
-            notify_error(error)
-
         self.bar.run(
             lambda: control.open_view(source, policy, settings, folder),
-            on_result=partial(self._opened, layer, settings), on_error=failed,
-            on_cancel=lambda: self.open_button.setEnabled(True), title="Looking inside",
+            on_result=partial(self._opened, layer, settings), title="Looking inside",
             drop=lambda shared: shared.release(),
         )  # fmt: skip
+        self.open_button.setEnabled(False)
 
     def _opened(self, layer: Any, settings: control.InspectSettings, shared: control.SharedView) -> None:
-        self.open_button.setEnabled(True)
         self._forget()
         if layer not in self.viewer.layers:  # it was removed meanwhile
             shared.release()
             return
         self.shared.append(shared)
         self.looked_at, self.settings = layer, settings
+        self._replaced.follow(layer)
         self.map.clear()
         for name in shared.view.names:
             self.map.addItem(shared.view.info(name).title, name)
         usual = next((name for name in ("fused8", "deep") if name in shared.view.names), shared.view.names[0])
         self.map.setCurrentIndex(self.map.findData(usual))
         self.shown.show()
-        has = shared.view.model.config.fuses
-        self.attention_box.setVisible(has)
+        self.attention_box.setVisible(shared.view.model.config.fuses)
         self._map_chosen()
 
     def _forget(self) -> None:
@@ -205,10 +202,16 @@ class InspectWidget(InspectForm):
             view.release()
         self.shared.clear()
         self.looked_at, self.picked = None, None
+        self._replaced.follow(None)
         self.pick_button.setChecked(False)
         self.picker.unmark()
         self.hide_opinions()
         self.shown.hide()
+
+    def _pixels_replaced(self) -> None:
+        name = self.looked_at.name
+        self._forget()
+        self._say(f"'{name}' has other pixels now: look inside again to see them.")
 
     # -- what is chosen and what is looked at ----------------------------------------------------------------------
     def _other_choice(self) -> str:
@@ -218,13 +221,9 @@ class InspectWidget(InspectForm):
             return ""
         if (self.looked_at, seen.model, seen.context) == (image, self.model.currentData(), self.context.currentData()):
             return ""
-        return (
-            f"What was looked into is '{self.looked_at.name}' through {Path(seen.model).stem}"
-            f" ({self._text_of(seen.context)}): look inside to see what is chosen now."
-        )
-
-    def _text_of(self, context: str) -> str:
-        return self.context.itemText(self.context.findData(context)).lower()
+        how = self.context.itemText(self.context.findData(seen.context)).lower()
+        what = f"'{self.looked_at.name}' through {Path(seen.model).stem} ({how})"
+        return f"What was looked into is {what}: look inside to see what is chosen now."
 
     def _follow_choice(self) -> None:
         """Maps of another image or network than the chosen one are not to be had until those are chosen again."""

@@ -25,6 +25,7 @@ from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import in_dock, notify_error, notify_info
 from napari_isdnet.widgets._project_models import ProjectModels, of_layer
+from napari_isdnet.widgets._replaced import Replaced
 from napari_isdnet.widgets._segment_controller import (
     Engine,
     Finished,
@@ -70,6 +71,7 @@ class SegmentWidget(Exporting):
         self.finished: Finished | None = None
         self._output_is_ours = True
         self.project_models = ProjectModels(self, self.model, lambda: of_layer(self.image.currentData()))
+        self._replaced = Replaced(self, self._pixels_replaced)
         self._connect()
         self._list_images()
         self._first_look()
@@ -141,6 +143,7 @@ class SegmentWidget(Exporting):
 
     def _image_changed(self) -> None:
         layer = self.image.currentData()
+        self._replaced.follow(layer)
         if layer is not None and self._output_is_ours:
             path = layers.path_of(layer)
             folder = Path(path).resolve().parent if path else Path.home() / "napari-isdnet"
@@ -149,6 +152,11 @@ class SegmentWidget(Exporting):
         self._show_job_hint()
         self._show_areas()
         self.live.again()
+
+    def _pixels_replaced(self) -> None:
+        """Of the chosen image: areas and the live map are those of the pixels before."""
+        self._areas.pop(self.image.currentData(), None)
+        self._image_changed()
 
     def _show_areas(self) -> None:
         """Areas of the chosen image's result; none where it has no result yet, since others are not its own."""

@@ -96,7 +96,7 @@ def test_a_view_that_a_closed_dock_had_asked_for_is_let_go(viewer, qtbot, monkey
         yield Progress(0, 1, "Loading the model")
         at_it.set()
         go_on.wait(20)
-        return View(None)  # type: ignore[arg-type]
+        return View(None, (), lambda: None)  # type: ignore[arg-type]
 
     monkeypatch.setattr(_inspect_controller, "open_view", open_view)
     viewer.add_image(np.zeros((40, 50, 3), np.uint8), name="picture")
