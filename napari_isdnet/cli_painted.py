@@ -72,15 +72,15 @@ def _image_of(project: Project) -> Path | None:
 
 def bring(image: Path, file: Path, values: str, default_class: str, classes: Path | None) -> dict[str, Any]:
     """Paint a file over the annotation of an image."""
-    from napari_isdnet.annotation.files import OUTLINES, bring_in, check_outlines
+    from napari_isdnet.annotation.files import bring_in, holds_outlines
     from napari_isdnet.engine.labels import open_labels, read_classes
 
     if not file.exists():
         raise InputError(f"{file} does not exist; give a GeoJSON file or a label image.")
-    check_outlines(file)
+    outlines = holds_outlines(file)
     names = None if classes is None else read_classes(classes)
     known: Sequence[Any] = names or ()
-    if not known and not file.name.lower().endswith(OUTLINES):
+    if not known and not outlines:
         labels, own = open_labels(file)
         labels.close()
         known = own or ()

@@ -138,6 +138,21 @@ def test_a_halo_is_tried_on_noise(module: nn.Module, halo: int, said: str | None
         check_halo(module, 2, stride, halo, "The piece")
 
 
+@pytest.mark.parametrize("deep_stride", [8, 16])
+@pytest.mark.parametrize(
+    ("deep", "shallow"),
+    [("resnet18", "narrow"), ("tf_efficientnet_lite0",) * 2]
+    + [pytest.param("resnet50", name, marks=pytest.mark.long) for name in ("stdc1", "stdc2")],
+)
+def test_the_branches_that_are_not_tried_at_every_start_pass(
+    deep: str, shallow: str, deep_stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {deep, shallow} <= local.PROVEN
+    monkeypatch.setattr(local, "PROVEN", frozenset())
+    monkeypatch.setattr(local, "_probed", {})
+    LocalNetwork(ISDNet(small(deep=deep, shallow=shallow, deep_stride=deep_stride, channels=16)).eval())
+
+
 @pytest.mark.parametrize(
     ("deep", "cause"),
     [("convnext_atto", "does not show how far it looks"), ("dla34", "does not take an input of")],

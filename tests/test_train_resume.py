@@ -280,11 +280,6 @@ def test_steps_are_compared_by_the_classes_that_validation_holds(tmp_path: Path)
     assert red + green > 1
 
 
-def test_one_process_needs_no_strategy(tmp_path: Path) -> None:
-    recipe = tiny(make_data(tmp_path / "data"), steps=1, strategy="ddp", accelerator="cpu")
-    assert drain(fit(recipe, tmp_path / "run", network=plain()))[1].steps == 1
-
-
 @pytest.mark.parametrize("encoder", ["nope", "tu-nope"])
 def test_an_encoder_that_is_not_there_is_one_sentence(encoder: str) -> None:
     with pytest.raises(InputError, match="Network 'unet' cannot be built with options") as caught:

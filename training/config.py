@@ -230,7 +230,6 @@ class RunConfig(_Part):
     accelerator: str = "auto"
     devices: int = Field(default=1, ge=1)
     nodes: int = Field(default=1, ge=1)
-    strategy: Literal["auto", "ddp"] = "auto"
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:

@@ -126,8 +126,9 @@ class Run:
             self._resume()
         if not self.fabric.is_global_zero:
             return
-        for name in () if resume else (CHECKPOINT, *MODELS, "log.csv"):  # or a later call would take them for its own
-            (self.output / name).unlink(missing_ok=True)
+        if not resume:
+            for name in (CHECKPOINT, *MODELS, "log.csv"):  # or a later call would take them for its own
+                (self.output / name).unlink(missing_ok=True)
         self.history = History(self.output, self.state.step, self.recipe.run.tensorboard)
 
     def _resume(self) -> None:

@@ -14,7 +14,7 @@ from napari_isdnet_training.presets import HELD_OUT
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
-from napari_isdnet.annotation.files import OUTLINES, check_outlines
+from napari_isdnet.annotation.files import holds_outlines
 from napari_isdnet.annotation.geojson import Drawn, classes_of, import_geojson, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.moment import at_one_moment
@@ -87,9 +87,9 @@ def _saved(folder: Path, fraction: float) -> Snapshot:
 def _of_file(
     path: Path, image: ImageSource, values: str, classes: Sequence[ClassInfo], fraction: float
 ) -> Generator[Progress, None, Snapshot]:
-    check_outlines(path)
+    outlines = holds_outlines(path)
     with tempfile.TemporaryDirectory(prefix="isdnet-annotations-") as folder:
-        if path.name.lower().endswith(OUTLINES):
+        if outlines:
             colors = _own_classes(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
             named = classes or classes_from([{"name": n, "color": c} for n, c in colors.items()])
             with AnnotationStore.create(folder, image.shape, named) as store:

@@ -12,7 +12,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, quick_identity
 from napari_isdnet.progress import Progress
 
-OUTLINES = (".geojson", ".json", ".gz", ".zip")
+_OUTLINES = (".geojson", ".json", ".gz", ".zip")
 """How the names of files with outlines end; QuPath packs them where it is asked to."""
 _VECTORS = (
     ".shp", ".shz", ".gpkg", ".gdb", ".sqlite", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".dxf", ".tab", ".mif", ".csv",
@@ -34,12 +34,16 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def check_outlines(path: Path) -> None:
-    """Say of outlines in another format than GeoJSON what to do, before they are taken for a label image."""
+def holds_outlines(path: Path) -> bool:
+    """True for GeoJSON, False for a label image, by the name.
+
+    Raises :class:`InputError` for outlines in another format, before they are taken for a label image.
+    """
     if path.suffix.lower() in _VECTORS:
         raise InputError(
             f"{path.name} is no GeoJSON, which outlines must be; save it as that (in QGIS: Export > Save Features As)."
         )
+    return path.name.lower().endswith(_OUTLINES)
 
 
 def bring_in(
@@ -56,9 +60,8 @@ def bring_in(
     it counts (default: those that it carries, else the annotation's); ``georeference`` is the image's: outlines may be
     in map coordinates, and a label image that lies elsewhere is refused.
     """
-    check_outlines(path)
     said: list[str] = []
-    if path.name.lower().endswith(OUTLINES):
+    if holds_outlines(path):
         from napari_isdnet.annotation.geojson import import_geojson
 
         yield from import_geojson(store, path, default_class=default_class, georeference=georeference, note=said.append)

@@ -188,13 +188,13 @@ def open_labels(
     indices (255 where nothing is painted).
     """
     given = None if classes_file is None else read_classes(classes_file)
-    source, own = open_indices(Path(path))
+    source, found = open_indices(Path(path))
     if source.channels != 1 or source.dtype.kind not in "bui":
         source.close()
         raise InputError(
             f"{path} has {source.channels} channel(s) of {source.dtype}; a label map has one channel of class indices."
         )
-    return source, own if classes_file is None else given
+    return source, found if given is None else given
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_isdnet.engine.halo import NotLocalError, check_halo, plain_copy, probe_halo
 from napari_isdnet.model.config import ISDNetConfig
@@ -27,8 +27,16 @@ class _Halos:
     head: int
 
 
+PROVEN = frozenset({"resnet18", "resnet50", "tf_efficientnet_lite0", "stdc1", "stdc2", "narrow"})
+"""Branches that the tests try on noise (``tests/test_halo.py``), so that no start has to wait for it."""
+
 _probed: dict[ISDNetConfig, _Halos | str] = {}
 """By architecture, or why it is not local: a probe takes seconds, and weights do not change what it finds."""
+
+
+def _try(branch: nn.Module, output: int, channels: int, stride: int, halo: int, what: str) -> None:
+    copy = plain_copy(branch)
+    check_halo(lambda x: copy(x)[output], channels, stride, halo, what)
 
 
 class LocalNetwork:
@@ -69,25 +77,25 @@ class LocalNetwork:
     def _probe_backbone(self) -> int:
         what = f"The backbone '{self.config.deep}'"
         halo = probe_halo([self.model.backbone], lambda x, b: b(x)[1], 3, what)
-        backbone = plain_copy(self.model.backbone)
-        check_halo(lambda x: backbone(x)[1], 3, self.deep_stride, halo, what)
+        if self.config.deep not in PROVEN:
+            _try(self.model.backbone, 1, 3, self.deep_stride, halo, what)
         return halo
 
     def _probe_shallow(self) -> int:
         m, what = self.model, f"The shallow branch '{self.config.shallow}'"
-        channels, shallow = self.config.shallow_channels, plain_copy(self.model.shallow)
-        halo = 0
+        channels, halo = self.config.shallow_channels, 0
         for i, fusion in enumerate((m.fuse8, m.fuse16)):
             pieces = [m.shallow, fusion.shallow_conv]
             halo = max(halo, probe_halo(pieces, lambda x, s, p, i=i: p(s(x)[i]), channels, what))
-            check_halo(lambda x: shallow(x)[i], channels, (8, 16)[i], halo, what)  # noqa: B023 (called here)
+            if self.config.shallow not in PROVEN:
+                _try(m.shallow, i, channels, (8, 16)[i], halo, what)
         # A residual at level i reaches 2 pixels of it for the low pass, 2 for the way up, and one for the enlargement.
         return halo + (0 if self.config.shallow_input == "rgb" else 6 * 2**self.config.residual_levels)
 
     def _probe_head(self) -> int:
         m = self.model
 
-        def run(x: Tensor, head: torch.nn.Module, conv: torch.nn.Module) -> Tensor:
+        def run(x: Tensor, head: nn.Module, conv: nn.Module) -> Tensor:
             pools = [x.new_zeros(1, x.shape[1], n, n) for n in self.bins]
             return conv(head.local(x, head.context(pools), Place.whole(x)))  # type: ignore[operator]
 

@@ -119,9 +119,7 @@ def georeference_of(page: tifffile.TiffPage, path: str) -> tuple[GeoReference | 
     projected = _PROJECTED in keys or keys.get(_MODEL_TYPE) == 1
     code = keys.get(_PROJECTED) if projected else keys.get(_GEOGRAPHIC)
     crs, note = (None if code is None else f"EPSG:{code}"), None
-    own = (
-        keys.get(_MODEL_TYPE) == _USER_DEFINED
-    )  # a system in words, as GDAL writes Mollweide; the keys are of its base
+    own = keys.get(_MODEL_TYPE) == _USER_DEFINED  # in words, as GDAL writes Mollweide; the keys are of its base
     if keys and (own or not code or code >= _USER_DEFINED):
         crs, note = _crs_by_rasterio(path)
     row, column = GeoReference(crs, transform).sides

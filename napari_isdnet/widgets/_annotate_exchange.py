@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from napari_isdnet.annotation import files
-from napari_isdnet.annotation.files import OUTLINES, write_out
+from napari_isdnet.annotation.files import holds_outlines, write_out
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.progress import Progress
 
-__all__ = ["EXPORTS", "IMPORT_FILTER", "OUTLINES", "VALUES", "Watched", "bring_in", "write_out"]
+__all__ = ["EXPORTS", "IMPORT_FILTER", "VALUES", "Watched", "bring_in", "holds_outlines", "write_out"]
 
 VALUES = {
     "As the file says (class names or 255)": "auto",

@@ -10,12 +10,13 @@ from qtpy.QtWidgets import QFileDialog, QInputDialog
 
 from napari_isdnet.annotation.project import ENDING
 from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.system import shell_line
 from napari_isdnet.widgets import _annotate_exchange as exchange
 from napari_isdnet.widgets._annotate_next import Flying
 from napari_isdnet.widgets._clipboard import copy_text
-from napari_isdnet.widgets._notify import notify_info
+from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._segment_layers import opened
 
 
@@ -42,7 +43,12 @@ class Exchanging(Flying):
         if not path:
             return
         values = "auto"
-        if not path.lower().endswith(exchange.OUTLINES):
+        try:
+            outlines = exchange.holds_outlines(Path(path))
+        except InputError as error:
+            notify_error(error)
+            return
+        if not outlines:
             kinds = list(exchange.VALUES)
             text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", kinds, 0, False)
             if not good:
