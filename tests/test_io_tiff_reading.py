@@ -18,7 +18,7 @@ from napari_isdnet.io.files import PositionalFile
 from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import TileError
 from napari_isdnet.window import Window
-from tests.test_io_tiff import RNG, picture, windows_of
+from tests.tiff_tools import RNG, picture, windows_of
 
 
 @settings(
