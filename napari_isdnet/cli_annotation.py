@@ -58,7 +58,9 @@ def info(image: ImageArgument, json: options.JsonOption = False) -> None:
 @app.command("import")
 def import_(
     image: ImageArgument,
-    file: Annotated[Path, typer.Argument(help="GeoJSON, or a label image or pyramid of the image's size.")],
+    file: Annotated[
+        Path, typer.Argument(help="GeoJSON, GeoPackage, Shapefile, ..., or a label image or pyramid of its size.")
+    ],
     values: ReadValuesOption = "auto",
     default_class: Annotated[
         str, options.option("Class of shapes that name none.", "--class", metavar="NAME")
@@ -71,12 +73,21 @@ def import_(
             metavar="FILE",
         ),
     ] = None,
+    layer: Annotated[str | None, options.option("Layer of a file that has several.", "--layer", metavar="NAME")] = None,
+    attribute: Annotated[
+        str | None,
+        options.option(
+            "What holds the class of a shape; without it 'classification', 'class', 'class_name', 'label' or 'name'.",
+            "--attribute",
+            metavar="NAME",
+        ),
+    ] = None,
     json: options.JsonOption = False,
 ) -> None:
     """Paint what a file holds, as one step to undo; an image without an annotation gets one."""
     from napari_isdnet.cli_painted import bring
 
-    _show(bring(image, file, values, default_class, classes), json)
+    _show(bring(image, file, values, default_class, classes, layer, attribute), json)
 
 
 @app.command()

@@ -70,14 +70,24 @@ def _image_of(project: Project) -> Path | None:
     return next((path for path in paths if path != project.folder and path.exists()), None)
 
 
-def bring(image: Path, file: Path, values: str, default_class: str, classes: Path | None) -> dict[str, Any]:
+def bring(
+    image: Path,
+    file: Path,
+    values: str,
+    default_class: str,
+    classes: Path | None,
+    layer: str | None = None,
+    attribute: str | None = None,
+) -> dict[str, Any]:
     """Paint a file over the annotation of an image."""
     from napari_isdnet.annotation.files import bring_in, holds_outlines
     from napari_isdnet.engine.labels import open_labels, read_classes
 
     if not file.exists():
-        raise InputError(f"{file} does not exist; give a GeoJSON file or a label image.")
+        raise InputError(f"{file} does not exist; give a file of outlines or a label image.")
     outlines = holds_outlines(file)
+    if not outlines and (layer is not None or attribute is not None):
+        raise InputError(f"{file} is a label image, which has neither layers nor attributes; leave those options out.")
     names = None if classes is None else read_classes(classes)
     known: Sequence[Any] = names or ()
     if not known and not outlines:
@@ -92,7 +102,7 @@ def bring(image: Path, file: Path, values: str, default_class: str, classes: Pat
         assert project is not None
         before = project.store.class_counts()
         reference = None if source is None else source.georeference
-        steps = bring_in(project.store, file, values, default_class, reference, names)
+        steps = bring_in(project.store, file, values, default_class, reference, names, layer, attribute)
         said = drive(steps, file.name, "Interrupted; what was painted until then is one step to undo in napari.")
         project.store.flush()
         counts = project.store.class_counts()

@@ -160,9 +160,9 @@ def test_places_are_unsure_and_far_from_what_is_painted(cli: Runner, image: Path
     [
         (("info", "{image}"), "Nothing is annotated yet"),
         (("export", "{image}", "-o", "{folder}/a.tif"), "Nothing is annotated yet"),
-        (("import", "{image}", "{folder}/none.geojson"), "none.geojson does not exist; give a GeoJSON file"),
+        (("import", "{image}", "{folder}/none.geojson"), "none.geojson does not exist; give a file of outlines"),
         (("import", "{image}", "{folder}/small.png"), "needs 600 x 700"),
-        (("import", "{image}", "{folder}/roads.gpkg"), "roads.gpkg is no GeoJSON, which outlines must be; save it"),
+        (("import", "{image}", "{folder}/roads.gpkg"), "roads.gpkg cannot be read (not recognized"),
         (("export", "{plain}", "-o", "{folder}/a.txt"), "'a.txt' must end with one of .geojson"),
         (("export", "{plain}", "-o", "{folder}/a.geojson", "--map"), "has no position on the earth"),
         (("export", "{plain}", "-o", "{folder}/a.geojson", "--values", "annotation"), "Outlines carry class names"),

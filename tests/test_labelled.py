@@ -53,7 +53,7 @@ def test_an_exported_mask_is_read_with_its_classes_where_they_are(tmp_path):
 
 def test_outlines_that_are_no_geojson_are_told_from_label_images(tmp_path):
     (tmp_path / "fields.shp").write_bytes(bytes(100))
-    with pytest.raises(InputError, match=r"^fields\.shp is no GeoJSON, which outlines must be; save it as that"):
+    with pytest.raises(InputError, match=r"fields\.shp cannot be read \(.*\); save it anew, or as GeoJSON\.$"):
         of_file(tmp_path / "fields.shp")
 
 

@@ -207,9 +207,13 @@ def test_a_placed_map_has_map_coordinates_unless_told_and_they_come_back(tmp_pat
     np.testing.assert_array_equal(read_back(plain, labels.shape, UTM), labels)
 
 
-def test_another_reference_system_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_another_reference_system_is_refused_where_nothing_can_move_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "a.geojson", blobs((50, 70), 4))
     other = GeoReference("EPSG:32639", UTM.transform)
+    for name in ("rasterio", "rasterio.crs", "rasterio.errors"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"is in the reference system .*32633, the image in EPSG:32639; save it in"):
         read_items(path, other)
 

@@ -10,15 +10,11 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, quick_identity
-from napari_isdnet.progress import Progress
+from napari_isdnet.io.vectors import is_vector, layers_of
+from napari_isdnet.progress import Clock, Progress
 
 _OUTLINES = (".geojson", ".json", ".gz", ".zip")
 """How the names of files with outlines end; QuPath packs them where it is asked to."""
-_VECTORS = (
-    ".shp", ".shz", ".gpkg", ".gdb", ".sqlite", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".dxf", ".tab", ".mif", ".csv",
-    ".geojsonl", ".geojsons", ".topojson",
-)  # fmt: skip
-"""Outlines of geographic programs that are not read."""
 KINDS = {
     ".geojson": "geojson", ".json": "geojson", ".ome.zarr": "ome-zarr", ".zarr": "ome-zarr", ".ome.tif": "ome-tiff",
     ".ome.tiff": "ome-tiff", ".tif": "geotiff", ".tiff": "geotiff", ".png": "png",
@@ -35,15 +31,27 @@ def kind_of(path: Path) -> str:
 
 
 def holds_outlines(path: Path) -> bool:
-    """True for GeoJSON, False for a label image, by the name.
+    """True for GeoJSON and the formats of geographic programs, False for a label image, by the name."""
+    return is_vector(path) or path.name.lower().endswith(_OUTLINES)
 
-    Raises :class:`InputError` for outlines in another format, before they are taken for a label image.
+
+def look(path: Path) -> Generator[Progress, None, dict[str, tuple[str, ...]]]:
+    """What a file of outlines leaves open: its layers, and for each the attributes of which one may be the class.
+
+    There are none where an attribute is called so that it is the class (:data:`CLASS_KEYS`), or where QuPath made it.
     """
-    if path.suffix.lower() in _VECTORS:
-        raise InputError(
-            f"{path.name} is no GeoJSON, which outlines must be; save it as that (in QGIS: Export > Save Features As)."
-        )
-    return path.name.lower().endswith(_OUTLINES)
+    from napari_isdnet.annotation.geojson import CLASS_KEYS
+    from napari_isdnet.io.geojson import read_json
+
+    yield Clock(1).step(0, "read")
+    if is_vector(path):
+        layers = layers_of(path)
+    else:
+        found = [item.get("properties") for item in read_json(path)[0] if isinstance(item, dict)]
+        tables = [properties for properties in found if isinstance(properties, dict)]
+        layers = {"": list(dict.fromkeys(key for properties in tables for key in properties))}
+    known = {*CLASS_KEYS, "objecttype", "class_index"}
+    return {name: () if known & {a.lower() for a in own} else tuple(own) for name, own in layers.items()}
 
 
 def bring_in(
@@ -53,18 +61,24 @@ def bring_in(
     default_class: str | None,
     georeference: GeoReference | None = None,
     names: Sequence[ClassInfo] | None = None,
+    layer: str | None = None,
+    attribute: str | None = None,
 ) -> Generator[Progress, None, str]:
     """Paint a file over the annotation as one step; returns what is to be said about it ('' for nothing).
 
     ``values`` says what a label image holds, ``'annotation'``, ``'mask'`` or ``'auto'``, and ``names`` which classes
     it counts (default: those that it carries, else the annotation's); ``georeference`` is the image's: outlines may be
-    in map coordinates, and a label image that lies elsewhere is refused.
+    in map coordinates, and a label image that lies elsewhere is refused. Of outlines, ``layer`` and ``attribute`` say
+    which of several layers is meant and what holds the class.
     """
     said: list[str] = []
     if holds_outlines(path):
         from napari_isdnet.annotation.geojson import import_geojson
 
-        yield from import_geojson(store, path, default_class=default_class, georeference=georeference, note=said.append)
+        yield from import_geojson(
+            store, path, default_class=default_class, georeference=georeference, note=said.append, layer=layer,
+            attribute=attribute,
+        )  # fmt: skip
     else:
         from napari_isdnet.annotation.exchange import import_labels
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _KINDS = (
     "Polygon", "LineString", "Point", "MultiPolygon", "MultiLineString", "MultiPoint", "GeometryCollection",
 )  # fmt: skip
+CLASS_KEYS = ("classification", "class", "class_name", "label", "name")
+"""Attributes that are a shape's class, the first that is there, in any case of letters."""
 _LINE_WIDTH = 3.0
 _READ_AT_ONCE, _SECONDS_AT_ONCE = 1000, 0.5
 """After how many shapes a step of reading ends, and after which time one of painting."""
@@ -48,6 +51,8 @@ class Drawn:
     """True where the file names the system of its map coordinates; else they count pixels."""
     index: int | None = None
     """The number of the named class in the list of whoever wrote the file, as this package's own files say it."""
+    attributes: tuple[str, ...] = ()
+    """What a shape without a class has in its place."""
 
 
 def import_geojson(
@@ -58,13 +63,17 @@ def import_geojson(
     georeference: GeoReference | None = None,
     note: Callable[[str], None] | None = None,
     classes: Sequence[ClassInfo] | None = None,
+    layer: str | None = None,
+    attribute: str | None = None,
 ) -> Generator[Progress, None, list[Window]]:
-    """Paint everything in a GeoJSON file, later features on top, as one step to undo; returns what changed.
+    """Paint everything in a file of outlines, later features on top, as one step to undo; returns what changed.
 
     Yields about twice a second; what is painted stays where it is closed before its end.
 
     A class is found by name, also by one that it had before, and added (with its colour) when it is missing; features
-    without one get ``default_class``, and are refused when that is not given. A ``class_index`` counts ``classes``
+    without one get ``default_class``, and are refused when that is not given. It is what ``attribute`` says, or
+    (unless given) 'classification', 'class', 'class_name', 'label' or 'name'. ``layer`` is that of a file that has
+    several (:mod:`~napari_isdnet.io.vectors`). A ``class_index`` counts ``classes``
     (default: those of the annotation); an annotation without classes gets those of the file in its order
     (:func:`classes_of`). Lines are ``properties.width`` pixels wide, or 3; points are discs of that diameter.
     ``georeference`` is the image's, for files in map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file
@@ -73,7 +82,7 @@ def import_geojson(
     have no geometry or no class, and which classes have another name now.
     """
     counted, drawn, clock = store.classes if classes is None else classes, [], Clock(1)
-    for item in read_drawn(path, georeference, counted, note, store.shape):
+    for item in read_drawn(path, georeference, counted, note, store.shape, layer, attribute):
         drawn.append(item)
         if len(drawn) % _READ_AT_ONCE == 0:
             yield clock.step(0, "read")
@@ -86,7 +95,9 @@ def import_geojson(
         note(f"{counts}; the others are left out." if drawn else f"{Path(path).name} holds no shape.")
     without = sum(item.name is None for item in inside)
     if note is not None and without:
-        note(f"{without} of {len(drawn)} shapes have no class and are painted as '{default_class}'.")
+        others = next(item.attributes for item in inside if item.name is None)
+        more = f" Where one of {_listed(others)} is their class, undo this and say so (--attribute)." if others else ""
+        note(f"{without} of {len(drawn)} shapes have no class and are painted as '{default_class}'.{more}")
     called = store.naming().imported((item.name for item in inside if item.name), note)
     inside = [replace(item, name=called.get(item.name or "", item.name) or default_class) for item in inside]
     _check_classes(store, [item.name or "" for item in inside], Path(path).name)
@@ -183,19 +194,23 @@ def read_drawn(
     classes: Sequence[ClassInfo] = (),
     note: Callable[[str], None] | None = None,
     shape: tuple[int, int] | None = None,
+    layer: str | None = None,
+    attribute: str | None = None,
 ) -> Iterator[Drawn]:
-    """The shapes of a FeatureCollection, a list of features (QuPath), one feature or one geometry.
+    """The shapes of a FeatureCollection, a list of features (QuPath), one feature or one geometry, or of a ``layer``.
 
     A feature without a class but with a ``class_index`` gets the name of that one of ``classes``, else the number.
     Features without a geometry (null or empty, which GeoJSON allows) are left out, and ``note`` is told how many.
     With the ``shape`` of the image a file may be in longitude and latitude
-    (:func:`~napari_isdnet.io.geojson.read_items`).
+    (:func:`~napari_isdnet.io.geojson.read_items`). Raises :class:`InputError` where no shape has the ``attribute``.
     """
-    items, reference = read_items(path, georeference, shape, note)
+    items, reference = read_items(path, georeference, shape, note, layer)
+    if attribute is not None:
+        _check_attribute(attribute, [item for _, item in items], Path(path).name)
     empty = 0
     for where, item in items:
         try:
-            found = list(_feature(item, reference, classes))
+            found = list(_feature(item, reference, classes, attribute))
         except InputError as error:
             raise InputError(f"{where} cannot be used: {error}") from None
         empty += not found
@@ -204,7 +219,23 @@ def read_drawn(
         note(f"{empty} of {len(items)} features have no geometry and are left out.")
 
 
-def _feature(item: Any, reference: GeoReference | None, classes: Sequence[ClassInfo]) -> Iterator[Drawn]:
+def _check_attribute(attribute: str, items: Sequence[Any], name: str) -> None:
+    known: dict[str, None] = {}
+    for item in items:
+        properties = item.get("properties") if isinstance(item, dict) else None
+        known.update(dict.fromkeys(properties if isinstance(properties, dict) else ()))
+    if items and attribute not in known:
+        there = f"there are {_listed(tuple(known))}" if known else "they have none"
+        raise InputError(f"No shape of {name} has the attribute '{attribute}'; {there}.")
+
+
+def _listed(attributes: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in attributes[:12]) + (" and others" if len(attributes) > 12 else "")
+
+
+def _feature(
+    item: Any, reference: GeoReference | None, classes: Sequence[ClassInfo], attribute: str | None
+) -> Iterator[Drawn]:
     if not isinstance(item, dict):
         raise InputError(f"it is no feature or geometry but {str(item)[:40]!r}; features are allowed.")
     properties, geometry = item.get("properties"), item
@@ -217,13 +248,14 @@ def _feature(item: Any, reference: GeoReference | None, classes: Sequence[ClassI
         geometry = item["geometry"]
     if geometry is None:
         return
-    name, color = _class(properties)
+    name, color = _class(properties) if attribute is None else (_text(properties.get(attribute)), None)
     text = number_name(properties.get("class_index"))
     index = int(text) if text is not None and text.isdecimal() else None
     if name is None and text is not None:
         name, index = classes[index].name if index is not None and index < len(classes) else text, None
-    for stroke in _strokes(geometry, _width(properties), reference):
-        yield Drawn(stroke, name, color, reference is not None, index)
+    others = tuple(properties) if name is None and "objectType" not in properties else ()
+    for stroke in _strokes(geometry, partial(_width, properties), reference):
+        yield Drawn(stroke, name, color, reference is not None, index, others)
 
 
 def _width(properties: Mapping[str, Any]) -> float:
@@ -237,20 +269,27 @@ def _width(properties: Mapping[str, Any]) -> float:
 
 
 def _class(properties: Mapping[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
+    properties = {key.lower(): value for key, value in properties.items()}  # tables of a GIS often shout: CLASS
     found = properties.get("classification")
     if isinstance(found, dict) and (name := name_in(found)) is not None:
         return name, color_in(found)
     # The name of an object of QuPath is what its user calls this one, 'Biopsy 3', and no class.
-    keys = ("classification", "class", "label", *(() if "objectType" in properties else ("name",)))
+    keys = CLASS_KEYS[:-1] if "objecttype" in properties else CLASS_KEYS
     texts = (properties.get(key) for key in keys)
     named = next((text for text in texts if isinstance(text, str) and text.strip()), None)
     # A number is a class where nothing has a name: tables often hold both, a number and what it stands for.
     inner = found.get("name") if isinstance(found, dict) else found
     numbers = (number_name(value) for value in (inner, properties.get("class"), properties.get("label")))
-    return named or next((number for number in numbers if number is not None), None), None
+    color = color_in(properties) if named is not None and isinstance(properties.get("color"), str) else None
+    return named or next((number for number in numbers if number is not None), None), color
 
 
-def _strokes(geometry: Any, width: float, reference: GeoReference | None) -> Iterator[Stroke]:
+def _text(value: Any) -> str | None:
+    """The value of an attribute as the name of a class; None for one that is empty."""
+    return value if isinstance(value, str) and value.strip() else number_name(value)
+
+
+def _strokes(geometry: Any, width: Callable[[], float], reference: GeoReference | None) -> Iterator[Stroke]:
     if not isinstance(geometry, dict):
         raise InputError(f"its geometry is {str(geometry)[:40]!r}; give an object with a type and coordinates.")
     kind = geometry.get("type")
@@ -274,9 +313,9 @@ def _strokes(geometry: Any, width: float, reference: GeoReference | None) -> Ite
                 raise InputError(f"its {kind} has {str(part)[:40]!r} for a ring; give a list of points.")
             yield Polygon([_centres(ring, reference) for ring in part])
         elif kind.endswith("LineString"):
-            yield Brush(_centres(part, reference), width / 2)
+            yield Brush(_centres(part, reference), width() / 2)
         else:
-            yield Brush(_centres([part], reference), width / 2)
+            yield Brush(_centres([part], reference), width() / 2)
 
 
 def _centres(points: Any, reference: GeoReference | None) -> Any:

@@ -15,7 +15,9 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from napari_isdnet.classes import ClassInfo, parse_color
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.lonlat import LON_LAT, from_degrees, move, same_system
 from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.vectors import is_vector, read_features
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -27,9 +29,6 @@ _EPSG = re.compile(
     r"(?:urn:(?:x-)?ogc:def:crs:)?EPSG:(?:[\d.]*:)?(\d+)|https?://www\.opengis\.net/def/crs/EPSG/[\d.]+/(\d+)",
     re.IGNORECASE,
 )
-
-
-LON_LAT = "EPSG:4326"
 
 
 class Writer:
@@ -120,17 +119,47 @@ def read_items(
     georeference: GeoReference | None = None,
     shape: tuple[int, int] | None = None,
     note: Callable[[str], None] | None = None,
+    layer: str | None = None,
 ) -> tuple[list[tuple[str, Any]], GeoReference | None]:
     """(where it stands, the JSON) of every feature of a FeatureCollection, a bare list, one feature or one geometry.
 
+    Also of a ``layer`` of a GeoPackage, a Shapefile and the like (:mod:`napari_isdnet.io.vectors`), as GeoJSON.
+
     The second value is ``georeference``, that of the image, where the file is in map coordinates, which it says by
-    naming their system (``crs``, as GDAL, QGIS and this package write it); None where it counts pixels. Raises
-    :class:`InputError` where it names another system than the image's, but for longitude and latitude (WGS 84, which
-    QGIS saves unless told), which come back in map coordinates. With the ``shape`` of the image (rows, columns)
-    a file without a system may be in longitude and latitude
-    (:func:`~napari_isdnet.io.lonlat.from_degrees`), too; then ``note`` is told.
+    naming their system (``crs``, as GDAL, QGIS and this package write it); None where it counts pixels. Coordinates in
+    another system than the image's are moved to it by rasterio. With the ``shape`` of the image (rows, columns) a file
+    without a system may be in longitude and latitude (:func:`~napari_isdnet.io.lonlat.from_degrees`), too. ``note`` is
+    told where either was done. Raises :class:`InputError` for what cannot be read or moved.
     """
     file = Path(path)
+    items, named = _read_vectors(file, layer, georeference, shape, note) if is_vector(file) else read_json(file)
+    reference = None
+    if named is not None:
+        reference = _in_system(items, named, georeference, shape, file, note)
+    elif georeference is not None and georeference.crs and shape and from_degrees(items, georeference, shape, file):
+        reference = georeference
+        if note is not None:
+            note(f"{file.name} names no reference system (crs) and was taken as longitude and latitude.")
+    return [(f"{file}, feature {number}", item) for number, item in enumerate(items)], reference
+
+
+def _read_vectors(
+    file: Path,
+    layer: str | None,
+    image: GeoReference | None,
+    shape: tuple[int, int] | None,
+    note: Callable[[str], None] | None,
+) -> tuple[list[Any], str | None]:
+    items, named, whole = read_features(file, layer, image, shape)
+    if whole and not items:
+        raise InputError(f"0 of {whole} shapes of {file.name} lie on the image; give those of this place on the earth.")
+    if note is not None and len(items) < whole:
+        note(f"{len(items)} of {whole} shapes of {file.name} lie near the image and were read.")
+    return items, named
+
+
+def read_json(file: Path) -> tuple[list[Any], str | None]:
+    """Features of a GeoJSON file, also a packed one, and the reference system that it names."""
     try:
         content = json.loads(_bytes_of(file).decode("utf-8-sig"))
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
@@ -143,18 +172,7 @@ def read_items(
     items = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise InputError(f"{file} is no GeoJSON: 'features' must be a list of features.")
-    named = _named_system(content)
-    reference = None
-    if named is not None:
-        reference = _in_system(items, named, georeference, shape, file)
-    elif georeference is not None and georeference.crs and shape is not None:
-        from napari_isdnet.io.lonlat import from_degrees
-
-        if from_degrees(items, georeference, shape, file):
-            reference = georeference
-            if note is not None:
-                note(f"{file.name} names no reference system (crs) and was taken as longitude and latitude.")
-    return [(f"{file}, feature {number}", item) for number, item in enumerate(items)], reference
+    return items, _named_system(content)
 
 
 def _bytes_of(file: Path) -> bytes:
@@ -191,22 +209,36 @@ def _named_system(content: Any) -> str | None:
 
 
 def _in_system(
-    items: list[Any], named: str, georeference: GeoReference | None, shape: tuple[int, int] | None, file: Path
+    items: list[Any],
+    named: str,
+    georeference: GeoReference | None,
+    shape: tuple[int, int] | None,
+    file: Path,
+    note: Callable[[str], None] | None,
 ) -> GeoReference:
-    """That of the image, to which longitudes and latitudes are moved; :class:`InputError` for any other system."""
-    from napari_isdnet.io.lonlat import move_degrees
-
+    """That of the image, to which coordinates of another system are moved; :class:`InputError` where they cannot be."""
     own = "" if georeference is None else georeference.crs or ""
     if georeference is None or not own:
         raise InputError(
-            f"{file} is in the reference system {named}, and the image names none; give the image its position"
-            " (a GeoTIFF, or a world file and a .prj beside it), or draw over its pixels."
+            f"{file} is in the reference system {short_name(named)}, and the image names none; give the image its"
+            " position (a GeoTIFF, or a world file and a .prj beside it), or draw over its pixels."
         )
-    moved = _system(named) == LON_LAT and move_degrees(items, georeference, shape, file)
-    if not moved and _system(named) != _system(own):
-        remedy = "save it in that of the image first (in QGIS: Export > Save Features As)."
-        raise InputError(f"{file} is in the reference system {named}, the image in {own}; {remedy}")
+    system = _system(named)
+    degrees, other = system == LON_LAT, not same_system(system, _system(own))
+    # Degrees also where they are the image's: one that lies across 180 of them counts on.
+    if (degrees or other) and not move(items, system, georeference, shape, file) and other:
+        raise InputError(
+            f"{file} is in the reference system {short_name(named)}, the image in {short_name(own)}; save it in that of"
+            " the image first (in QGIS: Export > Save Features As), or install napari-isdnet[geo], which moves it."
+        )
+    if other and not degrees and note is not None:
+        note(f"{file.name} was moved from {short_name(system)} to {short_name(own)}, the system of the image.")
     return georeference
+
+
+def short_name(crs: str) -> str:
+    """A reference system as a sentence can hold it: WKT by the name in it."""
+    return crs.split('"')[1] if '"' in crs else crs
 
 
 def _system(name: str) -> str:

@@ -1,4 +1,4 @@
-"""GeoJSON that names no reference system: longitude and latitude (RFC 7946), or the pixels of the image (QuPath)."""
+"""Coordinates of a file moved to the system of the image; without a system: degrees (RFC 7946) or pixels (QuPath)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference
 
+LON_LAT = "EPSG:4326"
 Points = npt.NDArray[np.float64]
 _DEGREES = np.array([180.0, 90.0])
 
@@ -49,29 +50,44 @@ def from_degrees(items: Sequence[Any], reference: GeoReference, shape: tuple[int
     )
 
 
-def move_degrees(items: Sequence[Any], reference: GeoReference, shape: tuple[int, int] | None, file: Path) -> bool:
-    """Move longitudes and latitudes of WGS 84 to the system of the image, in place; False where rasterio is missing.
+def move(items: Sequence[Any], system: str, reference: GeoReference, shape: tuple[int, int] | None, file: Path) -> bool:
+    """Move coordinates in ``system`` to that of the image, in place; False where rasterio is missing or knows it not.
 
     Positions that are none are left to whoever reads the shapes. Raises :class:`InputError` for one that the system
-    cannot express.
+    of the image cannot express.
     """
     positions = [p for item in items for p in _positions(item)]
     try:
         points = np.array([p[:2] for p in positions], np.float64).reshape(-1, 2)
     except OverflowError:
-        raise InputError(f"{file.name} holds numbers that are no longitude and latitude; save it again.") from None
-    moved = _warped(points, reference, shape)
+        raise InputError(f"{file.name} holds numbers that are no coordinates; save it again.") from None
+    moved = _warped(points, reference, shape, system)
     if moved is not None:
         _put(positions, moved, file)
     return moved is not None
+
+
+def same_system(one: str, other: str) -> bool:
+    """True for two names (EPSG:32633, WKT) of one reference system, as far as can be told."""
+    if one == other:
+        return True
+    try:
+        from rasterio.crs import CRS
+        from rasterio.errors import CRSError
+    except ImportError:
+        return False
+    try:
+        return bool(CRS.from_user_input(one) == CRS.from_user_input(other))
+    except CRSError:
+        return False
 
 
 def _put(positions: Sequence[list[Any]], points: Points, file: Path) -> None:
     for position, (x, y) in zip(positions, points.tolist(), strict=True):
         if not (math.isfinite(x) and math.isfinite(y)):
             raise InputError(
-                f"{file.name} holds the point {position[0]:g}, {position[1]:g} (longitude, latitude), which has no"
-                " place in the reference system of the image; leave out shapes that are far from it."
+                f"{file.name} holds the point {position[0]:.12g}, {position[1]:.12g}, which has no place in the"
+                " reference system of the image; leave out shapes that are far from it."
             )
         position[:2] = x, y
 
@@ -104,30 +120,39 @@ def _may_be_meant(reference: GeoReference, shape: tuple[int, int]) -> bool:
 
 
 def _is_degrees(crs: str) -> bool:
-    return crs.upper() in ("EPSG:4326", "OGC:CRS84")
+    return crs.upper() in (LON_LAT, "OGC:CRS84")
 
 
-def _warped(points: Points, reference: GeoReference, shape: tuple[int, int] | None) -> Points | None:
-    """Longitudes and latitudes in the system of the image, NaN where it has no place for one.
+def _warped(
+    points: Points, reference: GeoReference, shape: tuple[int, int] | None, system: str = LON_LAT
+) -> Points | None:
+    """Coordinates of ``system`` in that of the image, NaN where it has no place for one.
 
-    None where rasterio is missing or does not know the system.
+    None where rasterio is missing or does not know one of them.
     """
     crs = reference.crs or ""
-    if _is_degrees(crs) or not len(points):
-        return points if shape is None else _turned(points, reference, shape)
+    moved: Points | None = points
+    if len(points) and not (_is_degrees(crs) and _is_degrees(system)):
+        moved = _by_rasterio(points, system, crs)
+    if moved is None or shape is None or not _is_degrees(crs):
+        return moved
+    return _turned(moved, reference, shape)
+
+
+def _by_rasterio(points: Points, system: str, crs: str) -> Points | None:
     try:
         from rasterio.crs import CRS
         from rasterio.errors import CRSError
     except ImportError:
         return None
     try:
-        system = CRS.from_user_input(crs)
+        here, there = CRS.from_user_input(system), CRS.from_user_input(crs)
     except CRSError:
         return None
-    moved = _transformed(points, system)
+    moved = _transformed(points, here, there)
     if moved is None:  # one that is out of reach spoils all that are asked for with it
         nowhere = np.full((1, 2), np.nan)
-        each = (_transformed(point[None], system) for point in points)
+        each = (_transformed(point[None], here, there) for point in points)
         moved = np.concatenate([nowhere if one is None else one for one in each])
     return moved
 
@@ -139,11 +164,11 @@ def _turned(points: Points, reference: GeoReference, shape: tuple[int, int]) -> 
     return points + np.outer(np.round((middle - points[:, 0]) / 360), (360.0, 0.0))
 
 
-def _transformed(points: Points, crs: Any) -> Points | None:
+def _transformed(points: Points, here: Any, there: Any) -> Points | None:
     from rasterio.warp import transform
 
     try:
-        return np.stack([np.array(v) for v in transform("EPSG:4326", crs, *points.T.tolist())], axis=1)
+        return np.stack([np.array(v) for v in transform(here, there, *points.T.tolist())], axis=1)
     except Exception:  # GDAL's own errors, which rasterio lets through, have no class that is public
         return None
 

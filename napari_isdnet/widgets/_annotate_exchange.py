@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from napari_isdnet.annotation import files
-from napari_isdnet.annotation.files import holds_outlines, write_out
+from napari_isdnet.annotation.files import holds_outlines, look, write_out
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.vectors import ENDINGS
 from napari_isdnet.progress import Progress
 
-__all__ = ["EXPORTS", "IMPORT_FILTER", "VALUES", "Watched", "bring_in", "holds_outlines", "write_out"]
+__all__ = ["EXPORTS", "IMPORT_FILTER", "VALUES", "Watched", "bring_in", "holds_outlines", "look", "write_out"]
 
 VALUES = {
     "As the file says (class names or 255)": "auto",
@@ -28,19 +29,31 @@ EXPORTS = {
     "ome-tiff": ("Label OME-TIFF…", "Class indices as a pyramid, 255 where nothing is painted", ".ome.tif"),
     "ome-zarr": ("Label OME-Zarr…", "Class indices as a pyramid, 255 where nothing is painted", ".ome.zarr"),
 }
+_VECTORS = " ".join(f"*{ending}" for ending in ENDINGS)
 IMPORT_FILTER = (
-    "Annotations (*.geojson *.json *.gz *.zip *.tif *.tiff *.png *.zarr);;"
+    f"Annotations (*.geojson *.json *.gz *.zip {_VECTORS} *.tif *.tiff *.png *.zarr);;"
     "GeoJSON, QuPath (*.geojson *.json *.gz *.zip);;"
+    f"GeoPackage, Shapefile, ... ({_VECTORS} *.zip);;"
     "Label images (*.tif *.tiff *.png *.zarr);;All files (*)"
 )
 
 
 def bring_in(
-    store: AnnotationStore, path: Path, values: str, default_class: str | None, georeference: GeoReference | None
+    store: AnnotationStore,
+    path: Path,
+    values: str,
+    default_class: str | None,
+    georeference: GeoReference | None,
+    layer: str | None = None,
+    attribute: str | None = None,
 ) -> Generator[Progress, None, str]:
     """:func:`napari_isdnet.annotation.files.bring_in`; an error says what to choose here, not which option to add."""
     try:
-        return (yield from files.bring_in(store, path, values, default_class, georeference))
+        return (
+            yield from files.bring_in(
+                store, path, values, default_class, georeference, layer=layer, attribute=attribute
+            )
+        )
     except InputError as error:
         said = re.sub(r"add --values mask \(.*\)\.$", "import it again and choose what its values mean.", str(error))
         raise InputError(said) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 from qtpy.QtCore import Qt, Signal
@@ -10,13 +11,12 @@ from qtpy.QtWidgets import QFileDialog, QInputDialog
 
 from napari_isdnet.annotation.project import ENDING
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.system import shell_line
 from napari_isdnet.widgets import _annotate_exchange as exchange
 from napari_isdnet.widgets._annotate_next import Flying
 from napari_isdnet.widgets._clipboard import copy_text
-from napari_isdnet.widgets._notify import notify_error, notify_info
+from napari_isdnet.widgets._notify import notify_info
 from napari_isdnet.widgets._segment_layers import opened
 
 
@@ -42,25 +42,41 @@ class Exchanging(Flying):
         path, _ = QFileDialog.getOpenFileName(self, "Import annotations", "", exchange.IMPORT_FILTER)
         if not path:
             return
-        values = "auto"
-        try:
-            outlines = exchange.holds_outlines(Path(path))
-        except InputError as error:
-            notify_error(error)
+        if exchange.holds_outlines(Path(path)):
+            self.bar.run(exchange.look(Path(path)), on_result=partial(self._ask_outlines, Path(path)), title="Reading")
             return
-        if not outlines:
-            kinds = list(exchange.VALUES)
-            text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", kinds, 0, False)
+        kinds = list(exchange.VALUES)
+        text, good = QInputDialog.getItem(self, "Import labels", "What do the values mean?", kinds, 0, False)
+        if good:
+            self.import_file(Path(path), exchange.VALUES[text])
+
+    def _ask_outlines(self, path: Path, layers: dict[str, tuple[str, ...]]) -> None:
+        """Ask for what the file leaves open, and import it."""
+        layer, attribute = next(iter(layers), ""), None
+        if len(layers) > 1:
+            question = f"Which layer of {path.name}?"
+            layer, good = QInputDialog.getItem(self, "Import outlines", question, list(layers), 0, False)
             if not good:
                 return
-            values = exchange.VALUES[text]
-        self.import_file(Path(path), values)
+        if attributes := layers.get(layer, ()):
+            none = f"(none of them: paint all as '{self._default_class()}')"
+            question = "Which attribute holds the class of a shape?"
+            found, good = QInputDialog.getItem(self, "Import outlines", question, [*attributes, none], 0, False)
+            if not good:
+                return
+            attribute = None if found == none else found
+        self.import_file(path, layer=layer or None, attribute=attribute)
 
-    def import_file(self, path: Path, values: str = "auto") -> None:
-        """Paint what a file holds; one step to undo."""
-        self._save_editing()
+    def _default_class(self) -> str:
         classes = self.controller.store.classes
-        default = classes[self.controller.class_index].name if classes else "imported"
+        return classes[self.controller.class_index].name if classes else "imported"
+
+    def import_file(
+        self, path: Path, values: str = "auto", layer: str | None = None, attribute: str | None = None
+    ) -> None:
+        """Paint what a file holds, of outlines a ``layer`` with the class in an ``attribute``; one step to undo."""
+        self._save_editing()
+        default = self._default_class()
         reference = opened(self.image_layer)[0].georeference
 
         def done(_: str = "") -> None:
@@ -69,7 +85,9 @@ class Exchanging(Flying):
             self.canvas.layer.refresh(extent=False)
 
         cut = f"The import of {path.name} was cancelled; what it had painted until then is one step to undo."
-        work = self._watched(lambda store: exchange.bring_in(store, path, values, default, reference), cut)
+        work = self._watched(
+            lambda store: exchange.bring_in(store, path, values, default, reference, layer, attribute), cut
+        )
         self.bar.run(work, on_result=done, on_cancel=done, title="Importing")
 
     def _watched(

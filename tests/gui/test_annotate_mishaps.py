@@ -276,6 +276,41 @@ def test_outlines_in_map_coordinates_are_imported_where_they_lie(
     assert said() == ["1 of 1 shapes have no class and are painted as 'object'."]
 
 
+def test_a_layer_and_the_attribute_that_is_the_class_are_asked_for(
+    qtbot: Any, dock: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
+    reference = GeoReference("EPSG:32640", (0.5, 0.0, 400_000.0, 0.0, -0.5, 2_800_000.0))
+    monkeypatch.setattr(type(source_of(dock.image_layer)), "georeference", reference)
+    path = tmp_path / "region.gpkg"
+    box = shapely.to_wkb(shapely.box(400_050, 2_799_870, 400_065, 2_799_900))
+    for layer, field in (("roads", "lanes"), ("fields", "crop")):
+        pyogrio.raw.write(
+            path, np.array([box], object), [np.array(["wheat"], object)], [field], layer=layer, crs="EPSG:32640",
+            geometry_type="Polygon", append=path.exists(),
+        )  # fmt: skip
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    asked: list[list[str]] = []
+
+    def choose(_self: Any, _title: str, _text: str, kinds: list[str], *_: Any) -> Any:
+        asked.append(kinds)
+        return kinds[-1 if len(asked) in (1, 4) else 0], len(asked) < 5
+
+    monkeypatch.setattr(QInputDialog, "getItem", choose)
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[200:260, 100:130] = 1
+    none = "(none of them: paint all as 'object')"
+    for value in (3, 1):  # by the attribute, as a class of its own; as the class that is painted with
+        dock.import_button.click()
+        settle(qtbot, dock)
+        assert np.array_equal(painted(dock), value * expected)
+    assert asked == [["roads", "fields"], ["crop", none], ["roads", "fields"], ["lanes", none]]
+    assert [c.name for c in dock.controller.store.classes] == ["object", "background", "wheat"]
+    dock.import_button.click()  # who answers nothing imports nothing
+    settle(qtbot, dock)
+    assert np.array_equal(painted(dock), expected)
+
+
 @pytest.mark.parametrize("how", ["close", "cancel", "layer", "late"])
 def test_closing_in_the_middle_of_an_export_is_said(
     viewer: Any, qtbot: Any, dock: Any, tmp_path: Path, monkeypatch: Any, how: str
