@@ -114,6 +114,9 @@ def segment(
         options.option("File format; may be repeated.", "--format", "-f", show_default="ome-zarr"),
     ] = None,
     polygons: Annotated[bool, options.option("Write class polygons as GeoJSON too.", "--polygons")] = False,
+    geopackage: Annotated[
+        bool, options.option("Write them as a GeoPackage too (QGIS, ArcGIS).", "--geopackage")
+    ] = False,
     simplify: options.SimplifyOption = 0.0,
     min_area: options.MinAreaOption = 1,
     probabilities: options.ProbabilitiesOption = False,
@@ -141,14 +144,15 @@ def segment(
     from napari_isdnet.cli_segment import segment_all
 
     for name, asked in (("--simplify", simplify > 0), ("--min-area", min_area > 1)):
-        if asked and not polygons:
-            raise typer.BadParameter("is about polygons: add --polygons.", param_hint=name)
+        if asked and not polygons and not geopackage:
+            raise typer.BadParameter("is about polygons: add --polygons or --geopackage.", param_hint=name)
     settings = {
         "context": context.value,
         "window": window,
         "roi": roi,
         "formats": tuple(item.value for item in format or [options.Format.ome_zarr]),
         "polygons": polygons,
+        "geopackage": geopackage,
         "simplify": simplify,
         "min_area": min_area,
         "probabilities": probabilities,

@@ -38,7 +38,7 @@ ReadValuesOption = Annotated[
     ),
 ]
 MapOption = Annotated[
-    bool, options.option("GeoJSON in the image's map coordinates (QGIS), not in its pixels (QuPath).", "--map")
+    bool, options.option("Outlines in the image's map coordinates (QGIS), not in its pixels (QuPath).", "--map")
 ]
 
 
@@ -94,7 +94,8 @@ def import_(
 def export(
     image: ImageArgument,
     output: Annotated[
-        Path, options.option("*.geojson, *.tif, *.ome.tif, *.ome.zarr or *.png.", "--output", "-o", metavar="FILE")
+        Path,
+        options.option("*.geojson, *.gpkg, *.tif, *.ome.tif, *.ome.zarr or *.png.", "--output", "-o", metavar="FILE"),
     ],
     values: ValuesOption = "mask",
     placed: MapOption = False,
@@ -127,7 +128,7 @@ def suggest(
     window: Annotated[int | None, options.option("Side of a place in pixels.", "--window", min=16)] = None,
     count: Annotated[int, options.option("How many places.", "--count", min=1, max=10_000)] = 12,
     output: Annotated[
-        Path | None, options.option("GeoJSON of the places too.", "--output", "-o", metavar="FILE")
+        Path | None, options.option("GeoJSON or *.gpkg of the places too.", "--output", "-o", metavar="FILE")
     ] = None,
     placed: MapOption = False,
     overwrite: Annotated[bool, options.option("Replace an existing file.", "--overwrite")] = False,

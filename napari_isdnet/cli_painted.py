@@ -113,10 +113,10 @@ def bring(
 
 def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bool) -> dict[str, Any]:
     """Write the annotation of an image to a file."""
-    from napari_isdnet.annotation.files import kind_of, write_out
+    from napari_isdnet.annotation.files import OUTLINES, kind_of, write_out
 
     kind = kind_of(output)
-    if values == "annotation" and kind == "geojson":
+    if values == "annotation" and kind in OUTLINES:
         raise InputError("Outlines carry class names, not values; leave --values out, or write a label file.")
     if values == "annotation" and kind not in ("ome-tiff", "geotiff"):
         raise InputError(
@@ -213,16 +213,14 @@ def _write_places(found: Sequence[Suggestion], path: Path, reference: GeoReferen
 
     from napari_isdnet.classes import ClassInfo
     from napari_isdnet.io.disk import replacing
-    from napari_isdnet.io.geojson import Writer
+    from napari_isdnet.io.vector import polygon_writer
 
     names = [ClassInfo(f"place {n}", (255, 215, 0)) for n in range(1, len(found) + 1)]
-    with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        writer = Writer(file, names, reference)
+    with replacing(path, overwrite) as temporary, polygon_writer(temporary, names, reference) as writer:
         for index, one in enumerate(found):
             w = one.window
             box = shapely.box(w.column, w.row, w.right, w.bottom)
             writer.add(index, box, box)
-        writer.close()
 
 
 @contextmanager

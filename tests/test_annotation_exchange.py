@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_isdnet.annotation import geojson
-from napari_isdnet.annotation.geojson import connected, export_geojson, import_geojson, read_drawn
+from napari_isdnet.annotation.geojson import connected, export_outlines, import_geojson, read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon
 from napari_isdnet.exceptions import InputError
@@ -97,10 +97,10 @@ def test_an_import_of_outlines_says_how_far_it_is_and_one_undo_takes_back_what_w
 
 
 def test_an_export_of_outlines_says_how_far_it_is_and_leaves_no_file_when_it_is_cancelled(painted, tmp_path):
-    fractions = [found.fraction for found in export_geojson(painted, tmp_path / "all.geojson")]
+    fractions = [found.fraction for found in export_outlines(painted, tmp_path / "all.geojson")]
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1)
-    exporting = export_geojson(painted, tmp_path / "part.geojson")
+    exporting = export_outlines(painted, tmp_path / "part.geojson")
     next(exporting)
     exporting.close()
     assert [path.name for path in tmp_path.glob("*geojson*")] == ["all.geojson"]
@@ -108,7 +108,7 @@ def test_an_export_of_outlines_says_how_far_it_is_and_leaves_no_file_when_it_is_
 
 def test_geojson_comes_back_pixel_for_pixel(painted, tmp_path):
     pytest.importorskip("rasterio")
-    path = result_of(export_geojson(painted, tmp_path / "out.geojson"))
+    path = result_of(export_outlines(painted, tmp_path / "out.geojson"))
     content = json.loads(path.read_text())
     assert {f["properties"]["classification"]["name"] for f in content["features"]} == {"water", "roof"}
     with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE) as back:
@@ -122,7 +122,7 @@ def test_geojson_comes_back_pixel_for_pixel(painted, tmp_path):
 def test_map_coordinates_there_and_back(painted, tmp_path):
     pytest.importorskip("rasterio")
     reference = GeoReference("EPSG:32640", (0.5, 0.0, 400_000.0, 0.0, -0.5, 2_800_000.0))
-    path = result_of(export_geojson(painted, tmp_path / "map.geojson", georeference=reference))
+    path = result_of(export_outlines(painted, tmp_path / "map.geojson", georeference=reference))
     x, y = json.loads(path.read_text())["features"][0]["geometry"]["coordinates"][0][0]
     assert 400_000 <= x <= 400_750
     assert 2_799_400 <= y <= 2_800_000

@@ -11,7 +11,7 @@ import pytest
 
 from napari_isdnet.annotation import geojson
 from napari_isdnet.annotation.exchange import IndexView, export_labels, import_labels
-from napari_isdnet.annotation.geojson import export_geojson, import_geojson
+from napari_isdnet.annotation.geojson import export_outlines, import_geojson
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Rectangle
 from napari_isdnet.classes import ClassInfo, from_annotation
@@ -83,7 +83,7 @@ def test_outlines_are_of_the_moment_at_which_their_export_began(store, tmp_path,
         return real(*args, **options)
 
     monkeypatch.setattr(polygons, "polygonise", slow)
-    result_of(export_geojson(store, tmp_path / "out.geojson"))
+    result_of(export_outlines(store, tmp_path / "out.geojson"))
     with AnnotationStore.create(tmp_path / "again.isdnet", SHAPE, store.frozen().classes[:0]) as again:
         result_of(import_geojson(again, tmp_path / "out.geojson"))
         names = {0: "", **{k: c.name for k, c in enumerate(again.classes, 1)}}
@@ -136,7 +136,7 @@ def test_an_import_goes_on_where_its_classes_stay_what_they_are(store, tmp_path)
 
 
 def test_a_shape_is_painted_as_the_class_that_has_its_name_then(store, tmp_path, monkeypatch) -> None:
-    result_of(export_geojson(store, tmp_path / "out.geojson"))
+    result_of(export_outlines(store, tmp_path / "out.geojson"))
     expected = {c.name: n for c, n in zip(store.classes, store.class_counts(), strict=True)}
     store.paint(Rectangle(WHOLE), None)
     real, held = geojson.index_of, []

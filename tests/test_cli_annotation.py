@@ -69,6 +69,15 @@ def test_outlines_go_in_and_come_out(cli: Runner, image: Path, outlines: Path, t
     assert "32633" in placed["crs"]["properties"]["name"]
     corners = {tuple(p) for p in placed["features"][0]["geometry"]["coordinates"][0]}
     assert corners == {(500000 + x, 4000000 - y) for x, y in ROAD}
+    # a GeoPackage is in map coordinates, and comes back into the annotation of an image of the same place
+    pytest.importorskip("pyogrio")
+    package, other = tmp_path / "out.gpkg", tmp_path / "other.tif"
+    assert cli("annotation", "export", image, "-o", package).code == 0
+    other.write_bytes(image.read_bytes())
+    ran = cli("annotation", "import", other, package, "--layer", "classes", "--attribute", "class", "--json")
+    assert ran.json["pixels"] == {"road": 50 * 30, "well": 4}, ran.err
+    ran = cli("annotation", "import", other, other, "--attribute", "class")
+    assert "is a label image, which has neither layers nor attributes" in ran.err
 
 
 def test_an_image_that_was_replaced_is_said_and_nothing_lost(cli: Runner, image: Path, outlines: Path) -> None:

@@ -149,14 +149,27 @@ def test_is_refused_in_one_sentence(
         assert name.startswith("cut")
 
 
+@pytest.mark.parametrize(
+    ("module", "option", "needs"),
+    [
+        ("polygons", "--polygons", "Making polygons needs rasterio"),
+        ("geopackage", "--geopackage", "Writing a GeoPackage needs pyogrio"),
+    ],
+)
 def test_a_library_that_is_missing_is_said_before_anything_is_computed(
-    segment: Callable[..., tuple[int, str, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    segment: Callable[..., tuple[int, str, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    option: str,
+    needs: str,
 ) -> None:
-    monkeypatch.setattr("napari_isdnet.io.polygons.find_spec", lambda _: None)
+    pytest.importorskip("rasterio")
+    monkeypatch.setattr(f"napari_isdnet.io.{module}.find_spec", lambda _: None)
     READ["rgb.jpg"][0](tmp_path / "rgb.jpg")
-    code, _, err = segment(tmp_path / "rgb.jpg", "--polygons")
+    code, _, err = segment(tmp_path / "rgb.jpg", option)
     assert code == 1
-    assert err == ['Error: Making polygons needs rasterio, which is not installed: pip install "napari-isdnet[geo]".']
+    assert err == [f'Error: {needs}, which is not installed: pip install "napari-isdnet[geo]".']
     assert not (tmp_path / "out").exists()
 
 
@@ -173,6 +186,11 @@ def test_outlines_are_simplified_when_asked_also_of_a_job_that_is_done(
         found = shapely.from_geojson(Path(json.loads(out)["outputs"]["polygons"]).read_text(encoding="utf-8"))
         return shapely.area(found), shapely.get_num_coordinates(found)
 
+    code, out, err = segment(tmp_path / "rgb.jpg", "--geopackage", "--min-area", "40")
+    assert code == 0, err
+    file = Path(json.loads(out)["outputs"]["geopackage"])
+    shapes = pytest.importorskip("pyogrio").raw.read(file, layer="classes")[2]
+    assert shapely.area(shapely.from_wkb(shapes)).sum() == pytest.approx(SHAPE[0] * SHAPE[1])
     area, points = outlines()
     simple, fewer = outlines("--simplify", "2")
     assert simple == pytest.approx(area) == pytest.approx(SHAPE[0] * SHAPE[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -195,6 +194,6 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest
     )  # fmt: skip
     with pytest.raises(InputError, match=r"table\.gpkg holds no layer with shapes"):
         list(read_drawn(table, PLACE))
-    monkeypatch.setitem(sys.modules, "pyogrio", None)
-    with pytest.raises(InputError, match=r"Reading bad\.gpkg needs pyogrio; install napari-isdnet\[geo\], or save"):
+    monkeypatch.setattr("napari_isdnet.io.vectors.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r'Reading bad\.gpkg needs pyogrio, which is not installed: pip install "nap'):
         list(read_drawn(bad, PLACE))

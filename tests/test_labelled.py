@@ -12,7 +12,7 @@ from napari_isdnet.annotation import moment
 from napari_isdnet.annotation import store as store_module
 from napari_isdnet.annotation.chunks import ChunkCache
 from napari_isdnet.annotation.exchange import export_labels
-from napari_isdnet.annotation.geojson import export_geojson, import_geojson
+from napari_isdnet.annotation.geojson import export_outlines, import_geojson
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.classes import classes_from
@@ -72,7 +72,7 @@ def test_classes_of_an_exported_geojson_keep_their_order(tmp_path):
     with AnnotationStore.create(tmp_path / "a.isdnet", (64, 64), ["a", "b", "c"]) as store:
         for index, row in ((2, 0), (0, 20), (2, 40)):  # the file names c first, and b nowhere
             store.paint(Rectangle(Window(row, 0, 10, 64)), index)
-        path = result_of(export_geojson(store, tmp_path / "shapes.geojson"))
+        path = result_of(export_outlines(store, tmp_path / "shapes.geojson"))
         counts = [n for n in store.class_counts() if n]
     assert [c.name for c in of_file(path).classes] == ["a", "c"]
     for name, known, names in (("new", [], ["a", "c"]), ("old", ["c"], ["c", "a"])):

@@ -306,3 +306,54 @@ def test_missing_rasterio_names_the_extra() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert ran.returncode == 1
     assert 'pip install "napari-isdnet[geo]"' in ran.stderr
+
+
+def test_a_geopackage_holds_the_same_areas_in_map_coordinates_and_the_colours_for_qgis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyogrio = pytest.importorskip("pyogrio")
+    from napari_isdnet.io import geopackage
+
+    monkeypatch.setattr(geopackage, "_AT_ONCE", 5)  # several transactions
+    labels = blobs((50, 70), 6)
+    path = write(tmp_path / "a.gpkg", labels)
+    assert [tuple(layer) for layer in pyogrio.list_layers(path)] == [("classes", "Polygon"), ("layer_styles", None)]
+    meta, _, shapes, (names, indices, areas) = pyogrio.raw.read(path, layer="classes")
+    assert meta["crs"] == "EPSG:32633"
+    assert [CLASSES[k].name for k in indices] == list(names)
+    pixels = shapely.transform(to_pixels(shapely.from_wkb(shapes), UTM), np.rint)
+    np.testing.assert_array_equal(burnt(list(zip(pixels, indices)), labels.shape), labels)
+    np.testing.assert_array_equal(areas, shapely.area(pixels))
+    style = pyogrio.raw.read(path, layer="layer_styles", columns=["styleQML"])[3][0][0]
+    for info in CLASSES:
+        assert f'label="{info.name}"' in style
+        assert ",".join(map(str, (*info.color, 255))) in style
+    drawn = list(read_drawn(path, UTM, shape=labels.shape))  # and is read again
+    assert [item.name for item in drawn] == list(names)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gpkg"]
+
+
+def test_a_geopackage_of_nothing_and_of_an_image_without_a_place(tmp_path: Path) -> None:
+    pyogrio = pytest.importorskip("pyogrio")
+    path = write(tmp_path / "none.gpkg", np.full((8, 8), 255, np.uint8))
+    assert pyogrio.read_info(path, layer="classes")["features"] == 0
+    labels = blobs((50, 70), 6)
+    path = write(tmp_path / "pixels.gpkg", labels, map_coordinates=False)
+    meta, _, shapes, (_, indices, _) = pyogrio.raw.read(path, layer="classes")
+    assert meta["crs"] is None or "Undefined" in meta["crs"]
+    np.testing.assert_array_equal(burnt(list(zip(shapely.from_wkb(shapes), indices)), labels.shape), labels)
+
+
+def test_a_geopackage_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyogrio = pytest.importorskip("pyogrio")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise pyogrio.errors.DataSourceError("disk I/O error; try again")
+
+    monkeypatch.setattr(pyogrio.raw, "write", full)
+    with pytest.raises(InputError, match=r"a\.gpkg cannot be written \(disk I/O error\)"):
+        write(tmp_path / "a.gpkg", blobs((20, 20), 1))
+    monkeypatch.setattr("napari_isdnet.io.geopackage.find_spec", lambda _: None)
+    with pytest.raises(InputError, match="Writing a GeoPackage needs pyogrio, which is not installed"):
+        write(tmp_path / "a.gpkg", blobs((20, 20), 1))
+    assert not list(tmp_path.iterdir())

@@ -13,11 +13,13 @@ from napari_isdnet.io.source import GeoReference, quick_identity
 from napari_isdnet.io.vectors import is_vector, layers_of
 from napari_isdnet.progress import Clock, Progress
 
+OUTLINES = ("geojson", "gpkg")
+"""Kinds of files that hold outlines, not labels."""
 _OUTLINES = (".geojson", ".json", ".gz", ".zip")
 """How the names of files with outlines end; QuPath packs them where it is asked to."""
 KINDS = {
-    ".geojson": "geojson", ".json": "geojson", ".ome.zarr": "ome-zarr", ".zarr": "ome-zarr", ".ome.tif": "ome-tiff",
-    ".ome.tiff": "ome-tiff", ".tif": "geotiff", ".tiff": "geotiff", ".png": "png",
+    ".geojson": "geojson", ".json": "geojson", ".gpkg": "gpkg", ".ome.zarr": "ome-zarr", ".zarr": "ome-zarr",
+    ".ome.tif": "ome-tiff", ".ome.tiff": "ome-tiff", ".tif": "geotiff", ".tiff": "geotiff", ".png": "png",
 }  # fmt: skip
 """What a file is written as, by how its name ends; the longer ending counts."""
 
@@ -112,10 +114,13 @@ def write_out(
     be said about it. Raises :class:`InputError` for the image itself and for what is inside of the project.
     """
     check_target(store, path, image)
-    if kind == "geojson":
-        from napari_isdnet.annotation.geojson import export_geojson
+    if kind in OUTLINES:
+        from napari_isdnet.annotation.geojson import export_outlines
 
-        found = yield from export_geojson(store, path, georeference=georeference, overwrite=overwrite)
+        if kind == "gpkg" and georeference is None:  # what reads it knows maps, and no pixels
+            place = getattr(image, "georeference", None)
+            georeference = place if place is not None and place.crs else None
+        found = yield from export_outlines(store, path, georeference=georeference, overwrite=overwrite)
     else:
         from napari_isdnet.annotation.exchange import export_labels
 

@@ -333,26 +333,25 @@ def _centres(points: Any, reference: GeoReference | None) -> Any:
     return xy[:, ::-1] - 0.5
 
 
-def export_geojson(
+def export_outlines(
     store: AnnotationStore,
     path: str | os.PathLike[str],
     *,
     georeference: GeoReference | None = None,
     overwrite: bool = False,
 ) -> Generator[Progress, None, Path]:
-    """Write every painted area as a polygon with QuPath's classification; returns the path.
+    """Write every painted area as a polygon with its class, as GeoJSON or to ``*.gpkg``; returns the path.
 
     Yields after every window that was read. Written is the annotation of this moment, also while it is painted on.
     Exact pixel outlines, holes kept. What is read are the boxes around annotated places that hang together: all of the
     image for one stroke from corner to corner. With ``georeference`` coordinates are map coordinates.
     """
-    from napari_isdnet.io.geojson import Writer
     from napari_isdnet.io.polygons import polygonise
+    from napari_isdnet.io.vector import polygon_writer
 
     moment, path = store.frozen(), Path(path)
     view = IndexView(moment)
-    with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        writer = Writer(file, moment.classes, georeference)
+    with replacing(path, overwrite) as temporary, polygon_writer(temporary, moment.classes, georeference) as writer:
         groups = connected(moment.annotated_windows())
         clock = Clock(sum(group.area for group in groups))
         for group in groups:
@@ -360,7 +359,6 @@ def export_geojson(
                 for index, polygon in zip(joined.classes, joined.polygons, strict=True):
                     writer.add(index, polygon, polygon)
                 yield clock.step(joined.window.area, "polygons", joined.window)
-        writer.close()
     return path
 
 

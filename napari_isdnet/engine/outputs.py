@@ -17,7 +17,13 @@ Outputs = dict[str, tuple[str, str, Path]]
 
 
 def job_outputs(
-    folder: Path, stem: str, formats: Sequence[str], probabilities: bool, uncertainty: bool, polygons: bool
+    folder: Path,
+    stem: str,
+    formats: Sequence[str],
+    probabilities: bool,
+    uncertainty: bool,
+    polygons: bool,
+    geopackage: bool = False,
 ) -> Outputs:
     """What a job writes: labels in every format, maps in the first that can hold them, polygons, a picture."""
     result: Outputs = {}
@@ -28,6 +34,8 @@ def job_outputs(
             result[key] = (kind, name, result_path(folder, stem, name, kind))
     if polygons:
         result["polygons"] = ("polygons", "geojson", folder / f"{stem}.geojson")
+    if geopackage:
+        result["geopackage"] = ("geopackage", "gpkg", folder / f"{stem}.gpkg")
     result["overlay"] = ("overlay", "png", folder / f"{stem}_overlay.png")
     return result
 

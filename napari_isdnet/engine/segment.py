@@ -84,6 +84,7 @@ class SegmentOptions:
     roi: Window | None = None
     formats: tuple[str, ...] = ("ome-zarr",)
     polygons: bool = False
+    geopackage: bool = False
     simplify: float = 0.0
     min_area: int = 1
     probabilities: bool = False
@@ -153,10 +154,12 @@ class _Job:
         orientations(options.orientations)  # or say what is allowed, before anything is written
         for name in options.formats:
             check_format(name, self.region.shape)
-        if options.polygons:
-            check_polygons(options.simplify, options.min_area)
+        if options.polygons or options.geopackage:
+            check_polygons(options.simplify, options.min_area, options.geopackage)
         o = options
-        self.paths = job_outputs(o.output, source.name, o.formats, o.probabilities, o.uncertainty, o.polygons)
+        self.paths = job_outputs(
+            o.output, source.name, o.formats, o.probabilities, o.uncertainty, o.polygons, o.geopackage
+        )
         self.policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
         self.placement = self.place()
         self.job_folder = options.output / f"{source.name}.job"
@@ -317,7 +320,7 @@ class _Job:
                 yield step.within(base + (2 + number) * span, span)
 
     def _export(self, stores: ResultStores, kind: str, name: str, path: Path) -> Generator[Progress, None, Path]:
-        if kind == "polygons":
+        if kind in ("polygons", "geopackage"):
             from napari_isdnet.io.vector import export_polygons
 
             pixels = getattr(self.source, "pixels", (1.0, 1.0))  # of the file, where it was resampled

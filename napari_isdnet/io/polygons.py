@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.exceptions import InputError, MissingExtra
+from napari_isdnet.io.geopackage import check_geopackage
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.window import Grid, Window
 
@@ -37,7 +38,7 @@ class Joined:
     polygons: list[Polygon]
 
 
-def check_polygons(simplify: float, min_area: int = 1) -> None:
+def check_polygons(simplify: float, min_area: int = 1, geopackage: bool = False) -> None:
     """:class:`InputError` where polygons cannot be made so, which a long job can say before it starts."""
     if min_area < 1:
         raise InputError(f"The smallest area must be a number of pixels from 1, got {min_area}.")
@@ -45,6 +46,8 @@ def check_polygons(simplify: float, min_area: int = 1) -> None:
         raise InputError(f"The tolerance of simplified outlines must be a number of pixels from 0, got {simplify}.")
     if find_spec("rasterio") is None:
         raise MissingExtra("Making polygons", "rasterio", "geo")
+    if geopackage:
+        check_geopackage()
 
 
 def polygonise(

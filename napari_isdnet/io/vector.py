@@ -1,19 +1,21 @@
-"""Class maps as polygons in a GeoJSON file."""
+"""Class maps as polygons in a GeoJSON file or a GeoPackage."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet.classes import classes_from
+from napari_isdnet.classes import ClassInfo, classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.geojson import Writer
+from napari_isdnet.io.geopackage import GeoPackage
 from napari_isdnet.io.polygons import CORE, check_polygons, polygonise
 from napari_isdnet.io.sieve import Sieved, sieve
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.source import GeoReference, ImageSource
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
@@ -31,7 +33,7 @@ def export_polygons(
     overwrite: bool = False,
     core: int = CORE,
 ) -> Generator[Progress, None, Path]:
-    """Write the areas of a class map (class indices, 255 = nodata) as a GeoJSON FeatureCollection; returns the path.
+    """Write the areas of a class map (class indices, 255 = nodata) to a GeoJSON file or ``*.gpkg``; returns the path.
 
     Coordinates are those of the source's reference system where it has one (or as ``map_coordinates`` says), so that a
     map lies under them; elsewhere pixel corners of the image, x = column and y = row (also for a ``roi``, and for a
@@ -49,8 +51,7 @@ def export_polygons(
     area = Window.whole(source.shape) if roi is None else roi
     row, column = getattr(source, "origin", None) or (0, 0)
     path, clock = Path(path), Clock(area.area * (1 if min_area == 1 else 2))
-    with replacing(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        writer = Writer(file, infos, reference)
+    with replacing(path, overwrite) as temporary, polygon_writer(temporary, infos, reference) as writer:
         labels: ImageSource | Sieved = source
         if min_area > 1:
             labels = yield from sieve(source, min_area, area, Grid(area.shape, (core, core)), clock)
@@ -63,8 +64,23 @@ def export_polygons(
                     )
                 writer.add(index, _in_image(polygon, (column, row), pixels[::-1]), polygon)
             yield clock.step(joined.window.area, "polygons", joined.window)
-        writer.close()
     return path
+
+
+@contextmanager
+def polygon_writer(
+    path: Path, classes: Sequence[ClassInfo], reference: GeoReference | None
+) -> Iterator[Writer | GeoPackage]:
+    """What writes polygons to ``path``, by how its name ends: a GeoPackage (``.gpkg``), else GeoJSON."""
+    if path.suffix.lower() == ".gpkg":
+        writer = GeoPackage(path, classes, reference)
+        yield writer
+        writer.close()
+        return
+    with open(path, "w", encoding="utf-8") as file:
+        plain = Writer(file, classes, reference)
+        yield plain
+        plain.close()
 
 
 def _in_image(polygon: Any, origin: tuple[int, int], factor: tuple[float, float]) -> Any:

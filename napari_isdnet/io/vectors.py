@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.io.source import GeoReference
 
 ENDINGS = (
@@ -71,13 +72,10 @@ def read_features(
 
 
 def _pyogrio(path: Path) -> Any:
-    try:
-        import pyogrio
-    except ImportError:
-        raise InputError(
-            f"Reading {path.name} needs pyogrio; install napari-isdnet[geo], or save it as GeoJSON (in QGIS: Export >"
-            " Save Features As)."
-        ) from None
+    if find_spec("pyogrio") is None:
+        raise MissingExtra(f"Reading {path.name}", "pyogrio", "geo")
+    import pyogrio
+
     if not path.exists():
         raise InputError(f"{path} does not exist; give a file of outlines.")
     return pyogrio

@@ -24,6 +24,11 @@ VALUES = {
 }
 
 EXPORTS = {
+    "gpkg": (
+        "Polygons for QGIS and ArcGIS (GeoPackage)…",
+        "In map coordinates where the image has them, with class colours",
+        ".gpkg",
+    ),
     "geojson": ("Polygons for QGIS and QuPath (GeoJSON)…", "Outlines with holes, class names and colours", ".geojson"),
     "geotiff": ("Label TIFF (GeoTIFF)…", "Class indices, 255 where nothing is painted; keeps the map position", ".tif"),
     "ome-tiff": ("Label OME-TIFF…", "Class indices as a pyramid, 255 where nothing is painted", ".ome.tif"),

@@ -19,6 +19,8 @@ from napari_isdnet.widgets._segment_form import TITLES, SegmentForm
 from napari_isdnet.widgets._writer import write_result
 from napari_isdnet.window import Window
 
+POLYGONS = {"geojson": "GeoJSON polygons", "gpkg": "GeoPackage polygons (QGIS, ArcGIS)"}
+
 
 class Exporting(SegmentForm):
     """Copies commands, and writes the last result in other formats, beside whatever else runs."""
@@ -38,7 +40,8 @@ class Exporting(SegmentForm):
         menu = QMenu(self)
         for key, title in TITLES.items():
             menu.addAction(f"{title}…", partial(self._choose_export, key))
-        menu.addAction("GeoJSON polygons…", partial(self._choose_export, "geojson"))
+        for key, title in POLYGONS.items():
+            menu.addAction(f"{title}…", partial(self._choose_export, key))
         self.export_button.setMenu(menu)
         self.export_bar.started.connect(lambda: self.export_button.setEnabled(False))
         self.export_bar.ended.connect(lambda: self.export_button.setEnabled(self.finished is not None))
@@ -59,14 +62,14 @@ class Exporting(SegmentForm):
             return
         store = self.finished.labels
         folder = Path(self.output.text())
-        name = folder / f"{store.name}.geojson" if kind == "geojson" else result_path(folder, store.name, kind)
-        suffix = ".geojson" if kind == "geojson" else SUFFIXES[kind]
+        name = folder / f"{store.name}.{kind}" if kind in POLYGONS else result_path(folder, store.name, kind)
+        suffix = f".{kind}" if kind in POLYGONS else SUFFIXES[kind]
         path, _ = QFileDialog.getSaveFileName(self, "Export the result", str(name), f"*{suffix}")
         if path:
             self.export(Path(path if path.endswith(suffix) else path + suffix), kind)
 
     def export(self, path: Path, kind: str) -> None:
-        """Write the last result to ``path`` in one of the engine's formats, or 'geojson'."""
+        """Write the last result to ``path`` in one of the engine's formats, or as :data:`POLYGONS`."""
         assert self.finished is not None
         simplify, min_area = float(self.outlines.currentData()), self.min_area.value()
         work = write_result(self.finished.labels, path, kind, simplify, min_area)

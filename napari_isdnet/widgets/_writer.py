@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = {
     ".geojson": "geojson",
+    ".gpkg": "gpkg",
     ".ome.tif": "ome-tiff",
     ".ome.tiff": "ome-tiff",
     ".zarr": "ome-zarr",
@@ -73,11 +74,11 @@ def _asked(path: Path, name: str, metadata: dict[str, Any]) -> tuple[Path, str]:
 def write_result(
     store: LabelStore, path: Path, kind: str, simplify: float = 0.0, min_area: int = 1
 ) -> Generator[Progress, None, Path]:
-    """Write a finished result to ``path`` in one of the engine's formats, or as polygons ('geojson'); replaces it.
+    """Write a finished result to ``path`` in one of the engine's formats, or polygons ('geojson', 'gpkg'); replaces it.
 
     ``simplify`` and ``min_area`` are those of :func:`~napari_isdnet.io.vector.export_polygons`, in pixels.
     """
-    if kind == "geojson":
+    if kind in ("geojson", "gpkg"):
         from napari_isdnet.io.vector import export_polygons
 
         return (yield from export_polygons(store, path, simplify=simplify, min_area=min_area, overwrite=True))

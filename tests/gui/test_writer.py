@@ -58,7 +58,7 @@ def what_cannot_be_saved_is_one_sentence_and_writes_nothing(layer: Any, viewer: 
         layer.save(str(tmp_path / "scene.ome.zarr"))
     with pytest.raises(RuntimeError, match="'mine' shows no finished class map: use 'Segment to files' for a live one"):
         viewer.add_labels(LABELS, name="mine").save(str(tmp_path / "mine.ome.zarr"))
-    with pytest.raises(RuntimeError, match=r"written as .geojson, .ome.tif, .* .tiff, .png; got 'a.txt'"):
+    with pytest.raises(RuntimeError, match=r"written as .geojson, .gpkg, .ome.tif, .* .tiff, .png; got 'a.txt'"):
         write_class_map(str(tmp_path / "a.txt"), None, {"metadata": {}})
     gone = {"name": "gone", "metadata": {layers.STORE: str(tmp_path / "none.ome.zarr")}}
     with pytest.raises(RuntimeError, match="which the layer shows, is gone"):
@@ -75,6 +75,9 @@ def napari_saves_it_in_the_formats_of_the_engine(layer: Any, tmp_path: Path) -> 
     assert [item.name for item in saved.classes] == ["land", "water"]
     features = json.loads(Path(layer.save(str(tmp_path / "saved.geojson"))[0]).read_text())["features"]
     assert {f["properties"]["classification"]["name"] for f in features} == {"land", "water"}
+    package = layer.save(str(tmp_path / "saved.gpkg"))[0]
+    names = pytest.importorskip("pyogrio").raw.read(package, layer="classes", columns=["class"])[3][0]
+    assert set(names) == {"land", "water"}
 
 
 def what_export_offers_is_saved_with_classes(layer: Any, tmp_path: Path) -> None:
