@@ -77,8 +77,9 @@ def test_the_options_other_programs_are_written_against_exist() -> None:
     wanted = {
         "demo": "headless output",
         "sample": "output yes",
-        "segment": "output model context roi window format polygons geopackage simplify min_area probabilities uncertainty"
-        " device precision memory contrast channels scale orientations skip_bad_tiles resume overwrite dask json",
+        "segment": "output model context roi window format polygons geopackage simplify min_area probabilities"
+        " uncertainty device precision memory contrast channels scale orientations skip_bad_tiles resume overwrite dask"
+        " json",
         "evaluate": "classes ignore output json",
         "features": "output roi layer context",
         "convert": "output",
@@ -262,7 +263,7 @@ def test_segment_hands_every_option_to_the_engine(run: Runner, engine: Engine, i
         " --geopackage --min-area 40 --probabilities --uncertainty --device cuda:1 --precision bfloat16 --memory 1.5"
     )
     options += " --contrast 0,4095 --channels 2,1,0 --scale 0.5 --orientations 4 --skip-bad-tiles --no-resume"
-    options += " --overwrite --dask local"
+    options += " --overwrite --dask local --geopackage"
     ran = run("segment", image, "-o", tmp_path / "out", "-m", "mine", *options.split(), "--json")
     assert ran.code == 0, ran.err
     assert engine.calls == [
