@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -176,7 +177,10 @@ def segment(
 @app.command()
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Class map to judge.")],
-    truth: Annotated[Path, typer.Argument(help="Class map that is right, or the folder of an annotation.")],
+    truth: Annotated[
+        Path,
+        typer.Argument(help="Class map that is right, folder of an annotation, or outlines (GeoPackage, ...)."),
+    ],
     classes: Annotated[
         Path | None, options.option("Class names: JSON, or one per line.", "--classes", metavar="FILE")
     ] = None,
@@ -187,14 +191,20 @@ def evaluate(
     image: Annotated[Path | None, options.option("Image to show in the report.", "--image", metavar="IMAGE")] = None,
     roi: options.RoiOption = None,
     output: options.ReportOption = None,
+    layer: options.VectorLayerOption = None,
+    attribute: options.AttributeOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Compare a class map with the truth: IoU, F1, boundary F1, confusion matrix, worst windows."""
-    from napari_isdnet.cli_evaluation import print_evaluation
+    from napari_isdnet.annotation.files import holds_outlines
+    from napari_isdnet.cli_evaluation import painted_truth, print_evaluation
     from napari_isdnet.engine.evaluate import evaluate_files
 
-    steps = evaluate_files(prediction, truth, classes, ignore or (), output, image, tolerance, roi)
-    result = drive(steps, prediction.name, "Interrupted; nothing was written, run the same command to start again.")
+    with ExitStack() as stack:
+        if truth.exists() and holds_outlines(truth):
+            truth, classes = stack.enter_context(painted_truth(truth, prediction, classes, layer, attribute))
+        steps = evaluate_files(prediction, truth, classes, ignore or (), output, image, tolerance, roi)
+        result = drive(steps, prediction.name, "Interrupted; nothing was written, run the same command to start again.")
     if json:
         print_json(result.to_dict())
     else:

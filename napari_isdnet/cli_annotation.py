@@ -73,15 +73,8 @@ def import_(
             metavar="FILE",
         ),
     ] = None,
-    layer: Annotated[str | None, options.option("Layer of a file that has several.", "--layer", metavar="NAME")] = None,
-    attribute: Annotated[
-        str | None,
-        options.option(
-            "What holds the class of a shape; without it 'classification', 'class', 'class_name', 'label' or 'name'.",
-            "--attribute",
-            metavar="NAME",
-        ),
-    ] = None,
+    layer: options.VectorLayerOption = None,
+    attribute: options.AttributeOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """Paint what a file holds, as one step to undo; an image without an annotation gets one."""

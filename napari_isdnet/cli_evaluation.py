@@ -1,19 +1,67 @@
-"""The figures of ``napari-isdnet evaluate`` as a table."""
+"""What ``napari-isdnet evaluate`` compares with, where that is outlines, and its figures as a table."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
-from napari_isdnet.cli_output import print_wide
+from napari_isdnet.cli_output import drive, print_wide
+from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.engine.report_html import area_text, percent, thousands
+from napari_isdnet.exceptions import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from napari_isdnet.engine.evaluation import Evaluation
+
+
+@contextmanager
+def painted_truth(
+    outlines: Path, prediction: Path, classes_file: Path | None, layer: str | None, attribute: str | None
+) -> Iterator[tuple[Path, Path]]:
+    """Outlines as an annotation of the size of the prediction, and a file of its classes and those they add.
+
+    Both are gone when the block ends. Raises :class:`InputError` for what cannot be painted, and where nothing names
+    the classes of the prediction.
+    """
+    from napari_isdnet.annotation.geojson import import_outlines
+    from napari_isdnet.annotation.store import AnnotationStore
+
+    labels, classes = open_labels(prediction, classes_file)
+    with closing(labels), tempfile.TemporaryDirectory(prefix="isdnet-truth-") as folder:
+        if not classes:
+            raise InputError(
+                f"{prediction} does not name its classes, which {outlines.name} does; give --classes FILE."
+            )
+        say = partial(typer.echo, err=True)
+        row, column = getattr(labels, "origin", None) or (0, 0)
+        shape, place = labels.shape, labels.georeference
+        if place is None or not place.crs:  # of a region: the outlines count the pixels of the image
+            shape = (row + shape[0], column + shape[1])
+        with AnnotationStore.create(Path(folder) / outlines.name, shape, classes) as store:
+            steps = import_outlines(
+                store,
+                outlines,
+                georeference=place,
+                note=say,
+                layer=layer,
+                attribute=attribute,
+            )
+            drive(steps, outlines.name, "Interrupted; nothing was written.")
+            known = [{"name": c.name, "color": c.color} for c in store.classes]
+        names = Path(folder) / "classes.json"
+        names.write_text(json.dumps(known), encoding="utf-8")
+        yield Path(folder) / outlines.name, names
 
 
 def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:

@@ -214,4 +214,15 @@ ChannelsOption = Annotated[
     Any,
     option("Channels that are red, green and blue, or one.", "--channels", parser=parse_channels, metavar="R,G,B"),
 ]
+VectorLayerOption = Annotated[
+    str | None, option("Layer of a file of outlines that has several.", "--layer", metavar="NAME")
+]
+AttributeOption = Annotated[
+    str | None,
+    option(
+        "What holds the class of an outline; without it 'classification', 'class', 'class_name', 'label' or 'name'.",
+        "--attribute",
+        metavar="NAME",
+    ),
+]
 JsonOption = Annotated[bool, option("Print one JSON object as the last line, also of an error.", "--json")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_isdnet.annotation import geojson
-from napari_isdnet.annotation.geojson import import_geojson
+from napari_isdnet.annotation.geojson import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon
 from napari_isdnet.exceptions import InputError
@@ -63,7 +63,7 @@ def test_an_import_its_undo_and_its_redo_leave_the_levels_that_single_strokes_le
         store.paint(Brush([(100, 100), (2000, 3000)], 40), 1)
         before = pyramid(store)
         store.undo()
-        result_of(import_geojson(store, file))
+        result_of(import_outlines(store, file))
         assert same(pyramid(store), one_by_one)
         assert store.can_undo
         store.undo()
@@ -74,7 +74,7 @@ def test_an_import_its_undo_and_its_redo_leave_the_levels_that_single_strokes_le
         store.paint(Brush([(100, 100), (2000, 3000)], 40), 1)
         assert same(pyramid(store), before)
         store.undo()
-        result_of(import_geojson(store, file))
+        result_of(import_outlines(store, file))
     for rebuild in (False, True):
         with AnnotationStore.open(tmp_path / "a.isdnet", rebuild=rebuild) as store:
             assert same(pyramid(store), one_by_one)
@@ -84,7 +84,7 @@ def test_an_import_tells_how_far_it_is_and_what_a_cancelled_one_painted_is_one_s
     monkeypatch.setattr(geojson, "_READ_AT_ONCE", 100)
     monkeypatch.setattr(geojson, "_SECONDS_AT_ONCE", 0.0)  # a shape a step
     with AnnotationStore.create(tmp_path / "a.isdnet", SHAPE, NAMES) as store:
-        steps = import_geojson(store, file)
+        steps = import_outlines(store, file)
         assert [next(steps).stage for _ in range(4)] == ["read", "read", "read", "paint"]
         shares = [next(steps).fraction for _ in range(9)]
         assert shares == pytest.approx(np.arange(2, 11) / 300)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_isdnet.annotation import geojson
-from napari_isdnet.annotation.geojson import connected, export_outlines, import_geojson, read_drawn
+from napari_isdnet.annotation.geojson import connected, export_outlines, import_outlines, read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon
 from napari_isdnet.exceptions import InputError
@@ -61,7 +61,7 @@ def test_polygons_with_holes_lines_and_points_are_painted_in_pixel_corners(store
             feature("MultiPolygon", [[[[300, 0], [301, 0], [301, 1], [300, 1]]]], classification=qupath("roof")),
         )
     )
-    result_of(import_geojson(store, path))
+    result_of(import_outlines(store, path))
     found = values(store)
     expected = np.zeros(SHAPE, np.uint8)
     expected[20:60, 10:30] = 1
@@ -86,7 +86,7 @@ def test_an_import_of_outlines_says_how_far_it_is_and_one_undo_takes_back_what_w
     path = tmp_path / "shapes.geojson"
     rings = [[[[x, 0], [x + 40, 0], [x + 40, 40], [x, 40], [x, 0]]] for x in range(0, 500, 50)]
     path.write_text(collection(*(feature("Polygon", ring, classification=qupath("water")) for ring in rings)))
-    importing = import_geojson(store, path)
+    importing = import_outlines(store, path)
     assert [next(importing).fraction for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
     with pytest.raises(InputError, match="still under way"):
         store.undo()
@@ -112,7 +112,7 @@ def test_geojson_comes_back_pixel_for_pixel(painted, tmp_path):
     content = json.loads(path.read_text())
     assert {f["properties"]["classification"]["name"] for f in content["features"]} == {"water", "roof"}
     with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE) as back:
-        result_of(import_geojson(back, path))
+        result_of(import_outlines(back, path))
         names = [c.name for c in back.classes]
         table = np.array([0, *(1 + [c.name for c in painted.classes].index(n) for n in names)], np.uint8)
         assert np.array_equal(table[values(back)], values(painted))
@@ -127,7 +127,7 @@ def test_map_coordinates_there_and_back(painted, tmp_path):
     assert 400_000 <= x <= 400_750
     assert 2_799_400 <= y <= 2_800_000
     with AnnotationStore.create(tmp_path / "back.isdnet", SHAPE, painted.classes) as back:
-        result_of(import_geojson(back, path, georeference=reference))
+        result_of(import_outlines(back, path, georeference=reference))
         assert np.array_equal(values(back), values(painted))
 
 
@@ -158,7 +158,7 @@ def test_bad_geojson_is_named_and_paints_nothing(store, tmp_path, text, message)
     path.write_text(text.replace('"features": [', f'"features": [{json.dumps(good)}, ', 1) if "[{" in text else text)
     message = message.replace("0", "1", 1) if "[{" in text and "radius" not in message else message
     with pytest.raises(InputError, match=message):
-        result_of(import_geojson(store, path))
+        result_of(import_outlines(store, path))
     assert store.position == 0
 
 
@@ -166,7 +166,7 @@ def test_old_qupath_colour_numbers_and_nameless_shapes(store, tmp_path):
     path = tmp_path / "old.geojson"
     old = {"name": "tumour", "colorRGB": -3670016}
     path.write_text(json.dumps([feature("Point", [5, 5], classification=old), feature("Point", [50, 50])]))
-    result_of(import_geojson(store, path, default_class="roof"))
+    result_of(import_outlines(store, path, default_class="roof"))
     assert store.classes[2].color == (200, 0, 0)
     assert store.class_counts()[1] > 0
 
@@ -181,17 +181,17 @@ def test_shapes_beside_the_image_are_counted_and_add_no_class(store, tmp_path):
     far = feature("Point", [-9, 50], classification=qupath("far"), width=10)
     edge = feature("Point", [-4, 50], classification=qupath("edge"), width=10)
     path.write_text(collection(square_at(9000, 5, "far"), square_at(1495, 1195, "roof"), far, edge))
-    result_of(import_geojson(store, path, note=said.append))
+    result_of(import_outlines(store, path, note=said.append))
     assert said == ["2 of 4 shapes lie on the image; the others are left out."]
     assert [c.name for c in store.classes] == ["water", "roof", "edge"]
     assert store.class_counts()[:2] == (0, 25)
     assert store.class_counts()[2] > 0
-    result_of(import_geojson(store, path))  # nobody has to listen
+    result_of(import_outlines(store, path))  # nobody has to listen
     path.write_text(collection(square_at(5, 5, "roof")))
-    result_of(import_geojson(store, path, note=said.append))
+    result_of(import_outlines(store, path, note=said.append))
     assert len(said) == 1
     path.write_text(collection())
-    result_of(import_geojson(store, path, note=said.append))
+    result_of(import_outlines(store, path, note=said.append))
     assert said[1:] == ["some.geojson holds no shape."]
 
 
@@ -199,10 +199,10 @@ def test_a_file_with_no_shape_on_the_image_is_refused(store, tmp_path):
     path = tmp_path / "map.geojson"
     path.write_text(collection(square_at(330_000, 2_770_000, "q"), square_at(331_000, 2_770_000, "q")))
     with pytest.raises(InputError, match=r"^0 of 2 shapes lie on the image; map.geojson must count .*image.$"):
-        result_of(import_geojson(store, path))
+        result_of(import_outlines(store, path))
     reference = GeoReference("EPSG:32640", (0.5, 0.0, 400_000.0, 0.0, -0.5, 2_800_000.0))
     with pytest.raises(InputError, match=r"or name the system of its map coordinates"):
-        result_of(import_geojson(store, path, georeference=reference))
+        result_of(import_outlines(store, path, georeference=reference))
     assert store.position == 0
     assert len(store.classes) == 2
 
@@ -211,12 +211,12 @@ def test_features_without_a_geometry_are_left_out_and_counted(store, tmp_path):
     path, said = tmp_path / "nulls.geojson", []
     nulls = [{"type": "Feature", "geometry": None, "properties": None}, feature("MultiPolygon", [[]])]
     path.write_text(collection(*nulls, feature("Point", [5, 5], classification=qupath("roof"), width=None)))
-    result_of(import_geojson(store, path, note=said.append))
+    result_of(import_outlines(store, path, note=said.append))
     assert said == ["2 of 3 features have no geometry and are left out."]
     assert store.class_counts()[0] == 0
     assert store.class_counts()[1] > 0
     path.write_text(collection(*nulls))
-    result_of(import_geojson(store, path, note=said.append))
+    result_of(import_outlines(store, path, note=said.append))
     assert said[1:] == ["2 of 2 features have no geometry and are left out.", "nulls.geojson holds no shape."]
 
 
@@ -230,13 +230,13 @@ def test_numbers_name_classes_and_indices_count_those_of_the_annotation(store, t
     assert [d.name for d in read_drawn(path, classes=store.classes)] == [
         "1", "2", "3", "4", "5", "roof", "9", "road", None, "-1",
     ]  # fmt: skip
-    result_of(import_geojson(store, path, default_class="imported"))
+    result_of(import_outlines(store, path, default_class="imported"))
     assert [c.name for c in store.classes] == [
         "water", "roof", "1", "2", "3", "4", "5", "9", "road", "imported", "-1",
     ]  # fmt: skip
     assert all(store.class_counts()[1:])
     path.write_text(collection(feature("Point", [5, 25], **{"class": "Roof "})))
-    result_of(import_geojson(store, path))
+    result_of(import_outlines(store, path))
     assert len(store.classes) == 11  # the roof that is there
 
 
@@ -246,13 +246,13 @@ def test_shapes_that_cover_no_pixel_are_refused(store, tmp_path):
     path.write_text(collection(feature("Polygon", [ring], classification=qupath("house"))))
     reference = GeoReference("EPSG:32640", (0.5, 0.0, 400_000.0, 0.0, -0.5, 2_800_000.0))
     with pytest.raises(InputError, match=r"longitude and latitude, reproject the file to the image's pixels\.$"):
-        result_of(import_geojson(store, path))
+        result_of(import_outlines(store, path))
     with pytest.raises(InputError, match=r"look like longitude and latitude of another place; .*QuPath does\.$"):
-        result_of(import_geojson(store, path, georeference=reference))
+        result_of(import_outlines(store, path, georeference=reference))
     assert (store.position, len(store.classes)) == (0, 2)
     path.write_text(collection(feature("Polygon", [ring], classification=qupath("house")), square_at(5, 5, "roof")))
-    result_of(import_geojson(store, path))  # one that covers something is enough
-    result_of(import_geojson(store, path))  # also where it changes nothing
+    result_of(import_outlines(store, path))  # one that covers something is enough
+    result_of(import_outlines(store, path))  # also where it changes nothing
     assert store.class_counts()[1] == 400
 
 

@@ -19,7 +19,7 @@ from napari_isdnet.annotation import moment
 from napari_isdnet.annotation import project as projects
 from napari_isdnet.annotation.chunks import REPAIR, ChunkCache
 from napari_isdnet.annotation.exchange import IndexView
-from napari_isdnet.annotation.geojson import import_geojson
+from napari_isdnet.annotation.geojson import import_outlines
 from napari_isdnet.annotation.layout import STATE
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.store import AnnotationStore
@@ -111,7 +111,7 @@ def test_without_classes_a_label_image_asks_for_their_names(cli: Runner, image: 
 def test_a_colour_that_is_none_spoils_no_import(image: Path, tmp_path: Path, color: Any) -> None:
     path = written(tmp_path / "g.json", square(color=[10, 200, 30]), square("house", 100, color=color))
     with Project.open(image) as project:
-        result_of(import_geojson(project.store, path))
+        result_of(import_outlines(project.store, path))
         assert [c.name for c in project.store.classes] == ["tree", "house"]
         assert project.store.classes[0].color == (10, 200, 30)
         assert project.store.class_counts() == (2500, 2500)
@@ -122,7 +122,7 @@ def test_an_empty_number_for_a_colour_and_a_blank_name(image: Path, tmp_path: Pa
     blank["properties"]["name"] = "house"
     path = written(tmp_path / "g.json", square(colorRGB=None), square("pond", 200, colorRGB=-16711936), blank)
     with Project.open(image) as project:
-        result_of(import_geojson(project.store, path))
+        result_of(import_outlines(project.store, path))
         assert [(c.name, n) for c, n in zip(project.store.classes, project.store.class_counts(), strict=True)] == [
             ("tree", 2500), ("pond", 2500), ("house", 2500),
         ]  # fmt: skip
@@ -133,7 +133,7 @@ def test_too_many_classes_are_refused_before_a_shape_is_painted(image: Path, tmp
     path = written(tmp_path / "g.json", *[square(f"class {k}", side=3) for k in range(300)])
     with Project.open(image) as project:
         with pytest.raises(InputError, match="would add 300 classes to the 0 of the annotation; 254 are allowed"):
-            result_of(import_geojson(project.store, path))
+            result_of(import_outlines(project.store, path))
         assert not project.store.classes
 
 

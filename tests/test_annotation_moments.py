@@ -11,7 +11,7 @@ import pytest
 
 from napari_isdnet.annotation import geojson
 from napari_isdnet.annotation.exchange import IndexView, export_labels, import_labels
-from napari_isdnet.annotation.geojson import export_outlines, import_geojson
+from napari_isdnet.annotation.geojson import export_outlines, import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Rectangle
 from napari_isdnet.classes import ClassInfo, from_annotation
@@ -85,7 +85,7 @@ def test_outlines_are_of_the_moment_at_which_their_export_began(store, tmp_path,
     monkeypatch.setattr(polygons, "polygonise", slow)
     result_of(export_outlines(store, tmp_path / "out.geojson"))
     with AnnotationStore.create(tmp_path / "again.isdnet", SHAPE, store.frozen().classes[:0]) as again:
-        result_of(import_geojson(again, tmp_path / "out.geojson"))
+        result_of(import_outlines(again, tmp_path / "out.geojson"))
         names = {0: "", **{k: c.name for k, c in enumerate(again.classes, 1)}}
         found = again.read_labels(WHOLE)
     for value, name in enumerate(["", "water", "roof", "road"]):
@@ -149,7 +149,7 @@ def test_a_shape_is_painted_as_the_class_that_has_its_name_then(store, tmp_path,
         return real(name, names)
 
     monkeypatch.setattr(geojson, "index_of", looked_up)
-    result_of(import_geojson(store, tmp_path / "out.geojson"))
+    result_of(import_outlines(store, tmp_path / "out.geojson"))
     assert held.count(True) == len(json.loads((tmp_path / "out.geojson").read_text())["features"])
     assert {c.name: n for c, n in zip(store.classes, store.class_counts(), strict=True)} == expected
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_isdnet.annotation.geojson import import_geojson
+from napari_isdnet.annotation.geojson import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.geojson import read_items
@@ -52,11 +52,11 @@ def degrees(reference: GeoReference) -> Any:
 def test_degrees_are_painted_where_they_lie(store, tmp_path: Path, kind: str, reference: GeoReference) -> None:
     said: list[str] = []
     path = written(tmp_path / "in.geojson", kind, degrees(reference))
-    result_of(import_geojson(store, path, georeference=reference, note=said.append))
+    result_of(import_outlines(store, path, georeference=reference, note=said.append))
     assert said == ["in.geojson names no reference system (crs) and was taken as longitude and latitude."]
     found = store.read_labels(Window.whole(SHAPE))
     store.undo()
-    result_of(import_geojson(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
+    result_of(import_outlines(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
     expected = store.read_labels(Window.whole(SHAPE))
     assert found.any()
     assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1  # centimetres of the projection
@@ -67,7 +67,7 @@ def test_degrees_of_another_place_are_refused(store, tmp_path: Path, kind: str) 
     pytest.importorskip("rasterio")
     path = written(tmp_path / "in.geojson", kind, [(24.1234, 57.5678), (24.2, 57.6)])
     with pytest.raises(InputError, match=r"look like longitude and latitude of another place; give the file of this"):
-        result_of(import_geojson(store, path, georeference=PROJECTED))
+        result_of(import_outlines(store, path, georeference=PROJECTED))
     assert store.position == 0
 
 
@@ -79,7 +79,7 @@ def test_degrees_of_another_place_are_refused(store, tmp_path: Path, kind: str) 
 def test_files_that_count_pixels_still_do(store, tmp_path: Path, points: Any, properties: Any, reference: Any) -> None:
     said: list[str] = []
     path = written(tmp_path / "in.geojson", "Point", points, **properties)
-    result_of(import_geojson(store, path, georeference=reference, note=said.append))
+    result_of(import_outlines(store, path, georeference=reference, note=said.append))
     assert store.read_labels(Window(56, 23, 2, 2)).all()
     assert not said
 
@@ -89,7 +89,7 @@ def test_without_rasterio_degrees_are_refused(store, tmp_path: Path, monkeypatch
     for name in ("rasterio.warp", "rasterio.errors"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"install napari-isdnet\[geo\] to place them"):
-        result_of(import_geojson(store, path, georeference=PROJECTED))
+        result_of(import_outlines(store, path, georeference=PROJECTED))
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_degrees_as_qgis_saves_them_are_painted_where_they_lie(
 ) -> None:
     said: list[str] = []
     result_of(
-        import_geojson(
+        import_outlines(
             store, named(tmp_path / "q.geojson", kind, degrees(reference)), georeference=reference, note=said.append
         )
     )
     assert not said
     found = store.read_labels(Window.whole(SHAPE))
     store.undo()
-    result_of(import_geojson(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
+    result_of(import_outlines(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
     expected = store.read_labels(Window.whole(SHAPE))
     assert found.any()
     assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1
@@ -154,10 +154,10 @@ def test_longitudes_across_the_date_line_are_those_of_the_image(store, tmp_path:
     points = degrees(fiji)
     points[:, 0] = (points[:, 0] + 180) % 360 - 180
     assert points[0, 0] * west < 0 or points[1, 0] * west < 0
-    result_of(import_geojson(store, how(tmp_path / "q.geojson", "LineString", points), georeference=fiji))
+    result_of(import_outlines(store, how(tmp_path / "q.geojson", "LineString", points), georeference=fiji))
     found = store.read_labels(Window.whole(SHAPE))
     store.undo()
-    result_of(import_geojson(store, written(tmp_path / "pixels.geojson", "LineString", PIXELS)))
+    result_of(import_outlines(store, written(tmp_path / "pixels.geojson", "LineString", PIXELS)))
     np.testing.assert_array_equal(found, store.read_labels(Window.whole(SHAPE)))
 
 
@@ -169,9 +169,9 @@ def test_a_point_that_no_projection_reaches_is_one_sentence(store, tmp_path: Pat
     here = degrees(FEET)
     path = how(tmp_path / "q.geojson", "LineString", [*here, (20.1234, -90.0)])
     with pytest.raises(InputError, match=r"holds the point 20\.1234, -90, which has no place in"):
-        result_of(import_geojson(store, path, georeference=FEET))
+        result_of(import_outlines(store, path, georeference=FEET))
     assert store.position == 0
-    result_of(import_geojson(store, how(tmp_path / "q.geojson", "LineString", here), georeference=FEET))
+    result_of(import_outlines(store, how(tmp_path / "q.geojson", "LineString", here), georeference=FEET))
     assert store.position == 1
 
 
@@ -179,7 +179,7 @@ def test_shapes_in_a_system_that_the_image_does_not_name_are_no_pixels(store, tm
     path = named(tmp_path / "q.geojson", "Polygon", PIXELS, "EPSG:32640")
     for place in (None, GeoReference(None, PROJECTED.transform)):
         with pytest.raises(InputError, match="in the reference system EPSG:32640, and the image names none; give the"):
-            result_of(import_geojson(store, path, georeference=place))
+            result_of(import_outlines(store, path, georeference=place))
     with pytest.raises(InputError, match=r"0 of 1 shapes of q.geojson lie on the image; give those of this place"):
-        result_of(import_geojson(store, path, georeference=PROJECTED))
+        result_of(import_outlines(store, path, georeference=PROJECTED))
     assert store.position == 0

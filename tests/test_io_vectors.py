@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ import shapely
 from napari_isdnet.annotation.files import bring_in, look
 from napari_isdnet.annotation.geojson import read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.sink import export
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.vectors import is_vector, read_features
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
+from tests.cli_tools import runner
+from tests.label_source import LabelSource
 
 pyogrio = pytest.importorskip("pyogrio")
 warp = pytest.importorskip("rasterio.warp")
@@ -197,3 +202,32 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("napari_isdnet.io.vectors.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r'Reading bad\.gpkg needs pyogrio, which is not installed: pip install "nap'):
         list(read_drawn(bad, PLACE))
+
+
+def test_a_class_map_is_judged_by_reference_outlines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[20:60, 30:70] = 1  # 40 of the 60 columns of the first box; the second box is all land
+    classes = [ClassInfo(name, (9, 9, number)) for number, name in enumerate("ab")]
+    for _ in export(LabelSource(labels, PLACE), tmp_path / "map.tif", "geotiff", classes):
+        pass
+    shapes = [on_the_map(box, "EPSG:32639") for box in BOXES]
+    plots = written(tmp_path / "plots.gpkg", shapes, "EPSG:32639", id=[1, 2], cover=["B", "a"])
+    more = written(tmp_path / "more.gpkg", shapes, "EPSG:32639", name=["b", "lake"])
+    evaluate = partial(runner(capfd), "evaluate", tmp_path / "map.tif")
+
+    ran = evaluate(plots, "--attribute", "cover", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["prediction"], ran.json["truth"]) == ("map.tif", "plots.gpkg")
+    land, plot = ran.json["classes"]
+    assert (land["name"], plot["name"]) == ("a", "b")
+    assert plot["iou"] == pytest.approx(40 / 60, abs=0.02)
+    assert land["recall"] == 1.0
+    # Nothing is judged beside the outlines.
+    assert land["truth_pixels"] + plot["truth_pixels"] == pytest.approx(40 * 60 + 40 * 90, abs=60)
+    assert "plots.gpkg was moved from EPSG:32639 to EPSG:32640" in ran.err
+
+    ran = evaluate(plots)
+    assert ran.code == 1
+    assert "plots.gpkg, shape 0 has no class; name the attribute that holds it ('id', 'cover')" in ran.err
+    lake = evaluate(more, "--json").json["classes"][2]  # a class that the map lacks is truth that it missed
+    assert (lake["name"], lake["iou"]) == ("lake", 0.0)

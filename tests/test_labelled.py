@@ -12,7 +12,7 @@ from napari_isdnet.annotation import moment
 from napari_isdnet.annotation import store as store_module
 from napari_isdnet.annotation.chunks import ChunkCache
 from napari_isdnet.annotation.exchange import export_labels
-from napari_isdnet.annotation.geojson import export_outlines, import_geojson
+from napari_isdnet.annotation.geojson import export_outlines, import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.classes import classes_from
@@ -77,7 +77,7 @@ def test_classes_of_an_exported_geojson_keep_their_order(tmp_path):
     assert [c.name for c in of_file(path).classes] == ["a", "c"]
     for name, known, names in (("new", [], ["a", "c"]), ("old", ["c"], ["c", "a"])):
         with AnnotationStore.create(tmp_path / f"{name}.isdnet", (64, 64), known) as store:
-            result_of(import_geojson(store, path))
+            result_of(import_outlines(store, path))
             assert dict(zip((c.name for c in store.classes), store.class_counts(), strict=True)) == dict(
                 zip(("a", "c"), counts, strict=True)
             )

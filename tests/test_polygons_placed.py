@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_isdnet.annotation.geojson import import_geojson
+from napari_isdnet.annotation.geojson import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import classes_from
 from napari_isdnet.io.open import open_source
@@ -57,7 +57,7 @@ def test_the_command_writes_map_coordinates_and_annotations_take_them_back(
     source = open_source(placed)
     found = [{"name": n} for n in ("building", "land", "road", "vegetation", "water")]
     with AnnotationStore.create(tmp_path / "a.isdnet", source.shape, classes_from(found)) as store:
-        result_of(import_geojson(store, path, georeference=source.georeference))
+        result_of(import_outlines(store, path, georeference=source.georeference))
         from napari_isdnet.window import Window
 
         np.testing.assert_array_equal(store.read(Window.whole(source.shape))[..., 0] - 1, labels)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_isdnet.annotation.files import bring_in
-from napari_isdnet.annotation.geojson import import_geojson, read_drawn
+from napari_isdnet.annotation.geojson import import_outlines, read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import geojson
@@ -103,11 +103,11 @@ def test_a_derived_class_of_qupath_before_0_4_keeps_what_it_derives_from(tmp_pat
 def test_what_a_user_calls_an_object_is_no_class_and_what_has_none_is_said(store, tmp_path):
     path, said = tmp_path / "a.geojson", []
     path.write_text(json.dumps([thing(area(RING), name="Biopsy 3"), thing(area(ring_at(200, 200)), name="Biopsy 4")]))
-    result_of(import_geojson(store, path, default_class="Other", note=said.append))
+    result_of(import_outlines(store, path, default_class="Other", note=said.append))
     assert [c.name for c in store.classes] == ["Other"]
     assert said == ["2 of 2 shapes have no class and are painted as 'Other'."]
     with pytest.raises(InputError, match="shape 0 has no class"):
-        result_of(import_geojson(store, path))
+        result_of(import_outlines(store, path))
     other = {"type": "Feature", "geometry": area(RING), "properties": {"name": "Lake"}}  # of no QuPath: a class
     path.write_text(json.dumps(other))
     assert [item.name for item in read_drawn(path)] == ["Lake"]

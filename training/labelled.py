@@ -15,7 +15,7 @@ from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
 from napari_isdnet.annotation.files import holds_outlines
-from napari_isdnet.annotation.geojson import Drawn, classes_of, import_geojson, read_drawn
+from napari_isdnet.annotation.geojson import Drawn, classes_of, import_outlines, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.moment import at_one_moment
 from napari_isdnet.annotation.store import AnnotationStore
@@ -93,7 +93,7 @@ def _of_file(
             colors = _own_classes(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
             named = classes or classes_from([{"name": n, "color": c} for n, c in colors.items()])
             with AnnotationStore.create(folder, image.shape, named) as store:
-                result_of(import_geojson(store, path, georeference=image.georeference, classes=classes))
+                result_of(import_outlines(store, path, georeference=image.georeference, classes=classes))
                 return _painted(store, path, fraction)
         source, own = open_labels(path)
         own = _as_the_model_writes(own, classes)

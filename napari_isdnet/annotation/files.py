@@ -75,9 +75,9 @@ def bring_in(
     """
     said: list[str] = []
     if holds_outlines(path):
-        from napari_isdnet.annotation.geojson import import_geojson
+        from napari_isdnet.annotation.geojson import import_outlines
 
-        yield from import_geojson(
+        yield from import_outlines(
             store, path, default_class=default_class, georeference=georeference, note=said.append, layer=layer,
             attribute=attribute,
         )  # fmt: skip

@@ -23,7 +23,7 @@ from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.geojson import color_in, name_in, number_name, read_items
-from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.source import GeoReference, short_name
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
 
@@ -55,7 +55,7 @@ class Drawn:
     """What a shape without a class has in its place."""
 
 
-def import_geojson(
+def import_outlines(
     store: AnnotationStore,
     path: str | os.PathLike[str],
     *,
@@ -88,7 +88,9 @@ def import_geojson(
             yield clock.step(0, "read")
     nameless = next((i for i, item in enumerate(drawn) if item.name is None), None)
     if nameless is not None and default_class is None:
-        raise InputError(f"{path}, shape {nameless} has no class; set its classification, or give a default class.")
+        there = _listed(drawn[nameless].attributes)
+        name = f"name the attribute that holds it ({there})" if there else "set its classification"
+        raise InputError(f"{path}, shape {nameless} has no class; {name}, or give a default class.")
     inside = _inside(store, drawn, Path(path).name, georeference)
     if note is not None and (len(inside) < len(drawn) or not drawn):
         counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
@@ -169,7 +171,7 @@ def _inside(store: AnnotationStore, drawn: Sequence[Drawn], name: str, image: Ge
         if inside[0].placed:
             raise InputError(f"No shape of {name} covers the centre of a pixel; draw larger ones.")
         crs = None if image is None else image.crs
-        system = "pixels" if not crs else "system " + (crs.split('"')[1] if '"' in crs else crs)
+        system = "pixels" if not crs else f"system {short_name(crs)}"
         raise InputError(
             f"No shape of {name} covers the centre of a pixel: its coordinates, which name no system (crs), are taken"
             " as pixels of the image; where they are longitude and latitude, reproject the file to the image's"

@@ -17,7 +17,8 @@ from napari_isdnet.engine.classlist import classes_in_tiff, origin_in_tiff, read
 from napari_isdnet.engine.metrics import Labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.base import SourceBase
-from napari_isdnet.io.source import ImageSource
+from napari_isdnet.io.lonlat import same_system
+from napari_isdnet.io.source import ImageSource, short_name
 from napari_isdnet.window import Window
 
 # Truth may lie this share of a pixel beside the prediction's grid and still be the same grid (rounded transforms).
@@ -136,10 +137,10 @@ def _offset(prediction: ImageSource, truth: ImageSource) -> tuple[int, int] | No
     ours, theirs = prediction.georeference, truth.georeference
     if ours is None or theirs is None:
         return None
-    if ours.crs is not None and theirs.crs is not None and ours.crs != theirs.crs:
+    if ours.crs is not None and theirs.crs is not None and not same_system(ours.crs, theirs.crs):
         raise InputError(
-            f"{prediction.name} is in {_short(ours.crs)} and truth {truth.name} in {_short(theirs.crs)}; warp one of"
-            f" them to the other's coordinate system and grid first."
+            f"{prediction.name} is in {short_name(ours.crs)} and truth {truth.name} in {short_name(theirs.crs)}; warp"
+            f" one of them to the other's coordinate system and grid first."
         )
     a, b, c, d, e, f = ours.transform
     determinant = a * e - b * d
@@ -171,11 +172,6 @@ def _sides(transform: tuple[float, ...]) -> str:
     """Width and height of a pixel."""
     a, b, d, e = _linear(transform)
     return f"{(a * a + d * d) ** 0.5:g} x {(b * b + e * e) ** 0.5:g}"
-
-
-def _short(crs: str) -> str:
-    """A coordinate system in a sentence: its name where it is WKT."""
-    return crs.split('"')[1] if '"' in crs else crs
 
 
 def open_labels(

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 from napari_isdnet.classes import ClassInfo, parse_color
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.lonlat import LON_LAT, from_degrees, move, same_system
-from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.source import GeoReference, short_name
 from napari_isdnet.io.vectors import is_vector, read_features
 
 if TYPE_CHECKING:
@@ -234,11 +234,6 @@ def _in_system(
     if other and not degrees and note is not None:
         note(f"{file.name} was moved from {short_name(system)} to {short_name(own)}, the system of the image.")
     return georeference
-
-
-def short_name(crs: str) -> str:
-    """A reference system as a sentence can hold it: WKT by the name in it."""
-    return crs.split('"')[1] if '"' in crs else crs
 
 
 def _system(name: str) -> str:

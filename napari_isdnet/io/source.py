@@ -49,6 +49,11 @@ _EARTH = 6_378_137.0
 """Radius of the sphere of Web Mercator (m)."""
 
 
+def short_name(crs: str) -> str:
+    """A reference system as a sentence can hold it: WKT by the name in it."""
+    return crs.split('"')[1] if '"' in crs else crs
+
+
 @dataclass(frozen=True)
 class GeoReference:
     """Where an image lies: a coordinate reference system (WKT or 'EPSG:n') and an affine transform.
