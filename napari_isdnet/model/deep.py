@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from napari_isdnet.exceptions import InputError, MissingExtra
 from napari_isdnet.model._triton import load_triton
 from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.timm_maps import TimmMaps, to_whole_sides
 
 load_triton()  # before timm and segmentation_models_pytorch, which would load it in the usual way
 
@@ -118,23 +119,21 @@ class ResNetV1c(nn.Module):
         return third, self.layer4(third)
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(TimmMaps):
     """Any timm backbone with features at stride 8 or 16 of its input (dilated where its last stage is coarser)."""
 
     def __init__(self, name: str, output_stride: int) -> None:
-        super().__init__()
         import timm
 
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "resnet18"
             raise InputError(f"There is no backbone '{name}' in timm; names that come near are {near}.")
-        self.output_stride = output_stride
-        self.body: Any
+        body: Any
         try:
-            self.body = timm.create_model(name, features_only=True, output_stride=output_stride)
+            body = timm.create_model(name, features_only=True, output_stride=output_stride)
         except (NotImplementedError, AssertionError, TypeError, RuntimeError, ValueError):
             # No dilated form: take the stage that has the stride by itself.
-            body: Any = timm.create_model(name, features_only=True)
+            body = timm.create_model(name, features_only=True)
             reductions = body.feature_info.reduction()
             if output_stride not in reductions:
                 raise InputError(
@@ -143,17 +142,16 @@ class TimmBackbone(nn.Module):
                 ) from None
             index = reductions.index(output_stride)
             stages = tuple(body.feature_info.out_indices[max(0, index - 1) : index + 1])
-            self.body = timm.create_model(name, features_only=True, out_indices=stages)
-        channels = self.body.feature_info.channels()
+            body = timm.create_model(name, features_only=True, out_indices=stages)
+        super().__init__(body, name, body.feature_info.reduction()[-2:])
+        self.output_stride = output_stride
+        channels = body.feature_info.channels()
         self.out_channels = (channels[-2] if len(channels) > 1 else channels[-1], channels[-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, h, w) to the last stage but one and the last."""
-        maps = self.body(x)
-        maps = [
-            m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self.body.feature_info.channels())
-        ]
-        return maps[-2] if len(maps) > 1 else maps[-1], maps[-1]
+        """(B, 3, h, w) to the last stage but one and the last; sizes round up."""
+        maps = self.maps(x)
+        return maps[0], maps[-1]
 
 
 class MixTransformer(nn.Module):
@@ -178,8 +176,7 @@ class MixTransformer(nn.Module):
         """(B, 3, h, w) to (B, C3, h / 16, w / 16) and (B, C1 + .. + C4, h / 4, w / 4); sizes round up."""
         height, width = x.shape[2:]
         # The encoder's patches want sides that its coarsest stride divides.
-        x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
-        maps = self.body(x)[-4:]
+        maps = self.body(to_whole_sides(x))[-4:]
         size = maps[0].shape[2:]
         enlarged = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps]
         rows, columns = -(-height // 4), -(-width // 4)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.layers import ConvBNReLU
+from napari_isdnet.model.timm_maps import TimmMaps
 
 
 class STDCBlock(nn.Module):
@@ -69,7 +70,7 @@ class ShallowBranch(nn.Module):
         return x8, self.stage16(x8)
 
 
-class TimmShallow(nn.Module):
+class TimmShallow(TimmMaps):
     """The first stages of any timm backbone as shallow branch: (B, C, H, W) to its stride 8 and stride 16 maps.
 
     The paper's branch is STDC with ImageNet weights; where those cannot be had, a small backbone whose weights install
@@ -77,7 +78,6 @@ class TimmShallow(nn.Module):
     """
 
     def __init__(self, name: str, in_channels: int) -> None:
-        super().__init__()
         import timm
 
         if not timm.is_model(name):
@@ -91,14 +91,14 @@ class TimmShallow(nn.Module):
             raise InputError(f"Backbone '{name}' gives features at strides {strides}; a shallow branch needs 8 and 16.")
         stages = tuple(plain.feature_info.out_indices[strides.index(stride)] for stride in (8, 16))
         body: Any = timm.create_model(name, features_only=True, in_chans=in_channels, out_indices=stages)
-        self.out_channels: tuple[int, int] = tuple(body.feature_info.channels())
         if hasattr(body, "_stage_out_idx"):  # timm's EfficientNets keep the stages that nothing reads
             body.blocks = body.blocks[: max(body._stage_out_idx)]
-        self.body = body
+        super().__init__(body, name, (8, 16), in_channels)
+        self.out_channels: tuple[int, int] = tuple(body.feature_info.channels())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Maps at stride 8 and 16; sizes round up."""
-        x8, x16 = self.body(x)
+        x8, x16 = self.maps(x)
         return x8, x16
 
 
