@@ -26,7 +26,8 @@ from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._tables import cell, reading_table
 from napari_isdnet.window import Window
 
-CHANGED = "The annotation has changed since: compare again."
+CHANGED = "The annotation has changed since"
+AGAIN = "again"
 
 
 class ErrorsForm(Controls):
@@ -68,7 +69,7 @@ class ErrorsForm(Controls):
         self.summary.setToolTip("Mean IoU over the classes that occur, and the share of pixels that are right")
         self.summary.setWordWrap(True)
         self.worst_windows: list[Window] = []
-        self.stale = False  # the figures are of strokes that are no longer all there is
+        self.stale = False  # the figures are of strokes or pixels that are no longer what there is
         self.table = reading_table(self, "errors_table", "Figures of every class that occurs", facts.CLASS_HEADER)
         self.matrix = reading_table(self, "errors_matrix", "Rows: truth; columns: what it was called", ("",))
         self.worst = reading_table(
@@ -126,15 +127,20 @@ class ErrorsForm(Controls):
         parts = [f"<span style='color:rgb{ERROR_COLORS[k]}'>■</span> {text}" for k, text in shown.items()]
         self.legend.setText("&nbsp;&nbsp; ".join(parts))
 
-    def mark_stale(self, stale: bool, result: Evaluation) -> bool:
-        """Grey the figures and say that the annotation they are of has changed, or take that back; True if new."""
+    def mark_stale(self, why: str, result: Evaluation) -> bool:
+        """Grey the figures and say ``why`` they are of other maps than there are now; '' takes that back. True if new.
+
+        The sentence ends in a link that compares again.
+        """
+        stale = bool(why)
         if stale == self.stale:
             return False
         self.stale = stale
         text = facts.summary(result)
-        self.summary.setText(f"<b>{CHANGED}</b><br>{html.escape(text)}" if stale else text)
+        said = f"<b>{html.escape(why, quote=False)}: <a href='{AGAIN}'>compare again</a>.</b><br>{html.escape(text)}"
+        self.summary.setText(said if stale else text)
         self.tabs.setEnabled(not stale)
-        self.report_button.setEnabled(not stale)  # its pictures would be of the strokes there are now
+        self.report_button.setEnabled(not stale)  # its pictures would be of what there is now
         return True
 
     def clear_figures(self) -> None:

@@ -18,6 +18,7 @@ from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.widgets._finetune_changes import Change, areas, changes
 from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._replaced import Replaced
 from napari_isdnet.widgets._segment_controller import Engine, SegmentController
 from napari_isdnet.widgets._worker import Job
 from napari_isdnet.window import Window
@@ -47,7 +48,8 @@ class Side:
 
 
 class Comparison(QObject):
-    """Lives on the main thread. ``told``: the table or the words may have changed; ``flipped``: another map is shown.
+    """Lives on the main thread. ``told``: the table or the words may have changed; ``flipped``: another map is shown;
+    ``renewed``: the image has got other pixels, of which both maps are made anew.
 
     The map of the new model is computed for all of the image, what is looked at first; the old one's only where one
     looks. Both work window by window, so that an answer comes at once.
@@ -55,6 +57,7 @@ class Comparison(QObject):
 
     told = Signal()
     flipped = Signal()
+    renewed = Signal()
     _failed = Signal(object)
 
     def __init__(self, viewer: Any, engine: Engine, parent: QObject) -> None:
@@ -69,6 +72,7 @@ class Comparison(QObject):
         self.sides = {key: Side(SegmentController(engine, self._failed.emit)) for key in (BEFORE, AFTER)}
         self._policy: IntensityPolicy | None = None
         self._failed.connect(notify_error)
+        self._replaced = Replaced(self, self._pixels_replaced)
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self._tick)
@@ -79,11 +83,25 @@ class Comparison(QObject):
         if image is not self.image:
             self.close()
             self.image, self.source, self._policy = image, None, None
+            self._replaced.follow(image)
             if image is not None:
                 try:
                     self.source, self._policy, _ = layers.opened(image)
                 except InputError:  # said when someone wants to train on it
                     self.image = None
+
+    def _pixels_replaced(self) -> None:
+        """Maps of the pixels before would lie over others."""
+        image, scores = self.image, self.scores
+        shown = [
+            (key, side.model, side.name or Path(side.model).stem) for key, side in self.sides.items() if side.model
+        ]
+        self.look_at(None)
+        self.look_at(image)
+        self.scores = scores
+        for key, model, name in shown:
+            self.show(key, model, name)
+        self.renewed.emit()
 
     def show(self, side: str, model: str, name: str, fresh: bool = False) -> None:
         """Show ``model`` (a name or file) as ``side``, under ``name``; what is known stays until it is computed anew.
@@ -239,6 +257,7 @@ class Comparison(QObject):
                 self._stop(key)
         if layer is self.image:
             self.image = self.source = None
+            self._replaced.follow()
             self.stop()
             for side in self.sides.values():
                 if side.layer is not None:

@@ -18,7 +18,7 @@ from napari_isdnet.widgets import _errors_controller as facts
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._controls import follow_names
 from napari_isdnet.widgets._errors_controller import LabelMap, Question
-from napari_isdnet.widgets._errors_form import ErrorsForm
+from napari_isdnet.widgets._errors_form import CHANGED, ErrorsForm
 from napari_isdnet.widgets._errors_image import image_of
 from napari_isdnet.widgets._errors_painted import in_one_order, strokes_of
 from napari_isdnet.widgets._image import EDITED, ERRORS, METADATA, source_of
@@ -26,6 +26,7 @@ from napari_isdnet.widgets._job import end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import layer_data, real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._places import in_world, pixel_sides
+from napari_isdnet.widgets._replaced import Replaced
 from napari_isdnet.widgets._segment_controller import region_window
 from napari_isdnet.window import Window
 
@@ -53,12 +54,15 @@ class ErrorsWidget(ErrorsForm):
         self._reporting = False
         self._leaving = layers.Leaving(viewer, self)
         self._strokes: list[tuple[int, int]] = []  # of the annotations among the maps, when they were compared
+        self._other_pixels = ""  # which of the layers that are compared has been painted or replaced since
+        self._replaced = Replaced(self, self._pixels_changed, painted=True)
         self._following = QTimer(self)
         self._following.setInterval(LOOK_MS)
         self._following.timeout.connect(self._follow_strokes)
         self.bar.ended.connect(self._ended)
         watch(viewer)
         self.compare_button.clicked.connect(lambda: self.compare())
+        self.summary.linkActivated.connect(lambda _: self.compare())
         self.prediction_button.clicked.connect(lambda: self._choose_file(self.prediction))
         self.truth_button.clicked.connect(lambda: self._choose_file(self.truth))
         self.report_button.clicked.connect(lambda: self._choose_report())
@@ -195,6 +199,7 @@ class ErrorsWidget(ErrorsForm):
         stores = [item.metadata.get(layers.STORE) if alone and not isinstance(item, str) else None for item in chosen]
         self._place = layers.placement(chosen_layers[0]) if chosen_layers else None
         self._layers, self._chosen = chosen_layers, chosen
+        self._replaced.follow(*chosen_layers)
 
         def look() -> Generator[Progress, None, tuple[LabelMap, LabelMap]]:
             yield Progress(0, 1, "Opening")
@@ -231,6 +236,8 @@ class ErrorsWidget(ErrorsForm):
         """Nothing is compared: what was shown of the last comparison goes."""
         self.result = None
         self._layers, self._gone = [], False
+        self._other_pixels = ""
+        self._replaced.follow()
         self._following.stop()
         self.clear_figures()
         self._drop_errors()
@@ -262,11 +269,17 @@ class ErrorsWidget(ErrorsForm):
         self._follow_strokes()
 
     def _follow_strokes(self) -> None:
-        """Figures and colours are of the strokes there were: mark them while there are others."""
+        """Figures and colours are of the maps there were: mark them while there are others."""
         if self._maps and self.result is not None and not self._reporting:
-            changed = self.mark_stale(strokes_of(self._maps[0]) != self._strokes, self.result)
+            painted = CHANGED if strokes_of(self._maps[0]) != self._strokes else ""
+            changed = self.mark_stale(self._other_pixels or painted, self.result)
             if changed and self.error_layer is not None:
                 self.error_layer.name = self.error_layer.name.removesuffix(OUT_OF_DATE) + self._suffix()
+
+    def _pixels_changed(self) -> None:
+        """A layer among the maps was painted or got other pixels, which figures that are being found may be half of."""
+        self._other_pixels = f"'{self._replaced.last.name}' was painted or replaced since"
+        self._follow_strokes()
 
     # -- the layer -----------------------------------------------------------------------------------------------
     def _show_errors(self, visible: bool = True, opacity: float = 0.85) -> None:
@@ -352,6 +365,7 @@ class ErrorsWidget(ErrorsForm):
         self._reporting = False
         if self._gone:
             self._forget()
+        self._follow_strokes()
 
 
 def _file_of(chosen: Any) -> str | None:

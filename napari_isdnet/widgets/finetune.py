@@ -53,6 +53,7 @@ class FineTuneWidget(Keeping):
         self._connect_history()
         self.compare.told.connect(self._show_changes)
         self.compare.flipped.connect(self._show_changes)
+        self.compare.renewed.connect(self._pixels_replaced)
         viewer, controller, end = self.viewer, self.controller, ender(self.compare)
         events, camera = viewer.layers.events, viewer.camera.events
         removed, listed, moved = self._layer_removed, self._list_images, self._moved
@@ -90,6 +91,13 @@ class FineTuneWidget(Keeping):
         """Another image: its maps are others."""
         self.compare.look_at(self.image.currentData())
         self._show_changes()
+
+    def _pixels_replaced(self) -> None:
+        """The image has other pixels now, and as a rule another annotation."""
+        rest = "the run goes on with those before" if self.busy else "curves and figures are of those before"
+        if not self.busy:
+            self._choose_image()
+        self.say(f"'{self.compare.image.name}' has other pixels now: its maps are computed anew, {rest}.")
 
     def project_opened(self) -> None:
         """A project was opened, or its history has grown."""

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QObject
 
 from napari_isdnet.io.array import ArraySource
+from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, Comparison
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.widgets.inspect import InspectWidget
 from napari_isdnet.window import Window
+from tests.gui.test_segment_controller import FakeEngine
 
 from .segment_tools import choose, dock_beside, fields_network
 
@@ -101,3 +104,101 @@ def test_an_edit_window_keeps_its_size_and_what_is_painted_beside_a_label_that_i
     assert edit.layer not in viewer.layers
     assert dock.canvas.layer.visible
     assert (store.read_labels(part) == 1).all()
+
+
+def test_errors_of_a_layer_that_is_painted_or_replaced_are_marked_and_compared_again_at_a_click(
+    viewer: Any, qtbot: Any, errors: Any
+) -> None:
+    values = pixels(60, 80) % 3
+    mine, right = (viewer.add_labels(values.copy(), name=name) for name in ("mine", "right"))
+
+    def compared(how: Any) -> None:
+        how()
+        qtbot.waitUntil(lambda: errors.report_button.isEnabled(), timeout=15_000)
+        assert not errors.stale
+
+    def noticed(name: str) -> None:
+        qtbot.waitUntil(lambda: errors.stale, timeout=5000)
+        said = f"<b>'{name}' was painted or replaced since: <a href='again'>compare again</a>.</b>"
+        assert errors.summary.text().startswith(said)
+        assert not errors.report_button.isEnabled()
+        assert errors.error_layer.name == "errors: any class (out of date)"
+
+    def again() -> None:
+        errors.summary.linkActivated.emit("again")
+
+    compared(errors.compare_button.click)
+    assert errors.result.accuracy == 1.0
+    viewer.camera.zoom *= 2
+    right.visible = False
+    right.visible = True
+    qtbot.wait(50)
+    assert not errors.stale  # drawn again, and not painted
+    right.selected_label, right.brush_size = 2, 30
+    right.paint((30, 40), 2)
+    noticed("right")
+    compared(again)
+    assert errors.result.accuracy < 1.0
+    right.undo()
+    noticed("right")
+    compared(again)
+    assert errors.result.accuracy == 1.0
+    mine.data = np.zeros_like(values)
+    noticed("mine")
+    compared(again)
+    assert errors.result.accuracy == (values == 0).mean()
+
+
+def test_what_is_painted_while_the_figures_are_found_is_not_taken_for_theirs(
+    viewer: Any, qtbot: Any, errors: Any
+) -> None:
+    viewer.add_labels(pixels(60, 80) % 3, name="mine")
+    right = viewer.add_labels(pixels(60, 80) % 3, name="right")
+    errors.compare_button.click()
+    right.data = pixels(60, 80) % 2
+    qtbot.waitUntil(lambda: errors.result is not None, timeout=15_000)
+    qtbot.waitUntil(lambda: errors.stale, timeout=5000)
+
+
+def test_before_and_after_are_of_the_pixels_that_an_image_has_now(viewer: Any, qtbot: Any) -> None:
+    image = viewer.add_image(pixels(64, 64, 3), name="field")
+    parent = QObject()
+    comparison = Comparison(viewer, FakeEngine(), parent)
+    renewed: list[None] = []
+    comparison.renewed.connect(lambda: renewed.append(None))
+    comparison.look_at(image)
+    comparison.show(BEFORE, "models/old.safetensors", "old")
+    comparison.show(AFTER, "models/new.safetensors", "new")
+    qtbot.waitUntil(lambda: comparison.both, timeout=5000)
+    comparison.scores = ({"miou": 0.1}, {"miou": 0.2})
+    image.data = pixels(96, 128, 3)
+    qtbot.waitUntil(lambda: bool(renewed) and comparison.both, timeout=5000)
+    for key, name in ((BEFORE, "old"), (AFTER, "new")):
+        layer = comparison.sides[key].layer
+        assert layer.name == f"field {key} ({name})"
+        assert pyramid_of(layer).shapes[0] == (96, 128)
+    assert comparison.scores[1] == {"miou": 0.2}
+    assert len(viewer.layers) == 3
+    viewer.layers.remove(image)
+    comparison.layer_removed(image)
+    image.data = pixels(32, 32, 3)
+    qtbot.wait(50)
+    assert len(renewed) == 1
+    comparison.close()
+
+
+def test_an_annotation_of_pixels_that_are_gone_says_so_until_it_is_started_anew(viewer: Any, qtbot: Any) -> None:
+    image = viewer.add_image(pixels(300, 320, 3), name="field")
+    dock = AnnotateWidget(viewer)
+    viewer.window.add_dock_widget(dock, name="Annotate")
+    dock.start_button.click()
+    assert dock.other.isHidden()
+    before = dock.controller.store.folder
+    image.data = pixels(200, 210, 3)
+    qtbot.waitUntil(lambda: not dock.other.isHidden(), timeout=5000)
+    assert dock.other.text().startswith("'field' has other pixels now, and this annotation is of those before: press")
+    dock.start_button.click()
+    dock.start_button.click()
+    assert dock.other.isHidden()
+    assert dock.controller.store.folder != before
+    assert dock.controller.store.shape == (200, 210)
