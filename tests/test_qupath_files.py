@@ -9,11 +9,16 @@ import zipfile
 import numpy as np
 import pytest
 
+from napari_isdnet.annotation.classlist import PLACEHOLDERS
+from napari_isdnet.annotation.exchange import import_labels
 from napari_isdnet.annotation.files import bring_in
 from napari_isdnet.annotation.geojson import import_outlines, read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import Brush
+from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import geojson
+from napari_isdnet.io.array import ArraySource
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 
@@ -98,6 +103,50 @@ def test_a_derived_class_of_qupath_before_0_4_keeps_what_it_derives_from(tmp_pat
     path.write_text(json.dumps([{**thing(area(RING), classification=old), "id": "PathAnnotationObject"}]))
     (drawn,) = read_drawn(path)
     assert (drawn.name, drawn.color) == ("Tumor: Positive", (250, 62, 62))
+
+
+@pytest.mark.parametrize("kind", ["outlines", "labels"])
+def test_classes_that_nobody_named_or_painted_go_where_a_file_brings_its_own(tmp_path, kind):
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps([thing(area(RING), classification=TUMOR)]))
+
+    def work(store, **more):
+        if kind == "outlines":
+            return import_geojson(store, path, **more)
+        values = np.full(SHAPE, 255, np.uint8)
+        values[20:70, 10:60] = 0
+        return import_labels(store, ArraySource([values], "m", "yx"), "mask", classes_from(["Tumor"]))
+
+    def classes(store):
+        return [c.name for c in store.classes]
+
+    with AnnotationStore.create(tmp_path / "new.isdnet", SHAPE, PLACEHOLDERS) as store:
+        result_of(work(store))
+        assert classes(store) == ["Tumor"]
+        assert store.read_labels(Window(40, 40, 1, 1)) == 1
+        store.undo()  # one step
+        assert classes(store) == list(PLACEHOLDERS)
+        assert not store.can_undo
+        store.redo()
+        assert classes(store) == ["Tumor"]
+    with AnnotationStore.create(tmp_path / "painted.isdnet", SHAPE, PLACEHOLDERS) as store:
+        store.paint(Brush([(300.0, 300.0)], 5.0), 1)
+        result_of(work(store))
+        assert classes(store) == [*PLACEHOLDERS, "Tumor"]
+    with AnnotationStore.create(tmp_path / "renamed.isdnet", SHAPE, ["object", "ground"]) as store:
+        result_of(work(store))
+        assert classes(store) == ["object", "ground", "Tumor"]
+
+
+def test_a_placeholder_stays_where_a_shape_is_painted_as_it(tmp_path):
+    path = tmp_path / "a.geojson"
+    shapes = [thing(area(RING)), thing(area(ring_at(200, 200)), classification=TUMOR)]
+    path.write_text(json.dumps(shapes))
+    with AnnotationStore.create(tmp_path / "a.isdnet", SHAPE, PLACEHOLDERS) as store:
+        result_of(import_geojson(store, path, default_class="object"))
+        assert [c.name for c in store.classes] == ["object", "Tumor"]
+        assert store.read_labels(Window(40, 40, 1, 1)) == 1
+        assert store.read_labels(Window(220, 220, 1, 1)) == 2
 
 
 def test_what_a_user_calls_an_object_is_no_class_and_what_has_none_is_said(store, tmp_path):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from napari_isdnet.annotation import classlist
-from napari_isdnet.annotation.classlist import AnnotationClass, Classes, class_list
+from napari_isdnet.annotation.classlist import PLACEHOLDERS, AnnotationClass, Classes, class_list
 from napari_isdnet.annotation.counts import Counts, Place
 from napari_isdnet.annotation.saving import State
-from napari_isdnet.classes import ClassInfo
+from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
@@ -50,6 +50,20 @@ class ClassEditing:
             if highest > len(new):
                 raise InputError(f"Class {highest - 1} is painted, but the new list has only {len(new)} classes.")
             self._set_classes(new)
+
+    def drop_placeholders(self, kept: Sequence[str]) -> None:
+        """Drop the classes that a new annotation begins with, but for those called as one of ``kept``.
+
+        Only where they are all there are, and nothing is painted: else somebody means them.
+        """
+        with self._lock:
+            painted = any(any(counts.values()) for counts in self.chunk_counts().values())
+            if painted or [info.name for info in self.classes] != list(PLACEHOLDERS):
+                return
+            found = [index_of(name, PLACEHOLDERS) for name in kept]
+            left = tuple(item for index, item in enumerate(self._now.classes) if index in found)
+            if len(left) < len(PLACEHOLDERS):
+                self._set_classes(left)
 
     def add_class(self, name: str, color: str | Sequence[int] | None = None) -> int:
         """A new class at the end; returns its index."""

@@ -15,6 +15,9 @@ from napari_isdnet.exceptions import InputError
 Table = npt.NDArray[np.uint8]
 """256 annotation values: what each one becomes."""
 
+PLACEHOLDERS = ("object", "background")
+"""What a new annotation calls its classes where nothing says what they are."""
+
 
 @dataclass(frozen=True)
 class AnnotationClass:

@@ -305,7 +305,9 @@ def _recoding(
     if names is None:
         return table
     called = store.naming().imported((names[k].name for k in seen), note)
-    own, names = [c.name for c in store.classes], renamed(names, called)
+    names = renamed(names, called)
+    store.drop_placeholders([names[k].name for k in seen])
+    own = [c.name for c in store.classes]
     known = {k: index_of(names[k].name, own) for k in seen}
     missing = [k for k, index in known.items() if index is None]
     check_room(len(own), len(missing), name)

@@ -73,9 +73,10 @@ def import_outlines(
     A class is found by name, also by one that it had before, and added (with its colour) when it is missing; features
     without one get ``default_class``, and are refused when that is not given. It is what ``attribute`` says, or
     (unless given) 'classification', 'class', 'class_name', 'label' or 'name'. ``layer`` is that of a file that has
-    several (:mod:`~napari_isdnet.io.vectors`). A ``class_index`` counts ``classes``
-    (default: those of the annotation); an annotation without classes gets those of the file in its order
-    (:func:`classes_of`). Lines are ``properties.width`` pixels wide, or 3; points are discs of that diameter.
+    several (:mod:`~napari_isdnet.io.vectors`). A ``class_index`` counts ``classes`` (default: those of the annotation);
+    an annotation without classes, or with those that a new one begins with and nothing painted, gets those of the file
+    in its order (:func:`classes_of`). Lines are ``properties.width`` pixels wide, or 3; points are discs of that
+    diameter.
     ``georeference`` is the image's, for files in map coordinates (:func:`~napari_isdnet.io.geojson.read_items`). A file
     with anything that cannot be used is refused as a whole, before a pixel is painted, and so is one without a shape
     that lies on the image or covers a pixel; ``note`` is told in a sentence when some of them do not, how many features
@@ -103,7 +104,7 @@ def import_outlines(
     called = store.naming().imported((item.name for item in inside if item.name), note)
     inside = [replace(item, name=called.get(item.name or "", item.name) or default_class) for item in inside]
     _check_classes(store, [item.name or "" for item in inside], Path(path).name)
-    new = {} if store.classes or nameless is not None else classes_of(inside)
+    new = {} if nameless is not None else classes_of(inside)
     return (yield from _paint(store, inside, new))
 
 
@@ -114,8 +115,9 @@ def _paint(
     clock, waiting = Clock(len(drawn)), deque(drawn)
     with store.step() as step:
         with store.group(step), store.still():
-            for name, color in new.items():
-                if index_of(name, [c.name for c in store.classes]) is None:
+            store.drop_placeholders([item.name or "" for item in drawn])
+            if not store.classes:
+                for name, color in new.items():
                     store.add_class(name, color)
         while waiting:
             end, before = time.monotonic() + _SECONDS_AT_ONCE, len(waiting)

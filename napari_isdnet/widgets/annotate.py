@@ -9,6 +9,7 @@ from typing import Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
 
+from napari_isdnet.annotation.classlist import PLACEHOLDERS
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _projects
@@ -21,10 +22,10 @@ from napari_isdnet.widgets._image import ANNOTATION, EDITED, METADATA
 from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
+from napari_isdnet.widgets._replaced import Replaced
 from napari_isdnet.widgets._segment_layers import CLASSES, is_of_another, opened, placement, visible_window
 from napari_isdnet.window import Window
 
-FIRST_CLASSES = ("object", "background")
 NEEDED = (
     ("pandas", "DataFrame"), ("skimage.color", "luv2rgb"), ("skimage.segmentation", "slic")
 )  # fmt: skip
@@ -54,6 +55,7 @@ class AnnotateWidget(ListingClasses):
         self.canvas: AnnotationLayer | None = None
         self._edited: list[EditWindow] = []  # at most one; a list, since it outlives the widget's C++ side
         self.image_layer: Any = None
+        self._replaced = Replaced(self, self._pixels_replaced)
         self._unwritten = 0  # annotations that were closed and are still being written
         self._timer = QTimer(self)
         self._timer.setInterval(150)
@@ -146,6 +148,7 @@ class AnnotateWidget(ListingClasses):
             notify_error(error)
             return
         self.image_layer = layer
+        self._replaced.follow(layer)
         _projects.before_training(self.controller.project, self._save_editing, self.controller.wait)
         self.controller.class_index = 0
         self.other.setText(self.controller.other_image(source))
@@ -170,15 +173,25 @@ class AnnotateWidget(ListingClasses):
         self.choose(tool="brush" if self.controller.store.classes else "pan")
         self.opened.emit(self.controller.project)
 
+    def _pixels_replaced(self) -> None:
+        """Of the image: strokes, superpixels and the places to go to are those of the pixels before."""
+        name = self.image_layer.name
+        self.other.setText(
+            f"'{name}' has other pixels now, and this annotation is of those before: press Close and Start to annotate"
+            " what is there now."
+        )
+        self.other.show()
+
     def _first_classes(self) -> Sequence[Any]:
         found = self._prediction()
-        return found.classes if found is not None and found.classes else FIRST_CLASSES
+        return found.classes if found is not None and found.classes else PLACEHOLDERS
 
     def stop(self, *_: Any) -> None:
         """Save and close the annotation; its layer goes."""
         if self.canvas is None:
             return
         self._stop_editing()
+        self._replaced.follow()
         self._timer.stop()
         self.bar.stop()
         canvas, self.canvas = self.canvas, None

@@ -232,7 +232,7 @@ def test_importing_shapes_beside_the_image_is_said(viewer: Any, qtbot: Any, dock
         dock.import_file(path)
         settle(qtbot, dock)
         assert said()[-1].startswith(message), said()
-    assert [c.name for c in dock.controller.store.classes] == ["object", "background", "at 60"]
+    assert [c.name for c in dock.controller.store.classes] == ["at 60"]  # the two of a new annotation go
     assert len(said()) == 2
 
 
