@@ -71,7 +71,8 @@ def engine(log: list[str], fail: dict[str, Exception]) -> Any:
             if step == 3 and stem in fail:
                 raise fail[stem]
             yield Progress(step, 4, "write")
-        return SimpleNamespace(outputs={"labels": f"{output}/{stem}.ome.zarr"}, pixels=16)
+        said = [f"{stem} lies nowhere."] if stem == "c" else []
+        return SimpleNamespace(outputs={"labels": f"{output}/{stem}.ome.zarr"}, pixels=16, warnings=said)
 
     return segment
 
@@ -91,7 +92,10 @@ def test_goes_on_after_failures_and_says_them_in_words(tmp_path: Path) -> None:
     assert queue.items[0].error == "It is broken; mend it."
     assert queue.items[1].error == "An error of this program: RuntimeError: bug here"
     assert queue.items[2].outputs["labels"].endswith("c.ome.zarr")
+    assert queue.items[2].warnings == ["c lies nowhere."]
     assert BatchQueue.open(tmp_path / "out").items == queue.items
+    queue.again([2])
+    assert not queue.items[2].warnings
 
 
 def test_closed_in_the_middle_and_killed_it_goes_on(tmp_path: Path) -> None:

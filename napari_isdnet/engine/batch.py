@@ -11,7 +11,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +37,7 @@ SUFFIXES: Final = frozenset(_TIFFS | {".png", ".jpg", ".jpeg", ".jp2", ".npy", "
 class Item:
     """One image of a queue. ``error`` says in words why it failed or is skipped; ``done`` is a share, 0 to 1.
 
+    ``warnings`` are what is to be known of its result, in sentences.
     ``model`` and ``settings`` are those that its result was made with: the queue's may be others by now.
     """
 
@@ -50,6 +51,7 @@ class Item:
     outputs: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class BatchQueue:
     def again(self, indices: Iterable[int]) -> None:
         """Queue images again, whatever they are."""
         for index in indices:
-            self.items[index] = replace(self.items[index], state=QUEUED, error="", done=0.0)
+            self.items[index] = replace(self.items[index], state=QUEUED, error="", done=0.0, warnings=[])
 
     def skip(self, indices: Iterable[int]) -> None:
         """Leave images out that are not done."""
@@ -226,7 +228,7 @@ class BatchQueue:
         started, before = time.monotonic(), self.fraction
         self.save()
         while (index := next((i for i, item in enumerate(self.items) if item.state == QUEUED), None)) is not None:
-            self._change(index, state=RUNNING, error="")
+            self._change(index, state=RUNNING, error="", warnings=[])
             try:
                 yield self._step(index, "opening", started, before)
                 yield from self._one(index, work, network or self.model, started, before)
@@ -240,7 +242,7 @@ class BatchQueue:
         self, index: int, work: Callable[..., Any], model: Any, started: float, before: float
     ) -> Generator[BatchProgress, None, None]:
         item, begun = self.items[index], time.monotonic()
-        used = {"model": self.model, "settings": dict(self.settings)}
+        used: dict[str, Any] = {"model": self.model, "settings": dict(self.settings)}
         steps = work(item.path, model, output=self.output, **engine_settings(self.settings))
         try:
             while True:
@@ -250,6 +252,7 @@ class BatchQueue:
         except StopIteration as stop:
             result = stop.value
             outputs, pixels = dict(getattr(result, "outputs", {})), int(getattr(result, "pixels", 0))
+            used |= {"warnings": list(getattr(result, "warnings", []))}
             seconds = time.monotonic() - begun
             self._change(index, state=DONE, done=1.0, outputs=outputs, pixels=pixels, seconds=seconds, **used)
         except AlreadyThere as error:

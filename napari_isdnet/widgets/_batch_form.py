@@ -170,7 +170,7 @@ class BatchForm(Controls):
         """Bring the whole table up to date; thumbnails of images that stay are kept."""
         table = self.table
         icons = {
-            table.item(r, 1).toolTip(): table.item(r, 0).icon()  # type: ignore[union-attr]
+            table.item(r, 0).toolTip(): table.item(r, 0).icon()  # type: ignore[union-attr]
             for r in range(table.rowCount())
             if table.item(r, 0) is not None
         }
@@ -186,16 +186,18 @@ class BatchForm(Controls):
             self.show_item(row, item)
 
     def show_item(self, row: int, item: Item) -> None:
-        """State of one image: a bar while it runs, else a word; an error is told below the name."""
+        """State of one image: a bar while it runs, else a word; an error is told below the name.
+
+        Warnings of a result are counted below its state, and both cells tell them to who rests on them.
+        """
         table = self.table
         name = table.item(row, 1)
         if name is None:
             return
         error = in_dock(item.error)
         name.setText(f"{item.stem}\n{error}" if error else item.stem)
-        table.resizeRowToContents(row)  # all of an error is legible
-        table.setRowHeight(row, max(THUMBNAIL + 6, table.rowHeight(row)))
-        name.setToolTip(item.path)
+        warnings = [in_dock(text) for text in item.warnings]
+        name.setToolTip("\n".join([item.path, *warnings]))
         bar: Any = table.cellWidget(row, 2)
         if item.state == RUNNING:
             if bar is None:
@@ -204,15 +206,23 @@ class BatchForm(Controls):
                 bar.setRange(0, 100)
                 table.setCellWidget(row, 2, bar)
             bar.setValue(round(100 * item.done))
+            self._fit(row)
             return
         if bar is not None:
             table.removeCellWidget(row, 2)
         share = f" {100 * item.done:.0f} %" if item.state == QUEUED and item.done > 0 else ""
         seconds = f" · {item.seconds:.0f} s" if item.state == DONE else ""
-        note = self.note(item)
-        text = f"{MARKS[item.state]} {item.state}{share}{seconds}"
-        tip = error or f"{item.state} {note}".strip()
-        table.setItem(row, 2, cell(f"{text}\n{note}" if note else text, tip=tip))
+        count = f"⚠ {len(warnings)} note{'s' if len(warnings) > 1 else ''}" if warnings else ""
+        notes = [self.note(item), count]
+        text = "\n".join([f"{MARKS[item.state]} {item.state}{share}{seconds}", *filter(None, notes)])
+        tip = error or f"{item.state} {notes[0]}".strip()
+        table.setItem(row, 2, cell(text, tip="\n".join([tip, *warnings])))
+        self._fit(row)
+
+    def _fit(self, row: int) -> None:
+        """Height for all of an error, and for the picture."""
+        self.table.resizeRowToContents(row)
+        self.table.setRowHeight(row, max(THUMBNAIL + 6, self.table.rowHeight(row)))
 
     def note(self, item: Item) -> str:  # noqa: ARG002
         """What is said below the state of an image."""

@@ -326,8 +326,11 @@ class BatchWidget(BatchForm):
         self._show_counts()
 
     def _finished(self, counts: dict[str, int]) -> None:
-        failed = f", {counts['failed']} failed: see the list" if counts["failed"] else ""
-        notify_info(f"Batch: {counts['done']} done{failed}.")
+        warned = sum(bool(item.warnings) for item in self.queue.items if item.state == DONE)
+        parts = [f"{counts['done']} done"]
+        parts += [f"{warned} of them with notes (⚠)"] if warned else []
+        parts += [f"{counts['failed']} failed"] if counts["failed"] else []
+        notify_info(f"Batch: {', '.join(parts)}{': see the list' if len(parts) > 1 else ''}.")
 
     def _ended(self) -> None:
         self.run_button.setEnabled(True)

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 from napari_isdnet import cli
 from napari_isdnet.engine.batch import DONE, BatchQueue, Item, command
 from napari_isdnet.io.store import LabelStore
-from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.widgets import _batch_controller as work
 from napari_isdnet.widgets._engine import keep_triton_out
 from napari_isdnet.widgets._image import source_of
@@ -85,6 +85,38 @@ def test_add_a_folder_run_see_the_states_open_a_result(viewer, qtbot, batch, ima
     shown = pyramid_of(viewer.layers["a classes"]).read(0, Window(0, 0, 130, 140))
     truth = LabelStore.open(tmp_path / "out" / "a.ome.zarr").read_labels(Window(0, 0, 130, 140))
     np.testing.assert_array_equal(shown, truth)
+
+
+def test_what_is_to_know_of_a_result_is_told_beside_it_and_at_the_end(viewer, qtbot, batch, model, tmp_path) -> None:
+    """The pixels of one image are 20 times as large as those that the model was trained at."""
+    trained = load_model(model)
+    assert trained.header is not None
+    save_model(trained, tmp_path / "fine.safetensors", replace(trained.header, pixel_size=0.5))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, size in (("coarse", 10.0), ("fine", 0.5)):
+        store = tifffile.TiffWriter(folder / f"{name}.tif")
+        with store:
+            store.write(picture((130, 140)), photometric="rgb", resolution=(0.01 / size, 0.01 / size), resolutionunit=3)
+    notification_manager.records.clear()
+    begin(qtbot, batch, folder, tmp_path / "fine.safetensors", tmp_path / "out", 2)
+    qtbot.waitUntil(lambda: states(batch) == ["done"] * 2 and not batch.bar.running, timeout=60_000)
+    said = batch.queue.items[0].warnings[0]
+    assert "10 m" in said
+    told = [[batch.table.item(row, column) for column in (1, 2)] for row in (0, 1)]
+    assert told[0][1].text().endswith("\n⚠ 1 note")
+    for cell in told[0]:
+        assert cell.toolTip().splitlines()[-1].startswith("The image has pixels of")
+        assert "--" not in cell.toolTip()
+    assert "⚠" not in told[1][1].text()
+    assert "pixels of" not in told[1][0].toolTip()
+    assert batch.table.rowHeight(0) >= batch.table.sizeHintForRow(0)
+    assert notification_manager.records[-1].message == "Batch: 2 done, 1 of them with notes (⚠): see the list."
+    again = BatchWidget(viewer)
+    viewer.window.add_dock_widget(again, name="Again")
+    again.output.setText(str(tmp_path / "out"))
+    again.read_queue()
+    assert again.table.item(0, 2).toolTip() == told[0][1].toolTip()
 
 
 def test_a_result_on_a_large_image_opens_with_a_pyramid(viewer, qtbot, batch, tmp_path, monkeypatch) -> None:
