@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QApplication, QMainWindow, QWidget
 from napari_isdnet.engine.tiles import LivePyramid
 from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.window import Window
 
 REFRESH_MS = 80
@@ -188,6 +189,9 @@ class Painter(QObject):
     def paint(self) -> None:
         """Show what is known now."""
         self._waiting = False
+        if notice := getattr(self.pyramid, "notice", ""):
+            self.pyramid.notice = ""  # type: ignore[attr-defined]
+            notify_error(InputError(notice))
         layer = self._layer()
         if layer is not None:
             now = time.monotonic()

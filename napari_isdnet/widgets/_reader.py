@@ -105,12 +105,17 @@ def _tiff_class_map(path: Any) -> Any:
 def _file_layer(source: Any, classes: Any, path: str) -> LayerData:
     """The layer data tuple of a class map in a file of another format than the engine's own."""
     from napari_isdnet.engine.labels import read_labels
-    from napari_isdnet.engine.tiles import TilePyramid
+    from napari_isdnet.io.source import written_meanwhile
     from napari_isdnet.widgets import _segment_layers as layers
     from napari_isdnet.widgets._image import METADATA, layer_settings, levels_to_show
+    from napari_isdnet.widgets._stored import StoredPyramid
 
-    pyramid = TilePyramid(
-        levels_to_show(source.levels), lambda level, window: read_labels(source, window, level), fill=IGNORE_INDEX
+    pyramid = StoredPyramid(
+        levels_to_show(source.levels),
+        lambda level, window: read_labels(source, window, level),
+        lambda: written_meanwhile(source),
+        Path(path).name,
+        fill=IGNORE_INDEX,
     )
     metadata = {layers.CLASSES: classes, layers.RESULT: True, METADATA: {"path": path}}
     return _labels_layer(pyramid, source.name, classes, {"metadata": metadata, **layer_settings(source)})

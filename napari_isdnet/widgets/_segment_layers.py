@@ -16,7 +16,7 @@ import numpy.typing as npt
 from qtpy.QtCore import QObject, QTimer
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
-from napari_isdnet.engine.tiles import LivePyramid, TilePyramid
+from napari_isdnet.engine.tiles import LivePyramid
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
 from napari_isdnet.io.disk import file_stem
@@ -27,6 +27,7 @@ from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
 from napari_isdnet.widgets._lazy import LazyLevel, ReadLevel, layer_data, watch
 from napari_isdnet.widgets._places import in_pixels, in_world
+from napari_isdnet.widgets._stored import StoredPyramid, remade
 from napari_isdnet.window import Window
 
 #: Key in a result layer's metadata that says which classes it shows.
@@ -340,14 +341,14 @@ def remove_all(viewer: Any, gone: Iterable[Any]) -> None:
             viewer.layers.remove(layer)
 
 
-def store_pyramid(store: LabelStore, fill: int = IGNORE_INDEX) -> TilePyramid:
-    """A result on disk, read where one looks; its nodata (255) becomes ``fill``."""
+def store_pyramid(store: LabelStore, fill: int = IGNORE_INDEX) -> StoredPyramid:
+    """A result on disk, read where one looks, until another program replaces it; its nodata (255) becomes ``fill``."""
 
     def read(level: int, window: Window) -> npt.NDArray[np.uint8]:
         pixels = store.read_labels(window, level)
         return pixels if fill == IGNORE_INDEX else np.where(pixels == IGNORE_INDEX, np.uint8(fill), pixels)
 
-    return TilePyramid(levels_to_show(store.levels), read, fill=fill)
+    return StoredPyramid(levels_to_show(store.levels), read, remade(store.path), store.path.name, fill=fill)
 
 
 def region_layer(viewer: Any, image: Any) -> Any:
