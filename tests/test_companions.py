@@ -1,4 +1,4 @@
-"""``.ovr`` and ``.msk`` beside a TIFF, as GDAL and QGIS write them, held against GDAL."""
+"""``.ovr`` and ``.msk`` beside a TIFF, ``.msk`` beside a picture, as GDAL and QGIS write them, held against GDAL."""
 
 from __future__ import annotations
 
@@ -83,6 +83,65 @@ def test_a_mask_beside_the_file_hides_what_gdal_hides(tmp_path: Path, dtype: str
             view = {} if level == 0 else {"overview_level": level - 1}
             with rasterio.open(path, **view) as data:
                 np.testing.assert_array_equal(whole(source, level)[..., 3] != 0, data.dataset_mask() != 0)
+
+
+@pytest.mark.parametrize("driver", ["PNG", "JPEG"])
+def test_a_mask_beside_a_picture_hides_what_gdal_hides(tmp_path: Path, driver: str) -> None:
+    mask = np.where(noise(301, 203, seed=1) > 99, 255, 0).astype(np.uint8)
+    path = tmp_path / f"a.{driver.lower()}"
+    own = gdal(tmp_path / "own.tif", noise(3, 301, 203), photometric="RGB", mask=mask)
+    with rasterio.open(own) as data:
+        rasterio.shutil.copy(data, path, driver=driver, **({"INTERNAL_MASK": "NO"} if driver == "JPEG" else {}))
+    path.with_name(f"{path.name}.msk").rename(tmp_path / "later")
+    with closing(open_source(path)) as source:
+        before, pixels = dict(source.identity()), whole(source, 0)
+    (tmp_path / "later").rename(path.with_name(f"{path.name}.msk"))
+    assert path.with_name(f"{path.name}.msk").is_file()
+    with closing(open_source(path)) as source:
+        assert (source.channels, source.alpha) == (4, 3)
+        assert dict(source.identity()) != before
+        np.testing.assert_array_equal(valid(source), mask != 0)
+        np.testing.assert_array_equal(whole(source, 0)[..., :3], pixels)
+        with rasterio.open(path) as data:
+            np.testing.assert_array_equal(whole(source, 0)[..., 3] != 0, data.dataset_mask() != 0)
+        window = Window(20, 30, 40, 50)
+        np.testing.assert_array_equal(source.read(window), whole(source, 0)[window.slices])
+        assert f"{path.name}.msk says which pixels are valid" in source.notes  # type: ignore[attr-defined]
+
+
+def test_a_mask_beside_a_photograph_is_turned_with_it(tmp_path: Path) -> None:
+    mask = np.zeros((30, 50), np.uint8)
+    mask[:5, :9] = 255
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter turn to the right
+    Image.fromarray(noise(30, 50, 3)).save(tmp_path / "a.jpg", exif=exif)
+    gdal(tmp_path / "a.jpg.msk", mask)
+    with closing(open_source(tmp_path / "a.jpg")) as source:
+        np.testing.assert_array_equal(valid(source), np.rot90(mask != 0, -1))
+
+
+@pytest.mark.parametrize("wrong", ["another size", "damaged", "cut off"])
+def test_a_mask_of_a_picture_that_cannot_be_used_is_left_out_and_said(tmp_path: Path, wrong: str) -> None:
+    Image.fromarray(noise(301, 203, 3)).save(tmp_path / "a.png")
+    mask = gdal(tmp_path / "a.png.msk", noise(300 if wrong == "another size" else 301, 203))
+    if wrong != "another size":
+        mask.write_bytes(b"II*\0 no such file" if wrong == "damaged" else mask.read_bytes()[:40000])
+    with closing(open_source(tmp_path / "a.png")) as source:
+        assert source.channels == 3
+        assert [note for note in source.notes if "is ignored" in note]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_a_label_picture_is_read_as_stored_whatever_its_mask_says(tmp_path: Path, mode: str) -> None:
+    indices = noise(301, 203, top=3)
+    picture = Image.fromarray(indices, mode=mode)
+    if mode == "P":
+        picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(tmp_path / "a.png")
+    gdal(tmp_path / "a.png.msk", np.full((301, 203), 255, np.uint8))
+    labels, _ = open_labels(tmp_path / "a.png")
+    with closing(labels):
+        np.testing.assert_array_equal(whole(labels, 0)[..., 0], indices)
 
 
 def test_files_that_do_not_fit_or_are_damaged_are_left_out_and_said(tmp_path: Path) -> None:

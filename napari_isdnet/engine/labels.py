@@ -221,6 +221,7 @@ def open_indices(path: Path, threads: int | None = None) -> tuple[ImageSource, t
     """
     from napari_isdnet.io.array import ArraySource
     from napari_isdnet.io.open import open_source, stem_of
+    from napari_isdnet.io.picture import PictureSource
     from napari_isdnet.io.store import LabelStore
 
     if (path / ANNOTATIONS_ZARR).is_dir():
@@ -235,6 +236,8 @@ def open_indices(path: Path, threads: int | None = None) -> tuple[ImageSource, t
             return open_source(path, threads=threads), None
         return store, store.classes
     source = open_source(path, threads=threads)
+    if isinstance(source, PictureSource):
+        source = source.bare()
     if hasattr(source, "indices"):
         stored: SourceBase = source.indices()
         # Where it lies may have been told by a file beside it.

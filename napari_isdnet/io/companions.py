@@ -1,9 +1,11 @@
-"""What GDAL and QGIS keep beside a TIFF: coarse levels in ``.ovr``, a validity mask in ``.msk``."""
+"""What GDAL and QGIS keep beside an image: coarse levels of a TIFF in ``.ovr``, a validity mask in ``.msk``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,9 +95,27 @@ def with_companions(image: TiffSource) -> TiffSource | CompanionSource:
     return CompanionSource(image, levels, masks, notes)
 
 
+def mask_of_picture(path: Path, shape: tuple[int, int], notes: list[str]) -> npt.NDArray[np.bool_] | None:
+    """``IMAGE.msk`` of a picture of ``shape``, as it is stored: True where a pixel is valid. None where there is none.
+
+    One that is damaged, or does not fit, is left out with a note.
+    """
+    found = _mask(path, shape, None, notes)
+    if found is None:
+        return None
+    with closing(found):
+        try:
+            mask = found.read(Window.whole(shape))[..., 0] != 0
+        except InputError:
+            notes.append(f"{found.path.name} cannot be read and is ignored")
+            return None
+    notes.append(f"{found.path.name} says which pixels are valid")
+    return mask
+
+
 def _coarse(image: TiffSource, notes: list[str]) -> list[Place]:
     """The levels of ``IMAGE.ovr``, the convention of GDAL."""
-    other = _beside(image, ".ovr", notes)
+    other = _beside(image.path, ".ovr", image.threads, notes)
     if other is None:
         return []
     alike = other.channels == image.channels and other.dtype == image.dtype and other.alpha == image.alpha
@@ -109,23 +129,28 @@ def _coarse(image: TiffSource, notes: list[str]) -> list[Place]:
 
 def _masks(image: TiffSource, notes: list[str]) -> list[Place]:
     """The levels of ``IMAGE.msk`` and of its own ``.ovr``: 0 hides a pixel."""
-    mask = _beside(image, ".msk", notes)
+    mask = _mask(image.path, image.shape, image.threads, notes)
     if mask is None:
-        return []
-    if mask.shape != image.shape or mask.channels != 1:
-        mask.close()
-        notes.append(f"{mask.path.name} does not fit the image and is ignored")
         return []
     notes.append(f"{mask.path.name} says which pixels are valid")
     return [*((mask, n) for n in range(len(mask.levels))), *(_coarse(mask, []) if len(mask.levels) == 1 else [])]
 
 
-def _beside(image: TiffSource, suffix: str, notes: list[str]) -> TiffSource | None:
-    path = image.path.with_name(image.path.name + suffix)
+def _mask(image: Path, shape: tuple[int, int], threads: int | None, notes: list[str]) -> TiffSource | None:
+    mask = _beside(image, ".msk", threads, notes)
+    if mask is None or (mask.shape == shape and mask.channels == 1):
+        return mask
+    mask.close()
+    notes.append(f"{mask.path.name} does not fit the image and is ignored")
+    return None
+
+
+def _beside(image: Path, suffix: str, threads: int | None, notes: list[str]) -> TiffSource | None:
+    path = image.with_name(image.name + suffix)
     if not path.is_file():
         return None
     try:
-        return open_tiff(path, path.name, image.threads)
+        return open_tiff(path, path.name, threads)
     except InputError:
         notes.append(f"{path.name} cannot be read and is ignored")
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,34 +162,51 @@ def _jpeg2000_size(data: bytes) -> tuple[int, int, int]:
 
 
 class PictureSource(SourceBase):
-    """A picture held in memory as one array."""
+    """A picture held in memory as one array, and where there is one the mask beside it, its last channel, alpha."""
 
-    def __init__(self, path: Path, data: npt.NDArray[Any], info: SourceInfo) -> None:
-        super().__init__(info)
-        self._data = data
+    def __init__(
+        self, path: Path, data: npt.NDArray[Any], info: SourceInfo, mask: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        super().__init__(info if mask is None else replace(info, channels=info.channels + 1, alpha=info.channels))
+        self._path, self._data, self._mask = path, data, mask
         self._identity = file_identity(path)
+        if mask is not None:  # on which a result depends, too
+            self._identity["mask"] = file_identity(path.with_name(f"{path.name}.msk"))
+
+    def bare(self) -> PictureSource:
+        """The picture without its mask, for label maps."""
+        if self._mask is None:
+            return self
+        return PictureSource(self._path, self._data, replace(self.info, channels=self.channels - 1, alpha=None))
 
     def _read(self, window: Window, level: int) -> npt.NDArray[Any]:  # noqa: ARG002
-        return self._data[window.slices].copy()
+        pixels = self._data[window.slices]
+        if self._mask is None:
+            return pixels.copy()
+        alpha = np.where(self._mask[window.slices], 255, 0).astype(self.dtype)
+        return np.concatenate([pixels, alpha[..., None]], axis=2)
 
     @property
     def resident_bytes(self) -> int:
         """Bytes of the decoded pixels."""
-        return self._data.nbytes
+        return self._data.nbytes + (0 if self._mask is None else self._mask.nbytes)
 
     def identity(self) -> dict[str, Any]:
-        """Path, size and modification time when it was opened."""
+        """Path, size and modification time when it was opened, also of its mask."""
         return {"format": self.format, **self._identity}
 
     def _release(self) -> None:
-        self._data = np.empty((0, 0, 1), self.dtype)
+        self._data, self._mask = np.empty((0, 0, 1), self.dtype), None
 
 
 def open_picture(path: Path, name: str, memory: int | None = None) -> PictureSource:
     """Open a PNG, JPEG or JPEG 2000 that decodes to at most ``memory`` bytes (4 GiB unless told).
 
-    A photograph is turned as its EXIF orientation says, so that it lies as every viewer shows it.
+    A photograph is turned as its EXIF orientation says, so that it lies as every viewer shows it. A validity mask in
+    ``.msk`` beside it, as GDAL writes it, becomes its alpha where it has none.
     """
+    from napari_isdnet.io.companions import mask_of_picture
+
     bound = MEMORY_BOUND if memory is None else memory
     if path.stat().st_size > bound:
         raise InputError(
@@ -197,18 +215,20 @@ def open_picture(path: Path, name: str, memory: int | None = None) -> PictureSou
     data = path.read_bytes()
     kind = kind_of(data[:16]) or "picture"
     image = _decoded(data, kind, path.name, bound)
-    notes = []
+    notes: list[str] = []
+    rows, columns, channels = image.shape
     if kind == "JPEG" and image.shape[2] == 4:
         image = _rgb_of_cmyk(image)
         notes.append("CMYK was converted to RGB without its colour profile")
+    alpha = channels - 1 if (kind == "PNG" and channels in (2, 4)) or (kind == "JPEG 2000" and channels == 4) else None
+    mask = None if alpha is not None else mask_of_picture(path, (rows, columns), notes)
     turn = orientation(data, kind)
     if turn != 1:
         image = turned(image, turn)
+        mask = None if mask is None else turned(mask[..., None], turn)[..., 0]
         notes.append(f"it was turned upright as its EXIF orientation {turn} says")
-    channels = image.shape[2]
-    alpha = channels - 1 if (kind == "PNG" and channels in (2, 4)) or (kind == "JPEG 2000" and channels == 4) else None
-    info = SourceInfo(name, (image.shape[:2],), channels, image.dtype, kind, alpha=alpha, notes=tuple(notes))
-    return PictureSource(path, image, info)
+    info = SourceInfo(name, (image.shape[:2],), image.shape[2], image.dtype, kind, alpha=alpha, notes=tuple(notes))
+    return PictureSource(path, image, info, mask)
 
 
 def _decoded(data: bytes, kind: str, name: str, bound: int) -> npt.NDArray[Any]:
