@@ -183,7 +183,7 @@ class AnnotationLayer:
         yield
         while held() and event.type == "mouse_move":
             path.append(self.point(event))
-            self.preview.line(path, LINE, self.controller.value)
+            self.preview.grow(path, LINE, self.controller.value)
             yield
         if held():
             self._let_go()

@@ -25,7 +25,8 @@ class Preview:
 
     def __init__(self, layer: Any, store: AnnotationStore) -> None:
         self._layer, self._store = layer, store
-        self._saved: tuple[Any, Window, npt.NDArray[np.uint8]] | None = None
+        self._saved: tuple[Any, list[tuple[Window, npt.NDArray[np.uint8]]]] | None = None
+        """What is displayed under a line, and of each piece of it, in their order, what it was painted over."""
 
     @property
     def _turned(self) -> bool:
@@ -73,8 +74,18 @@ class Preview:
     def line(self, points: Sequence[Point], width: float, value: int) -> None:
         """Show a path in place of the one shown before, ``width`` displayed pixels wide; nothing of it stays."""
         self.clear()
-        if not points:
-            return
+        if points:
+            self._saved = self._layer._slice.image.raw, []
+            self._add(points, width, value)
+
+    def grow(self, points: Sequence[Point], width: float, value: int) -> None:
+        """:meth:`line` of a path that is one shown so far and a point more; as quick however long it is."""
+        if self._saved is None or self._saved[0] is not self._layer._slice.image.raw:  # the view has moved
+            self.line(points, width, value)
+        else:
+            self._add(points[-2:], width, value)
+
+    def _add(self, points: Sequence[Point], width: float, value: int) -> None:
         level, shown = self.view()
         rows, columns = self.scale(level)
         low, high = np.min(points, axis=0), np.max(points, axis=0)
@@ -83,17 +94,20 @@ class Preview:
         ).intersect(shown)
         if box.empty:
             return
+        assert self._saved is not None
         at = box.relative_to(shown)
-        self._saved = self._layer._slice.image.raw, at, self._pixels()[at.slices].copy()
+        self._saved[1].append((at, self._pixels()[at.slices].copy()))
         self.brush(points, (width / 2 * rows, width / 2 * columns), value)
 
     def clear(self) -> None:
         """Take the line away."""
         saved, self._saved = self._saved, None
-        if saved is not None and saved[0] is self._layer._slice.image.raw:
-            _, at, values = saved
+        if saved is None or saved[0] is not self._layer._slice.image.raw or not saved[1]:
+            return
+        pieces = saved[1]
+        for at, values in reversed(pieces):
             self._pixels()[at.slices] = values
-            self._send(at)
+        self._send(_around([at for at, _ in pieces]))
 
     def show(self, dirty: Sequence[Window]) -> None:
         """Read the changed windows (level 0) back from the store."""
@@ -103,10 +117,7 @@ class Preview:
         if not parts:
             return
         self.clear()
-        box = Window.from_bounds(
-            min(p.row for p in parts), min(p.column for p in parts),
-            max(p.bottom for p in parts), max(p.right for p in parts),
-        )  # fmt: skip
+        box = _around(parts)
         at = box.relative_to(shown)
         self._pixels()[at.slices] = self._store.read_labels(box, level)
         self._send(at)
@@ -124,3 +135,11 @@ class Preview:
             layer.events.labels_update(data=np.ascontiguousarray(values.T), offset=[at.column, at.row])
         else:
             layer.events.labels_update(data=np.ascontiguousarray(values), offset=[at.row, at.column])
+
+
+def _around(parts: Sequence[Window]) -> Window:
+    """The smallest window that holds all ``parts``."""
+    return Window.from_bounds(
+        min(p.row for p in parts), min(p.column for p in parts),
+        max(p.bottom for p in parts), max(p.right for p in parts),
+    )  # fmt: skip

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers import Labels
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtTest import QTest
 
-from napari_isdnet.annotation.strokes import Rectangle
+from napari_isdnet.annotation.store import AnnotationStore
+from napari_isdnet.annotation.strokes import Polygon, Rectangle
+from napari_isdnet.widgets._annotate_layer import SharedLevel
+from napari_isdnet.widgets._annotate_preview import Preview
 from napari_isdnet.widgets.annotate import AnnotateWidget
 from napari_isdnet.window import Window
 
@@ -189,3 +193,38 @@ def test_zoomed_out_one_sees_what_was_painted_zoomed_in(
     look(viewer, (700, 900), 0.1)
     qtbot.waitUntil(lambda: layer.data_level > 0, timeout=5000)
     assert not shown(dock).any()
+
+
+def test_a_lasso_shows_its_path_by_adding_to_it_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AnnotationStore.create(tmp_path / "a.isdnet", (300, 400), ["a", "b"]) as store:
+        store.paint(Polygon([[(50, 50), (50, 350), (250, 200)]]), 1)
+        layers = [Labels(SharedLevel(store, 0), multiscale=False) for _ in range(2)]
+        grown, whole = (Preview(layer, store) for layer in layers)
+        before = layers[0]._slice.image.raw.copy()
+        angles = np.linspace(0, 25, 300)  # four rounds, each over the one before
+        path = list(zip(150 + 90 * np.sin(angles), 200 + 90 * np.cos(1.02 * angles), strict=True))
+        painted: list[int] = []
+        brush = Preview.brush
+
+        def counted(self: Preview, points: Any, *rest: Any) -> None:
+            painted.append(len(points))
+            brush(self, points, *rest)
+
+        monkeypatch.setattr(Preview, "brush", counted)
+        for count in range(2, len(path) + 1):
+            grown.grow(path[:count], 2.5, 1)
+        assert set(painted) == {2}, "the work of a move is as much however long the path is"
+        whole.line(path, 2.5, 1)
+        shown = [layer._slice.image.raw for layer in layers]
+        np.testing.assert_array_equal(*shown)
+        assert (shown[0] != before).any()
+        layers[0].refresh()  # as after a zoom: what is displayed now knows nothing of the path
+        grown.grow(path, 2.5, 1)
+        assert painted[-1] == len(path)
+        np.testing.assert_array_equal(layers[0]._slice.image.raw, shown[1])
+        grown.clear()
+        whole.clear()
+        for layer in layers:
+            np.testing.assert_array_equal(layer._slice.image.raw, before)
