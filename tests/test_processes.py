@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.fabric import Fabric
+from napari_isdnet_training.cli import main
 from napari_isdnet_training.config import RunConfig, load_recipe
 from napari_isdnet_training.fakes import make_fake
 from napari_isdnet_training.fit import fit
@@ -84,7 +86,7 @@ def test_which_process_this_is(
         (slurm(1, 2), {}, r"SLURM started 2 processes, and the recipe is for 1; make run\.devices"),
         (slurm(0, 1), {"devices": 2}, "SLURM started 1 processes, and the recipe is for 2"),
         (slurm(0, 4, 2), {"devices": 4}, "SLURM started these processes in another way .*tasks-per-node"),
-        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}, {}, "torchrun started 2 processes"),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}, {}, "torchrun started 2 processes"),
     ],
 )
 def test_more_or_fewer_processes_than_the_recipe_is_for_are_refused(
@@ -93,6 +95,27 @@ def test_more_or_fewer_processes_than_the_recipe_is_for_are_refused(
     say(monkeypatch, told)
     with pytest.raises(InputError, match=sentence):
         environment(RunConfig(**run))
+
+
+@pytest.mark.parametrize(
+    "told", [slurm, lambda rank, _: {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": str(rank)}]
+)
+def test_a_wrong_number_of_processes_is_said_by_the_first_of_them_alone(
+    told: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('extends = "landcover-lite-six"\nname = "r"\n')
+    codes = []
+    for rank in (0, 1):
+        say(monkeypatch, told(rank, 2))
+        with pytest.raises(SystemExit) as end:
+            main(["fit", str(recipe), "--output", str(tmp_path / "run")])
+        codes.append(end.value.code or 0)
+        said = capsys.readouterr().err
+        assert ("started 2 processes, and the recipe is for 1" in " ".join(said.split())) == (rank == 0)
+        assert bool(said) == (rank == 0)
+    assert codes == [1, 0]
+    assert not (tmp_path / "run").exists()
 
 
 class Started:

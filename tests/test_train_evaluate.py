@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from napari_isdnet_training import evaluate as module
 from napari_isdnet_training.cli import main
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.registry import Network
 
 from napari_isdnet.classes import classes_from
+from napari_isdnet.engine.device import Placement, choose, prepare
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import save_model
 from napari_isdnet.model.config import ISDNetConfig
@@ -87,6 +89,45 @@ def test_figures_are_of_the_mean_of_orientations_where_it_is_asked_for(tmp_path:
     assert run(tmp_path / "4", ["dark", "light"], "--orientations", "4") == 0
     assert seen == [4]
     assert run(tmp_path / "3", ["dark", "light"], "--orientations", "3") == 2
+
+
+def test_it_computes_where_and_in_what_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used: list[tuple[str, Any]] = []
+
+    def predict(network: Any, image: Any, data: Any, count: int) -> Any:
+        weight = network.net.classifier.out.weight
+        used.append((weight.device.type, weight.dtype))
+        found = plain(network, image, data, count)
+        assert found.shape == image.shape[:2]
+        return found
+
+    plain = module.predict_whole
+    monkeypatch.setattr(module, "predict_whole", predict)
+    chosen: list[str] = []
+    monkeypatch.setattr("napari_isdnet.engine.device.choose", lambda *asked: chosen.extend(asked) or choose(*asked))
+    monkeypatch.setattr("napari_isdnet.engine.device.has_native_bfloat16", lambda: False)
+    assert run(tmp_path, ["dark", "light"], "--json") == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (said["device"], said["precision"]) == (choose().device.type, choose().precision)
+    for name in ("more", "none"):
+        (tmp_path / name).mkdir()
+    assert run(tmp_path / "more", ["dark", "light"], "--device", "cpu", "--precision", "bfloat16") == 0
+    assert used == [(choose().device.type, choose().dtype), ("cpu", torch.bfloat16)]
+    assert chosen == ["auto", "auto", "cpu", "bfloat16"]
+    assert run(tmp_path / "none", ["dark", "light"], "--device", "cuda:99") == 1
+    assert "Device 'cuda:99' cannot be used here" in " ".join(capsys.readouterr().err.split())
+    assert len(used) == 2
+
+
+def test_half_precision_is_enlarged_in_float32() -> None:
+    model, image = small_model(), picture((96, 128)).astype(np.float32)
+    data = DataConfig(mean=model.header.mean, std=model.header.std)  # type: ignore[union-attr]
+    ready = prepare(model, Placement(torch.device("cpu"), torch.bfloat16))
+    found = module._logits(Network("m", ready, None), module.normalised(image, data.mean, data.std)[None])
+    assert found.dtype == torch.float32
+    assert (found.to(torch.bfloat16) != found).any()
 
 
 @pytest.mark.long

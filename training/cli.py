@@ -54,13 +54,16 @@ def fit(
     """Train a recipe; run it again to go on where it was cut off."""
     from napari_isdnet_training.config import load_recipe
     from napari_isdnet_training.fit import fit as fit_recipe
-    from napari_isdnet_training.processes import environment
+    from napari_isdnet_training.processes import SaidByAnother, environment
 
     from napari_isdnet.engine.device import keep_freed_memory
 
     keep_freed_memory()
     loaded = load_recipe(recipe, settings or ())
-    where = environment(loaded.run)
+    try:
+        where = environment(loaded.run)
+    except SaidByAnother:
+        return  # with success, or whoever started it might end the one that says so before it has
     follows = where.local_rank() > 0  # the first process of its machine
     if follows:
         follow()
@@ -159,6 +162,8 @@ def evaluate(
     settings: Settings = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
     orientations: OrientationsOption = "1",
+    device: DeviceOption = "auto",
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the network.")] = Precision.auto,
     as_json: Json = False,
 ) -> None:
     """Figures of a model on the whole images of a recipe's split."""
@@ -167,9 +172,11 @@ def evaluate(
     from napari_isdnet_training.evaluate import as_trained, evaluate_samples, figures
     from napari_isdnet_training.registry import Network
 
+    from napari_isdnet.engine.device import choose, prepare
     from napari_isdnet.io.disk import make_folder, write_atomic
     from napari_isdnet.model.checkpoint import header_of, load_model
 
+    placement = choose(device, precision.value)
     loaded = load_recipe(recipe, settings or ())
     dataset = open_dataset(loaded.data)
     net = load_model(model)
@@ -180,8 +187,11 @@ def evaluate(
         if output.is_dir():
             raise InputError(f"--output {output} is a folder; name the JSON file to write.")
         make_folder(output.parent)
-    steps = evaluate_samples(Network(model, net, None), dataset.split(split), dataset, data, orientations)
+    network = Network(model, prepare(net, placement), None)
+    advice = "take smaller images, or use --device cpu"
+    steps = evaluate_samples(network, dataset.split(split), dataset, data, orientations, advice)
     facts = figures(drive(steps, "evaluate", "Stopped; nothing was written."), dataset)
+    facts |= {"device": str(placement.device), "precision": placement.precision}
     _show(facts, as_json)
     if output is not None:
         write_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())

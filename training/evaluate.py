@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from napari_isdnet_training.census import check_shapes
 from napari_isdnet_training.config import DataConfig
 from napari_isdnet_training.datasets import Dataset, Sample
@@ -22,6 +23,7 @@ from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.header import ModelHeader
+from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
 
@@ -65,7 +67,7 @@ def predict_whole(
         total: torch.Tensor | None = None
         for turn in orientations(count):
             seen = normalised(turn.turn(image), data.mean, data.std)[None]
-            logits = turn.back(network.logits(seen.to(device)))
+            logits = turn.back(_logits(network, seen.to(device)))
             total = logits if total is None else total + logits
         assert total is not None
         return total[0].argmax(0).to(torch.uint8).cpu().numpy()
@@ -73,13 +75,27 @@ def predict_whole(
         network.train(was_training)
 
 
+def _logits(network: Network, x: torch.Tensor) -> torch.Tensor:
+    """Logits (B, K, H, W); those of a network in half precision are enlarged in float32, as where one segments."""
+    if not isinstance(network.net, ISDNet):
+        return network.logits(x)
+    coarse = network.net.coarse_logits(x).float()
+    return F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def evaluate_samples(
-    network: Network, samples: Sequence[Sample], dataset: Dataset, data: DataConfig, count: int = 1
+    network: Network,
+    samples: Sequence[Sample],
+    dataset: Dataset,
+    data: DataConfig,
+    count: int = 1,
+    advice: str = "or take smaller images",
 ) -> Generator[Progress, None, ConfusionMatrix]:
     """Confusion matrix over the whole images of ``samples``, in ``count`` orientations; yields after each part.
 
     One forward sees all of an image up to :data:`WHOLE_PIXELS`; a larger one is cut into windows of
-    :data:`LARGE_WINDOW`, each of which is its own image to the network, so that memory stays bounded.
+    :data:`LARGE_WINDOW`, each of which is its own image to the network, so that memory stays bounded. ``advice`` says
+    what helps where memory is too small.
     """
     matrix = ConfusionMatrix(len(dataset.classes), dataset.ignored_in_mean)
     clock = Clock(len(samples))
@@ -94,7 +110,7 @@ def evaluate_samples(
                 if valid is not None:  # nodata and alpha 0 are no image, whatever the mask says there
                     truth = np.where(valid[inside], truth, np.uint8(IGNORE_INDEX))
                 size = f"{window.height} x {window.width} pixels of {sample.name} at once"
-                with device_memory(size, "or take smaller images"):
+                with device_memory(size, advice):
                     predicted = predict_whole(network, pixels, data, count)
                 matrix.update(predicted[inside], truth)
                 yield clock.step(0, "evaluate")

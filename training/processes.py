@@ -46,16 +46,20 @@ class LostAnother(InputError):
 def environment(options: RunConfig) -> ClusterEnvironment:
     """Which process of a run this is, by whoever started it; the rule of Fabric, which gets what is found here.
 
-    Raises :class:`InputError` where that started another number of processes than the recipe asks for.
+    Raises :class:`InputError` where that started another number of processes than the recipe asks for;
+    :class:`SaidByAnother` in all of them but the first.
     """
     processes = options.devices * options.nodes
     kind, name = next(((k, n) for k, n in STARTERS if k.detect()), (LightningEnvironment, ""))
     if kind is SLURMEnvironment and processes == 1 and os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return LightningEnvironment()  # in a job of whatever shape, but started once
+    refusal: type[InputError] = InputError
     try:
         where = kind()
+        if name and where.global_rank() > 0:
+            refusal = SaidByAnother
         if name and where.world_size() != processes:
-            raise InputError(
+            raise refusal(
                 f"{name} started {where.world_size()} processes, and the recipe is for {processes}; make run.devices"
                 " (of each machine) x run.nodes as many as are started."
             )
@@ -63,7 +67,7 @@ def environment(options: RunConfig) -> ClusterEnvironment:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name} started these processes in another way than run.devices says: {error}") from None
+        raise refusal(f"{name} started these processes in another way than run.devices says: {error}") from None
     return where
 
 

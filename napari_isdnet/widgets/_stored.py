@@ -16,8 +16,8 @@ class StoredPyramid(TilePyramid):
     """Tiles of a file or folder, read where one looks; once it is another one, no more of it.
 
     What was read before stays as it is; what was not is left out, for it would be of other data. ``changed`` is asked
-    after every tile, and says whether that is so. ``notice`` is to be told once it is, by who takes it away (on the main
-    thread, see :class:`~napari_isdnet.widgets._lazy.Painter`). Other parameters are those of a :class:`TilePyramid`.
+    after every tile, and says whether that is so. ``notice`` is to be told once it is, by who takes it away (on the
+    main thread, see :class:`~napari_isdnet.widgets._lazy.Painter`). Other parameters are those of :class:`TilePyramid`.
     """
 
     def __init__(
