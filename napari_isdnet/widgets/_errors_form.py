@@ -28,6 +28,8 @@ from napari_isdnet.window import Window
 
 CHANGED = "The annotation has changed since"
 AGAIN = "again"
+LINK = "#3d85c6"
+"""Legible on the dark theme and on the light one; Qt's own blue is not on the dark."""
 
 
 class ErrorsForm(Controls):
@@ -137,7 +139,8 @@ class ErrorsForm(Controls):
             return False
         self.stale = stale
         text = facts.summary(result)
-        said = f"<b>{html.escape(why, quote=False)}: <a href='{AGAIN}'>compare again</a>.</b><br>{html.escape(text)}"
+        link = f"<a href='{AGAIN}' style='color: {LINK}'>compare again</a>"
+        said = f"<b>{html.escape(why, quote=False)}: {link}.</b><br>{html.escape(text)}"
         self.summary.setText(said if stale else text)
         self.tabs.setEnabled(not stale)
         self.report_button.setEnabled(not stale)  # its pictures would be of what there is now

@@ -14,6 +14,7 @@ from napari_isdnet.io.array import ArraySource
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, Comparison
 from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.widgets.annotate import AnnotateWidget
+from napari_isdnet.widgets.finetune import FineTuneWidget
 from napari_isdnet.widgets.inspect import InspectWidget
 from napari_isdnet.window import Window
 from tests.gui.test_segment_controller import FakeEngine
@@ -119,8 +120,7 @@ def test_errors_of_a_layer_that_is_painted_or_replaced_are_marked_and_compared_a
 
     def noticed(name: str) -> None:
         qtbot.waitUntil(lambda: errors.stale, timeout=5000)
-        said = f"<b>'{name}' was painted or replaced since: <a href='again'>compare again</a>.</b>"
-        assert errors.summary.text().startswith(said)
+        assert errors.summary.text().startswith(f"<b>'{name}' was painted or replaced since: <a href='again'")
         assert not errors.report_button.isEnabled()
         assert errors.error_layer.name == "errors: any class (out of date)"
 
@@ -185,6 +185,24 @@ def test_before_and_after_are_of_the_pixels_that_an_image_has_now(viewer: Any, q
     qtbot.wait(50)
     assert len(renewed) == 1
     comparison.close()
+
+
+def test_fine_tune_says_of_which_pixels_its_figures_are(viewer: Any, qtbot: Any) -> None:
+    image = viewer.add_image(pixels(64, 64, 3), name="field")
+    dock = FineTuneWidget(viewer, FakeEngine())
+    viewer.window.add_dock_widget(dock, name="Fine-tune")
+    qtbot.waitUntil(lambda: dock._folder is not None, timeout=10_000)
+    before = dock._folder
+    dock.compare.show(AFTER, "models/new.safetensors", "new")
+    qtbot.waitUntil(lambda: dock.compare.sides[AFTER].layer is not None, timeout=5000)
+    image.data = pixels(96, 128, 3)
+    said = "'field' has other pixels now: its maps are computed anew, curves and figures are of those before."
+    qtbot.waitUntil(lambda: dock.status.text() == said, timeout=5000)
+    qtbot.waitUntil(lambda: dock._folder not in (None, before), timeout=10_000)  # of another annotation
+    dock.busy = True
+    image.data = pixels(64, 64, 3)
+    qtbot.waitUntil(lambda: dock.status.text().endswith("the run goes on with those before."), timeout=5000)
+    dock.busy = False
 
 
 def test_an_annotation_of_pixels_that_are_gone_says_so_until_it_is_started_anew(viewer: Any, qtbot: Any) -> None:
