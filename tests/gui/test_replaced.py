@@ -199,6 +199,7 @@ def test_fine_tune_says_of_which_pixels_its_figures_are(viewer: Any, qtbot: Any)
     said = "'field' has other pixels now: its maps are computed anew, curves and figures are of those before."
     qtbot.waitUntil(lambda: dock.status.text() == said, timeout=5000)
     qtbot.waitUntil(lambda: dock._folder not in (None, before), timeout=10_000)  # of another annotation
+    qtbot.waitUntil(lambda: dock.compare.sides[AFTER].layer in viewer.layers, timeout=5000)
     dock.busy = True
     image.data = pixels(64, 64, 3)
     qtbot.waitUntil(lambda: dock.status.text().endswith("the run goes on with those before."), timeout=5000)
