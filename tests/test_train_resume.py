@@ -231,8 +231,14 @@ def test_a_log_on_a_full_disk_keeps_its_whole_rows(
         writer.writer.writerow(["2"])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(csv.DictWriter, "writerow", full)
-    monkeypatch.setattr(csv.DictWriter, "writerows", full)
+    def half(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if len(columns) == 1:  # appended; a new column rewrites the file
+        monkeypatch.setattr(csv.DictWriter, "writerow", full)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(InputError, match=r"The disk is full \(writing .*log\.csv\)"):
         history.add(2, dict.fromkeys(columns, 1.0))
     assert read_history(tmp_path / "log.csv") == [{"step": "1", "loss": "3"}]

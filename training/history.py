@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import disk_errors
-from napari_isdnet.system import move
+from napari_isdnet.io.disk import disk_errors, write_atomic
 
 
 class History:
@@ -56,17 +56,11 @@ class History:
             raise
 
     def _rewrite(self) -> None:
-        temporary = self.path.with_name(".log.csv.part")
-        with disk_errors(self.path):
-            try:
-                with temporary.open("w", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, self.columns or ["step"])
-                    writer.writeheader()
-                    writer.writerows(self.rows)
-                move(temporary, self.path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns or ["step"])
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.path, text.getvalue().encode())
 
     def close(self) -> None:
         """Flush what TensorBoard holds back."""

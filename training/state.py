@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import disk_errors, sync
-from napari_isdnet.system import move
+from napari_isdnet.io.disk import replacing
 
 
 @dataclass
@@ -84,16 +83,8 @@ def save_state(
         tensors.update({f"average.{k}": v for k, v in average.values.items()})
     facts = {**vars(state), "numbers": numbers, "updates": average.updates if average else 0}
     whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    temporary = path.with_name(f".{path.name}.part")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(whole, temporary, {KEY: json.dumps(facts)})
-            sync(temporary)  # or a power cut could leave the new name with nothing in it, and the last checkpoint gone
-            move(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with replacing(path, overwrite=True) as temporary:
+        _write(whole, temporary, {KEY: json.dumps(facts)})
 
 
 def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
