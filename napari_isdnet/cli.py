@@ -15,7 +15,7 @@ import typer
 import napari_isdnet
 from napari_isdnet import cli_options as options
 from napari_isdnet.cli_annotation import app as annotation_app
-from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, Interrupted, drive, print_facts, print_json, report
+from napari_isdnet.cli_output import DONE, FAILED, INTERRUPTED, Interrupted, drive, print_json, print_result, report
 from napari_isdnet.system import leave, typed_words
 
 app = typer.Typer(
@@ -84,7 +84,7 @@ def sample(
     if name is None:
         list_samples(output, json)
     else:
-        _show(run_sample(name, output, yes, overwrite), json)
+        print_result(run_sample(name, output, yes, overwrite), json)
 
 
 @app.command()
@@ -95,7 +95,7 @@ def info(image: options.ImageArgument, json: options.JsonOption = False) -> None
 
     source = open_source(image)
     try:
-        _show(describe(source), json)
+        print_result(describe(source), json)
     finally:
         source.close()
 
@@ -235,7 +235,7 @@ def features(
 
     settings = {"context": context.value, "device": device, "contrast": contrast, "channels": channels}
     settings["overwrite"] = overwrite
-    _show(run_features(image, output, model, roi, tuple(layer or ()), settings), json)
+    print_result(run_features(image, output, model, roi, tuple(layer or ()), settings), json)
 
 
 @app.command()
@@ -273,14 +273,7 @@ def convert(
     """Turn a published checkpoint into a model file; code inside a checkpoint is refused, never run."""
     from napari_isdnet.cli_commands import run_convert
 
-    _show(run_convert(reference, output, classes, half, overwrite, pixel_size=pixel_size, licence=licence), json)
-
-
-def _show(facts: Any, json: bool) -> None:
-    if json:
-        print_json(facts)
-    else:
-        print_facts(facts)
+    print_result(run_convert(reference, output, classes, half, overwrite, pixel_size=pixel_size, licence=licence), json)
 
 
 def run(application: typer.Typer, arguments: Sequence[str] | None, name: str) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from napari_isdnet import cli_options as options
-from napari_isdnet.cli_output import print_facts, print_json
+from napari_isdnet.cli_output import print_facts, print_json, print_result
 
 app = typer.Typer(
     help="What is painted of an image: look at it, fill it from files, export it, and ask where to paint next.",
@@ -80,7 +80,7 @@ def import_(
     """Paint what a file holds, as one step to undo; an image without an annotation gets one."""
     from napari_isdnet.cli_painted import bring
 
-    _show(bring(image, file, values, default_class, classes, layer, attribute), json)
+    print_result(bring(image, file, values, default_class, classes, layer, attribute), json)
 
 
 @app.command()
@@ -98,7 +98,7 @@ def export(
     """Write what is painted as outlines or as a label file."""
     from napari_isdnet.cli_painted import take_out
 
-    _show(take_out(image, output, values, placed, overwrite), json)
+    print_result(take_out(image, output, values, placed, overwrite), json)
 
 
 @app.command()
@@ -106,7 +106,7 @@ def repair(image: ImageArgument, json: options.JsonOption = False) -> None:
     """Make all that is painted anew from the journal of strokes, after damage to its files."""
     from napari_isdnet.cli_painted import mend
 
-    _show(mend(image), json)
+    print_result(mend(image), json)
 
 
 @app.command()
@@ -135,10 +135,3 @@ def suggest(
         print_json({"places": found, "output": None if output is None else str(output)})
     else:
         show_places(found)
-
-
-def _show(facts: dict[str, object], json: bool) -> None:
-    if json:
-        print_json(facts)
-    else:
-        print_facts(facts)

@@ -152,6 +152,11 @@ def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
             print(f"{indent}{words}: {text}")
 
 
+def print_result(facts: Mapping[str, Any], as_json: bool) -> None:
+    """What a command has to say on stdout: as lines, or as one JSON object."""
+    (print_json if as_json else print_facts)(facts)
+
+
 def print_error(message: str) -> None:
     """One line on stderr."""
     print(f"Error: {' '.join(message.split())}", file=sys.stderr, flush=True)

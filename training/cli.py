@@ -17,7 +17,7 @@ from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, Preset
 
 from napari_isdnet.cli import run
 from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, OrientationsOption, Precision
-from napari_isdnet.cli_output import FAILED, drive, print_error, print_facts, print_json, print_table
+from napari_isdnet.cli_output import FAILED, drive, print_error, print_result, print_table
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.system import leave
 
@@ -79,7 +79,7 @@ def fit(
         "best": str(result.best) if result.best else None,
         "validation": result.figures,
     }
-    _show(facts, as_json)
+    print_result(facts, as_json)
     if loaded.run.validate_every and not result.figures:
         typer.echo(NONE_VALIDATES, err=True)
 
@@ -148,7 +148,7 @@ def finetune(
     refusal = f"No model was written: {result.reason} (--allow-worse)."
     if result.model is None and as_json:
         facts |= {"error": refusal, "exit_code": FAILED}
-    _show(facts, as_json)
+    print_result(facts, as_json)
     if result.model is None:
         print_error(refusal)
         raise typer.Exit(FAILED)
@@ -192,7 +192,7 @@ def evaluate(
     steps = evaluate_samples(network, dataset.split(split), dataset, data, orientations, advice)
     facts = figures(drive(steps, "evaluate", "Stopped; nothing was written."), dataset)
     facts |= {"device": str(placement.device), "precision": placement.precision}
-    _show(facts, as_json)
+    print_result(facts, as_json)
     if output is not None:
         write_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
 
@@ -275,13 +275,6 @@ def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
 ) -> None:
     """Options before the command."""
-
-
-def _show(facts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(facts)
-    else:
-        print_facts(facts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

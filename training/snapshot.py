@@ -20,7 +20,7 @@ from napari_isdnet_training.presets import HELD_OUT
 
 from napari_isdnet.annotation.chunks import CHUNK, decode, encode
 from napari_isdnet.annotation.container import pack, unpack
-from napari_isdnet.annotation.counts import Counts, Place, count
+from napari_isdnet.annotation.counts import Counts, Place, by_class, count
 from napari_isdnet.annotation.journal import Journal
 from napari_isdnet.annotation.naming import Naming
 from napari_isdnet.annotation.reading import Frozen
@@ -73,12 +73,9 @@ class Snapshot:
 
     def class_counts(self, side: str | None = None) -> tuple[int, ...]:
         """Labelled pixels of every class, of one side of the split or of both."""
-        totals = [0] * len(self.classes)
-        for place, counts in self.chunk_counts().items():
-            if side is None or self.split.side(self.region(place)) == side:
-                for value, number in counts.items():
-                    totals[value - 1] += number
-        return tuple(totals)
+        found = self.chunk_counts().items()
+        wanted = (c for place, c in found if side is None or self.split.side(self.region(place)) == side)
+        return by_class(wanted, len(self.classes))
 
     def region(self, place: Place) -> Place:
         """The region of the split that a chunk lies in."""

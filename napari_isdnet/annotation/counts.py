@@ -28,6 +28,15 @@ def count(chunk: Chunk) -> Counts:
     return {int(value): int(found[value]) for value in np.flatnonzero(found) if value}
 
 
+def by_class(counted: Iterable[Counts], classes: int) -> tuple[int, ...]:
+    """Labelled pixels of every class over many chunks or regions."""
+    totals = [0] * classes
+    for counts in counted:
+        for value, number in counts.items():
+            totals[value - 1] += number
+    return tuple(totals)
+
+
 class CountIndex:
     """Counts of all chunks that hold a label, as of the last commit; ``damaged`` when its files cannot be read."""
 

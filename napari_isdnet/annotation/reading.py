@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_isdnet.annotation.chunks import CHUNK, Chunk, ChunkCache, FrozenChunks
-from napari_isdnet.annotation.counts import Counts, Place, count
+from napari_isdnet.annotation.counts import Counts, Place, by_class, count
 from napari_isdnet.annotation.journal import Journal
 from napari_isdnet.annotation.naming import Naming, naming_of
 from napari_isdnet.annotation.painting import Painter
@@ -64,11 +64,8 @@ class Reading:
     def class_counts(self) -> tuple[int, ...]:
         """Number of painted pixels of each class."""
         with self._lock:  # classes and counts of one moment
-            totals, found = [0] * len(self._now.classes), self.chunk_counts()
-        for counts in found.values():
-            for value, number in counts.items():
-                totals[value - 1] += number
-        return tuple(totals)
+            classes, found = len(self._now.classes), self.chunk_counts()
+        return by_class(found.values(), classes)
 
     def annotated_windows(self) -> list[Window]:
         """The 512-chunks of level 0 that hold any label, in row-major order."""

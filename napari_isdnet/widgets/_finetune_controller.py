@@ -17,7 +17,7 @@ from napari_isdnet_training.presets import (
 )
 from napari_isdnet_training.unfinished import so_far
 
-from napari_isdnet.annotation.counts import Counts, Place
+from napari_isdnet.annotation.counts import by_class
 from napari_isdnet.annotation.layout import JOURNAL
 from napari_isdnet.annotation.naming import Naming
 from napari_isdnet.annotation.project import ModelEntry, Project
@@ -155,8 +155,8 @@ class TuneController:
         store = project.store
         regions = annotated_regions(store)
         split = split_regions(regions, 512, held_out, store.pins)
-        everything = _totals(regions, len(store.classes))
-        held = _totals({p: c for p, c in regions.items() if split.side(p) == VALIDATION}, len(store.classes))
+        everything = by_class(regions.values(), len(store.classes))
+        held = by_class((c for p, c in regions.items() if split.side(p) == VALIDATION), len(store.classes))
         numbers = (len(regions), len(split.validation))
         return Annotated(store.classes, everything, held, numbers, store.position, store.naming())
 
@@ -278,14 +278,6 @@ class TuneController:
         if self.project is None:
             raise InputError("Nothing is annotated yet: choose an image, and paint some strokes in the Annotate dock.")
         return self.project
-
-
-def _totals(regions: Mapping[Place, Counts], classes: int) -> tuple[int, ...]:
-    totals = [0] * classes
-    for counts in regions.values():
-        for value, number in counts.items():
-            totals[value - 1] += number
-    return tuple(totals)
 
 
 def _progress(event: Mapping[str, Any]) -> Progress:
