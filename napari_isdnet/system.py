@@ -9,10 +9,10 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 WINDOWS = sys.platform == "win32"
 PATIENCE_SECONDS = 3.0
@@ -70,6 +70,28 @@ def shell_line(words: Sequence[str]) -> str:
     What those replace within them (``%NAME%``, ``$name``) they replace.
     """
     return " ".join(map(_quoted, words)) if WINDOWS else shlex.join(words)
+
+
+def command_line(words: Sequence[str], options: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> str:
+    """A command as :func:`shell_line`: ``words``, then the ``options``, but for those that are as ``usual``.
+
+    None and False are no option, True is a flag, a tuple is one value with commas, a list the option once for each.
+    """
+    line, usual = list(words), usual or {}
+    for name, value in options.items():
+        if value is None or value is False or value == usual.get(name):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            line += [f"--{name.replace('_', '-')}", *([] if one is True else [_as_typed(one)])]
+    return shell_line(line)
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        return short
+    return str(value)
 
 
 def _quoted(word: str) -> str:

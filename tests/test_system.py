@@ -26,7 +26,7 @@ from napari_isdnet.model.card import export_model
 from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.model.isdnet import ISDNet
 from napari_isdnet.progress import result_of
-from napari_isdnet.system import move, shell_line, unlink
+from napari_isdnet.system import command_line, move, shell_line, unlink
 from napari_isdnet.widgets._finetune_process import TrainingProcess
 from tests.network_tools import picture, small, source_of
 from tests.segment_tools import PLAIN, four_classes
@@ -248,3 +248,14 @@ atexit.register(print, "due")
     for how, said in (("leave", "due\n"), ("exit", "due\nfound\n")):
         done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (3, said), done.stderr
+
+
+def test_a_command_names_what_was_chosen_otherwise_than_usual() -> None:
+    options = {
+        "output": Path("a"), "min_area": 1, "simplify": 2.0, "scale": 0.123456789, "roi": None, "seed": 0,
+        "channels": (2, 1, 0), "format": ["png", "geotiff"], "allow_worse": True, "json": False,
+    }  # fmt: skip
+    assert command_line(["run", "b.tif"], options, {"min_area": 1, "simplify": 0.0}) == (
+        "run b.tif --output a --simplify 2 --scale 0.123456789 --seed 0 --channels 2,1,0 --format png --format geotiff"
+        " --allow-worse"
+    )

@@ -20,7 +20,7 @@ from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import disk_errors, write_atomic
 from napari_isdnet.io.lock import alone
 from napari_isdnet.progress import Progress
-from napari_isdnet.system import shell_line
+from napari_isdnet.system import command_line
 
 if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
@@ -291,15 +291,11 @@ def engine_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def command(queue: BatchQueue) -> str:
     """The ``napari-isdnet segment`` line that does what is left of a queue."""
     left = [item.path for item in queue.items if item.state in (QUEUED, RUNNING, FAILED)]
-    parts = ["napari-isdnet", "segment", *(left or [item.path for item in queue.items])]
-    parts += ["--output", str(queue.output)]
-    parts += ["--model", queue.model] if queue.model else []
-    for key, value in queue.settings.items():
-        name = "--format" if key == "formats" else f"--{key.replace('_', '-')}"
+    words = ["napari-isdnet", "segment", *(left or [item.path for item in queue.items])]
+    chosen: dict[str, Any] = {"output": queue.output, "model": queue.model or None}
+    for key, value in engine_settings(queue.settings).items():
         if key == "formats":
-            parts += [text for one in value if one != "ome-zarr" or len(value) > 1 for text in (name, one)]
-        elif value is True:
-            parts.append(name)
-        elif value not in (None, False, "auto"):
-            parts += [name, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
-    return shell_line(parts)
+            chosen["format"] = [one for one in value if one != "ome-zarr" or len(value) > 1]
+        elif value not in (False, "auto"):
+            chosen[key] = value
+    return command_line(words, chosen)

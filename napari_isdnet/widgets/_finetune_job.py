@@ -23,7 +23,7 @@ from napari_isdnet.annotation.lock import FolderLock
 from napari_isdnet.annotation.project import MODELS, ModelEntry, Project
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import remove, replacing, write_atomic
-from napari_isdnet.system import shell_line
+from napari_isdnet.system import command_line
 
 FOLDER, JOB, SNAPSHOT, OUTPUT, RESULT, LOG, PIXELS = (
     "tuning", "job.json", "annotations.bin", "tuned.safetensors", "result.json", "worker.log", "image.npy"
@@ -61,20 +61,10 @@ class TuneSettings:
 
 def command(image: str, annotations: Path, output: Path, settings: TuneSettings) -> str:
     """The ``isdnet-train finetune`` line that trains the same weights from a shell."""
-    parts = ["isdnet-train", "finetune", image, str(annotations), "--output", str(output), "--model", settings.model]
-    parts += ["--preset", settings.preset, "--steps", str(settings.steps), "--held-out", f"{settings.held_out:g}"]
-    parts += ["--spread", str(settings.spread)]
-    parts += ["--seed", str(settings.seed), "--device", settings.device, "--threads", str(settings.threads)]
-    for name in ("window", "batch"):
-        if getattr(settings, name) is not None:
-            parts += [f"--{name}", str(getattr(settings, name))]
-    if settings.contrast != "auto":
-        parts += ["--contrast", settings.contrast]
-    if settings.channels is not None:
-        parts += ["--channels", ",".join(map(str, settings.channels))]
-    if settings.allow_worse:
-        parts.append("--allow-worse")
-    return shell_line(parts)
+    names = ("model", "preset", "steps", "held_out", "spread", "seed", "device", "threads", "window", "batch")
+    chosen = {name: getattr(settings, name) for name in (*names, "contrast", "channels", "allow_worse")}
+    words = ["isdnet-train", "finetune", image, str(annotations)]
+    return command_line(words, {"output": output, **chosen}, {"contrast": "auto"})
 
 
 def folder_of(project: Project) -> Path:

@@ -17,7 +17,7 @@ from napari_isdnet.engine.rendering import Basis, Rendering, paint
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
-from napari_isdnet.system import shell_line
+from napari_isdnet.system import command_line
 from napari_isdnet.widgets._engine import map_folder
 from napari_isdnet.window import Window
 
@@ -170,15 +170,9 @@ def command(
     channels: Sequence[int] | None = None,
 ) -> str:
     """The ``napari-isdnet features`` line that writes the same map from a shell."""
-    parts = ["napari-isdnet", "features", image, "--output", "features", "--model", settings.model, "--layer", layer]
-    if settings.context != "whole":
-        parts += ["--context", settings.context]
-    if roi is not None:
-        parts += ["--roi", roi.text]
-    if settings.device != "auto":
-        parts += ["--device", settings.device]
-    if contrast != "auto":
-        parts += ["--contrast", contrast]
-    if channels is not None:
-        parts += ["--channels", ",".join(map(str, channels))]
-    return shell_line(parts)
+    options = {"output": "features", "model": settings.model, "layer": layer, "context": settings.context}
+    options |= {"roi": None if roi is None else roi.text, "device": settings.device, "contrast": contrast}
+    usual = {"context": "whole", "device": "auto", "contrast": "auto"}
+    return command_line(
+        ["napari-isdnet", "features", image], {**options, "channels": channels and tuple(channels)}, usual
+    )

@@ -18,7 +18,7 @@ from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import ImageSource, PixelSize
 from napari_isdnet.progress import Progress
-from napari_isdnet.system import shell_line
+from napari_isdnet.system import command_line
 from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.window import Window
 
@@ -128,29 +128,13 @@ def region_window(kind: str, shape: tuple[int, int], view: Window, drawn: Window
 
 def command(image: str, settings: Settings, roi: Window | None = None) -> str:
     """The ``napari-isdnet segment`` line that does the same from a shell."""
-    parts = ["napari-isdnet", "segment", image, "--output", str(settings.output), "--model", settings.model]
-    parts += ["--context", settings.context]
-    if roi is not None:
-        parts += ["--roi", roi.text]
-    if settings.format != "ome-zarr":
-        parts += ["--format", settings.format]
-    if settings.device != "auto":
-        parts += ["--device", settings.device]
-    if settings.contrast != "auto":
-        parts += ["--contrast", settings.contrast]
-    if settings.channels is not None:
-        parts += ["--channels", ",".join(map(str, settings.channels))]
-    if settings.orientations != 1:
-        parts += ["--orientations", str(settings.orientations)]
-    if settings.memory is not None:
-        parts += ["--memory", f"{settings.memory:g}"]
-    if settings.polygons and settings.simplify:
-        parts += ["--simplify", f"{settings.simplify:g}"]
-    if settings.polygons and settings.min_area > 1:
-        parts += ["--min-area", str(settings.min_area)]
-    flags = ("polygons", "probabilities", "uncertainty", "overwrite")
-    parts += [f"--{flag}" for flag in flags if getattr(settings, flag)]
-    return shell_line(parts)
+    first = {"output": settings.output, "model": settings.model, "context": settings.context}
+    names = ["format", "device", "contrast", "channels", "orientations", "memory"]
+    names += ["simplify", "min_area"] if settings.polygons else []
+    names += ["polygons", "probabilities", "uncertainty", "overwrite"]
+    chosen, usual = ({name: getattr(where, name) for name in names} for where in (settings, Settings))
+    options = {**first, "roi": None if roi is None else roi.text, **chosen}
+    return command_line(["napari-isdnet", "segment", image], options, usual)
 
 
 def color_table(
