@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QMainWindow
 
 from napari_isdnet.engine.tiles import LivePyramid
 from napari_isdnet.io.overviews import OverviewSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets._image import ImagePyramid
-from napari_isdnet.widgets._job import JobBar
+from napari_isdnet.widgets._job import JobBar, timer
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.window import Window
 
@@ -33,10 +33,7 @@ class Builder(QObject):
         self._waiting: list[ImagePyramid] = []
         self._window = window
         self._bar: JobBar | None = None
-        self._begin = QTimer(self)
-        self._begin.setSingleShot(True)
-        self._begin.setInterval(BEGIN_MS)
-        self._begin.timeout.connect(self._next)
+        self._begin = timer(self, BEGIN_MS, self._next, once=True)
 
     def add(self, pyramid: LivePyramid) -> None:
         """Build what the image behind ``pyramid`` lacks, if it does; every part is shown soon after it is done."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QPushButton
 
+from napari_isdnet.widgets._job import timer
+
 SHOWN_MS = 1500
 
 
@@ -13,13 +15,10 @@ def copy_text(button: QPushButton, text: str) -> None:
     clipboard = QApplication.clipboard()
     assert clipboard is not None
     clipboard.setText(text)
-    timer = button.findChild(QTimer, "copied")
-    if timer is None:
+    copied = button.findChild(QTimer, "copied")
+    if copied is None:
         said = button.text()
-        timer = QTimer(button)  # ends with the button
-        timer.setObjectName("copied")
-        timer.setSingleShot(True)
-        timer.setInterval(SHOWN_MS)
-        timer.timeout.connect(lambda: button.setText(said))
+        copied = timer(button, SHOWN_MS, lambda: button.setText(said), once=True)
+        copied.setObjectName("copied")
     button.setText("Copied")
-    timer.start()
+    copied.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from napari_isdnet.engine.tiles import TilePyramid
@@ -15,7 +15,7 @@ from napari_isdnet.io.source import ImageSource
 from napari_isdnet.landcover import LANDCOVER_CLASSES
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._image import image_layer, levels_to_show
-from napari_isdnet.widgets._job import stop_with
+from napari_isdnet.widgets._job import stop_with, timer
 from napari_isdnet.widgets._lazy import layer_data, watch
 from napari_isdnet.widgets._notify import notify_error
 
@@ -111,11 +111,8 @@ class DemoGuide(QWidget):
             label.setTextFormat(Qt.TextFormat.AutoText)
             label.setObjectName(label.objectName() or f"demo_text_{number}")
             column.addWidget(label)
-        self._timer = QTimer(self)
-        self._timer.setInterval(POLL_MS)
-        self._timer.timeout.connect(self._go_on)
-        timer = self._timer
-        stop_with(self, timer.stop)
+        self._timer = timer(self, POLL_MS, self._go_on)
+        stop_with(self, self._timer.stop)
         if "Segment" in docks:
             self._timer.start()
         else:

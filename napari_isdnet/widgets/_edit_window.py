@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets._annotate_controller import AnnotateController
 from napari_isdnet.widgets._annotate_layer import annotation_colors
+from napari_isdnet.widgets._job import timer
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_layers import placement
 from napari_isdnet.window import Window
@@ -49,16 +50,10 @@ class EditWindow(QObject):
         self.layer.selected_label = controller.class_index + 1
         self.layer.mode = "paint"
         viewer.layers.selection.active = self.layer
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(SAVE_MS)
-        self._timer.timeout.connect(self.flush)
+        self._timer = timer(self, SAVE_MS, self.flush, once=True)
         self._refused: set[int] = set()
         self._stale: list[Window] = []
-        self._later = QTimer(self)
-        self._later.setSingleShot(True)
-        self._later.setInterval(SAVE_MS)
-        self._later.timeout.connect(self._take_over)
+        self._later = timer(self, SAVE_MS, self._take_over, once=True)
         for event in ("paint", "set_data", "data"):
             getattr(self.layer.events, event).connect(self._touched)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_isdnet.annotation.naming import Naming, renamed
 from napari_isdnet.exceptions import InputError
@@ -17,6 +17,7 @@ from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._engine import LiveWork, ModelAbout
 from napari_isdnet.widgets._finetune_changes import Change, areas, changes
+from napari_isdnet.widgets._job import timer
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._replaced import Replaced
 from napari_isdnet.widgets._segment_controller import Engine, SegmentController
@@ -73,9 +74,7 @@ class Comparison(QObject):
         self._policy: IntensityPolicy | None = None
         self._failed.connect(notify_error)
         self._replaced = Replaced(self, self._pixels_replaced)
-        self._timer = QTimer(self)
-        self._timer.setInterval(POLL_MS)
-        self._timer.timeout.connect(self._tick)
+        self._timer = timer(self, POLL_MS, self._tick)
 
     # -- models ---------------------------------------------------------------------------------------------------
     def look_at(self, image: Any) -> None:

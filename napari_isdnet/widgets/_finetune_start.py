@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from napari_isdnet_training.presets import preset_of
-from qtpy.QtCore import QTimer
 
 from napari_isdnet.annotation.layout import JOURNAL
 from napari_isdnet.exceptions import InputError
@@ -21,6 +20,7 @@ from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._finetune_controller import Annotated
 from napari_isdnet.widgets._finetune_job import TuneSettings
 from napari_isdnet.widgets._finetune_models import ChoosingModel
+from napari_isdnet.widgets._job import timer
 from napari_isdnet.widgets._projects import folder_of, tell_models
 from napari_isdnet.widgets._segment_controller import Engine
 
@@ -38,13 +38,8 @@ class Starting(ChoosingModel):
         """True while a run goes on."""
         self._folder: Path | None = None
         self._look, self._find, self._count = (self.hidden(name) for name in ("look", "find", "count"))
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(SOON_MS)
-        self._soon.timeout.connect(self._refresh)
-        self._often = QTimer(self)
-        self._often.setInterval(LOOK_MS)
-        self._often.timeout.connect(self._watch_project)
+        self._soon = timer(self, SOON_MS, self._refresh, once=True)
+        self._often = timer(self, LOOK_MS, self._watch_project)
 
     def settings(self) -> TuneSettings:
         """What is chosen now."""

@@ -36,6 +36,15 @@ def stop_with(owner: QObject, stop: Callable[[], Any]) -> None:
     owner.destroyed.connect(gone)
 
 
+def timer(owner: QObject, milliseconds: int, then: Callable[[], Any], once: bool = False) -> QTimer:
+    """A timer of ``owner`` that is still to be started; it calls ``then`` each time, or only ``once`` a start."""
+    made = QTimer(owner)
+    made.setSingleShot(once)
+    made.setInterval(milliseconds)
+    made.timeout.connect(then)
+    return made
+
+
 def end_with_dock(widget: QWidget, first: Callable[[], Any] = lambda: None) -> None:
     """End ``widget`` when its dock is closed by its cross: call ``first``, stop its jobs, then destroy it.
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from qtpy.QtCore import QCoreApplication, QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal
 from qtpy.QtWidgets import QApplication, QMainWindow, QWidget
 
 from napari_isdnet.engine.tiles import LivePyramid
 from napari_isdnet.engine.viewqueue import close_later
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.widgets._job import timer
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.window import Window
 
@@ -161,10 +162,7 @@ class Painter(QObject):
         self.pyramid = pyramid
         self._waiting = False
         self._thumbnail_at = 0.0
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(REFRESH_MS)
-        self._timer.timeout.connect(self.paint)
+        self._timer = timer(self, REFRESH_MS, self.paint, once=True)
         self._changed.connect(self._schedule, Qt.ConnectionType.QueuedConnection)
         painters = _painters.setdefault(pyramid, [])
         painters.append(self)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo
 from napari_isdnet.engine.tiles import LivePyramid
@@ -25,6 +25,7 @@ from napari_isdnet.io.open import layer_pixel_size, open_source
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.widgets._image import METADATA, levels_to_show, source_of
+from napari_isdnet.widgets._job import timer
 from napari_isdnet.widgets._lazy import LazyLevel, ReadLevel, layer_data, watch
 from napari_isdnet.widgets._places import in_pixels, in_world
 from napari_isdnet.widgets._stored import StoredPyramid, remade
@@ -319,15 +320,13 @@ class Leaving:
     def __init__(self, viewer: Any, parent: QObject) -> None:
         self._viewer = viewer
         self._layers: list[Any] = []
-        self._timer = QTimer(parent)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._remove)
+        self._timer = timer(parent, 0, self._remove, once=True)
 
     def take(self, layer: Any) -> None:
         """Take ``layer`` away soon; None is no layer."""
         if layer is not None:
             self._layers.append(layer)
-            self._timer.start(0)
+            self._timer.start()
 
     def _remove(self) -> None:
         remove_all(self._viewer, self._layers)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
-from napari_isdnet.widgets._job import describe_time
+from napari_isdnet.widgets._job import describe_time, timer
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import Settings
 from napari_isdnet.window import Window
@@ -42,9 +42,7 @@ class LiveView(QObject):
         self._settled = False
         self._began = 0.0
         self._failed.connect(notify_error)
-        self._timer = QTimer(self)
-        self._timer.setInterval(POLL_MS)
-        self._timer.timeout.connect(self.tell)
+        self._timer = timer(self, POLL_MS, self.tell)
 
     @property
     def on(self) -> bool:

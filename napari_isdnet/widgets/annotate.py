@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 
 from napari_isdnet.annotation.classlist import PLACEHOLDERS
 from napari_isdnet.exceptions import InputError
@@ -19,7 +19,7 @@ from napari_isdnet.widgets._annotate_list import ListingClasses
 from napari_isdnet.widgets._controls import fill_with, images_of
 from napari_isdnet.widgets._edit_window import EditWindow, window_to_edit
 from napari_isdnet.widgets._image import ANNOTATION, EDITED, METADATA
-from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
+from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with, timer
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._replaced import Replaced
@@ -57,9 +57,7 @@ class AnnotateWidget(ListingClasses):
         self.image_layer: Any = None
         self._replaced = Replaced(self, self._pixels_replaced)
         self._unwritten = 0  # annotations that were closed and are still being written
-        self._timer = QTimer(self)
-        self._timer.setInterval(150)
-        self._timer.timeout.connect(self.controller.tick)
+        self._timer = timer(self, 150, self.controller.tick)
         watch(viewer)
         self._connect()
         self._list_layers()

@@ -6,8 +6,6 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-
 from napari_isdnet.engine.viewqueue import spare_core_threads
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.widgets import _finetune_job as jobs
@@ -20,7 +18,7 @@ from napari_isdnet.widgets._finetune_controller import Outcome
 from napari_isdnet.widgets._finetune_form import FLIP_KEY
 from napari_isdnet.widgets._finetune_history import Keeping
 from napari_isdnet.widgets._finetune_job import TuneSettings
-from napari_isdnet.widgets._job import end_with_dock, stop_with
+from napari_isdnet.widgets._job import end_with_dock, stop_with, timer
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._projects import hand_over, tell_models
@@ -59,9 +57,7 @@ class FineTuneWidget(Keeping):
         removed, listed, moved = self._layer_removed, self._list_images, self._moved
         # Later, since another image takes the maps of this one away: napari would still draw what is removed while it
         # is told of a removal.
-        self._listing = QTimer(self)
-        self._listing.setSingleShot(True)
-        self._listing.timeout.connect(self._list_images)
+        self._listing = timer(self, 0, self._list_images, once=True)
         events.removed.connect(removed)
         events.inserted.connect(listed)
         for event in (camera.zoom, camera.center):
@@ -82,7 +78,7 @@ class FineTuneWidget(Keeping):
 
     def _layer_removed(self, event: Any) -> None:
         self.compare.layer_removed(event.value)
-        self._listing.start(0)
+        self._listing.start()
 
     def _moved(self, _: Any = None) -> None:
         self.compare.moved()

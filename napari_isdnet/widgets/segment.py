@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.classes import ClassInfo
@@ -21,7 +20,7 @@ from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets import _settings
 from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
-from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with
+from napari_isdnet.widgets._job import JobBar, end_with_dock, stop_with, timer
 from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import in_dock, notify_error, notify_info
 from napari_isdnet.widgets._project_models import ProjectModels, of_layer
@@ -65,9 +64,7 @@ class SegmentWidget(Exporting):
         self._areas: dict[Any, tuple[Sequence[ClassInfo], list[int], PixelSize | None]] = {}  # of images with a result
         self.earlier: Earlier | None = None
         self._identity: dict[str, Any] | None = None  # of the chosen image, where it can be compared with that job's
-        self._compare_timer = QTimer(self)
-        self._compare_timer.setInterval(COMPARE_MS)
-        self._compare_timer.timeout.connect(self._compare)
+        self._compare_timer = timer(self, COMPARE_MS, self._compare)
         self.finished: Finished | None = None
         self._output_is_ours = True
         self.project_models = ProjectModels(self, self.model, lambda: of_layer(self.image.currentData()))
