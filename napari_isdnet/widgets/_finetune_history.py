@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtWidgets import QFileDialog
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, Comparison
@@ -17,6 +15,7 @@ from napari_isdnet.widgets._finetune_start import Starting
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._projects import tell_models
 from napari_isdnet.widgets._segment_controller import Engine
+from napari_isdnet.widgets._worker import one_step
 
 
 class Keeping(Starting):
@@ -86,9 +85,5 @@ class Keeping(Starting):
 
     def export(self, identifier: str, path: Path) -> None:
         """Write a model of the history to one file, with its card inside."""
-
-        def work() -> Generator[Progress, None, Path]:
-            yield Progress(0, 1, "Writing the model")
-            return self.controller.export(identifier, path)
-
+        work = one_step("Writing the model", lambda: self.controller.export(identifier, path))
         self.export_bar.run(work, on_result=lambda found: notify_info(f"Written: {found}"), title="Exporting")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 
 from napari_isdnet_training.presets import BACKBONE, preset_of
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
-from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _finetune_words as words
 from napari_isdnet.widgets._engine import LocalEngine, ModelAbout
 from napari_isdnet.widgets._finetune_controller import Annotated, TuneController
@@ -17,6 +15,7 @@ from napari_isdnet.widgets._finetune_form import FineTuneForm
 from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._notify import notify_error
 from napari_isdnet.widgets._segment_controller import Engine
+from napari_isdnet.widgets._worker import one_step
 
 TOOLTIP = Qt.ItemDataRole.ToolTipRole
 BACKBONE_TIP = "A backbone that knows ImageNet only; the annotation's classes are all new to it"
@@ -111,15 +110,12 @@ class ChoosingModel(FineTuneForm):
         if not model or model == BACKBONE:
             return
 
-        def look() -> Generator[Progress, None, ModelAbout]:
-            yield Progress(0, 1, "Reading the model")
-            return engine.about(model)
-
         def show(about: ModelAbout) -> None:
             if self.model.currentData() == model:
                 self._about = about
                 self.show_facts()
 
+        look = one_step("Reading the model", lambda: engine.about(model))
         self._header.run(look, on_result=show, on_error=notify_error)
 
     def show_facts(self) -> None:

@@ -23,6 +23,7 @@ from napari_isdnet.widgets._finetune_models import ChoosingModel
 from napari_isdnet.widgets._job import timer
 from napari_isdnet.widgets._projects import folder_of, tell_models
 from napari_isdnet.widgets._segment_controller import Engine
+from napari_isdnet.widgets._worker import one_step
 
 LOOK_MS, SOON_MS = 1000, 300
 NOTHING = "Nothing is annotated yet: choose the image in the Annotate dock and paint a few strokes of two classes."
@@ -69,10 +70,6 @@ class Starting(ChoosingModel):
         """Models and devices need torch: not on the main thread."""
         engine = self.engine
 
-        def look() -> Generator[Progress, None, Any]:
-            yield Progress(0, 1, "Looking for models and devices")
-            return list(engine.models()), list(engine.devices())
-
         def show(found: Any) -> None:
             self._names, devices = found
             self.device.clear()
@@ -84,6 +81,7 @@ class Starting(ChoosingModel):
         self.fill_models()
         self._list_images()
         self.project_opened()
+        look = one_step("Looking for models and devices", lambda: (list(engine.models()), list(engine.devices())))
         self._look.run(look, on_result=show)
         self._often.start()
         self.refresh_later()
@@ -106,11 +104,7 @@ class Starting(ChoosingModel):
         self.refresh_later()
         if layer is None:
             return
-
-        def find() -> Generator[Progress, None, Path]:
-            yield Progress(0, 1, "Looking for the project")
-            return folder_of(layers.opened(layer)[0])
-
+        find = one_step("Looking for the project", lambda: folder_of(layers.opened(layer)[0]))
         self._find.run(find, on_result=partial(self._found, layer), on_error=lambda error: self.say(str(error)))
 
     def _found(self, layer: Any, folder: Path) -> None:

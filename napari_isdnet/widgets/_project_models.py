@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from qtpy.QtWidgets import QComboBox, QWidget
 from napari_isdnet.annotation.project import existing_folder, models_in
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import quick_identity
-from napari_isdnet.progress import Progress
 from napari_isdnet.widgets import _segment_layers as layers
 from napari_isdnet.widgets._job import JobBar, stop_with
 from napari_isdnet.widgets._projects import models_changed
+from napari_isdnet.widgets._worker import one_step
 
 OF_PROJECT = Qt.ItemDataRole.UserRole + 1
 TOOLTIP = Qt.ItemDataRole.ToolTipRole
@@ -53,11 +53,10 @@ class ProjectModels:
     def look(self) -> None:
         """Find the models anew."""
         find = self._ask()
-
-        def work() -> Generator[Progress, None, list[Listed]]:
-            yield Progress(0, 1, "Looking for models of the project")
-            return [item for folder, whose in find() for item in _listed(folder, whose)]
-
+        work = one_step(
+            "Looking for models of the project",
+            lambda: [item for folder, whose in find() for item in _listed(folder, whose)],
+        )
         self.bar.run(work, on_result=self._show, on_error=lambda _: self._show([]))
 
     def _show(self, found: Sequence[Listed]) -> None:

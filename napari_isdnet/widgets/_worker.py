@@ -10,13 +10,24 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal
 
 from napari_isdnet.progress import Progress
 
 Work = Generator[Any, None, Any]
+Result = TypeVar("Result")
+
+
+def one_step(stage: str, act: Callable[[], Result]) -> Callable[[], Generator[Progress, None, Result]]:
+    """``act`` as the work of a :class:`Job`, shown as ``stage``."""
+
+    def work() -> Generator[Progress, None, Result]:
+        yield Progress(0, 1, stage)
+        return act()
+
+    return work
 
 
 class Job(QObject):

@@ -36,6 +36,7 @@ from napari_isdnet.widgets._lazy import real_viewer, watch
 from napari_isdnet.widgets._notify import in_dock, notify_error
 from napari_isdnet.widgets._settings import pyramid_folder
 from napari_isdnet.widgets._tables import leave_alone
+from napari_isdnet.widgets._worker import one_step
 
 FILTER = (
     "Images (*.tif *.tiff *.btf *.svs *.ndpi *.scn *.mrxs *.png *.jpg *.jpeg *.jp2 *.npy *.zarr *.vrt);;All files (*)"
@@ -196,17 +197,13 @@ class LoadWidget(Controls):
             self.open(str(sample.paths()[0]))
             return
 
-        def look() -> Generator[Progress, None, int]:
-            yield Progress(0, 1, "Asking for its size")
-            return sample.bytes_to_come()
-
         def ask(size: int) -> None:
             text = f"{sample.title}: {sample.cost(size)}, to {sample.paths()[0].parent}"
             verb = "Write it" if sample.item is None else "Download"
             tip = f"{sample.about}\nIn a shell: napari-isdnet sample {sample.name}"
             self.question.ask(text, verb, tip, lambda: self._obtain(sample))
 
-        self.bar.run(look, on_result=ask, title=sample.title)
+        self.bar.run(one_step("Asking for its size", sample.bytes_to_come), on_result=ask, title=sample.title)
         self.load_button.setEnabled(bool(self._opened))
 
     def _obtain(self, sample: SampleFile) -> None:

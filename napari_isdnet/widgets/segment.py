@@ -35,6 +35,7 @@ from napari_isdnet.widgets._segment_controller import (
 from napari_isdnet.widgets._segment_earlier import Earlier
 from napari_isdnet.widgets._segment_export import Exporting, written_in_words
 from napari_isdnet.widgets._segment_live import LiveView
+from napari_isdnet.widgets._worker import one_step
 from napari_isdnet.window import Window
 
 SHORTCUT = "Control-Shift-L"
@@ -179,11 +180,7 @@ class SegmentWidget(Exporting):
     def choose_model(self, model: str) -> None:
         """Take a model by name or path: its header is read in the background."""
         engine = self.controller.engine
-
-        def look() -> Generator[Progress, None, ModelAbout]:
-            yield Progress(0, 1, "Reading the model")
-            return engine.about(model)
-
+        look = one_step("Reading the model", lambda: engine.about(model))
         self._look.run(look, on_result=partial(self._model_read, model))
 
     def _choose_model_file(self) -> None:
