@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from napari_isdnet_training.benchmark import refine
 from napari_isdnet_training.benchmark.entries import ENTRIES
 from napari_isdnet_training.benchmark.inference import labelling, place
-from napari_isdnet_training.benchmark.refine import REFINEMENTS, find_refinement, normalised
+from napari_isdnet_training.benchmark.refine import REFINEMENTS, find_refinement
 from napari_isdnet_training.registry import Network
+from napari_isdnet_training.sources import normalised
 
 from napari_isdnet.engine.device import choose
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 
 
 def half_bright(side: int = 96, edge: int = 40) -> torch.Tensor:
@@ -19,6 +22,10 @@ def half_bright(side: int = 96, edge: int = 40) -> torch.Tensor:
     image = torch.full((side, side, 3), 40, dtype=torch.uint8)
     image[:, edge:] = 200
     return image
+
+
+def as_given(image: torch.Tensor) -> torch.Tensor:
+    return normalised(image.numpy().astype(np.float32), IMAGENET_MEAN, IMAGENET_STD)[None]
 
 
 def blurred(side: int, centre: float, width: float) -> torch.Tensor:
@@ -32,7 +39,7 @@ def test_a_refinement_moves_the_border_to_the_edge_of_the_image(name: str) -> No
     reason = REFINEMENTS[name].absent()
     if reason is not None:
         pytest.skip(reason)
-    x, coarse = normalised(half_bright()), blurred(96, 43.0, 6.0)
+    x, coarse = as_given(half_bright()), blurred(96, 43.0, 6.0)
     truth = (torch.arange(96) >= 40).expand(96, 96)
     before = (coarse.argmax(0) == truth).float().mean()
     labels = find_refinement(name)(x, coarse)
@@ -71,4 +78,4 @@ def test_what_refines_sees_the_image_and_probabilities_at_full_size() -> None:
 
 def test_a_landscape_survives_being_normalised() -> None:
     image = half_bright()
-    torch.testing.assert_close(refine._pixels(normalised(image)), image.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(refine._pixels(as_given(image)), image.float(), atol=1e-3, rtol=0)

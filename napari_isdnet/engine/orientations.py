@@ -17,12 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.engine.patches import Patches
-from napari_isdnet.engine.pieces import Enlarging
+from napari_isdnet.engine.pieces import Enlarging, labels_by_strips
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import Clock, Progress
-from napari_isdnet.window import Grid, Window
+from napari_isdnet.window import Window
 
 COUNTS = (1, 2, 4, 8)
 """How many orientations may be averaged: the image; that and a quarter turn; all turns; all turns and their mirrors."""
@@ -183,11 +182,8 @@ class Oriented(Enlarging):
     def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
         """What ``labels`` and ``fine`` give, of the same coarse logits of every orientation."""
         rows = max(8, min(256, STRIP_BYTES // (4 * self.classes * max(1, window.width))))
-        fine, found = self.fine(window), np.empty(window.shape, np.uint8)
-        for strip in Grid(window.shape, (rows, window.width)):  # bounds the full-resolution logits
-            logits = fine(strip.shifted(window.row, window.column))[0]
-            found[strip.slices] = best_of(logits).cpu().numpy()
-        return self.reader.mask(found, window), fine
+        fine = self.fine(window)
+        return self.reader.mask(labels_by_strips(fine, window, rows), window), fine
 
     def close(self) -> None:
         """Release memory and files of every orientation."""

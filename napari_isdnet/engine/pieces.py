@@ -13,7 +13,7 @@ from torch import Tensor
 
 from napari_isdnet.engine.enlarge import best_of, classes_of
 from napari_isdnet.model.layers import Place, resize_bilinear
-from napari_isdnet.window import Window
+from napari_isdnet.window import Grid, Window
 
 STRIP_BYTES = 256 * 2**20
 """Of full-resolution logits that a graphics card holds at once."""
@@ -60,12 +60,16 @@ def labels_of(coarse: Tensor, place: Place, window: Window, full: tuple[int, int
     if coarse.device.type == "cpu":
         return classes_of(coarse, place, Place(window, full)).numpy()
     # Few large pieces on CUDA: each is waited for.
-    strip = max(1, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width))) if coarse.is_cuda else 256
+    rows = max(1, STRIP_BYTES // (4 * coarse.shape[1] * max(1, window.width))) if coarse.is_cuda else 256
+    return labels_by_strips(lambda part: resize_bilinear(coarse, place, Place(part, full)), window, rows)
+
+
+def labels_by_strips(fine: Callable[[Window], Tensor], window: Window, rows: int) -> npt.NDArray[np.uint8]:
+    """The best class (h, w) of the logits that ``fine`` gives of parts of ``window``, of which it holds ``rows``."""
     labels = np.empty(window.shape, np.uint8)
-    for top in range(0, window.height, strip):
-        part = Window(window.row + top, window.column, min(strip, window.height - top), window.width)
-        fine = resize_bilinear(coarse, place, Place(part, full))
-        labels[top : top + part.height] = best_of(fine[0]).cpu().numpy()
+    for strip in Grid(window.shape, (rows, window.width)):
+        logits = fine(strip.shifted(window.row, window.column))[0]
+        labels[strip.slices] = best_of(logits).cpu().numpy()
     return labels
 
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from napari_isdnet.engine.device import Placement, device_memory
-from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.engine.patches import Patches, check_size
+from napari_isdnet.engine.pieces import Enlarging, labels_by_strips
 from napari_isdnet.engine.recent import Recent
 from napari_isdnet.engine.upload import Upload
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.isdnet import MIN_SIDE, Branch, ISDNet
 from napari_isdnet.model.layers import Place, resize_bilinear
 from napari_isdnet.progress import Progress
-from napari_isdnet.window import Grid, Window
+from napari_isdnet.window import Window
 
 ALIGN = 32
 CACHE_BYTES = 128 * 2**20
@@ -80,7 +80,7 @@ def window_size(model: ISDNet, asked: int | None = None) -> int:
     return max(ALIGN, size // ALIGN * ALIGN)
 
 
-class WindowPredictor:
+class WindowPredictor(Enlarging):
     """One image under one network, window by window. Thread-safe; the network runs one window at a time.
 
     ``window`` is the side of a window (by default the model's), ``overlap`` by default a quarter of it, in pixels.
@@ -158,14 +158,6 @@ class WindowPredictor:
         """Blended logits (1, K, h, w), float32, of parts of a level-0 window."""
         return self.logits
 
-    def labels(self, window: Window) -> npt.NDArray[np.uint8]:
-        """Class indices (h, w) of any level-0 window; 255 where the image has no valid pixel."""
-        found = np.empty(window.shape, np.uint8)
-        for strip in Grid(window.shape, (STRIP, window.width)):  # bounds the full-resolution logits
-            logits = self.logits(strip.shifted(window.row, window.column))[0]
-            found[strip.slices] = best_of(logits).cpu().numpy()
-        return self.reader.mask(found, window)
-
     def labels_and_fine(self, window: Window) -> tuple[npt.NDArray[np.uint8], Callable[[Window], Tensor]]:
         """What ``labels`` and ``fine`` give, of windows that are cached."""
-        return self.labels(window), self.logits
+        return self.reader.mask(labels_by_strips(self.logits, window, STRIP), window), self.logits

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.widgets._segment_controller import area_text
+from napari_isdnet.widgets._tables import leave_alone
 
 _MOST_ROWS = 9
 
@@ -20,19 +21,14 @@ class ClassTable(QTableWidget):
 
     shown = Signal(int, bool)
 
-    def __init__(self, parent: QWidget | None = None, name: str = "segment_classes") -> None:
+    def __init__(self, parent: QWidget) -> None:
         super().__init__(0, 3, parent)
-        self.setObjectName(name)
+        self.setObjectName("segment_classes")
         self.setToolTip("Classes of the model: untick one to hide it. The area is that of what is done so far")
         self.setHorizontalHeaderLabels(["Class", "Area", "Share"])
-        self.setShowGrid(False)
-        self.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
-        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        across, down = self.horizontalHeader(), self.verticalHeader()
+        leave_alone(self)
+        across = self.horizontalHeader()
         assert across is not None
-        assert down is not None
-        down.hide()
         across.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         across.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         for column in (1, 2):
@@ -60,9 +56,8 @@ class ClassTable(QTableWidget):
         self._fit()
 
     def _fit(self) -> None:
-        down, across = self.verticalHeader(), self.horizontalHeader()
+        across = self.horizontalHeader()
         assert across is not None
-        assert down is not None
         rows = min(self.rowCount(), _MOST_ROWS)
         self.setFixedHeight(across.sizeHint().height() + sum(self.rowHeight(r) for r in range(rows)) + 4)
 

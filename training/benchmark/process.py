@@ -48,6 +48,14 @@ class Outcome:
     macs: float | None = None
     device: str = ""
 
+    def network_facts(self) -> dict[str, Any]:
+        """The columns ``device``, ``parameters_m`` and ``gmacs`` of a table; None for what was not measured."""
+        return {
+            "device": self.device,
+            "parameters_m": None if self.parameters is None else round(self.parameters / 1e6, 3),
+            "gmacs": None if self.macs is None else round(self.macs / 1e9, 2),
+        }
+
 
 def run_worker(job: Job, seconds_per_image: float, memory_bytes: int, command: list[str] | None = None) -> Outcome:
     """Run a job of :mod:`~napari_isdnet_training.benchmark.worker` under limits.

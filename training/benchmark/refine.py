@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 
 Refine = Callable[[Tensor, Tensor], Tensor]
-"""``image (1, 3, H, W) normalised, probabilities (K, H, W) float32 -> labels (H, W) uint8``, on the image's device."""
+"""``image (1, 3, H, W), probabilities (K, H, W) float32 -> labels (H, W) uint8``, on the image's device.
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Of the images that are refined: those of ImageNet on the 0..255 scale."""
+The image is normalised by the mean and deviation of ImageNet.
+"""
 
 RADIUS, SMOOTHNESS, SUBSAMPLE = 16, 1e-3, 4
 STEPS = 5
@@ -37,15 +38,10 @@ class Refinement:
         return None
 
 
-def normalised(image: Tensor) -> Tensor:
-    """(H, W, 3) uint8 to (1, 3, H, W) float32, as refinements take it."""
-    scaled = (image.float() - torch.tensor(MEAN, device=image.device)) / torch.tensor(STD, device=image.device)
-    return scaled.permute(2, 0, 1)[None].contiguous()
-
-
 def _pixels(x: Tensor) -> Tensor:
     """(1, 3, H, W) normalised back to (H, W, 3) on the 0..255 scale."""
-    return x[0].permute(1, 2, 0) * torch.tensor(STD, device=x.device) + torch.tensor(MEAN, device=x.device)
+    mean, std = torch.tensor(IMAGENET_MEAN, device=x.device), torch.tensor(IMAGENET_STD, device=x.device)
+    return x[0].permute(1, 2, 0) * std + mean
 
 
 def guided_filter(x: Tensor, probabilities: Tensor) -> Tensor:

@@ -131,10 +131,7 @@ def _row(one: Series, base: Series, options: SpeedOptions) -> dict[str, Any]:
     row |= {"network": one.entry.name, "mode": one.mode, "height": one.size[0], "width": one.size[1]}
     row |= {"status": bad[0].status if bad else "ok", "prepared": options.prepared}
     row["precision"] = choose(options.device, options.precision).precision
-    first = one.rounds[0]
-    row["device"] = first.device
-    row["parameters_m"] = None if first.parameters is None else round(first.parameters / 1e6, 3)
-    row["gmacs"] = None if first.macs is None else round(first.macs / 1e9, 2)
+    row |= one.rounds[0].network_facts()
     if bad:
         return row
     times = np.array([s for r in one.rounds for s in r.seconds])

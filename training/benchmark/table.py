@@ -102,11 +102,7 @@ def _scores(found: dict[str, Any]) -> dict[str, Any]:
 def _speed(name: str, options: dict[str, Any], classes: int) -> dict[str, Any]:
     job = Job(f"registry:{name}", size=SPEED_SIZE, options=options, classes=classes, count=True)
     outcome = run_worker(job, 60.0, 20 << 30)
-    row: dict[str, Any] = {"speed_size": f"{SPEED_SIZE[0]}x{SPEED_SIZE[1]}", "device": outcome.device}
-    if outcome.parameters is not None:
-        row["parameters_m"] = round(outcome.parameters / 1e6, 3)
-    if outcome.macs is not None:
-        row["gmacs"] = round(outcome.macs / 1e9, 2)
+    row: dict[str, Any] = {"speed_size": f"{SPEED_SIZE[0]}x{SPEED_SIZE[1]}", **outcome.network_facts()}
     if outcome.status == "ok":
         row["p50_ms"] = round(float(np.median(outcome.seconds)) * 1e3, 1)
         row["peak_mib"] = round(outcome.peak_bytes / 2**20)

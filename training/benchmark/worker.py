@@ -12,14 +12,17 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from napari_isdnet_training.benchmark.entries import find_entry
 from napari_isdnet_training.benchmark.inference import labelling, multiply_adds, place
 from napari_isdnet_training.benchmark.process import Job
-from napari_isdnet_training.benchmark.refine import find_refinement, normalised
+from napari_isdnet_training.benchmark.refine import find_refinement
+from napari_isdnet_training.sources import normalised
 
 from napari_isdnet.engine.device import choose, peak_rss_bytes, set_threads
 from napari_isdnet.io.world import ProceduralWorld
+from napari_isdnet.model.header import IMAGENET_MEAN, IMAGENET_STD
 from napari_isdnet.system import leave
 from napari_isdnet.window import Window
 
@@ -67,7 +70,8 @@ def _image(size: tuple[int, int], real: bool) -> torch.Tensor:
     """Noise, whose values a network does not care about; for refinements, whose work they decide, a landscape."""
     if not real:
         return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
-    return normalised(torch.from_numpy(ProceduralWorld(size).read(Window(0, 0, *size))))
+    pixels = ProceduralWorld(size).read(Window(0, 0, *size)).astype(np.float32)
+    return normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)[None]
 
 
 def _device(device: torch.device) -> str:
