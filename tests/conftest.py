@@ -8,9 +8,13 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.cli_tools import Runner
 
 # Each of pytest-xdist's workers has a core to itself: two workers whose torch takes both cores wait for one another at
 # every barrier, and the suite takes as long as it does alone. Processes that the tests start inherit it.
@@ -52,6 +56,14 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("NAPARI_ISDNET_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Runner:
+    """Calls ``napari-isdnet`` in this process with the arguments given."""
+    from tests.cli_tools import runner
+
+    return runner(capfd)
 
 
 @pytest.fixture

@@ -11,29 +11,22 @@ from hypothesis import strategies as st
 from napari_isdnet.annotation import geojson
 from napari_isdnet.annotation.geojson import connected, export_outlines, import_outlines, read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.strokes import Brush, Polygon
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
-
-SHAPE = (1200, 1500)
-
-
-def values(store) -> np.ndarray:
-    return store.read_labels(Window.whole(store.shape))
+from tests.exchange_tools import SHAPE, paint_both, values, water_and_roof
 
 
 @pytest.fixture
 def store(tmp_path):
-    with AnnotationStore.create(tmp_path / "scene.isdnet", SHAPE, [("water", "#0000ff"), ("roof", "#ff0000")]) as store:
+    with water_and_roof(tmp_path) as store:
         yield store
 
 
 @pytest.fixture
 def painted(store):
-    store.paint(Polygon([[(50, 50), (60, 900), (700, 700)], [(200, 400), (200, 600), (300, 550)]]), 0)
-    store.paint(Brush([(1000, 100), (1100, 1400)], 9), 1)
+    paint_both(store)
     return store
 
 

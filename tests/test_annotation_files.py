@@ -28,14 +28,9 @@ from napari_isdnet.annotation.undo import Before, UndoArea
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
-from tests.cli_tools import Runner, runner
+from tests.cli_tools import Runner
 
 SIDE = 300
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Runner:
-    return runner(capfd)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from napari_isdnet.annotation import exchange
 from napari_isdnet.annotation.exchange import IndexView, annotation_values, export_labels, import_labels
 from napari_isdnet.annotation.files import bring_in, kind_of, write_out
 from napari_isdnet.annotation.store import AnnotationStore
-from napari_isdnet.annotation.strokes import Brush, Polygon, Rectangle
+from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.classes import ANNOTATIONS_ZARR, classes_from
 from napari_isdnet.engine.classlist import default_classes
 from napari_isdnet.engine.labels import open_labels
@@ -20,25 +20,19 @@ from napari_isdnet.io.open import open_source
 from napari_isdnet.io.source import GeoReference, ImageSource
 from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
+from tests.exchange_tools import SHAPE, paint_both, values, water_and_roof
 from tests.label_source import LabelSource
-
-SHAPE = (1200, 1500)
-
-
-def values(store) -> np.ndarray:
-    return store.read_labels(Window.whole(store.shape))
 
 
 @pytest.fixture
 def store(tmp_path):
-    with AnnotationStore.create(tmp_path / "scene.isdnet", SHAPE, [("water", "#0000ff"), ("roof", "#ff0000")]) as store:
+    with water_and_roof(tmp_path) as store:
         yield store
 
 
 @pytest.fixture
 def painted(store):
-    store.paint(Polygon([[(50, 50), (60, 900), (700, 700)], [(200, 400), (200, 600), (300, 550)]]), 0)
-    store.paint(Brush([(1000, 100), (1100, 1400)], 9), 1)
+    paint_both(store)
     return store
 
 

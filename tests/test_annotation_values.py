@@ -19,15 +19,10 @@ from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.io.sink import export
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.window import Window
-from tests.cli_tools import Runner, runner
+from tests.cli_tools import Runner
 
 SHAPE = (600, 700)
 CLASSES = [("road", "#010203"), ("Dächer", "#ff0000")]
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Runner:
-    return runner(capfd)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from napari_isdnet_training.benchmark import whole
 from napari_isdnet_training.benchmark.whole import ALONE, END_TO_END, ONE_FORWARD, WHOLE_COLUMNS, measure_whole
 
 from napari_isdnet.model.checkpoint import save_model
+from napari_isdnet.progress import result_of
 from tests.network_tools import lively, picture, small
 
 pytestmark = pytest.mark.long  # each trains, or runs a network several times
@@ -26,12 +27,9 @@ def files(tmp_path: Path) -> tuple[Path, str]:
 
 
 def run(steps):
-    names = []
-    while True:
-        try:
-            names.append(next(steps).stage)
-        except StopIteration as stop:
-            return names, stop.value
+    shown = []
+    rows = result_of(steps, shown.append)
+    return [step.stage for step in shown], rows
 
 
 def test_every_variant_is_timed_in_turn_and_compared_within_its_round(files, monkeypatch) -> None:

@@ -13,15 +13,10 @@ from PIL import Image
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.window import Window
-from tests.cli_tools import Runner, runner
+from tests.cli_tools import Runner
 
 SHAPE = (600, 700)
 ROAD = [[10, 20], [60, 20], [60, 50], [10, 50], [10, 20]]
-
-
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str]) -> Runner:
-    return runner(capfd)
 
 
 @pytest.fixture

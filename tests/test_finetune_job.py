@@ -29,6 +29,7 @@ from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.open import open_source
 from napari_isdnet.model.checkpoint import load_model, read_header
+from napari_isdnet.progress import result_of
 from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_process as processes
 from napari_isdnet.widgets._finetune_controller import Annotated, Curves, Outcome, TuneController
@@ -72,14 +73,13 @@ def train(controller: TuneController, picture: Path, chosen: TuneSettings) -> Ge
 
 
 def drain(controller: TuneController, steps: Generator[Any, None, Outcome]) -> tuple[list[Any], Outcome]:
-    told = []
-    while True:
-        try:
-            item = next(steps)
-        except StopIteration as end:
-            return told, end.value
+    told: list[Any] = []
+
+    def show(item: Any) -> None:
         controller.take(item)
         told.append(item)
+
+    return told, result_of(steps, show)
 
 
 def same(one: Path, two: Path) -> bool:

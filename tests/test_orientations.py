@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +18,24 @@ from napari_isdnet.engine.job import make_predictor
 from napari_isdnet.engine.ledger import JobDiffersError, read_header
 from napari_isdnet.engine.orientations import COUNTS, Orientation, Oriented, Part, TurnedReader, orientations
 from napari_isdnet.engine.patches import PatchReader
-from napari_isdnet.engine.segment import SegmentResult, segment
+from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.store import LabelStore
 from napari_isdnet.model.isdnet import ISDNet
+from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests.network_tools import lively, picture, policy_of, small, source_of
-from tests.segment_tools import PLAIN
+from tests.segment_tools import PLAIN, labels, run
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 ALL = orientations(8)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_isdnet.paths.cache_folder", lambda: tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def small_model(**changes: Any) -> ISDNet:
     return lively(small(classes=4, channels=16, **changes))
-
-
-def finish(steps: Generator[Any, None, Any]) -> Any:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def predictor(model: ISDNet, image: np.ndarray, **options: Any) -> Any:
@@ -166,16 +156,6 @@ def test_pixels_without_data_stay_without() -> None:
 # -- jobs -------------------------------------------------------------------------------------------------------------
 
 
-def run(image: Any, model: ISDNet, output: Path, **options: Any) -> SegmentResult:
-    result: SegmentResult = finish(segment(image, model, output=output, **{**PLAIN, **options}))
-    return result
-
-
-def labels(result: SegmentResult) -> np.ndarray:
-    store = LabelStore.open(Path(result.outputs["labels"]))
-    return store.read(Window.whole(store.shape))[..., 0]
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("context", ["whole", "window"])
 def test_a_region_is_a_crop_of_the_whole_result(tmp_path: Path, context: str) -> None:
@@ -224,7 +204,7 @@ def test_an_interrupted_job_goes_on_and_gives_the_same(tmp_path: Path, monkeypat
         again = segment(image, model, output=tmp_path / f"broken{stop}", **{**PLAIN, **options})
         first = next(again)
         assert first.fraction > 0.02 * (stop > 3)
-        result = finish(again)
+        result = result_of(again)
         np.testing.assert_array_equal(labels(result), labels(unbroken))
 
 
@@ -264,12 +244,12 @@ def test_the_live_view_answers_as_the_job_does(tmp_path: Path) -> None:
     source, policy = source_of(image), policy_of(image)
     written = labels(run(source, file, tmp_path / "out", orientations=2, precision="auto"))
     for _ in range(2):  # with the passes, and with the means that the first time found
-        work = finish(engine.exact(source, str(file), "cpu", policy, None, 2))
+        work = result_of(engine.exact(source, str(file), "cpu", policy, None, 2))
         shown = work.compute(Window(0, 0, 160, 128))
         work.close()
         assert (shown != written).mean() < 1e-2
         assert not list((tmp_path / "live").glob("*"))
-    plain = finish(engine.exact(source, str(file), "cpu", policy, None))
+    plain = result_of(engine.exact(source, str(file), "cpu", policy, None))
     assert (plain.compute(Window(0, 0, 160, 128)) != written).mean() > 1e-2
     plain.close()
     windows = engine.live(source, str(file), "cpu", policy, 2)

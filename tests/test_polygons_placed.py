@@ -14,14 +14,9 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import classes_from
 from napari_isdnet.io.open import open_source
 from napari_isdnet.progress import result_of
-from tests.cli_tools import Runner, runner
+from tests.cli_tools import Runner
 
 pytest.importorskip("rasterio")
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Runner:
-    return runner(capfd)
 
 
 @pytest.fixture
@@ -46,9 +41,9 @@ def extent(path: Path) -> tuple[float, float, float, float]:
 
 @pytest.mark.long
 def test_the_command_writes_map_coordinates_and_annotations_take_them_back(
-    run: Runner, placed: Path, tmp_path: Path
+    cli: Runner, placed: Path, tmp_path: Path
 ) -> None:
-    ran = run("segment", placed, "--output", tmp_path / "out", "--format", "geotiff", "--polygons", "--json")
+    ran = cli("segment", placed, "--output", tmp_path / "out", "--format", "geotiff", "--polygons", "--json")
     assert ran.code == 0, ran.err
     path = tmp_path / "out" / "utm.geojson"
     assert json.loads(path.read_text())["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32640"
@@ -65,9 +60,9 @@ def test_the_command_writes_map_coordinates_and_annotations_take_them_back(
 
 
 @pytest.mark.long
-def test_a_resampled_map_without_a_place_counts_the_files_pixels(run: Runner, tmp_path: Path) -> None:
+def test_a_resampled_map_without_a_place_counts_the_files_pixels(cli: Runner, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 256, (96, 128, 3), dtype=np.uint8), photometric="rgb")
-    ran = run("segment", tmp_path / "a.tif", "--output", tmp_path / "out", "--scale", "0.5", "--polygons", "--json")
+    ran = cli("segment", tmp_path / "a.tif", "--output", tmp_path / "out", "--scale", "0.5", "--polygons", "--json")
     assert ran.code == 0, ran.err
     assert extent(tmp_path / "out" / "a.geojson") == (0, 0, 128, 96)

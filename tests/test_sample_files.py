@@ -16,17 +16,12 @@ from napari_isdnet.io.sample_files import SampleFile, find_sample_file, sample_f
 from napari_isdnet.io.samples import Download, download
 from napari_isdnet.io.world import ProceduralWorld
 from napari_isdnet.window import Window
-from tests.cli_tools import Runner, runner
+from tests.cli_tools import Runner
 from tests.web_tools import serving
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 BODY = bytes(range(256)) * 100
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Runner:
-    return runner(capfd)
 
 
 @pytest.fixture
@@ -133,32 +128,32 @@ def test_every_sample_has_a_name_of_its_own_and_says_what_it_is() -> None:
         find_sample_file("moon")
 
 
-def test_the_command_lists_gets_and_finds_again(run: Runner, small: ProceduralWorld, tmp_path: Path) -> None:
-    listed = run("sample", "--json").json["samples"]
+def test_the_command_lists_gets_and_finds_again(cli: Runner, small: ProceduralWorld, tmp_path: Path) -> None:
+    listed = cli("sample", "--json").json["samples"]
     assert [s["name"] for s in listed] == [s.name for s in sample_files()]
-    table = run("sample", "--output", str(tmp_path)).out
+    table = cli("sample", "--output", str(tmp_path)).out
     assert "178 MB from openslide.cs.cmu.edu" in table
-    first = run("sample", "photograph", "--output", str(tmp_path), "--json")
+    first = cli("sample", "photograph", "--output", str(tmp_path), "--json")
     assert first.json["files"] == [str(tmp_path / "coffee.png")]
-    assert "there already" in run("sample", "--output", str(tmp_path)).out
-    assert run("sample", "photograph", "--output", str(tmp_path), "--json").json == first.json
+    assert "there already" in cli("sample", "--output", str(tmp_path)).out
+    assert cli("sample", "photograph", "--output", str(tmp_path), "--json").json == first.json
 
 
 def test_a_large_one_is_never_fetched_unasked(
-    run: Runner,
+    cli: Runner,
     small: ProceduralWorld,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = ("--output", str(tmp_path / "new"))
-    refused = run("sample", "gigapixel", *folder)
+    refused = cli("sample", "gigapixel", *folder)
     assert refused.code == 1
     assert "takes about 429 MB, written here; add --yes to get it." in refused.err
     assert not (tmp_path / "new").exists()
     answers: list[bool] = [False, True]
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.confirm", lambda *_, **__: answers.pop(0))
-    assert "Nothing was fetched" in run("sample", "gigapixel", *folder).err
-    assert run("sample", "gigapixel", *folder).code == 0
+    assert "Nothing was fetched" in cli("sample", "gigapixel", *folder).err
+    assert cli("sample", "gigapixel", *folder).code == 0
     assert len(list((tmp_path / "new").iterdir())) == 2
-    assert run("sample", "gigapixel", *folder, "--yes", "--overwrite").code == 0
+    assert cli("sample", "gigapixel", *folder, "--yes", "--overwrite").code == 0

@@ -45,11 +45,6 @@ def image() -> np.ndarray:
     return picture(SHAPE)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_isdnet.paths.cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
-
-
 def digest(folder: Path) -> dict[str, str]:
     """Every file of a store but its markers, by content."""
     files = (p for p in sorted(folder.rglob("*")) if p.is_file())

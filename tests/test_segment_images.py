@@ -24,11 +24,6 @@ def model() -> ISDNet:
     return four_classes()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_isdnet.paths.cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
-
-
 def test_transparent_nodata_and_nan_pixels_become_255(model: ISDNet, tmp_path: Path) -> None:
     rgb = picture((96, 130))
     alpha = np.full((96, 130, 1), 255, np.uint8)

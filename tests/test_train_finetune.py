@@ -12,7 +12,6 @@ import pytest
 import torch
 from napari_isdnet_training.cli import main
 from napari_isdnet_training.finetune import checkpoint_folder, finetune
-from napari_isdnet_training.options import FineTuneResult
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 from napari_isdnet_training.starting import class_rows, start_from, with_classes
 from napari_isdnet_training.strokecrops import Normaliser, StrokeCrops, check_taught, held_out
@@ -32,9 +31,9 @@ from napari_isdnet.model.checkpoint import load_model, read_header, save_model
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.header import ModelHeader
 from napari_isdnet.model.isdnet import ISDNet
-from napari_isdnet.progress import result_of
 from napari_isdnet.window import Window
 from tests import finetune_tools as tools
+from tests.test_train_fit import drain
 
 CELL = 184
 SIDE = 6 * CELL
@@ -82,12 +81,6 @@ def painted(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Project.open(scene, CLASSES, folder=folder) as project:
         paint(project.store)
     return folder
-
-
-def drain(steps: Any) -> tuple[list[Any], FineTuneResult]:
-    shown: list[Any] = []
-    result = result_of(steps, shown.append)
-    return shown, result
 
 
 SMALL: dict[str, Any] = {"device": "cpu", "precision": "float32", "window": 128, "batch": 2, "steps": 6}

@@ -164,6 +164,25 @@ def viewer(nothing_left: None, make_napari_viewer: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A tiled TIFF of noise, in colour."""
+    import numpy as np
+    import tifffile
+
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1100, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "field.tif", pixels, photometric="rgb", tile=(256, 256))
+    return tmp_path / "field.tif"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a network that knows three classes."""
+    from tests.gui.segment_tools import fields_network
+
+    return fields_network(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
 def errors(viewer: Any) -> Any:
     """An Errors dock."""
     from napari_isdnet.widgets.errors import ErrorsWidget

@@ -37,13 +37,6 @@ def load(viewer: Any, tmp_path: Path) -> LoadWidget:
     return widget
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1100, 3), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / "field.tif", pixels, photometric="rgb", tile=(256, 256))
-    return tmp_path / "field.tif"
-
-
 def shown(load: LoadWidget) -> dict[str, str]:
     table = load.table
     return {table.item(r, 0).text(): table.item(r, 1).text() for r in range(table.rowCount())}

@@ -23,14 +23,9 @@ from napari_isdnet.widgets.errors import ErrorsWidget
 from napari_isdnet.widgets.inspect import InspectWidget
 from napari_isdnet.widgets.segment import SegmentWidget
 from napari_isdnet.window import Window
-from tests.gui.segment_tools import choose, fields_network, open_dock, segmented, write_field
+from tests.gui.segment_tools import choose, open_dock, segmented, write_field
 
 pytestmark = pytest.mark.long  # what a dock survives: a window each
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return fields_network(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

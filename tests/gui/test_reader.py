@@ -15,13 +15,6 @@ from napari_isdnet.widgets._lazy import pyramid_of
 from napari_isdnet.window import Window
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1100, 3), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / "field.tif", pixels, photometric="rgb", tile=(256, 256))
-    return tmp_path / "field.tif"
-
-
 def test_reader_takes_pictures_and_leaves_stacks(viewer, qtbot, picture, tmp_path) -> None:
     from napari_isdnet.widgets._reader import get_reader
 

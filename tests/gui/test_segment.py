@@ -25,16 +25,11 @@ from napari_isdnet.widgets._segment_layers import (
 )
 from napari_isdnet.widgets.segment import SegmentWidget
 from napari_isdnet.window import Window
-from tests.gui.segment_tools import choose, fields_network, open_dock, write_field
+from tests.gui.segment_tools import choose, open_dock, write_field
 from tests.gui.test_segment_controller import FakeEngine
 
 SHAPE = (544, 576)
 """Two windows of the live grid each way."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return fields_network(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -26,12 +26,7 @@ from napari_isdnet.widgets._segment_layers import (
     store_pyramid,
 )
 from napari_isdnet.widgets.segment import SegmentWidget
-from tests.gui.segment_tools import choose, fields_network, open_dock, save_network, segmented, write_field
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return fields_network(tmp_path_factory.mktemp("model"))
+from tests.gui.segment_tools import choose, open_dock, save_network, segmented, write_field
 
 
 @pytest.fixture
