@@ -22,7 +22,7 @@ from napari_isdnet.annotation.geojson import read_drawn
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource
-from napari_isdnet.io.geojson import read_items, to_pixels
+from napari_isdnet.io.geojson import read_items
 from napari_isdnet.io.polygons import _Joiner, polygonise, window_polygons
 from napari_isdnet.io.source import GeoReference
 from napari_isdnet.io.vector import export_polygons
@@ -65,7 +65,7 @@ def read_back(path: Path, shape: tuple[int, int], reference: GeoReference | None
     shapes = []
     for _, item in items:
         polygon = shapely.geometry.shape(item["geometry"])
-        polygon = polygon if found is None else shapely.transform(to_pixels(polygon, found), np.rint)
+        polygon = polygon if found is None else shapely.transform(polygon, lambda points: np.rint(found.pixels(points)))
         shapes.append((polygon, names.index(item["properties"]["classification"]["name"])))
     return burnt(shapes, shape)
 

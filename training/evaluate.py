@@ -18,6 +18,7 @@ from napari_isdnet_training.sources import colors_of, normalised, open_mask, pol
 
 from napari_isdnet.classes import IGNORE_INDEX, index_of
 from napari_isdnet.engine.device import device_memory
+from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.engine.metrics import ConfusionMatrix
 from napari_isdnet.engine.orientations import orientations
 from napari_isdnet.exceptions import InputError
@@ -70,7 +71,7 @@ def predict_whole(
             logits = turn.back(_logits(network, seen.to(device)))
             total = logits if total is None else total + logits
         assert total is not None
-        return total[0].argmax(0).to(torch.uint8).cpu().numpy()
+        return best_of(total[0]).cpu().numpy()
     finally:
         network.train(was_training)
 

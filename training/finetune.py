@@ -10,12 +10,13 @@ run goes on from ``<output>.ckpt`` as if it had never stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from contextlib import ExitStack, closing
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_isdnet_training.determinism import deterministic
+import torch
 from napari_isdnet_training.labelled import Annotations, gather
 from napari_isdnet_training.options import FineTuneOptions, FineTuneResult
 from napari_isdnet_training.presets import BACKBONE, HELD_OUT, SPREAD
@@ -94,7 +95,7 @@ def finetune(
         source = image if isinstance(image, ImageSource) else stack.enter_context(closing(open_source(image)))
         snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model), held_out)
         policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
-        with deterministic():
+        with _deterministic():
             return (yield from _to_its_end(Tuning(source, policy, snapshot, options, target, resume)))
 
 
@@ -126,3 +127,23 @@ def _check_output(output: Path, resume: bool, overwrite: bool, model: str) -> No
     going_on = resume and (STATE in names or ANNOTATIONS in names) and not (state is not None and state.refused)
     if output.exists() and not going_on and not overwrite:
         raise InputError(f"{output} exists already; choose another --output, or add --overwrite.")
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Within: algorithms whose result does not change from run to run, where torch has them; restored afterwards.
+
+    A few operations on a GPU have no such algorithm; they are used all the same.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; without it matmuls vary
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -111,8 +110,3 @@ class Guard:
                 f"{path}, by which the run is judged, is missing or damaged; start over with --no-resume."
             ) from None
         return cls(before, best)
-
-
-def as_labels(logits: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """(1, K, H, W) to class indices (H, W)."""
-    return logits[0].argmax(0).to(torch.uint8).cpu().numpy()

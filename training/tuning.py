@@ -15,7 +15,7 @@ import torch
 from napari_isdnet_training.config import ScheduleConfig
 from napari_isdnet_training.depthwise import faster_on_cpu
 from napari_isdnet_training.interrupts import Interrupts
-from napari_isdnet_training.judging import Guard, Tally, as_labels, class_iou, mean_iou
+from napari_isdnet_training.judging import Guard, Tally, class_iou, mean_iou
 from napari_isdnet_training.keeping import Keeping
 from napari_isdnet_training.options import FineTuneOptions, FineTuneResult
 from napari_isdnet_training.presets import BACKBONE, DEFAULT_WINDOW, FRESH_WINDOW, KEEP_WEIGHT
@@ -36,6 +36,7 @@ from torch import Tensor
 
 from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import choose, device_memory
+from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import link_or_copy, replacing
 from napari_isdnet.io.intensity import IntensityPolicy
@@ -253,7 +254,7 @@ class Tuning:
         tally = Tally(len(self.snapshot.classes))
         for _, (image, target) in held_out(self.snapshot, self.pixels, self.window):
             with device_memory():
-                labels = as_labels(self.net(image.to(self.placement.device)).logits)
+                labels = best_of(self.net(image.to(self.placement.device)).logits[0]).cpu().numpy()
             tally.add(labels, target[0].numpy().astype(np.uint8))
         self.counts = tally.counts
         total = self.counts.sum(axis=0)

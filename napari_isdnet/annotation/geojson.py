@@ -332,8 +332,7 @@ def _centres(points: Any, reference: GeoReference | None) -> Any:
     except (TypeError, ValueError, KeyError, OverflowError):
         raise InputError(f"its coordinates hold {str(points)[:40]!r}; give lists of points of two numbers.") from None
     if reference is not None:
-        a, b, c, d, e, f = reference.transform
-        xy = (xy - (c, f)) @ np.linalg.inv(np.array([[a, b], [d, e]])).T
+        xy = reference.pixels(xy)
     return xy[:, ::-1] - 0.5
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_isdnet.engine.halo import NotLocalError, check_halo, plain_copy, probe_halo
+from napari_isdnet.engine.means import Means
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.fusion import Attention, Fusion
 from napari_isdnet.model.isdnet import Branch, ISDNet, nearest_index
@@ -196,3 +197,21 @@ class LocalNetwork:
     def classify(self, s: Tensor, d: Tensor, gates: Attention, place: Place, out: Place) -> Tensor:
         """Second fusion and classifier: logits at stride 8."""
         return self.model.classifier(self.fuse(self.model.fuse8, s, d, gates, place, out))
+
+
+@dataclass
+class Gates:
+    """Projected pools (empty until known, or where the head has none) and the attention of both fusions."""
+
+    pools: list[Tensor] = field(default_factory=list)
+    fuse16: Attention | None = None
+    fuse8: Attention | None = None
+
+    def learn(self, local: LocalNetwork, means: Means, device: torch.device) -> None:
+        """Compute what is not known yet, as far as the means go."""
+        if not self.pools and means.pools is not None:
+            self.pools = local.context([torch.from_numpy(p).float().to(device)[None] for p in means.pools])
+        if self.fuse16 is None and means.has("shallow16", "deep16"):
+            self.fuse16 = local.attention(local.model.fuse16, means.vector("shallow16"), means.vector("deep16"))
+        if self.fuse8 is None and means.has("shallow8", "fused"):
+            self.fuse8 = local.attention(local.model.fuse8, means.vector("shallow8"), means.vector("fused"))

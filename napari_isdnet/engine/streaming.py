@@ -27,9 +27,8 @@ from torch import Tensor
 
 from napari_isdnet.engine.commits import Commits
 from napari_isdnet.engine.device import Placement, device_memory, hand_back, out_of_memory
-from napari_isdnet.engine.gates import Gates
 from napari_isdnet.engine.halo import padded_window
-from napari_isdnet.engine.local import LocalNetwork
+from napari_isdnet.engine.local import Gates, LocalNetwork
 from napari_isdnet.engine.maps import DeviceMap, LazyMap, MapStorage, Storage, UnitLog, Values, map_is_stored
 from napari_isdnet.engine.means import Means, MeanSums
 from napari_isdnet.engine.patches import Patches, as_tensor, as_values, check_size

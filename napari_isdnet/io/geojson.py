@@ -104,16 +104,6 @@ def to_map(shape: Any, reference: GeoReference) -> Any:
     return shapely.transform(shape, move)
 
 
-def to_pixels(shape: Any, reference: GeoReference) -> Any:
-    """Map coordinates to pixel corners."""
-    import numpy as np
-    import shapely
-
-    a, b, c, d, e, f = reference.transform
-    inverse = np.linalg.inv(np.array([[a, b], [d, e]]))
-    return shapely.transform(shape, lambda points: (points - (c, f)) @ inverse.T)
-
-
 def read_items(
     path: str | os.PathLike[str],
     georeference: GeoReference | None = None,

@@ -175,9 +175,8 @@ def _transformed(points: Points, here: Any, there: Any) -> Points | None:
 
 def _meets(points: Points, reference: GeoReference, shape: tuple[int, int]) -> bool:
     """True where the box around map coordinates meets the image."""
-    a, b, c, d, e, f = reference.transform
     known = points[np.isfinite(points).all(axis=1)]
     if not len(known):
         return False
-    pixels = (known - np.array([c, f])) @ np.linalg.inv(np.array([[a, b], [d, e]])).T
+    pixels = reference.pixels(known)
     return bool((pixels.max(axis=0) > 0).all() and (pixels.min(axis=0) < (shape[1], shape[0])).all())

@@ -20,14 +20,6 @@ def quantise(values: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-def dequantise(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Inverse of :func:`quantise` up to rounding; 255 becomes NaN."""
-    values = stored.astype(np.float32)
-    values /= QUANTA
-    values[stored == IGNORE_INDEX] = np.nan
-    return values
-
-
 def halve_by_mode(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The commonest class of every 2x2 block of ``(H, W)``, as ``(ceil(H/2), ceil(W/2))``.
 

@@ -73,6 +73,13 @@ class GeoReference:
         width = math.hypot(a, d)
         return (abs(a * e - b * d) / width if width else 0.0), width
 
+    def pixels(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(n, 2) of x and y on the map as columns and rows, in pixel corners."""
+        import numpy as np
+
+        a, b, c, d, e, f = self.transform
+        return np.asarray((points - (c, f)) @ np.linalg.inv(np.array([[a, b], [d, e]])).T)
+
     def shrinkage(self, shape: tuple[int, int]) -> float:
         """How many metres on the ground one of the map is, in the middle of an image of ``shape``.
 
