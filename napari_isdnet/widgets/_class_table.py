@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QWidget
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.widgets._segment_controller import area_text
-from napari_isdnet.widgets._tables import leave_alone
+from napari_isdnet.widgets._tables import fit_rows, leave_alone
 
 _MOST_ROWS = 9
 
@@ -53,13 +53,7 @@ class ClassTable(QTableWidget):
                 cell.setTextAlignment(int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
                 self.setItem(row, column, cell)
         self.blockSignals(False)
-        self._fit()
-
-    def _fit(self) -> None:
-        across = self.horizontalHeader()
-        assert across is not None
-        rows = min(self.rowCount(), _MOST_ROWS)
-        self.setFixedHeight(across.sizeHint().height() + sum(self.rowHeight(r) for r in range(rows)) + 4)
+        fit_rows(self, _MOST_ROWS)
 
     def set_areas(self, pixels: Sequence[int], size: PixelSize | None) -> None:
         """Area and share of every class; a class without a pixel shows a dash."""

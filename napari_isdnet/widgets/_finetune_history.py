@@ -12,6 +12,7 @@ from napari_isdnet.widgets import _finetune_job as jobs
 from napari_isdnet.widgets import _finetune_tables as tables
 from napari_isdnet.widgets._finetune_compare import AFTER, BEFORE, Comparison
 from napari_isdnet.widgets._finetune_start import Starting
+from napari_isdnet.widgets._job import JobBar
 from napari_isdnet.widgets._notify import notify_error, notify_info
 from napari_isdnet.widgets._projects import tell_models
 from napari_isdnet.widgets._segment_controller import Engine
@@ -24,7 +25,7 @@ class Keeping(Starting):
     def __init__(self, viewer: Any, engine: Engine | None) -> None:
         super().__init__(viewer, engine)
         self.compare = Comparison(self.viewer, self.engine, self)
-        self.export_bar = self.hidden("export")
+        self.export_bar = JobBar(self, "finetune_export", unseen=True)
 
     def _connect_history(self) -> None:
         self.use_button.clicked.connect(lambda: self.use())

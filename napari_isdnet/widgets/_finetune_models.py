@@ -35,17 +35,11 @@ class ChoosingModel(FineTuneForm):
         self._others: list[str] = []
         self._about: ModelAbout | None = None
         self._chosen_by_hand = self._fresh = False
-        self._header = self.hidden("header")
+        self._header = JobBar(self, "finetune_header", unseen=True)
 
     def refresh_later(self) -> None:
         """Count and estimate soon."""
         raise NotImplementedError
-
-    def hidden(self, name: str) -> JobBar:
-        """Runs what is too slow for the main thread and too short for a bar."""
-        bar = JobBar(self, f"finetune_{name}")
-        bar.setMaximumHeight(0)
-        return bar
 
     def in_use(self) -> str | None:
         """File of the project's current model."""

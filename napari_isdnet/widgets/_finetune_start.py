@@ -20,7 +20,7 @@ from napari_isdnet.widgets._controls import list_images
 from napari_isdnet.widgets._finetune_controller import Annotated
 from napari_isdnet.widgets._finetune_job import TuneSettings
 from napari_isdnet.widgets._finetune_models import ChoosingModel
-from napari_isdnet.widgets._job import timer
+from napari_isdnet.widgets._job import JobBar, timer
 from napari_isdnet.widgets._projects import folder_of, tell_models
 from napari_isdnet.widgets._segment_controller import Engine
 from napari_isdnet.widgets._worker import one_step
@@ -38,7 +38,9 @@ class Starting(ChoosingModel):
         self.busy = False
         """True while a run goes on."""
         self._folder: Path | None = None
-        self._look, self._find, self._count = (self.hidden(name) for name in ("look", "find", "count"))
+        self._look, self._find, self._count = (
+            JobBar(self, f"finetune_{name}", unseen=True) for name in ("look", "find", "count")
+        )
         self._soon = timer(self, SOON_MS, self._refresh, once=True)
         self._often = timer(self, LOOK_MS, self._watch_project)
 

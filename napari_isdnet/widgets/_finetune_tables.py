@@ -14,7 +14,7 @@ from napari_isdnet.io.source import PixelSize
 from napari_isdnet.widgets._finetune_changes import Change
 from napari_isdnet.widgets._finetune_controller import Annotated
 from napari_isdnet.widgets._segment_controller import area_text
-from napari_isdnet.widgets._tables import cell
+from napari_isdnet.widgets._tables import cell, fit_rows
 
 ROW_ID = Qt.ItemDataRole.UserRole
 _MOST_ROWS = 8
@@ -30,7 +30,7 @@ def show_counts(table: QTableWidget, found: Annotated | None) -> str:
         table.setItem(row, 0, cell(info.name, tip, color=info.hex))
         table.setItem(row, 1, cell(f"{painted:,}" if painted else "–", tip, right=True))
         table.setItem(row, 2, cell(f"{held:,}" if held else "–", tip, right=True))
-    _fit(table)
+    fit_rows(table, _MOST_ROWS)
     table.setVisible(bool(rows))
     if found is None or not any(found.painted):
         return ""
@@ -60,7 +60,7 @@ def show_changes(table: QTableWidget, rows: Sequence[Change], size: PixelSize | 
         table.setItem(row, 1, cell(_arrow([None if s is None else f"{s:.1%}" for s in shares]), tip, right=True))
         scores = (change.iou_before, change.iou_after)
         table.setItem(row, 2, cell(_arrow([None if s is None else f"{s:.2f}" for s in scores]), tip, right=True))
-    _fit(table)
+    fit_rows(table, _MOST_ROWS)
     table.setVisible(bool(rows))
 
 
@@ -101,7 +101,7 @@ def show_history(table: QTableWidget, entries: Sequence[ModelEntry], current: st
     table.clearSelection()
     if chosen is not None:
         table.selectRow(chosen)
-    _fit(table)
+    fit_rows(table, _MOST_ROWS)
     table.setVisible(bool(rows))
 
 
@@ -137,11 +137,3 @@ def _entry_tip(entry: ModelEntry) -> str:
     if figures.get("reason"):
         lines.append(str(figures["reason"]))
     return "\n".join(lines)
-
-
-def _fit(table: QTableWidget) -> None:
-    """As high as its rows, up to a limit."""
-    across = table.horizontalHeader()
-    assert across is not None
-    rows = min(table.rowCount(), _MOST_ROWS)
-    table.setFixedHeight(across.sizeHint().height() + sum(table.rowHeight(row) for row in range(rows)) + 4)

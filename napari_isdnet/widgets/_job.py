@@ -109,14 +109,19 @@ class JobBar(QWidget):
 
     ``bar.run(work, on_result=..., title=...)`` starts it. Errors are shown as notifications unless ``on_error`` is
     given. The running job is stopped when the bar is destroyed with its window. ``in_line``: one line high.
+    ``unseen``: for what is too slow for the main thread and too short to be shown.
     """
 
     started = Signal()
     ended = Signal()
 
-    def __init__(self, parent: QWidget | None = None, name: str = "job", in_line: bool = False) -> None:
+    def __init__(
+        self, parent: QWidget | None = None, name: str = "job", in_line: bool = False, unseen: bool = False
+    ) -> None:
         super().__init__(parent)
         self.setObjectName(f"{name}_bar")
+        if unseen:
+            self.setMaximumHeight(0)
         self.job: Job | None = None
         self._current: list[Job] = []  # outlives the widget's C++ side, for 'destroyed'
         self._title = ""

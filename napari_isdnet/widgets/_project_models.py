@@ -44,8 +44,7 @@ class ProjectModels:
 
     def __init__(self, dock: QWidget, box: QComboBox, ask: Callable[[], Find]) -> None:
         self._box, self._ask = box, ask
-        self.bar = JobBar(dock, f"{dock.objectName()}_project_models")
-        self.bar.setMaximumHeight(0)  # never shown for so short a time
+        self.bar = JobBar(dock, f"{dock.objectName()}_project_models", unseen=True)
         again = self.look
         models_changed.append(again)
         stop_with(dock, lambda: models_changed.remove(again))

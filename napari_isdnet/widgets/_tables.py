@@ -42,6 +42,14 @@ def leave_alone(table: QTableWidget) -> None:
     down.hide()
 
 
+def fit_rows(table: QTableWidget, most: int) -> None:
+    """As high as its rows, up to so many."""
+    across = table.horizontalHeader()
+    assert across is not None
+    rows = min(table.rowCount(), most)
+    table.setFixedHeight(across.sizeHint().height() + sum(table.rowHeight(row) for row in range(rows)) + 4)
+
+
 def cell(text: str, tip: str = "", right: bool = False, color: str = "") -> QTableWidgetItem:
     """A cell; ``color`` puts a swatch before the text, which is then legible in every theme."""
     item = QTableWidgetItem(text)

@@ -61,8 +61,7 @@ class AnnotateWidget(ListingClasses):
         watch(viewer)
         self._connect()
         self._list_layers()
-        self._ahead = JobBar(self, "annotate_ahead")
-        self._ahead.setMaximumHeight(0)
+        self._ahead = JobBar(self, "annotate_ahead", unseen=True)
         self._ahead.run(_import_ahead, on_error=lambda _: None)  # said by what needs it
         controller, edited = self.controller, self._edited
 

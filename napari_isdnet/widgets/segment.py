@@ -55,10 +55,9 @@ class SegmentWidget(Exporting):
         watch(viewer)
         self.controller = SegmentController(engine or LocalEngine())
         self.live = LiveView(self)
-        # They read headers and devices, each for itself; never shown for so short a time.
-        self._first, self._look = JobBar(self, "segment_first_look"), JobBar(self, "segment_look")
-        for bar in (self._first, self._look):
-            bar.setMaximumHeight(0)
+        # They read headers and devices, each for itself.
+        self._first = JobBar(self, "segment_first_look", unseen=True)
+        self._look = JobBar(self, "segment_look", unseen=True)
         self.result_layer: Any = None
         self.uncertainty_layer: Any = None
         self._result_of: Any = None  # the image layer below them
