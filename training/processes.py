@@ -24,6 +24,7 @@ from napari_isdnet_training.config import RunConfig
 from napari_isdnet_training.interrupts import launching
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.base import one_line
 
 Found = TypeVar("Found")
 # In the order in which Fabric asks them.
@@ -103,10 +104,9 @@ def connected(fabric: Fabric) -> Iterator[None]:
             raise
         if not dist.is_initialized():
             where = f"{os.environ.get('MASTER_ADDR')}, port {os.environ.get('MASTER_PORT')}"
-            reason = " ".join(str(error).split())[:200].rstrip(".")
             raise LostAnother(
-                f"The processes of this run cannot meet at {where} ({reason}); set MASTER_ADDR and MASTER_PORT to the"
-                " first machine and to a port of it that is free, the same for all of them."
+                f"The processes of this run cannot meet at {where} ({one_line(error, 200)}); set MASTER_ADDR and"
+                " MASTER_PORT to the first machine and to a port of it that is free, the same for all of them."
             ) from error
         raise LostAnother(
             "Another process of this run has ended: it says why, or the system ended it, as a rule because memory was"

@@ -18,6 +18,7 @@ from torch import nn
 
 from napari_isdnet.classes import ClassInfo, known_as
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.base import one_line
 from napari_isdnet.model.checkpoint import load_model
 from napari_isdnet.model.header import taught_names
 from napari_isdnet.model.isdnet import ISDNet
@@ -40,9 +41,9 @@ def make_fabric(options: RunConfig) -> Fabric:
             plugins=[where],
         )
     except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
-            f"run.accelerator '{options.accelerator}' with {options.devices} devices cannot be had here ({reason});"
+            f"run.accelerator '{options.accelerator}' with {options.devices} devices cannot be had here"
+            f" ({one_line(error, 200)});"
             " allowed are auto, cpu, cuda and mps, as far as the machine has them."
         ) from None
 
