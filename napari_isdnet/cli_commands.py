@@ -36,10 +36,10 @@ def run_features(
     from napari_isdnet.engine.feature_files import write_features
     from napari_isdnet.engine.job import picture_bytes
     from napari_isdnet.io.open import open_source
-    from napari_isdnet.model.checkpoint import default_model, load_model
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL, load_model
 
     # With the training-only heads, of which one gives the super-resolution output; a file without them has none.
-    network = load_model(model if model is not None else default_model(), training=True)
+    network = load_model(model if model is not None else DEFAULT_MODEL, training=True)
     with closing(open_source(image, memory=picture_bytes(settings.get("memory")))) as source:
         steps = write_features(source, network, output=output, roi=roi, layers=layers, **settings)
         facts: Mapping[str, Any] = drive(steps, source.name, "Interrupted; run the same command to start again.")

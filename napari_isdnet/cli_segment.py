@@ -25,10 +25,10 @@ def segment_all(
     _check_stems(stems, images)
     _check_results(stems, output, settings)
     from napari_isdnet.engine.job import keep_memory_within
-    from napari_isdnet.model.checkpoint import default_model, load_model
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL, load_model
 
     keep_memory_within(settings.get("memory"))
-    network = load_model(model if model is not None else default_model())
+    network = load_model(model if model is not None else DEFAULT_MODEL)
     done: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for path in images:

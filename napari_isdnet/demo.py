@@ -37,12 +37,12 @@ def demo(
     Raises :class:`InputError` where there is no model, or where the folder cannot be used.
     """
     from napari_isdnet.io.samples import samples
-    from napari_isdnet.model.checkpoint import default_model, read_header
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL, read_header
 
     usable = [item.name for item in samples() if item.has_truth and item.name != HUGE]
     if sample not in usable:
         raise InputError(f"The demo has no landscape '{sample}'; choose one of {', '.join(usable)}.")
-    name = model if model is not None else default_model()
+    name = model if model is not None else DEFAULT_MODEL
     read_header(name)  # a wrong model is said before anything is written or opened
     reason = None if headless else why_no_window()
     if headless or reason is not None:

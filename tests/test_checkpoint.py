@@ -18,7 +18,6 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.model import checkpoint
 from napari_isdnet.model.checkpoint import (
     available_models,
-    default_model,
     load_model,
     model_hash,
     read_header,
@@ -222,10 +221,7 @@ def test_models_in_the_cache_folder_are_known_by_name(model: ISDNet, tmp_path: P
     assert load_model("mine").header.name == "test"
 
 
-def test_no_untrained_network_is_ever_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "DEFAULT_MODEL", None)
-    with pytest.raises(InputError, match=r"untrained network says nothing.*--model"):
-        default_model()
+def test_no_untrained_network_is_a_model() -> None:
     assert "without trained weights" in refusal("reference-resnet18")
 
 

@@ -181,8 +181,8 @@ def test_the_wheel_installs_and_its_command_and_manifest_are_found(archives: tup
         "print(napari_isdnet.__file__); print(napari_isdnet_training.__file__)\n"
         "print(PluginManifest.from_distribution('napari-isdnet').name)\n"
         "from napari_isdnet import cli\n"
-        "from napari_isdnet.model.checkpoint import default_model, find_model, load_model\n"
-        "load_model(default_model()); print(find_model(default_model()))\n"
+        "from napari_isdnet.model.checkpoint import DEFAULT_MODEL, find_model, load_model\n"
+        "load_model(DEFAULT_MODEL); print(find_model(DEFAULT_MODEL))\n"
         "assert all(cli.run(cli.app, words, 'napari-isdnet') == 0 for words in (['--version'], ['models', '--json']))\n"
     )
     libraries = "|".join(path for path in sys.path if path.endswith("site-packages"))

@@ -9,11 +9,10 @@ import pytest
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.landcover import LANDCOVER_CLASSES
-from napari_isdnet.model import checkpoint
 from napari_isdnet.model.card import model_card
 from napari_isdnet.model.checkpoint import (
+    DEFAULT_MODEL,
     available_models,
-    default_model,
     find_model,
     load_model,
     read_header,
@@ -37,8 +36,7 @@ def test_all_shipped_models_are_small_load_and_say_how_good_they_were(monkeypatc
 
 
 def test_the_shipped_default_loads() -> None:
-    if checkpoint.DEFAULT_MODEL is not None:
-        assert load_model(default_model()).header.lineage
+    assert load_model(DEFAULT_MODEL).header.lineage
 
 
 def test_the_card_of_a_shipped_model_says_how_good_it_was() -> None:

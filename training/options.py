@@ -10,7 +10,7 @@ from typing import Any
 from napari_isdnet_training.presets import MOST_SPREAD, PRESETS, preset_of
 
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.model.checkpoint import default_model
+from napari_isdnet.model.checkpoint import DEFAULT_MODEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class FineTuneOptions:
         """What a preset means for a model (None: the default one), with other ``steps`` and ``batch`` where given."""
         if preset not in PRESETS:
             raise InputError(f"The preset must be {' or '.join(PRESETS)}, got '{preset}'.")
-        model = default_model() if model is None else str(model)
+        model = DEFAULT_MODEL if model is None else str(model)
         base = preset_of(preset, model)
         steps = base.steps if steps is None else steps
         return cls(

@@ -23,8 +23,8 @@ from napari_isdnet.paths import user_models_folder
 from napari_isdnet.system import move
 
 SUFFIX = ".safetensors"
-DEFAULT_MODEL: str | None = "landcover-lite"
-"""Name of the shipped model that is used where none is given; None as long as no trained one ships."""
+DEFAULT_MODEL = "landcover-lite"
+"""Name of the shipped model that is used where none is given."""
 
 _HALF_LIMIT = 65504.0
 _PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
@@ -39,16 +39,6 @@ def available_models() -> dict[str, Path]:
             for path in sorted(folder.glob(f"*{SUFFIX}")):
                 result.setdefault(path.stem, path)
     return result
-
-
-def default_model() -> str:
-    """The name used where the user names no model; a sentence where no trained one ships."""
-    if DEFAULT_MODEL is None or DEFAULT_MODEL not in available_models():
-        raise InputError(
-            "No trained model ships with this version, and an untrained network says nothing: give --model NAME|FILE,"
-            " from 'isdnet-train fit', 'isdnet-train finetune' or 'napari-isdnet convert'."
-        )
-    return DEFAULT_MODEL
 
 
 def find_model(name_or_path: str | Path) -> Path:

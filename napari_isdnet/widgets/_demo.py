@@ -41,12 +41,12 @@ def open_demo(viewer: Any = None, model: str | None = None, sample: str = "deser
     """
     import napari
 
-    from napari_isdnet.model.checkpoint import default_model, find_model
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL, find_model
 
     viewer = viewer if viewer is not None else napari.current_viewer()
     if viewer is None:
         raise InputError("There is no napari window to show the demo in; run 'napari-isdnet demo'.")
-    name = model if model is not None else default_model()
+    name = model if model is not None else DEFAULT_MODEL
     find_model(name)
     watch(viewer)
     source: Any = open_sample(sample)

@@ -43,11 +43,11 @@ def whole_command(
     from napari_isdnet_training.benchmark.whole import WHOLE_COLUMNS, measure_whole
 
     from napari_isdnet.engine.job import keep_memory_within
-    from napari_isdnet.model.checkpoint import default_model
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL
 
     keep_memory_within(memory)  # as the command line of the job does
     steps = measure_whole(
-        image, model or default_model(), window=window, memory=memory, rounds=rounds, device=device,
+        image, model or DEFAULT_MODEL, window=window, memory=memory, rounds=rounds, device=device,
         precision=precision,
     )  # fmt: skip
     rows = drive(steps, "whole", "Stopped; nothing was written.")
@@ -68,11 +68,11 @@ def stages_command(
     from napari_isdnet_training.benchmark.stages import STAGE_COLUMNS, measure_stages
 
     from napari_isdnet.engine.job import keep_memory_within
-    from napari_isdnet.model.checkpoint import default_model
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL
 
     keep_memory_within(memory)  # as the command line of the job does
     steps = measure_stages(
-        image, model or default_model(), window=window, memory=memory, device=device, precision=precision
+        image, model or DEFAULT_MODEL, window=window, memory=memory, device=device, precision=precision
     )
     rows = drive(steps, "stages", "Stopped; nothing was written.")
     _finish("Stages", STAGE_COLUMNS, rows, output, as_json)
@@ -112,10 +112,10 @@ def certain_command(
     """What is lost and saved where full-resolution work is skipped because a coarse prediction is certain."""
     from napari_isdnet_training.benchmark.certain import CERTAIN_COLUMNS, measure_certain
 
-    from napari_isdnet.model.checkpoint import default_model
+    from napari_isdnet.model.checkpoint import DEFAULT_MODEL
 
     steps = measure_certain(
-        image, mask, model or default_model(), downscales=downscales or (2, 4), shares=shares or (10, 25, 50),
+        image, mask, model or DEFAULT_MODEL, downscales=downscales or (2, 4), shares=shares or (10, 25, 50),
         device=device,
     )  # fmt: skip
     rows = drive(steps, "certain", "Stopped; nothing was written.")

@@ -31,7 +31,7 @@ from napari_isdnet.exceptions import InputError, NothingToLearn
 from napari_isdnet.io.disk import remove, replacing
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.open import open_source
-from napari_isdnet.model.checkpoint import default_model, load_model, model_hash
+from napari_isdnet.model.checkpoint import DEFAULT_MODEL, load_model, model_hash
 from napari_isdnet.model.header import IMAGENET_MEAN
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Grid, Window
@@ -141,7 +141,7 @@ def loop(
     options are other rows. With ``model="backbone"`` it begins with ImageNet weights and ``classes``; the first places
     are then random either way.
     """
-    start = model or default_model()
+    start = model or DEFAULT_MODEL
     scene = Scene(image, mask, start, options.device, classes)
     log = RunLog(output, LOOP_COLUMNS, ("places", "seed", "round", "steps", "spread", "setting"), notes)
     common = {"steps": options.steps, "setting": scene.setting(start, options)}
