@@ -111,8 +111,7 @@ def _say(facts: Mapping[str, Any]) -> None:
         f" ({facts['pixels_per_second'] / 1e6:.2f} per second, peak {facts['peak_rss_bytes'] / 2**30:.1f} GiB,"
         f" {facts['precision']} on {facts['device']}, {facts['context']} context)"
     )
-    outputs = facts["outputs"]
-    for path in outputs.values() if isinstance(outputs, Mapping) else outputs:
+    for path in facts["outputs"].values():
         print(f"  {path}")
     for warning in facts["warnings"]:
         print(f"  Note: {warning}")
@@ -127,13 +126,9 @@ def _summary(done: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> di
     if len(done) == 1 and not failed:
         return {**done[0], **own}
     pixels, seconds = sum(f["pixels"] for f in done), sum(f["seconds"] for f in done)
-    outputs: list[Any] = []
-    for facts in done:
-        paths = facts["outputs"]
-        outputs.extend(paths.values() if isinstance(paths, Mapping) else paths)
     shared = {key: done[0][key] for key in ("device", "precision", "context")} if done else {}
     return {
-        "outputs": outputs,
+        "outputs": [path for facts in done for path in facts["outputs"].values()],
         "pixels": pixels,
         "seconds": seconds,
         "pixels_per_second": pixels / seconds if seconds else 0.0,

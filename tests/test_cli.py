@@ -243,7 +243,7 @@ class Engine:
             self.closed += 1
         figures = {"pixels": 100, "seconds": 2.0, "pixels_per_second": 50.0, "peak_rss_bytes": 2**30}
         labels = {"device": "cpu", "precision": "float32", "context": settings["context"]}
-        facts = {"outputs": [str(output / f"{source.name}.ome.zarr")], **figures, **labels}
+        facts = {"outputs": {"labels": str(output / f"{source.name}.ome.zarr")}, **figures, **labels}
         return types.SimpleNamespace(to_dict=lambda: facts)
 
 

@@ -16,7 +16,14 @@ from napari_isdnet_training.interrupts import follow
 from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, PresetName
 
 from napari_isdnet.cli import run
-from napari_isdnet.cli_options import ChannelsOption, ContrastOption, DeviceOption, OrientationsOption, Precision
+from napari_isdnet.cli_options import (
+    ChannelsOption,
+    ContrastOption,
+    DeviceOption,
+    JsonOption,
+    OrientationsOption,
+    Precision,
+)
 from napari_isdnet.cli_output import FAILED, drive, print_error, print_result, print_table
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.system import leave
@@ -40,7 +47,6 @@ SplitName = Literal["train", "validation", "test"]
 FOLLOWS = 3.0
 """Seconds within which a process is sure to see that the one it follows has ended."""
 NONE_VALIDATES = "No sample validates, so there are no figures and no best model; name some: data.validation=[...]."
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, also of an error.")]
 
 
 @app.command()
@@ -49,7 +55,7 @@ def fit(
     output: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.csv, models.")] = Path("run"),
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the run in --output.")] = True,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a recipe; run it again to go on where it was cut off."""
     from napari_isdnet_training.config import load_recipe
@@ -125,7 +131,7 @@ def finetune(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished run.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished model file.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a model further on what is annotated of IMAGE; run it again to go on where it was cut off."""
     from napari_isdnet_training.finetune import finetune as run_finetune
@@ -164,7 +170,7 @@ def evaluate(
     orientations: OrientationsOption = "1",
     device: DeviceOption = "auto",
     precision: Annotated[Precision, typer.Option(help="Arithmetic of the network.")] = Precision.auto,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Figures of a model on the whole images of a recipe's split."""
     from napari_isdnet_training.config import load_recipe

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from napari_isdnet_training.presets import MOST_SPREAD, SPREAD
 
+from napari_isdnet.cli_options import JsonOption
 from napari_isdnet.cli_output import drive, print_json, print_table
 from napari_isdnet.exceptions import InputError
 
@@ -16,7 +17,6 @@ app = typer.Typer(help="Measure networks: speed, accuracy, ablation, the annotat
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Sizes = Annotated[list[str] | None, typer.Option("--size", metavar="HxW", help="Image size, repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line, also of an error.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe: data, crops, optimiser of every run.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of every run.")]
@@ -61,7 +61,7 @@ def speed_command(
         Path | None, typer.Option(help="CSV file; beside it, NAME.rounds.csv keeps every round to go on from.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture (.png or .svg).")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Images a second, latency, peak memory, parameters and multiply-adds of ISDNet and its baselines."""
     from napari_isdnet_training.benchmark.entries import MODES, choose_entries
@@ -108,7 +108,7 @@ def path_command(
     compile_too: Annotated[bool, typer.Option("--compile", help="Measure torch.compile too.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="And with kernels tuned, which takes minutes once.")] = False,
     output: Annotated[Path | None, typer.Option(help="CSV file.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What the inference path gains over the plain float32 forward, and how far the class maps agree."""
     import torch
@@ -150,7 +150,7 @@ def ablation_command(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1 for every variant.")] = 3,
     settings: Settings = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs (resumed when cut off).")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tables 5 (branches), 6 (fusion) and 7 (losses, residual input) of the paper on a data set."""
     from napari_isdnet_training.benchmark.ablation import ABLATION_COLUMNS, ablation, summary
@@ -175,7 +175,7 @@ def table_command(
     settings: Settings = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs (resumed when cut off).")] = None,
     speed: Annotated[bool, typer.Option(help="Measure speed and memory too; not beside other work.")] = True,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Registry networks trained with one budget on the same data: IoU per class, mIoU, speed, parameters."""
     from napari_isdnet_training.benchmark.table import table, table_columns
@@ -202,7 +202,7 @@ def features_command(
     crops: Annotated[int, typer.Option(min=3, help="Training crops; a third as many judge.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
     settings: Settings = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What a backbone's frozen stages know of the validation scenes, of the image at 1/1, 1/2 and 1/4."""
     from napari_isdnet_training.benchmark.features import feature_columns, features
@@ -239,7 +239,7 @@ def loop_command(
     runs: Annotated[Path | None, typer.Option(help="Folder for annotations and models.")] = None,
     device: Device = "auto",
     plot: Annotated[Path | None, typer.Option(help="Picture of the curves (.png or .svg).")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Strokes drawn in the left half as a person would, at suggested or random places; the right half is measured."""
     from napari_isdnet_training.benchmark.curves import plot_loop

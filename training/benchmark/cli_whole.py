@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from napari_isdnet_training.benchmark.cli import Device, Json, _notes, _show
+from napari_isdnet_training.benchmark.cli import Device, _notes, _show
 
+from napari_isdnet.cli_options import JsonOption
 from napari_isdnet.cli_output import drive
 
 Model = Annotated[str | None, typer.Option(help="Model; the default model if not given.")]
@@ -37,7 +38,7 @@ def whole_command(
     device: Device = "auto",
     precision: Precision = "auto",
     output: Output = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """A whole image from file to label pyramid, beside the network alone on the same windows and one forward."""
     from napari_isdnet_training.benchmark.whole import WHOLE_COLUMNS, measure_whole
@@ -62,7 +63,7 @@ def stages_command(
     device: Device = "auto",
     precision: Precision = "auto",
     output: Output = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What bounds a whole image: seconds of decoding, copying, computing and writing, by thread."""
     from napari_isdnet_training.benchmark.stages import STAGE_COLUMNS, measure_stages
@@ -85,7 +86,7 @@ def read_command(
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads, repeatable; 1 and 2 by default.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Alternating rounds, after one that warms up.")] = 5,
     output: Output = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Random windows of a tiled TIFF, beside decoding the same tiles with nothing around it."""
     from napari_isdnet_training.benchmark.read import READ_COLUMNS, measure_reads
@@ -107,7 +108,7 @@ def certain_command(
     ] = None,
     device: Device = "auto",
     output: Output = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What is lost and saved where full-resolution work is skipped because a coarse prediction is certain."""
     from napari_isdnet_training.benchmark.certain import CERTAIN_COLUMNS, measure_certain
