@@ -13,14 +13,13 @@ from napari_isdnet_training.benchmark.ablation import VARIANTS, summary
 from napari_isdnet_training.benchmark.entries import ENTRIES, choose_entries
 from napari_isdnet_training.benchmark.inference import best_class, labelling, multiply_adds, place, tiles
 from napari_isdnet_training.benchmark.output import RunLog, plot_speed, read_csv, write_csv
-from napari_isdnet_training.benchmark.path import ConvolvedPyramid, measure_path
+from napari_isdnet_training.benchmark.path import ConvolvedPyramid, compiled, measure_path
 from napari_isdnet_training.benchmark.process import Job, run_worker
 from napari_isdnet_training.benchmark.speed import SpeedOptions, parse_size
 from napari_isdnet_training.benchmark.strokes import RADIUS, draw
 from napari_isdnet_training.registry import Network, build
 
 from napari_isdnet.engine.device import choose
-from napari_isdnet.engine.fast import compiled
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.model.config import ISDNetConfig
 from napari_isdnet.model.isdnet import ISDNet

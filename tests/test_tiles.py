@@ -105,14 +105,19 @@ def test_nearest_halves_exactly() -> None:
     assert nearest(99, 2, 101, 51).max() == 50
 
 
-def test_queue_pauses_resumes_and_ends_idle_threads() -> None:
+def test_queue_counts_what_is_not_done_and_ends_idle_threads() -> None:
     done: list[int] = []
-    queue: ViewQueue[int] = ViewQueue(done.append, threads=2, name="isdnet-test", idle=0.05)
-    queue.pause()
+    go_on = threading.Event()
+
+    def work(key: int) -> None:
+        go_on.wait(10)
+        done.append(key)
+
+    queue: ViewQueue[int] = ViewQueue(work, threads=2, name="isdnet-test", idle=0.05)
     queue.replace([3, 1, 2])
     assert queue.pending == 3
     assert not done
-    queue.resume()
+    go_on.set()
     assert queue.wait(10)
     assert sorted(done) == [1, 2, 3]
     for thread in [t for t in threading.enumerate() if t.name == "isdnet-test"]:

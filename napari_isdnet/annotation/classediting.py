@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from napari_isdnet.annotation import classlist
-from napari_isdnet.annotation.classlist import PLACEHOLDERS, AnnotationClass, Classes, class_list
+from napari_isdnet.annotation.classlist import PLACEHOLDERS, AnnotationClass, Classes
 from napari_isdnet.annotation.counts import Counts, Place
 from napari_isdnet.annotation.saving import State
 from napari_isdnet.classes import ClassInfo, index_of
-from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
 
 
@@ -41,15 +40,6 @@ class ClassEditing:
         if table is not None:
             fields["table"] = table.tolist()
         return self._record("classes", fields)
-
-    def set_classes(self, classes: Sequence[Any]) -> None:
-        """Another list (names, ``ClassInfo``, ...) for the same values; what is painted must keep a class."""
-        with self._lock:
-            new = class_list(classes)
-            highest = max((value for counts in self.chunk_counts().values() for value in counts), default=0)
-            if highest > len(new):
-                raise InputError(f"Class {highest - 1} is painted, but the new list has only {len(new)} classes.")
-            self._set_classes(new)
 
     def drop_placeholders(self, kept: Sequence[str]) -> None:
         """Drop the classes that a new annotation begins with, but for those called as one of ``kept``.

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_isdnet.annotation.chunks import REPAIR, ChunkCache, DamagedChunk
 from napari_isdnet.annotation.classediting import ClassEditing
@@ -37,8 +36,6 @@ from napari_isdnet.annotation.undo import Before, UndoArea
 from napari_isdnet.classes import ANNOTATIONS_ZARR
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.window import Window
-
-Labels = npt.NDArray[np.uint8]
 
 Drawn = tuple[Stroke, Cover]
 

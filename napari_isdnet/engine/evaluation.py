@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from napari_isdnet.classes import ClassInfo, classes_from
+from napari_isdnet.classes import ClassInfo
 from napari_isdnet.engine.boundary import BoundaryScore
 from napari_isdnet.engine.metrics import ConfusionMatrix, mean
-from napari_isdnet.engine.worst import ClassWindow, Confusion, WorstWindow
-from napari_isdnet.exceptions import InputError
+from napari_isdnet.engine.worst import ClassWindow, WorstWindow
 from napari_isdnet.io.source import PixelSize
 from napari_isdnet.window import Window
 
@@ -169,43 +167,6 @@ class Evaluation:
             "notes": list(self.notes),
         }
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that :meth:`to_dict` wrote; raises :class:`InputError` for anything else."""
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise InputError(
-                f"This is no evaluation of version {VERSION} (format {data.get('format')!r}, version"
-                f" {data.get('version')!r}); run 'napari-isdnet evaluate' again."
-            )
-        try:
-            return cls._from_dict(data)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"The evaluation is damaged ({error!r}); run 'napari-isdnet evaluate' again.") from error
-
-    @classmethod
-    def _from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        rows, size = data["classes"], data["pixel_size"]
-        matrix = ConfusionMatrix(len(rows), [c["index"] for c in rows if c["ignored"]])
-        matrix.counts = np.array(data["confusion"], np.int64).reshape(len(rows), len(rows))
-        matrix.unpredicted = np.array([c["unpredicted_pixels"] for c in rows], np.int64)
-        matrix.ignored = int(data["pixels"]["ignored"])
-        edge = BoundaryScore(len(rows), data["boundary_tolerance"])
-        for name in _BOUNDARY:
-            setattr(edge, name, np.array(data["boundary_counts"][name], np.int64).reshape(len(rows)))
-        return cls(
-            prediction=data["prediction"],
-            truth=data["truth"],
-            region=Window(**data["region"]),
-            classes=classes_from({"name": c["name"], "color": c["color"]} for c in rows),
-            confusion=matrix,
-            boundary=edge,
-            pixel_size=None if size is None else PixelSize(**size),
-            worst=tuple(_worst_from(w) for w in data["worst_windows"]),
-            # Evaluations of before have none.
-            worst_by_class=tuple(tuple(map(_of_class, w)) for w in data.get("worst_windows_by_class", ())),
-            notes=tuple(data["notes"]),
-        )
-
 
 def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -219,12 +180,3 @@ def _worst_dict(worst: WorstWindow) -> dict[str, Any]:
         "share": worst.share,
         "confusions": [vars(c) for c in worst.confusions],
     }
-
-
-def _worst_from(data: Mapping[str, Any]) -> WorstWindow:
-    confusions = tuple(Confusion(**c) for c in data["confusions"])
-    return WorstWindow(Window(**data["window"]), data["wrong"], data["evaluated"], confusions)
-
-
-def _of_class(data: Mapping[str, Any]) -> ClassWindow:
-    return ClassWindow(Window(**data["window"]), data["missed"], data["false_alarm"], data["evaluated"])

@@ -249,14 +249,6 @@ class PredictionPyramid:
         if self._view is not None:
             self.look_at(*self._view)
 
-    def pause(self) -> None:
-        """Start no further window."""
-        self._queue.pause()
-
-    def resume(self) -> None:
-        """Go on."""
-        self._queue.resume()
-
     def replace(self, compute: Callable[[Window], Labels], everything: bool | None = None) -> None:
         """Answer by another function from now on (a better one, say).
 

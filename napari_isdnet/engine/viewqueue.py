@@ -83,7 +83,6 @@ class ViewQueue(Generic[Key]):
         self._again: set[Key] = set()  # of the busy ones: those of the latest list
         self._threads: list[threading.Thread] = []
         self._sleeping = 0
-        self._paused = False
         self._closed = False
 
     def replace(self, keys: Iterable[Key]) -> None:
@@ -94,29 +93,26 @@ class ViewQueue(Generic[Key]):
             wishes = list(keys)
             self._again = self._busy.intersection(wishes)
             self._waiting = [key for key in reversed(wishes) if key not in self._busy]
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._paused or not self._waiting:
-            return
-        missing = min(self._limit - len(self._threads), len(self._waiting) - self._sleeping)
-        for _ in range(missing):
-            thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._changed.notify_all()
+            if not self._waiting:
+                return
+            missing = min(self._limit - len(self._threads), len(self._waiting) - self._sleeping)
+            for _ in range(missing):
+                thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify_all()
 
     def _take(self) -> Key | None:
         """The next key, or None when this thread should end. Called with the lock held."""
         while not self._closed:
-            if self._waiting and not self._paused:
+            if self._waiting:
                 key = self._waiting.pop()
                 self._busy.add(key)
                 return key
             self._sleeping += 1
             woken = self._changed.wait(self._idle)
             self._sleeping -= 1
-            if not woken and not (self._waiting and not self._paused):
+            if not woken and not self._waiting:
                 return None
         return None
 
@@ -149,17 +145,6 @@ class ViewQueue(Generic[Key]):
         """How many keys wait or are being worked on."""
         with self._changed:
             return len(self._waiting) + len(self._busy)
-
-    def pause(self) -> None:
-        """Start nothing new; what is being worked on is finished."""
-        with self._changed:
-            self._paused = True
-
-    def resume(self) -> None:
-        """Go on with what waits."""
-        with self._changed:
-            self._paused = False
-            self._wake()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until nothing waits and nothing is worked on; False when ``timeout`` seconds passed first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -142,25 +142,6 @@ class IntensityPolicy:
         if self.nodata is not None and not math.isfinite(self.nodata):
             values["nodata"] = str(self.nodata)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> IntensityPolicy:
-        """Inverse of :meth:`to_dict`."""
-        try:
-            return cls(
-                channels=tuple(int(v) for v in values["channels"]),
-                low=tuple(float(v) for v in values["low"]),
-                high=tuple(float(v) for v in values["high"]),
-                contrast=str(values.get("contrast", "auto")),
-                nodata=None if values.get("nodata") is None else float(values["nodata"]),
-                alpha=None if values.get("alpha") is None else int(values["alpha"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"These are no intensity settings: {dict(values)!r}; run the job again from its start."
-            ) from error
 
 
 def parse_contrast(text: str) -> Contrast:
