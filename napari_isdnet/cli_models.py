@@ -9,9 +9,8 @@ from napari_isdnet.cli_output import print_error, print_table
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.units import length_text
 from napari_isdnet.model.checkpoint import DEFAULT_MODEL, available_models, read_header
-from napari_isdnet.model.config import ISDNetConfig
+from napari_isdnet.model.config import PRESETS, ISDNetConfig
 from napari_isdnet.model.cost import PAPER_SIZE, count_cost
-from napari_isdnet.model.presets import PRESETS
 
 
 def model_rows() -> list[dict[str, Any]]:

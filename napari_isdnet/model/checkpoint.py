@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.model.config import PRESETS
 from napari_isdnet.model.header import METADATA_KEY, ModelHeader
 from napari_isdnet.model.isdnet import TRAINING_ONLY, ISDNet, Unfilled
-from napari_isdnet.model.presets import PRESETS
 from napari_isdnet.paths import user_models_folder
 from napari_isdnet.system import move
 

@@ -148,3 +148,13 @@ class ISDNetConfig:
             return cls(**data)
         except TypeError as error:
             raise InputError(f"The network configuration cannot be used: {error}.") from None
+
+
+PRESETS: dict[str, ISDNetConfig] = {
+    "reference-resnet18": ISDNetConfig.of("reference", 7),
+    "reference-resnet50": ISDNetConfig.of("reference", 7, deep="resnet50"),
+    "paper-resnet18": ISDNetConfig.of("paper", 7),
+    "lite": ISDNetConfig.lite(5),
+}
+"""Those that can be named, though none of them is a trained model; 7 classes as in DeepGlobe, the first data set of the
+paper, and 5 land-cover classes for ``lite``."""

@@ -35,9 +35,9 @@ def _show(title: str, columns: tuple[str, ...], rows: list[dict[str, Any]], as_j
 
 def _notes() -> list[str]:
     import torch
-    from napari_isdnet_training.benchmark.output import command_line
+    from napari_isdnet_training.benchmark.output import typed_command
 
-    return [command_line(), f"{platform.machine()} {platform.system()}, torch {torch.__version__.split('+')[0]}"]
+    return [typed_command(), f"{platform.machine()} {platform.system()}, torch {torch.__version__.split('+')[0]}"]
 
 
 @app.command("speed")

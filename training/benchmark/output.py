@@ -24,7 +24,7 @@ Steps = Generator[Progress, None, R]
 Row = Mapping[str, Any]
 
 
-def command_line() -> str:
+def typed_command() -> str:
     """The command as it was typed, with the program's plain name."""
     return shell_line([Path(sys.argv[0]).name, *sys.argv[1:]])
 
