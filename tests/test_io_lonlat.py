@@ -47,6 +47,16 @@ def degrees(reference: GeoReference) -> Any:
     return points
 
 
+def lie_there(store, folder: Path, kind: str) -> None:
+    """What was just painted lies where the same outline in pixels does."""
+    found = store.read_labels(Window.whole(SHAPE))
+    store.undo()
+    result_of(import_geojson(store, written(folder / "pixels.geojson", kind, PIXELS)))
+    expected = store.read_labels(Window.whole(SHAPE))
+    assert found.any()
+    assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1  # centimetres of the projection
+
+
 @pytest.mark.parametrize("kind", ["Polygon", "LineString", "Point"])
 @pytest.mark.parametrize("reference", [PROJECTED, DEGREES])
 def test_degrees_are_painted_where_they_lie(store, tmp_path: Path, kind: str, reference: GeoReference) -> None:
@@ -54,12 +64,7 @@ def test_degrees_are_painted_where_they_lie(store, tmp_path: Path, kind: str, re
     path = written(tmp_path / "in.geojson", kind, degrees(reference))
     result_of(import_outlines(store, path, georeference=reference, note=said.append))
     assert said == ["in.geojson names no reference system (crs) and was taken as longitude and latitude."]
-    found = store.read_labels(Window.whole(SHAPE))
-    store.undo()
-    result_of(import_outlines(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
-    expected = store.read_labels(Window.whole(SHAPE))
-    assert found.any()
-    assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1  # centimetres of the projection
+    lie_there(store, tmp_path, kind)
 
 
 @pytest.mark.parametrize("kind", ["LineString", "Point"])
@@ -139,12 +144,7 @@ def test_degrees_as_qgis_saves_them_are_painted_where_they_lie(
         )
     )
     assert not said
-    found = store.read_labels(Window.whole(SHAPE))
-    store.undo()
-    result_of(import_outlines(store, written(tmp_path / "pixels.geojson", kind, PIXELS)))
-    expected = store.read_labels(Window.whole(SHAPE))
-    assert found.any()
-    assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1
+    lie_there(store, tmp_path, kind)
 
 
 @pytest.mark.parametrize("how", [named, written])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +24,20 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | 
     if file.suffix.lower() in _SLIDES and file.is_file():
         return read
     if file.suffix.lower() in _TIFFS and file.is_file():
-        return read if _is_picture(file) else None
+        notes = _notes(file)  # stacks, of which one plane would be shown, stay with napari
+        return None if notes is None or any("planes" in note for note in notes) else read
     if file.is_dir() and any((file / name).is_file() for name in ("zarr.json", ".zattrs")):
-        return read if _opens(file) else None
+        return None if _notes(file) is None else read
     return None
 
 
-def _is_picture(file: Path) -> bool:
-    """A picture of two dimensions; stacks, of which one plane would be shown, stay with napari."""
-    source = _try(file)
-    if source is None:
-        return False
-    source.close()
-    return not any("planes" in note for note in source.notes)
-
-
-def _opens(file: Path) -> bool:
-    source = _try(file)
-    if source is None:
-        return False
-    source.close()
-    return True
-
-
-def _try(file: Path) -> Any:
+def _notes(file: Path) -> tuple[str, ...] | None:
+    """What is said of an image that can be opened."""
     from napari_isdnet.io.open import open_source
 
     try:
-        return open_source(file)
+        with closing(open_source(file)) as source:
+            return tuple(getattr(source, "notes", ()))
     except InputError:
         return None
 
