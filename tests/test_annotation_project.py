@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -211,3 +212,21 @@ def test_two_threads_that_ask_for_a_place_both_get_the_one_beside_the_image(tmp_
     with ThreadPoolExecutor(4) as pool:
         places = list(pool.map(lambda _: project_folder(tmp_path / "scene.tif", {}), range(2000)))
     assert set(places) == {tmp_path / "scene.tif.isdnet"}
+
+
+def test_a_thread_does_not_wait_for_a_file_that_another_tries_a_folder_with(tmp_path, monkeypatch):
+    """On Windows a file that is open is not removed."""
+    remove, both, asked = os.unlink, threading.Barrier(2), []
+
+    def unlink(path, *_, **__):
+        asked.append(str(path))
+        both.wait(10)
+        if asked.count(str(path)) > 1:
+            raise PermissionError(13, "used by another process")
+        remove(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with ThreadPoolExecutor(2) as pool:
+        places = list(pool.map(lambda _: project_folder(tmp_path / "scene.tif", {}), range(2)))
+    assert set(places) == {tmp_path / "scene.tif.isdnet"}
+    assert list(tmp_path.iterdir()) == []

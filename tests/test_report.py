@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -242,9 +243,9 @@ def test_a_place_that_cannot_be_written_is_said_and_a_good_one_is_left_clean(tmp
     make_folder(tmp_path / "new" / "report")
     assert list((tmp_path / "new" / "report").iterdir()) == []
 
-    def refused(*_, **__):
+    def refused(*_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.TemporaryFile", refused)  # root may write where the rights say no
+    monkeypatch.setattr(Path, "write_bytes", refused)  # root may write where the rights say no
     with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\); choose another --output"):
         make_folder(tmp_path)

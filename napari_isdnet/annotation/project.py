@@ -20,7 +20,7 @@ from typing import Any
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import remove, scratch, write_atomic
+from napari_isdnet.io.disk import remove, scratch, try_writing, write_atomic
 from napari_isdnet.io.source import ImageSource, quick_identity
 from napari_isdnet.paths import cache_folder
 from napari_isdnet.system import move
@@ -299,9 +299,7 @@ def _cached_folder(path: Path | None, identity: Mapping[str, Any]) -> Path:
 
 def _can_write(folder: Path) -> bool:
     try:
-        probe = folder / f".isdnet-{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another thread, or a machine that shares the folder, may have the same name
+        try_writing(folder)
     except OSError:
         return False
     return True

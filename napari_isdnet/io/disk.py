@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import socket
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.locking import lock_descriptor
-from napari_isdnet.system import move
+from napari_isdnet.system import move, unlink
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}
@@ -61,8 +60,22 @@ def make_folder(folder: Path) -> None:
         raise InputError(
             f"The folder {folder} for the results cannot be made ({error.strerror}); choose another --output folder."
         ) from error
-    with disk_errors(folder), tempfile.TemporaryFile(dir=folder, suffix=PARTIAL) as file:
-        file.write(bytes(4096))
+    with disk_errors(folder):
+        try_writing(folder)
+
+
+def try_writing(folder: Path) -> None:
+    """Write a small file in ``folder``, which is there, and take it away again; ``OSError`` where that fails.
+
+    Not by ``tempfile``: on Windows it tries two thousand million names where none is allowed. Each try has a name of
+    its own, since a file that another thread has open cannot be taken away there.
+    """
+    file = folder / f".{os.getpid()}-{uuid.uuid4().hex[:8]}{PARTIAL}"
+    try:
+        file.write_bytes(bytes(4096))
+    finally:
+        with suppress(OSError):
+            unlink(file)
 
 
 @contextmanager
