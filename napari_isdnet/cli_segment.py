@@ -12,6 +12,7 @@ import typer
 
 from napari_isdnet.cli_output import drive, duration, print_error, print_json
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.system import same_file
 
 
 def segment_all(
@@ -71,7 +72,7 @@ def _once(images: Sequence[Path]) -> list[Path]:
     """Every file once, under the first of its spellings: shell patterns that overlap name files twice."""
     first: dict[str, Path] = {}
     for path in images:
-        first.setdefault(os.path.abspath(path), path)
+        first.setdefault(same_file(os.path.abspath(path)), path)
     return list(first.values())
 
 
@@ -79,7 +80,7 @@ def _check_stems(stems: Mapping[Path, str], images: Sequence[Path]) -> None:
     """Results are named by stem, so two images with one stem would write over each other."""
     first: dict[str, Path] = {}
     for path in images:
-        other = first.setdefault(stems[path], path)
+        other = first.setdefault(same_file(stems[path]), path)
         if other is not path:
             raise typer.BadParameter(
                 f"{other} and {path} have one name, '{stems[path]}', and would write the same result: "
@@ -93,10 +94,10 @@ def _check_results(stems: Mapping[Path, str], output: Path, settings: Mapping[st
     from napari_isdnet.engine.outputs import job_outputs
 
     kinds = [settings[key] for key in ("formats", "probabilities", "uncertainty", "polygons")]
-    first: dict[Path, Path] = {}
+    first: dict[str, Path] = {}
     for path, stem in stems.items():
         for _, _, target in job_outputs(output, stem, *kinds).values():
-            other = first.setdefault(target, path)
+            other = first.setdefault(same_file(str(target)), path)
             if other is not path:
                 raise typer.BadParameter(
                     f"{other} and {path} would both write {target.name}: rename one, or use another output folder"

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 WINDOWS = sys.platform == "win32"
+CASELESS = sys.platform in ("win32", "darwin")
+"""Whether ``Scene.tif`` and ``scene.tif`` are one file, as on the disks of Windows and most Macs."""
 PATIENCE_SECONDS = 3.0
 """So long a file may be open elsewhere: until a model is read, or a virus scanner has looked at it."""
 _PLAIN = re.compile(r"[\w./\\:=+-]+")
@@ -31,6 +33,11 @@ def move(source: Path, target: Path) -> None:
 def unlink(path: Path) -> None:
     """Remove a file if it is there; waits on Windows for whoever has it open, as :func:`move` does."""
     _patiently(lambda: path.unlink(missing_ok=True))
+
+
+def same_file(name: str) -> str:
+    """``name`` so that names of one file are equal, where capitals make no difference."""
+    return name.casefold() if CASELESS else name
 
 
 def _patiently(act: Callable[[], None]) -> None:

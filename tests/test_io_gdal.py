@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import rasterio
 import rasterio.shutil
 import tifffile
 
+from napari_isdnet import system
 from napari_isdnet.engine.labels import open_labels
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io import geo
@@ -80,9 +82,14 @@ def test_labels_with_colours_in_a_gdal_raster_are_read_as_indices(tmp_path):
     assert classes is None
 
 
-def test_a_container_of_several_images_names_them(tmp_path):
-    several = SimpleNamespace(count=0, subdatasets=["NETCDF:a.nc:red", "NETCDF:a.nc:green"], dtypes=())
-    with pytest.raises(InputError, match=r"holds 2 images \(red, green\).*gdal_translate 'NETCDF:a.nc:red' red.tif"):
+def test_a_container_of_several_images_names_them(tmp_path, monkeypatch):
+    several = SimpleNamespace(count=0, subdatasets=['NETCDF:"a b.nc":red', "NETCDF:a.nc:green"], dtypes=())
+    with pytest.raises(
+        InputError, match=r"holds 2 images \(red, green\).*gdal_translate 'NETCDF:\"a b.nc\":red' red.tif"
+    ):
+        geo._info(several, tmp_path / "a.nc", "a")
+    monkeypatch.setattr(system, "WINDOWS", True)
+    with pytest.raises(InputError, match=re.escape(r'gdal_translate "NETCDF:\"a b.nc\":red" red.tif')):
         geo._info(several, tmp_path / "a.nc", "a")
 
 

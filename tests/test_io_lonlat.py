@@ -51,7 +51,7 @@ def lie_there(store, folder: Path, kind: str) -> None:
     """What was just painted lies where the same outline in pixels does."""
     found = store.read_labels(Window.whole(SHAPE))
     store.undo()
-    result_of(import_geojson(store, written(folder / "pixels.geojson", kind, PIXELS)))
+    result_of(import_outlines(store, written(folder / "pixels.geojson", kind, PIXELS)))
     expected = store.read_labels(Window.whole(SHAPE))
     assert found.any()
     assert np.count_nonzero(found != expected) <= 0.002 * expected.sum() + 1  # centimetres of the projection

@@ -112,7 +112,7 @@ def test_classes_that_nobody_named_or_painted_go_where_a_file_brings_its_own(tmp
 
     def work(store, **more):
         if kind == "outlines":
-            return import_geojson(store, path, **more)
+            return import_outlines(store, path, **more)
         values = np.full(SHAPE, 255, np.uint8)
         values[20:70, 10:60] = 0
         return import_labels(store, ArraySource([values], "m", "yx"), "mask", classes_from(["Tumor"]))
@@ -143,7 +143,7 @@ def test_a_placeholder_stays_where_a_shape_is_painted_as_it(tmp_path):
     shapes = [thing(area(RING)), thing(area(ring_at(200, 200)), classification=TUMOR)]
     path.write_text(json.dumps(shapes))
     with AnnotationStore.create(tmp_path / "a.isdnet", SHAPE, PLACEHOLDERS) as store:
-        result_of(import_geojson(store, path, default_class="object"))
+        result_of(import_outlines(store, path, default_class="object"))
         assert [c.name for c in store.classes] == ["object", "Tumor"]
         assert store.read_labels(Window(40, 40, 1, 1)) == 1
         assert store.read_labels(Window(220, 220, 1, 1)) == 2

@@ -116,7 +116,13 @@ def test_checksums_are_checksums() -> None:
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("/a/b.tif", "b.tif"), ("/", "download"), ("/a/..%2f..%5cevil.tif", "evil.tif"), ("/..", "download")],
+    [
+        ("/a/b.tif", "b.tif"),
+        ("/", "download"),
+        ("/a/..%2f..%5cevil.tif", "evil.tif"),
+        ("/..", "download"),
+        ("/c%3Aevil.tif", "c_evil.tif"),
+    ],
 )
 def test_file_names_cannot_leave_the_folder(path: str, name: str) -> None:
     assert Download(f"http://example.org{path}").file_name == name

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,9 @@ from torch import nn, optim
 
 from napari_isdnet import cli, system
 from napari_isdnet.annotation.container import commit
+from napari_isdnet.annotation.project import project_folder
 from napari_isdnet.engine import job
+from napari_isdnet.engine.batch import BatchQueue
 from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import write_atomic
@@ -181,6 +183,22 @@ def test_patterns_of_files_are_found_where_no_shell_does_it(
     monkeypatch.setattr(cli, "_command", lambda _: command)
     assert cli.run(cli.app, None, "napari-isdnet") == 0
     assert told == [seen or typed]
+
+
+@pytest.mark.parametrize("caseless", [True, False])
+def test_names_that_differ_by_capitals_are_one_where_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caseless: bool
+) -> None:
+    monkeypatch.setattr(system, "CASELESS", caseless)
+    queue = BatchQueue(tmp_path)
+    assert len(queue.add(["/one/a.tif", "/ONE/A.TIF"] if caseless else ["/one/a.tif"])) == 1
+    refused = pytest.raises(InputError, match="one name, 'A'") if caseless else nullcontext()
+    with refused:
+        queue.add(["/two/A.png"])
+    cli.run(cli.app, ["segment", "one/a.tif", "ONE/A.TIF", "two/A.png", "--output", str(tmp_path)], "napari-isdnet")
+    assert ("one/a.tif and two/A.png have one name, 'A'" in capsys.readouterr().err) == caseless
+    folders = {project_folder(Path(f"/no/such/place/{name}"), {}).name[-19:] for name in ("a.tif", "A.tif")}
+    assert len(folders) == 2 - caseless
 
 
 def test_the_process_that_trains_leaves_standard_input_to_others(tmp_path: Path) -> None:

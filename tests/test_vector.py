@@ -321,7 +321,7 @@ def test_a_geopackage_holds_the_same_areas_in_map_coordinates_and_the_colours_fo
     meta, _, shapes, (names, indices, areas) = pyogrio.raw.read(path, layer="classes")
     assert meta["crs"] == "EPSG:32633"
     assert [CLASSES[k].name for k in indices] == list(names)
-    pixels = shapely.transform(to_pixels(shapely.from_wkb(shapes), UTM), np.rint)
+    pixels = shapely.transform(shapely.from_wkb(shapes), lambda points: np.rint(UTM.pixels(points)))
     np.testing.assert_array_equal(burnt(list(zip(pixels, indices)), labels.shape), labels)
     np.testing.assert_array_equal(areas, shapely.area(pixels))
     style = pyogrio.raw.read(path, layer="layer_styles", columns=["styleQML"])[3][0][0]

@@ -23,7 +23,7 @@ from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import remove, scratch, try_writing, write_atomic
 from napari_isdnet.io.source import ImageSource, quick_identity
 from napari_isdnet.paths import cache_folder
-from napari_isdnet.system import move
+from napari_isdnet.system import move, same_file
 
 ENDING = ".isdnet"
 FILE = "project.json"
@@ -291,7 +291,7 @@ def _places(path: Path | None, identity: Mapping[str, Any]) -> list[Path]:
 
 def _cached_folder(path: Path | None, identity: Mapping[str, Any]) -> Path:
     path = None if path is None else Path(os.path.abspath(path))
-    key = str(path) if path is not None else json.dumps(_facts(identity), sort_keys=True)
+    key = same_file(str(path)) if path is not None else json.dumps(_facts(identity), sort_keys=True)
     stem = path.name if path is not None else str(identity.get("name", "array"))
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:80]
     return cache_folder() / "projects" / f"{safe}-{blake2b(os.fsencode(key), digest_size=6).hexdigest()}{ENDING}"

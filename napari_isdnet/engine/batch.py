@@ -20,7 +20,7 @@ from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.disk import disk_errors, write_atomic
 from napari_isdnet.io.lock import alone
 from napari_isdnet.progress import Progress
-from napari_isdnet.system import command_line
+from napari_isdnet.system import command_line, same_file
 
 if TYPE_CHECKING:
     from napari_isdnet.model.isdnet import ISDNet
@@ -162,17 +162,17 @@ class BatchQueue:
         """
         from napari_isdnet.io.open import stem_of
 
-        known = {item.stem: item.path for item in self.items}
+        known = {same_file(item.stem): item.path for item in self.items}
         added: list[Item] = []
         for path in paths:
             full = str(Path(os.path.expanduser(path)).absolute())
             stem = stem_of(Path(full))
-            if stem not in known:
-                known[stem] = full
+            other = known.setdefault(same_file(stem), full)
+            if other is full:
                 added.append(Item(full, stem))
-            elif known[stem] != full:
+            elif same_file(other) != same_file(full):
                 raise InputError(
-                    f"{full} and {known[stem]} have one name, '{stem}', and would write the same result; rename one, or"
+                    f"{full} and {other} have one name, '{stem}', and would write the same result; rename one, or"
                     " use another output folder for it."
                 )
         self.items += added

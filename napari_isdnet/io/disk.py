@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -19,6 +20,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") el
 _DENIED = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}
 PARTIAL = ".partial"
 _LOCK, _OLD = "lock", "old."
+_DEVICE = re.compile(r" *(con|prn|aux|nul|com\d|lpt\d) *(\.|$)", re.IGNORECASE)
+"""Names that Windows has for devices, whatever follows a dot."""
 _HELD: set[str] = set()
 """Names of locks that this process holds: opening them again would give them back."""
 
@@ -198,6 +201,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 def file_stem(name: str) -> str:
     """``name``, which may be anything, as the name of a file inside a folder: never a path, never hidden."""
     kept = "".join(sign if sign.isalnum() or sign in " -_." else "_" for sign in name)
+    if _DEVICE.match(kept):
+        kept = f"_{kept}"
     # Windows takes spaces and dots off the end of a name; file systems end names at 255 bytes.
     return kept.encode()[:180].decode(errors="ignore").strip(" .") or "image"
 

@@ -18,6 +18,7 @@ from napari_isdnet.io.base import SourceBase, SourceInfo, file_identity, one_lin
 from napari_isdnet.io.source import GeoReference, PixelSize, TileError, otherwise_now
 from napari_isdnet.io.tiff_color import with_alpha
 from napari_isdnet.io.tiff_meta import rgb_of
+from napari_isdnet.system import shell_line
 from napari_isdnet.window import Window
 
 if TYPE_CHECKING:
@@ -198,9 +199,10 @@ def _info(dataset: Any, path: Path, name: str) -> SourceInfo:
 
     if dataset.count == 0 and dataset.subdatasets:
         parts = [part.rpartition(":")[2] for part in dataset.subdatasets]
+        copy = shell_line(["gdal_translate", dataset.subdatasets[0], f"{parts[0].strip('/')}.tif"])
         raise InputError(
             f"{path.name} holds {len(parts)} images ({', '.join(parts[:6])}{', ...' if parts[6:] else ''}); write one"
-            f" to a file of its own: gdal_translate '{dataset.subdatasets[0]}' {parts[0].strip('/')}.tif"
+            f" to a file of its own: {copy}"
         )
     dtypes = set(dataset.dtypes)
     if len(dtypes) != 1:

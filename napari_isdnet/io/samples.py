@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -108,8 +109,9 @@ class Download:
 
     @property
     def file_name(self) -> str:
-        """Last part of the address, without anything that could leave the folder."""
+        """Last part of the address, without anything that could leave the folder or that Windows takes in no name."""
         name = Path(unquote(urlsplit(self.url).path).replace("\\", "/")).name
+        name = re.sub(r'[<>:"|?*\x00-\x1f]', "_", name)  # 'c:x' lies in the folder of another disk
         return name if name not in ("", ".", "..") else "download"
 
     def remote_size(self) -> int | None:

@@ -227,6 +227,7 @@ def test_messages_of_the_engine_without_options(message: str, words: str) -> Non
     [
         ("u16/odd: name", "u16_odd_ name"), ("../../fg/up", "_.._fg_up"), (".hidden", "hidden"), ("a\\b", "a_b"),
         ("Straße 1-b_2.x", "Straße 1-b_2.x"), ("..", "image"), ("", "image"), ("dot. ", "dot"), ("é" * 200, "é" * 90),
+        ("aux", "_aux"), (" Con.1", "_ Con.1"), ("com1x", "com1x"),
     ],
 )  # fmt: skip
 def test_any_layer_name_makes_a_file_inside_the_folder(name: str, stem: str) -> None:
