@@ -393,7 +393,7 @@ def test_the_worker_refuses_a_job_it_cannot_do(tmp_path: Path, monkeypatch: pyte
     told: list[Any] = []
     for name, put in (("_out", told.append), ("_in", -1), ("Orders", SimpleNamespace(wait_for_job=lambda: job))):
         monkeypatch.setattr(worker, name, lambda *_, put=put: put)
-    monkeypatch.setattr(worker.os, "nice", lambda _by: 0)  # this process has other tests to do
+    monkeypatch.setattr(worker, "_step_back", lambda: None)  # this process has other tests to do
     for name in ("set_threads", "keep_freed_memory"):
         monkeypatch.setattr(f"napari_isdnet.engine.device.{name}", lambda *_: None)
     assert worker.main() == 1

@@ -201,16 +201,18 @@ def test_names_that_differ_by_capitals_are_one_where_files_are(
     assert len(folders) == 2 - caseless
 
 
-def test_the_process_that_trains_leaves_standard_input_to_others(tmp_path: Path) -> None:
+def test_the_process_that_trains_leaves_standard_input_and_the_processor_to_others(tmp_path: Path) -> None:
     code = """
-import os, subprocess, sys
+import os, psutil, subprocess, sys
 from stat import S_ISFIFO
 from napari_isdnet_training import worker
 
 def train(job, orders, emit):
     look = "import os; from stat import S_ISFIFO; print(S_ISFIFO(os.fstat(0).st_mode))"
     child = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout.strip()
-    emit({"kind": "started", "piped": S_ISFIFO(os.fstat(0).st_mode), "in a child": child, "job": job})
+    piped, nice = S_ISFIFO(os.fstat(0).st_mode), psutil.Process().nice()
+    later = nice == psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else nice >= worker.NICENESS
+    emit({"kind": "started", "piped": piped, "in a child": child, "later": later, "job": job})
     orders.stopped.wait(30)
     emit({"kind": "stopped", "result": None})
 
@@ -219,7 +221,8 @@ sys.exit(worker.main())
 """
     process = TrainingProcess({"a": 1}, tmp_path / "log", [sys.executable, "-c", code])
     events = (event for event in process.events() if event is not None)
-    assert next(events) == {"kind": "started", "piped": False, "in a child": "False", "job": {"a": 1}}
+    said = {"piped": False, "in a child": "False", "later": True, "job": {"a": 1}}
+    assert next(events) == {"kind": "started", **said}
     process.stop()
     process.end()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 import traceback
@@ -22,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 from napari_isdnet_training.unfinished import so_far
 
 from napari_isdnet.exceptions import InputError
@@ -31,7 +33,7 @@ from napari_isdnet.system import leave
 RESULT = "result.json"
 """Beside the output of a finished run: its figures, for whoever takes the model over later."""
 NICENESS = 5
-"""The window comes first: at least so nice to other processes."""
+"""The window comes first: at least so nice to other processes; Windows has a class below the normal one instead."""
 
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -241,11 +243,15 @@ def _in() -> int:
     return orders
 
 
+def _step_back() -> None:
+    me = psutil.Process()
+    me.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else max(NICENESS, me.nice()))
+
+
 def main() -> int:
     """Entry point; exit code 0 after ``finished`` and ``stopped``, 1 after ``failed``."""
     emit, orders = _out(), Orders(_in())
-    if hasattr(os, "nice"):
-        os.nice(max(0, NICENESS - os.nice(0)))
+    _step_back()
     job = orders.wait_for_job()
     if job is None:
         return 2
