@@ -47,6 +47,8 @@ PATCH_PIXEL_BYTES, MEASURED_PIXEL_BYTES, BESIDE_BYTES, HALO = 200, 190, 96 * 2**
 """What :func:`core_for` reckons with: a patch's pixel, measured of 8-bit RGB, all beside a patch; halo in pixels."""
 KEEPS_MEMORY = 2 * 2**30
 """From this many bytes to work with on, a command keeps freed memory (``device.keep_freed_memory``) for speed."""
+KEPT_MEANS = 2000
+"""Files of means that the cache keeps, those used last: a few kilobytes each, two or more for an image and a model."""
 
 
 def keep_memory_within(memory: float | None) -> None:
@@ -301,24 +303,32 @@ def load_means(key: str) -> Means | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    from napari_isdnet.io.disk import used_now
+
     path = _means_path(key)
     try:
         means = Means.from_arrays(dict(load_file(path)))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
+    used_now(path)
     return means if means.complete else None
 
 
 def save_means(key: str, means: Means) -> None:
-    """Keep means in the cache folder; a folder that cannot be written is no error, they are found again."""
+    """Keep means in the cache folder, in place of the least used beyond :data:`KEPT_MEANS`.
+
+    A folder that cannot be written is no error: they are found again.
+    """
     from safetensors.numpy import save
 
-    from napari_isdnet.io.disk import write_atomic
+    from napari_isdnet.io.disk import least_used, remove, write_atomic
 
     path = _means_path(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, save(means.to_arrays()))
+        for old in least_used(path.parent.glob("*.safetensors"), KEPT_MEANS):
+            remove(old)
     except (OSError, InputError):
         return
 

@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import socket
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -236,3 +237,28 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def used_now(path: Path) -> None:
+    """Note that an entry of a cache was used: :func:`least_used` and :func:`unused_for` go by it."""
+    with suppress(OSError):  # of another user, or gone
+        os.utime(path)
+
+
+def least_used(paths: Iterable[Path], keep: int) -> list[Path]:
+    """All files of ``paths`` but the ``keep`` that were written or used last."""
+    times = {path: used for path in paths if (used := _used(path)) is not None}
+    return sorted(times, key=times.__getitem__)[: max(0, len(times) - keep)]
+
+
+def unused_for(days: float, paths: Iterable[Path]) -> list[Path]:
+    """Files of ``paths`` that nobody has written or used for so many days."""
+    since = time.time() - days * 86_400
+    return [path for path in paths if (used := _used(path)) is not None and used < since]
+
+
+def _used(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another process was quicker
+        return None

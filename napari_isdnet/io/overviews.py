@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_isdnet.io.base import SourceBase, SourceInfo, as_samples, one_line
-from napari_isdnet.io.disk import disk_errors, remove, scratch
+from napari_isdnet.io.disk import disk_errors, remove, scratch, unused_for, used_now
 from napari_isdnet.io.source import (
     ImageSource,
     TileError,
@@ -44,6 +44,8 @@ _CHUNK = 512
 _MOST_KEPT = 64 << 20
 """Bytes of the largest level that is kept in memory while levels are built."""
 _DONE = "done.json"
+KEPT_DAYS = 90
+"""What no image was opened with for so long goes when another one's is built."""
 
 
 def needs_overviews(source: ImageSource) -> bool:
@@ -80,6 +82,8 @@ def build_overviews(
                 move(part, path)
         finally:
             remove(part)
+        for unused in unused_for(KEPT_DAYS, folder.glob(f"*.zarr/{_DONE}")):
+            remove(unused.parent)
     return path
 
 
@@ -324,7 +328,9 @@ def _open_levels(path: Path, levels: Sequence[tuple[int, int]]) -> dict[int, Any
         whole = False
     if not whole:
         shutil.rmtree(path, ignore_errors=True)
-    return arrays if whole else {}
+        return {}
+    used_now(path / _DONE)
+    return arrays
 
 
 def with_overviews(source: ImageSource, folder: Path) -> ImageSource:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LIVE_CORE = (512, 512)
 """Windows of the live grid: small, so that the first answer comes soon."""
 WAIT_SECONDS = 0.2
+KEPT_JOBS = 3
+"""Searches for means that were interrupted and can go on, the last ones: their maps take 7 bytes a pixel."""
 _LIVE_MAP_CORE = 1024
 """Cores of the feature maps under known means: larger ones cost less a pixel, but the first answer comes later."""
 
@@ -144,7 +146,9 @@ class LocalEngine:
         yield from _others_turn(job)
         means = known_means(header, orientations)
         if None not in means:
+            _remove(job)  # a search that was interrupted, which nobody goes on with now
             return self._under_means(network, source, policy, placement, memory, means)
+        _forget_interrupted(job)
         with Ledger.open(job, header, overwrite=True) as ledger:
             predictor = make_predictor(
                 network, source, policy, placement, memory=memory, folder=job / "maps", log=LedgerLog(ledger),
@@ -281,6 +285,19 @@ def _others_turn(job: Path) -> Generator[Progress, None, None]:
         else:
             lock.release()
             return
+
+
+def _forget_interrupted(job: Path) -> None:
+    """Remove the searches beside ``job`` that were interrupted, but the last :data:`KEPT_JOBS` of them."""
+    from napari_isdnet.engine.ledger import LOG, at_rest
+    from napari_isdnet.io.disk import least_used
+
+    others = [log for log in job.parent.glob(f"*.job/{LOG}") if log.parent != job]
+    for log in least_used(others, KEPT_JOBS):
+        with suppress(InputError):  # another window works on it
+            with at_rest(log.parent):
+                pass
+            _remove(log.parent)
 
 
 def keep_triton_out() -> None:
