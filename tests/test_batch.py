@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,3 +183,17 @@ def test_a_queue_is_run_by_one_at_a_time_and_by_none_that_knows_an_old_one(tmp_p
     assert [(i.state, i.error) for i in BatchQueue.open(tmp_path).items] == [("done", "")] * 2
     assert not first.changed
     list(first.run("", work))
+
+
+def test_a_long_queue_costs_little_to_write(tmp_path: Path) -> None:
+    """It is written twice an image: step by step in Python it took a tenth of a second for a few thousand."""
+    outputs = {"labels": "result.ome.zarr"}
+    queue = BatchQueue(tmp_path, [Item(f"{n}.tif", str(n), outputs=outputs) for n in range(500)], "model")
+    calls = []
+    sys.setprofile(lambda _frame, event, _value: calls.append(1) if event == "call" else None)
+    try:
+        queue.save()
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < len(queue.items)
+    assert BatchQueue.open(tmp_path).items == queue.items

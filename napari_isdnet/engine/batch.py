@@ -151,7 +151,7 @@ class BatchQueue:
         }
         with disk_errors(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(data, indent=1).encode()
+        content = json.dumps(data).encode()  # indented it takes four times as long, and is written twice an image
         write_atomic(self.output / QUEUE, content)
         self._known = content
 
