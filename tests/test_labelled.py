@@ -31,9 +31,9 @@ def gathered(folder):
     return result_of(labelled.gather(folder, image, "annotation", []))
 
 
-def of_file(path, classes=(), values="auto"):
+def of_file(path, classes=(), values="auto", **meant):
     image = open_source(np.zeros((64, 64), np.uint8), name="image")
-    return result_of(labelled.gather(path, image, values, classes_from(classes) if classes else ()))
+    return result_of(labelled.gather(path, image, values, classes_from(classes) if classes else (), **meant))
 
 
 def test_an_exported_mask_is_read_with_its_classes_where_they_are(tmp_path):
@@ -55,6 +55,18 @@ def test_outlines_that_are_no_geojson_are_told_from_label_images(tmp_path):
     (tmp_path / "fields.shp").write_bytes(bytes(100))
     with pytest.raises(InputError, match=r"fields\.shp cannot be read \(.*\); save it anew, or as GeoJSON\.$"):
         of_file(tmp_path / "fields.shp")
+
+
+def test_outlines_with_their_class_in_an_attribute_of_any_name(tmp_path):
+    path = tmp_path / "plots.geojson"
+    ring = [[4, 4], [20, 4], [20, 20], [4, 20], [4, 4]]
+    shape = {"type": "Polygon", "coordinates": [ring]}
+    path.write_text(json.dumps({"type": "Feature", "geometry": shape, "properties": {"crop": "Wheat", "nr": 7}}))
+    with pytest.raises(InputError, match=r"shape 0 has no class; name the attribute that holds it \('crop', 'nr'\)"):
+        of_file(path)
+    snapshot = of_file(path, ["wheat", "maize"], attribute="crop")
+    assert [c.name for c in snapshot.classes][:2] == ["wheat", "maize"]
+    assert snapshot.chunk_counts() == {(0, 0): {1: 256}}
 
 
 def test_class_indices_of_shapes_count_the_classes_that_are_given(tmp_path):

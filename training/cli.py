@@ -17,12 +17,14 @@ from napari_isdnet_training.presets import HELD_OUT, MOST_SPREAD, SPREAD, Preset
 
 from napari_isdnet.cli import run
 from napari_isdnet.cli_options import (
+    AttributeOption,
     ChannelsOption,
     ContrastOption,
     DeviceOption,
     JsonOption,
     OrientationsOption,
     Precision,
+    VectorLayerOption,
 )
 from napari_isdnet.cli_output import FAILED, drive, print_error, print_result, print_table
 from napari_isdnet.exceptions import InputError
@@ -93,7 +95,7 @@ def fit(
 @app.command()
 def finetune(
     image: Annotated[Path, typer.Argument(help="Image that is annotated.")],
-    annotations: Annotated[Path, typer.Argument(help="Project folder, label image or pyramid, or GeoJSON.")],
+    annotations: Annotated[Path, typer.Argument(help="Project folder, label image or pyramid, or outlines.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Model file to write (.safetensors).")],
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="NAME|FILE", help="Start; 'backbone' for new classes.")
@@ -108,6 +110,8 @@ def finetune(
     classes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Classes of a label image without names.")
     ] = None,
+    layer: VectorLayerOption = None,
+    attribute: AttributeOption = None,
     preset: Annotated[PresetName, typer.Option(help="quick: last layers only; thorough: everything.")] = "quick",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps, instead of the preset's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Windows of a step, instead of the preset's.")] = None,
@@ -145,7 +149,7 @@ def finetune(
         image, annotations, model, output=output, preset=preset, steps=steps, seed=seed, device=device, values=values,
         precision=precision.value, classes=() if classes is None else read_classes(classes), batch=batch, window=window,
         held_out=held_out, spread=spread, contrast=contrast, channels=channels, allow_worse=allow_worse, resume=resume,
-        overwrite=overwrite,
+        overwrite=overwrite, layer=layer, attribute=attribute,
     )  # fmt: skip
     result = drive(steps_of, "finetune", "Stopped; run the same command to go on.")
     facts = result.to_dict()

@@ -56,12 +56,15 @@ def finetune(
     allow_worse: bool = False,
     resume: bool = True,
     overwrite: bool = False,
+    layer: str | None = None,
+    attribute: str | None = None,
 ) -> Generator[Progress, None, FineTuneResult]:
     """Train ``model`` further on what is annotated of ``image``; write the result to ``output``.
 
     Args:
         image: file or open source.
-        annotations: project folder, annotation store, label image or pyramid of the same size, or GeoJSON.
+        annotations: project folder, annotation store, label image or pyramid of the same size, or outlines
+            (GeoJSON, GeoPackage, Shapefile, ...).
         model: name or file; ``"backbone"`` starts from ImageNet weights with the annotation's classes; default: the
             shipped model.
         output: model file (``.safetensors``) to write; ``<output without suffix>.ckpt`` holds an unfinished run.
@@ -78,6 +81,7 @@ def finetune(
             the same call with it writes them without training again.
         resume: go on with an unfinished run of the same settings and annotations.
         overwrite: replace a finished ``output``.
+        layer, attribute: of outlines, which of several layers is meant, and what holds the class.
 
     Yields :class:`Progress` with figures ``loss`` (and every part of it) of each step, and ``miou``, ``iou_<class>`` of
     each validation, with ``taken`` 1 where its weights were kept. The same annotations, settings and device give the
@@ -93,7 +97,9 @@ def finetune(
         stack.enter_context(alone(target))
         _check_output(target, resume, overwrite, options.model)
         source = image if isinstance(image, ImageSource) else stack.enter_context(closing(open_source(image)))
-        snapshot = yield from gather(annotations, source, values, classes or model_classes(options.model), held_out)
+        snapshot = yield from gather(
+            annotations, source, values, classes or model_classes(options.model), held_out, layer, attribute
+        )
         policy = IntensityPolicy.from_source(source, options.contrast, options.channels)
         with _deterministic():
             return (yield from _to_its_end(Tuning(source, policy, snapshot, options, target, resume)))

@@ -15,7 +15,7 @@ from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
 from napari_isdnet.annotation.files import holds_outlines
-from napari_isdnet.annotation.geojson import Drawn, classes_of, import_outlines, read_drawn
+from napari_isdnet.annotation.geojson import Drawn, classes_of, import_outlines, no_class, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.moment import at_one_moment
 from napari_isdnet.annotation.store import AnnotationStore
@@ -36,10 +36,13 @@ def gather(
     values: str,
     classes: Sequence[ClassInfo],
     fraction: float = HELD_OUT,
+    layer: str | None = None,
+    attribute: str | None = None,
 ) -> Generator[Progress, None, Snapshot]:
     """The state of ``annotations`` of ``image`` now.
 
-    ``classes`` are those of a label image that names none, and what GeoJSON shapes are matched with (more are added).
+    ``classes`` are those of a label image that names none, and what outlines are matched with (more are added).
+    ``layer`` and ``attribute`` say which outlines of a file are meant and what holds their class.
     ``values`` may be ``'auto'`` (:func:`~napari_isdnet.annotation.exchange.values_of`). Raises :class:`InputError` for
     a file of another size, 255 among annotation values, or nothing painted.
     """
@@ -51,12 +54,12 @@ def gather(
     else:
         path = Path(annotations).expanduser()
         if not path.exists():
-            raise InputError(f"There are no annotations at {path}; give a project folder, a label image or GeoJSON.")
+            raise InputError(f"There are no annotations at {path}; give a project folder, a label image or outlines.")
         folder = store_folder(path)
         if (folder / JOURNAL).is_file():
             snapshot = _of_project(folder, fraction)
         else:
-            snapshot = yield from _of_file(path, image, values, classes, fraction)
+            snapshot = yield from _of_file(path, image, values, classes, fraction, layer, attribute)
     if snapshot.shape != image.shape:
         raise InputError(
             f"The annotations are for an image of {snapshot.shape[0]} x {snapshot.shape[1]} pixels, {image.name} has"
@@ -85,15 +88,26 @@ def _saved(folder: Path, fraction: float) -> Snapshot:
 
 
 def _of_file(
-    path: Path, image: ImageSource, values: str, classes: Sequence[ClassInfo], fraction: float
+    path: Path,
+    image: ImageSource,
+    values: str,
+    classes: Sequence[ClassInfo],
+    fraction: float,
+    layer: str | None,
+    attribute: str | None,
 ) -> Generator[Progress, None, Snapshot]:
     outlines = holds_outlines(path)
     with tempfile.TemporaryDirectory(prefix="isdnet-annotations-") as folder:
         if outlines:
-            colors = _own_classes(path, list(read_drawn(path, georeference=image.georeference, classes=classes)))
+            place = image.georeference
+            drawn = read_drawn(path, place, classes, shape=image.shape, layer=layer, attribute=attribute)
+            colors = _own_classes(path, list(drawn))
             named = classes or classes_from([{"name": n, "color": c} for n, c in colors.items()])
             with AnnotationStore.create(folder, image.shape, named) as store:
-                result_of(import_outlines(store, path, georeference=image.georeference, classes=classes))
+                steps = import_outlines(
+                    store, path, georeference=place, classes=classes, layer=layer, attribute=attribute
+                )
+                result_of(steps)
                 return _painted(store, path, fraction)
         source, own = open_labels(path)
         own = _as_the_model_writes(own, classes)
@@ -166,5 +180,5 @@ def _own_classes(path: Path, shapes: Sequence[Drawn]) -> dict[str, tuple[int, in
         raise InputError(f"{path} holds no shape; draw at least two classes before fine-tuning.")
     for number, shape in enumerate(shapes):
         if shape.name is None:
-            raise InputError(f"{path}, shape {number} has no class; set the classification of every shape.")
+            raise InputError(f"{no_class(path, number, shape)}.")
     return classes_of(shapes)

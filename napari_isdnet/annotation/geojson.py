@@ -89,9 +89,7 @@ def import_outlines(
             yield clock.step(0, "read")
     nameless = next((i for i, item in enumerate(drawn) if item.name is None), None)
     if nameless is not None and default_class is None:
-        there = _listed(drawn[nameless].attributes)
-        name = f"name the attribute that holds it ({there})" if there else "set its classification"
-        raise InputError(f"{path}, shape {nameless} has no class; {name}, or give a default class.")
+        raise InputError(f"{no_class(path, nameless, drawn[nameless])}, or give a default class.")
     inside = _inside(store, drawn, Path(path).name, georeference)
     if note is not None and (len(inside) < len(drawn) or not drawn):
         counts = f"{len(inside)} of {len(drawn)} shapes lie on the image"
@@ -106,6 +104,13 @@ def import_outlines(
     _check_classes(store, [item.name or "" for item in inside], Path(path).name)
     new = {} if nameless is not None else classes_of(inside)
     return (yield from _paint(store, inside, new))
+
+
+def no_class(path: str | os.PathLike[str], number: int, shape: Drawn) -> str:
+    """A sentence, without its end, for a shape that needs a class and has none."""
+    there = _listed(shape.attributes)
+    how = f"name the attribute that holds it ({there})" if there else "set its classification"
+    return f"{path}, shape {number} has no class; {how}"
 
 
 def _paint(
