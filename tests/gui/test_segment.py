@@ -116,7 +116,8 @@ def test_live_is_provisional_then_exact_and_equals_the_files(viewer, qtbot, dock
     assert layer.colormap.color_dict[0][3] == 1
     assert layer.colormap.color_dict[IGNORE_INDEX][3] == layer.colormap.color_dict[None][3] == 0
     labels = live.read(0, Window.whole(SHAPE))
-    assert sum(dock.controller.areas.pixels()) == SHAPE[0] * SHAPE[1]
+    # A window is done a moment before it is counted, both in a worker thread.
+    qtbot.waitUntil(lambda: sum(dock.controller.areas.pixels()) == SHAPE[0] * SHAPE[1], timeout=10_000)
     dock.uncertainty.setChecked(True)
     dock.segment_button.click()
     qtbot.waitUntil(lambda: dock.finished is not None, timeout=120_000)
