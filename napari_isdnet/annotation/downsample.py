@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from napari_isdnet.io.pyramid import halve_by_mode
+
 Labels = npt.NDArray[np.uint8]
 
 
@@ -21,12 +23,6 @@ def downsample(values: Labels) -> Labels:
     mixed = np.flatnonzero((top != bottom) | (top != left * 257))
     coarse = left.astype(np.uint8)
     if len(mixed):  # outlines only: few
-        four = np.stack(
-            [top.ravel()[mixed], top.ravel()[mixed] >> 8, bottom.ravel()[mixed], bottom.ravel()[mixed] >> 8]
-        )
-        four = (four & 255).astype(np.int32)
-        votes = (four[:, None] == four[None]).sum(axis=0)
-        score = np.where(four > 0, votes * 256 + (255 - four), -1)
-        best = score.argmax(axis=0)
-        coarse.ravel()[mixed] = four[best, np.arange(len(mixed))]
+        four = np.stack([top.ravel()[mixed], bottom.ravel()[mixed]]).view(np.uint8)
+        coarse.ravel()[mixed] = halve_by_mode(four - 1)[0] + 1  # 0 becomes 255, which loses there as 0 does here
     return coarse
