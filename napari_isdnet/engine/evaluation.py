@@ -135,7 +135,7 @@ class Evaluation:
         return tuple(result)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: figures for readers, counts for :meth:`from_dict`; NaN becomes None."""
+        """JSON-ready: figures for readers, and the counts that they are made of; NaN becomes None."""
         matrix, size = self.confusion, self.pixel_size
         return {
             "format": FORMAT,
