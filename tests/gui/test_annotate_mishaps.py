@@ -294,21 +294,21 @@ def test_a_layer_and_the_attribute_that_is_the_class_are_asked_for(
 
     def choose(_self: Any, _title: str, _text: str, kinds: list[str], *_: Any) -> Any:
         asked.append(kinds)
-        return kinds[-1 if len(asked) in (1, 4) else 0], len(asked) < 5
+        return kinds[-1 if len(asked) in (2, 3) else 0], len(asked) < 5
 
     monkeypatch.setattr(QInputDialog, "getItem", choose)
     expected = np.zeros(SHAPE, np.uint8)
     expected[200:260, 100:130] = 1
     none = "(none of them: paint all as 'object')"
-    for value in (3, 1):  # by the attribute, as a class of its own; as the class that is painted with
+    for value, classes in ((1, ["object"]), (2, ["object", "wheat"])):  # as what is painted with; by the attribute
         dock.import_button.click()
         settle(qtbot, dock)
         assert np.array_equal(painted(dock), value * expected)
-    assert asked == [["roads", "fields"], ["crop", none], ["roads", "fields"], ["lanes", none]]
-    assert [c.name for c in dock.controller.store.classes] == ["object", "background", "wheat"]
+        assert [c.name for c in dock.controller.store.classes] == classes
+    assert asked == [["roads", "fields"], ["lanes", none], ["roads", "fields"], ["crop", none]]
     dock.import_button.click()  # who answers nothing imports nothing
     settle(qtbot, dock)
-    assert np.array_equal(painted(dock), expected)
+    assert np.array_equal(painted(dock), 2 * expected)
 
 
 @pytest.mark.parametrize("how", ["close", "cancel", "layer", "late"])
