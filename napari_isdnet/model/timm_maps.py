@@ -54,11 +54,11 @@ class TimmMaps(nn.Module):
         self.train(training)
         if like.is_meta:  # a network that is only measured: torch knows less of what works there
             return as_it_is is not True
-        if isinstance(as_it_is, Exception) and isinstance(padded, Exception):
+        if isinstance(as_it_is, Exception) and padded is not True:
             raise InputError(
                 f"The backbone '{name}' takes pictures of its own size only, and images have any; choose another, such"
                 " as tf_efficientnet_lite0 or resnet18."
-            ) from padded
+            ) from as_it_is
         # Where neither gives those sizes (Inception), it stays what it is: to be run on whole images.
         return _padding.setdefault((name, self._strides), padded is True and as_it_is is not True)
 
