@@ -41,6 +41,13 @@ def test_a_network_that_takes_any_sides_gets_the_image_as_it_is(
     assert torch.equal(shallow(x)[0], shallow.body(x)[0])
 
 
+def test_channels_that_come_last_are_told_from_as_many_rows() -> None:
+    with Unfilled():
+        net = TimmBackbone("mambaout_femto", 8).eval()
+    channels = net.out_channels[1]
+    assert net(torch.zeros(1, 3, 8 * channels, 64))[1].shape == (1, channels, channels, 8)
+
+
 def test_a_network_of_one_size_is_refused_when_it_is_made() -> None:
     with pytest.raises(InputError, match=r"'test_vit_relpos' takes pictures of its own size only.*such as") as caught:
         ISDNet(small(deep="test_vit_relpos", deep_stride=16))

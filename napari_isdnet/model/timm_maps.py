@@ -78,8 +78,11 @@ class TimmMaps(nn.Module):
         """(B, C, H, W) to the maps of all strides, (B, C', H / stride, W / stride)."""
         height, width = x.shape[2:]
         maps = self.body(to_whole_sides(x) if self._pads else x)[-len(self._strides) :]
-        # Some networks have their channels last.
-        maps = [m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self._channels, strict=True)]
+        # Some networks have their channels last; a map may be as high as it has channels.
+        last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
+        maps = [
+            m.permute(0, 3, 1, 2) if last or m.shape[1] != c else m for m, c in zip(maps, self._channels, strict=True)
+        ]
         if not self._pads:
             return maps
         return [m[:, :, : -(-height // s), : -(-width // s)] for m, s in zip(maps, self._strides, strict=True)]
