@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,12 +47,16 @@ class TimmMaps(nn.Module):
         self._pads = self._needs_padding(name) if known is None else known
 
     def _needs_padding(self, name: str) -> bool:
-        like, training = next(self.body.parameters()), self.training
-        self.eval()
+        own = self.body
+        # Of zeros: weights that are yet to be filled may be any, and numbers near to zero are a hundred times slower.
+        self.body = copy.deepcopy(own).eval().requires_grad_(False)
+        for weight in self.body.parameters():
+            weight.zero_()
+        like = next(own.parameters())
         as_it_is = self._tried(like)
         self._pads = True
         padded = as_it_is if as_it_is is True else self._tried(like)
-        self.train(training)
+        self.body = own
         if like.is_meta:  # a network that is only measured: torch knows less of what works there
             return as_it_is is not True
         if isinstance(as_it_is, Exception) and padded is not True:
