@@ -34,7 +34,7 @@ def painted_truth(
     Both are gone when the block ends. Raises :class:`InputError` for what cannot be painted, and where nothing names
     the classes of the prediction.
     """
-    from napari_isdnet.annotation.geojson import import_outlines
+    from napari_isdnet.annotation.outlines import import_outlines
     from napari_isdnet.annotation.store import AnnotationStore
 
     labels, classes = open_labels(prediction, classes_file)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_isdnet.annotation import geojson
-from napari_isdnet.annotation.geojson import import_outlines
+from napari_isdnet.annotation.outlines import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon
 from napari_isdnet.exceptions import InputError

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_isdnet.annotation import geojson
-from napari_isdnet.annotation.geojson import connected, export_outlines, import_outlines, read_drawn
+from napari_isdnet.annotation.drawn import read_drawn
+from napari_isdnet.annotation.outlines import connected, export_outlines, import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference

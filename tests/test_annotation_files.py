@@ -19,8 +19,8 @@ from napari_isdnet.annotation import moment
 from napari_isdnet.annotation import project as projects
 from napari_isdnet.annotation.chunks import REPAIR, ChunkCache
 from napari_isdnet.annotation.exchange import IndexView
-from napari_isdnet.annotation.geojson import import_outlines
 from napari_isdnet.annotation.layout import STATE
+from napari_isdnet.annotation.outlines import import_outlines
 from napari_isdnet.annotation.project import Project
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle

@@ -11,7 +11,7 @@ import pytest
 
 from napari_isdnet.annotation import geojson
 from napari_isdnet.annotation.exchange import IndexView, export_labels, import_labels
-from napari_isdnet.annotation.geojson import export_outlines, import_outlines
+from napari_isdnet.annotation.outlines import export_outlines, import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Rectangle
 from napari_isdnet.classes import ClassInfo, from_annotation

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_isdnet.annotation.geojson import import_outlines
+from napari_isdnet.annotation.outlines import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.geojson import read_items

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import shapely
 
+from napari_isdnet.annotation.drawn import read_drawn
 from napari_isdnet.annotation.files import bring_in, look
-from napari_isdnet.annotation.geojson import read_drawn
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError

@@ -12,7 +12,7 @@ from napari_isdnet.annotation import moment
 from napari_isdnet.annotation import store as store_module
 from napari_isdnet.annotation.chunks import ChunkCache
 from napari_isdnet.annotation.exchange import export_labels
-from napari_isdnet.annotation.geojson import export_outlines, import_outlines
+from napari_isdnet.annotation.outlines import export_outlines, import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Rectangle
 from napari_isdnet.classes import classes_from

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_isdnet.annotation.geojson import import_outlines
+from napari_isdnet.annotation.outlines import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import classes_from
 from napari_isdnet.io.open import open_source

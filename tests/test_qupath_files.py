@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from napari_isdnet.annotation.classlist import PLACEHOLDERS
+from napari_isdnet.annotation.drawn import read_drawn
 from napari_isdnet.annotation.exchange import import_labels
 from napari_isdnet.annotation.files import bring_in
-from napari_isdnet.annotation.geojson import import_outlines, read_drawn
+from napari_isdnet.annotation.outlines import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush
 from napari_isdnet.classes import classes_from

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_isdnet.annotation.geojson import read_drawn
+from napari_isdnet.annotation.drawn import read_drawn
 from napari_isdnet.classes import classes_from
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.array import ArraySource

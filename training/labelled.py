@@ -13,11 +13,12 @@ import numpy as np
 from napari_isdnet_training.presets import HELD_OUT
 from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
+from napari_isdnet.annotation.drawn import Drawn, classes_of, no_class, read_drawn
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
 from napari_isdnet.annotation.files import holds_outlines
-from napari_isdnet.annotation.geojson import Drawn, classes_of, import_outlines, no_class, read_drawn
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.moment import at_one_moment
+from napari_isdnet.annotation.outlines import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import IGNORE_INDEX, ClassInfo, classes_from, index_of
 from napari_isdnet.engine.labels import open_labels

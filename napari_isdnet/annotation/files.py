@@ -42,7 +42,7 @@ def look(path: Path) -> Generator[Progress, None, dict[str, tuple[str, ...]]]:
 
     There are none where an attribute is called so that it is the class (:data:`CLASS_KEYS`), or where QuPath made it.
     """
-    from napari_isdnet.annotation.geojson import CLASS_KEYS
+    from napari_isdnet.annotation.drawn import CLASS_KEYS
     from napari_isdnet.io.geojson import read_json
 
     yield Clock(1).step(0, "read")
@@ -75,7 +75,7 @@ def bring_in(
     """
     said: list[str] = []
     if holds_outlines(path):
-        from napari_isdnet.annotation.geojson import import_outlines
+        from napari_isdnet.annotation.outlines import import_outlines
 
         yield from import_outlines(
             store, path, default_class=default_class, georeference=georeference, note=said.append, layer=layer,
@@ -115,7 +115,7 @@ def write_out(
     """
     check_target(store, path, image)
     if kind in OUTLINES:
-        from napari_isdnet.annotation.geojson import export_outlines
+        from napari_isdnet.annotation.outlines import export_outlines
 
         if kind == "gpkg" and georeference is None:  # what reads it knows maps, and no pixels
             place = getattr(image, "georeference", None)

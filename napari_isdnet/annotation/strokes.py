@@ -1,7 +1,7 @@
 """What an annotator does, as geometry at level 0: small enough for a journal, exact when it is replayed.
 
 Coordinates are (row, column) in pixels with pixel *centres* on whole numbers (napari's data coordinates); files with
-pixel corners, such as GeoJSON, are converted by half a pixel in :mod:`napari_isdnet.annotation.geojson`.
+pixel corners, such as GeoJSON, are converted by half a pixel in :mod:`napari_isdnet.annotation.drawn`.
 """
 
 from __future__ import annotations
