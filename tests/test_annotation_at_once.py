@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from napari_isdnet.annotation import geojson
+from napari_isdnet.annotation import outlines
 from napari_isdnet.annotation.outlines import import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.annotation.strokes import Brush, Polygon
@@ -81,8 +81,8 @@ def test_an_import_its_undo_and_its_redo_leave_the_levels_that_single_strokes_le
 
 
 def test_an_import_tells_how_far_it_is_and_what_a_cancelled_one_painted_is_one_step(tmp_path, file, monkeypatch):
-    monkeypatch.setattr(geojson, "_READ_AT_ONCE", 100)
-    monkeypatch.setattr(geojson, "_SECONDS_AT_ONCE", 0.0)  # a shape a step
+    monkeypatch.setattr(outlines, "_READ_AT_ONCE", 100)
+    monkeypatch.setattr(outlines, "_SECONDS_AT_ONCE", 0.0)  # a shape a step
     with AnnotationStore.create(tmp_path / "a.isdnet", SHAPE, NAMES) as store:
         steps = import_outlines(store, file)
         assert [next(steps).stage for _ in range(4)] == ["read", "read", "read", "paint"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_isdnet.annotation import geojson
+from napari_isdnet.annotation import outlines
 from napari_isdnet.annotation.drawn import read_drawn
 from napari_isdnet.annotation.outlines import connected, export_outlines, import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
@@ -76,7 +76,7 @@ def test_polygons_with_holes_lines_and_points_are_painted_in_pixel_corners(store
 def test_an_import_of_outlines_says_how_far_it_is_and_one_undo_takes_back_what_was_painted_until_it_was_cancelled(
     store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(geojson, "_SECONDS_AT_ONCE", 0.0)  # a shape a step
+    monkeypatch.setattr(outlines, "_SECONDS_AT_ONCE", 0.0)  # a shape a step
     path = tmp_path / "shapes.geojson"
     rings = [[[[x, 0], [x + 40, 0], [x + 40, 40], [x, 40], [x, 0]]] for x in range(0, 500, 50)]
     path.write_text(collection(*(feature("Polygon", ring, classification=qupath("water")) for ring in rings)))

@@ -9,7 +9,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from napari_isdnet.annotation import geojson
+from napari_isdnet.annotation import outlines
 from napari_isdnet.annotation.exchange import IndexView, export_labels, import_labels
 from napari_isdnet.annotation.outlines import export_outlines, import_outlines
 from napari_isdnet.annotation.store import AnnotationStore
@@ -139,7 +139,7 @@ def test_a_shape_is_painted_as_the_class_that_has_its_name_then(store, tmp_path,
     result_of(export_outlines(store, tmp_path / "out.geojson"))
     expected = {c.name: n for c, n in zip(store.classes, store.class_counts(), strict=True)}
     store.paint(Rectangle(WHOLE), None)
-    real, held = geojson.index_of, []
+    real, held = outlines.index_of, []
 
     def looked_up(name, names):
         # Another thread that wants to edit classes waits here until the shape is painted.
@@ -148,7 +148,7 @@ def test_a_shape_is_painted_as_the_class_that_has_its_name_then(store, tmp_path,
         thread.join()
         return real(name, names)
 
-    monkeypatch.setattr(geojson, "index_of", looked_up)
+    monkeypatch.setattr(outlines, "index_of", looked_up)
     result_of(import_outlines(store, tmp_path / "out.geojson"))
     assert held.count(True) == len(json.loads((tmp_path / "out.geojson").read_text())["features"])
     assert {c.name: n for c, n in zip(store.classes, store.class_counts(), strict=True)} == expected
