@@ -7,9 +7,11 @@ import gc
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +35,13 @@ def move(source: Path, target: Path) -> None:
 def unlink(path: Path) -> None:
     """Remove a file if it is there; waits on Windows for whoever has it open, as :func:`move` does."""
     _patiently(lambda: path.unlink(missing_ok=True))
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that can be removed of it; waits on Windows for whoever reads there, as :func:`move`."""
+    with suppress(OSError):
+        _patiently(lambda: shutil.rmtree(path))
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def same_file(name: str) -> str:

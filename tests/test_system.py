@@ -23,7 +23,7 @@ from napari_isdnet.engine import job
 from napari_isdnet.engine.batch import BatchQueue
 from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import write_atomic
+from napari_isdnet.io.disk import remove, write_atomic
 from napari_isdnet.model.card import export_model
 from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.model.isdnet import ISDNet
@@ -83,6 +83,18 @@ def test_windows_waits_for_who_reads_what_is_replaced(tmp_path: Path) -> None:
     with open_for(0.1, path):
         commit(tmp_path, {"queue.json": None})
     assert list(tmp_path.iterdir()) == []
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_windows_waits_for_who_reads_in_a_folder_that_goes(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "model").write_bytes(b"weights")
+    with open_for(0.1, tmp_path / "run" / "b" / "model"):
+        remove(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    remove(tmp_path / "run")
 
 
 @linux

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Generator
 from dataclasses import asdict
@@ -38,7 +37,7 @@ from napari_isdnet.classes import IGNORE_INDEX
 from napari_isdnet.engine.device import choose, device_memory
 from napari_isdnet.engine.enlarge import best_of
 from napari_isdnet.exceptions import InputError
-from napari_isdnet.io.disk import link_or_copy, replacing
+from napari_isdnet.io.disk import link_or_copy, remove, replacing
 from napari_isdnet.io.intensity import IntensityPolicy
 from napari_isdnet.io.source import ImageSource
 from napari_isdnet.model.checkpoint import load_model, save_model
@@ -137,8 +136,8 @@ class Tuning:
                     f"{self.folder} holds an unfinished run, but {other}; give another --output, or --no-resume to"
                     " start over."
                 )
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        remove(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.snapshot.save(self.folder / ANNOTATIONS)
 
     def _difference(self, recipe: dict[str, Any]) -> str:
@@ -371,7 +370,7 @@ class Tuning:
             )
         if not self.output.is_file():
             self._let_appear(self.folder / BEST)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         alone = "each place painted holds a class that no other place holds, so none could be held out to judge by"
         return self._result(self.output, alone if self.snapshot.split.fraction > 0 and not self.judged else "")
 

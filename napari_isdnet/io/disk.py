@@ -15,7 +15,7 @@ from pathlib import Path
 
 from napari_isdnet.exceptions import AlreadyThere, InputError
 from napari_isdnet.io.locking import lock_descriptor
-from napari_isdnet.system import move, unlink
+from napari_isdnet.system import move, remove_folder, unlink
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR}
@@ -222,7 +222,7 @@ def sync(path: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file or a whole folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
     else:
         with suppress(FileNotFoundError):
             path.unlink()

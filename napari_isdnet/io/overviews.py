@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -327,7 +326,7 @@ def _open_levels(path: Path, levels: Sequence[tuple[int, int]]) -> dict[int, Any
     except Exception:  # whatever the library raises of files that went missing
         whole = False
     if not whole:
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
         return {}
     used_now(path / _DONE)
     return arrays
