@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+Result = TypeVar("Result")
 
 WINDOWS = sys.platform == "win32"
 CASELESS = sys.platform in ("win32", "darwin")
@@ -49,7 +51,12 @@ def same_file(name: str) -> str:
     return name.casefold() if CASELESS else name
 
 
-def _patiently(act: Callable[[], None]) -> None:
+def opened(path: Path) -> BinaryIO:
+    """A file opened for reading; waits on Windows, where none is opened in the moment in which another replaces it."""
+    return _patiently(lambda: path.open("rb"))
+
+
+def _patiently(act: Callable[[], Result]) -> Result:
     last = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:

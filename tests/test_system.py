@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from napari_isdnet_training.state import Average, RunState, load_state, save_state
@@ -24,6 +26,7 @@ from napari_isdnet.engine.batch import BatchQueue
 from napari_isdnet.engine.segment import segment
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import remove, write_atomic
+from napari_isdnet.io.shards import Shards
 from napari_isdnet.model.card import export_model
 from napari_isdnet.model.checkpoint import load_model, save_model
 from napari_isdnet.model.isdnet import ISDNet
@@ -59,7 +62,7 @@ def in_use(path: Path) -> bool:
     return mapped or any(os.path.realpath(link) == name for link in Path("/proc/self/fd").iterdir())
 
 
-linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are in use")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux which files are in use")
 
 
 @contextmanager
@@ -95,6 +98,32 @@ def test_windows_waits_for_who_reads_in_a_folder_that_goes(tmp_path: Path) -> No
         remove(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
     remove(tmp_path / "run")
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_windows_reads_what_is_replaced_in_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards(tmp_path, (8, 8), (8, 8), (8, 8), 255)
+    shards.write((0, 0), np.ones((8, 8), np.uint8))
+    open_now, replacing = Path.open, [1, 2]
+
+    def open_later(path: Path, *how: Any, **more: Any) -> Any:
+        if replacing and replacing.pop():
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_now(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", open_later)
+    assert (shards.read((slice(0, 8), slice(0, 8))) == 1).all()
+
+
+@linux
+@pytest.mark.usefixtures("as_on_windows")
+def test_windows_waits_for_who_reads_a_shard_that_goes(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, (8, 8), (8, 8), (8, 8), 255)
+    shards.write((0, 0), np.ones((8, 8), np.uint8))
+    with open_for(0.1, shards.path((0, 0))):
+        assert not shards.write((0, 0), np.full((8, 8), 255, np.uint8))
+    assert not shards.path((0, 0)).exists()
 
 
 @linux
@@ -173,6 +202,7 @@ def test_a_job_leaves_no_maps_behind(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_command_to_copy_on_windows(word: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "WINDOWS", False)
     assert system.shlex.split(shell_line(["x", word])) == ["x", word]
     monkeypatch.setattr(system, "WINDOWS", True)
     assert shell_line(["x", word]) == f"x {line}"
@@ -208,7 +238,8 @@ def test_names_that_differ_by_capitals_are_one_where_files_are(
     with refused:
         queue.add(["/two/A.png"])
     cli.run(cli.app, ["segment", "one/a.tif", "ONE/A.TIF", "two/A.png", "--output", str(tmp_path)], "napari-isdnet")
-    assert ("one/a.tif and two/A.png have one name, 'A'" in capsys.readouterr().err) == caseless
+    one, two = Path("one/a.tif"), Path("two/A.png")
+    assert (f"{one} and {two} have one name, 'A'" in capsys.readouterr().err) == caseless
     folders = {project_folder(Path(f"/no/such/place/{name}"), {}).name[-19:] for name in ("a.tif", "A.tif")}
     assert len(folders) == 2 - caseless
 

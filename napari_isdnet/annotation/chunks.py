@@ -19,6 +19,7 @@ import numpy.typing as npt
 from napari_isdnet.annotation.container import chunk_files, pending
 from napari_isdnet.classes import ANNOTATIONS_ZARR
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.system import opened
 
 CHUNK = 512
 Labels = npt.NDArray[np.uint8]
@@ -178,7 +179,8 @@ class ChunkCache:
         if key not in self._stored:
             return None
         try:
-            return (self.folder / chunk_path(key)).read_bytes()
+            with opened(self.folder / chunk_path(key)) as file:
+                return file.read()
         except FileNotFoundError:  # read only: perhaps its last label was erased by the program that paints
             raise DamagedChunk(f"{chunk_path(key)} of {self.folder} is missing; {REPAIR}") from None
 

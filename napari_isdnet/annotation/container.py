@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from napari_isdnet.system import move, unlink
+from napari_isdnet.system import move, opened, unlink
 
 Files = Mapping[str, bytes | None]
 """Relative path (with ``/``) to content; ``None`` means that there is no such file."""
@@ -96,7 +96,8 @@ def commit(folder: Path, files: Files, checkpoint: Callable[[str], None] = _noth
 def pending(folder: Path) -> dict[str, bytes | None]:
     """Files of a commit that was decided but perhaps not copied out; empty when there is none."""
     try:
-        return unpack((folder / COMMIT).read_bytes())
+        with opened(folder / COMMIT) as file:
+            return unpack(file.read())
     except (FileNotFoundError, ValueError):
         return {}
 

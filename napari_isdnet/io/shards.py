@@ -20,7 +20,7 @@ import numpy as np
 
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import PARTIAL
-from napari_isdnet.system import move
+from napari_isdnet.system import move, opened, unlink
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,7 +64,7 @@ class Shards:
         """
         path, parts = self.path(place), self._encoded(values)
         if not parts:
-            path.unlink(missing_ok=True)
+            unlink(path)
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
@@ -114,7 +114,7 @@ class Shards:
 
     def _paste(self, path: Path, origin: list[int], starts: list[int], stops: list[int], result: Array) -> None:
         try:
-            file = path.open("rb")
+            file = opened(path)
         except FileNotFoundError:  # nothing but the fill value, or not written yet
             return
         with file:
