@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import torch
@@ -21,7 +22,7 @@ import torch
 distributed = pytest.importorskip("distributed")
 
 from napari_isdnet.engine import cluster, cluster_worker  # noqa: E402
-from napari_isdnet.engine.segment import SegmentResult, segment  # noqa: E402
+from napari_isdnet.engine.segment import SegmentResult, _Job, segment  # noqa: E402
 from napari_isdnet.exceptions import InputError, MissingExtra  # noqa: E402
 from napari_isdnet.io.array import ArraySource  # noqa: E402
 from napari_isdnet.io.store import LabelStore  # noqa: E402
@@ -107,6 +108,22 @@ def test_same_map_as_without(address: str, image: Path, tmp_path: Path, context:
     assert alone.class_pixels == spread.class_pixels
     assert not (tmp_path / "spread" / "field.job" / cluster_worker.MODEL).exists()
     assert not (tmp_path / "spread" / "field.job" / "maps").exists()
+
+
+def test_workers_let_go_of_maps_before_they_are_removed(
+    address: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows removes none that are open."""
+    drop, held = _Job._drop_maps, []
+
+    def look(job: _Job) -> None:
+        files = [file for worker in psutil.Process().children(recursive=True) for file in worker.open_files()]
+        held.append([file.path for file in files if file.path.endswith(".map")])
+        drop(job)
+
+    monkeypatch.setattr(_Job, "_drop_maps", look)
+    run(image, tmp_path, dask=address, context="whole")
+    assert held == [[]]
 
 
 def test_small_arrays_are_sent_and_regions_are_crops(address: str, tmp_path: Path) -> None:

@@ -200,11 +200,18 @@ class _ClusterJob(_Job):
             try:
                 yield ledger
             finally:
-                if self._recipe is not None:
-                    with suppress(Exception):  # a cluster that went away has let go of it, too
-                        self._client.run(remote.forget, self._recipe.run)
+                self._let_go()
                 with suppress(OSError):  # another run sends its own
                     (self.job_folder / remote.MODEL).unlink(missing_ok=True)
+
+    def _let_go(self) -> None:
+        if self._recipe is not None:
+            with suppress(Exception):  # a cluster that went away has let go of it, too
+                self._client.run(remote.forget, self._recipe.run)
+
+    def _drop_maps(self) -> None:
+        self._let_go()  # Windows removes no maps that are open
+        super()._drop_maps()
 
     def _predictor(self, ledger: Ledger) -> Predictor:
         from napari_isdnet.engine.windowed import WindowPredictor, window_size
