@@ -72,7 +72,7 @@ def shapes_file(path: Path, *names: str | None) -> Path:
         (labels_file, "half.png", (1,) * 60, (), "half.png has neither class names nor 255, so that its 0 may be"),
         (labels_file, "bad.png", (255, 77), (), "with 2 classes and --values mask 0 to 1 are allowed: name every"),
         (shapes_file, "none.geojson", (), (), "none.geojson holds no shape; draw"),
-        (shapes_file, "some.geojson", ("red", None), (), "some.geojson, shape 1 has no class; set the classification"),
+        (shapes_file, "some.geojson", ("red", None), (), "some.geojson, shape 1 has no class; set its classification"),
     ],
 )  # fmt: skip
 def test_the_command_names_the_users_file_and_its_own_options(
