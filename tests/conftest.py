@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.cli_tools import Runner
 
-# Each of pytest-xdist's workers has a core to itself: two workers whose torch takes both cores wait for one another at
+# Each of pytest-xdist's workers computes on one core: two workers whose torch takes both cores wait for one another at
 # every barrier, and the suite takes as long as it does alone. Processes that the tests start inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +28,11 @@ _unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow
 settings.register_profile("same", _unhurried, derandomize=True)
 settings.register_profile("search", _unhurried)
 settings.load_profile("same")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a test that waits (for a window, a process, a disk) leaves its core to another."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)
