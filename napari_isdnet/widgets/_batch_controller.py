@@ -143,15 +143,15 @@ def done_with(item: Item, model: str, chosen: Mapping[str, Any]) -> str:
     for name, usual in (("channels", "by the file"), ("contrast", "auto")):
         if then.get(name) != chosen.get(name):
             words.append(f"{name} {in_text(then.get(name), usual)}")
-    if then.get("polygons") and chosen.get("polygons"):
+    if any(then.get(name) and chosen.get(name) for name in ("polygons", "geopackage")):
         if then.get("simplify") != chosen.get("simplify"):
             how = f"within {then['simplify']:g} pixels" if "simplify" in then else "of every pixel"
             words.append(f"outlines {how}")
         if then.get("min_area") != chosen.get("min_area"):
             words.append(f"areas from {then['min_area']} pixels" if "min_area" in then else "areas of every size")
-    for name in ("polygons", "uncertainty"):
+    for name, word in (("polygons", "polygons"), ("geopackage", "GeoPackage"), ("uncertainty", "uncertainty")):
         if bool(then.get(name)) != bool(chosen.get(name)):
-            words.append(f"{'with' if then.get(name) else 'without'} {name}")
+            words.append(f"{'with' if then.get(name) else 'without'} {word}")
     return ", ".join(words)
 
 

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_isdnet.engine.batch import DONE, FAILED, QUEUED, RUNNING, SKIPPED, Item
 from napari_isdnet.widgets._controls import (
+    GEOPACKAGE_TIP,
     ORIENTATIONS,
     ORIENTATIONS_TIP,
     OUTLINES,
@@ -101,6 +102,7 @@ class BatchForm(Controls):
             ("Auto", "auto"), ("None", "none"),
         )  # fmt: skip
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too")
+        self.geopackage = self._check("geopackage", "GeoPackage", GEOPACKAGE_TIP)
         self.outlines = self._combo("outlines", OUTLINES_TIP, *OUTLINES)
         self.min_area = self._area_box()
         self.uncertainty = self._check("uncertainty", "Uncertainty", "Write an uncertainty map too")
@@ -152,8 +154,8 @@ class BatchForm(Controls):
         form.addRow("Average over", self.orientations)
         form.addRow("Channels", self.channels)
         form.addRow("Contrast", self.contrast)
-        form.addRow("Format", self.format)
-        form.addRow("Also", in_row(self.polygons, self.uncertainty, self.overwrite))
+        form.addRow("Format", in_row(self.format, self.overwrite))
+        form.addRow("Also", in_row(self.polygons, self.geopackage, self.uncertainty))
         form.addRow("Outlines", self.outlines)
         form.addRow("Areas", self.min_area)
         form.addRow("Compute on", self.where)

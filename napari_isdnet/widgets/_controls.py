@@ -47,6 +47,7 @@ OUTLINES = (
     ("Within 2 pixels", 2.0),
     ("Within 4 pixels", 4.0),
 )
+GEOPACKAGE_TIP = "Write class polygons as a GeoPackage too (QGIS, ArcGIS), in map coordinates where the image has them"
 OUTLINES_TIP = (
     "Outlines of the polygons: through every pixel's corner, or simplified about so far, neighbours together; 2 pixels"
     " take the stairs away and two thirds of the file"

@@ -70,6 +70,7 @@ class Settings:
     contrast: str = "auto"
     memory: float | None = None
     polygons: bool = False
+    geopackage: bool = False
     probabilities: bool = False
     uncertainty: bool = False
     overwrite: bool = False
@@ -96,6 +97,7 @@ class Settings:
             "channels": self.channels,
             "memory": self.memory,
             "polygons": self.polygons,
+            "geopackage": self.geopackage,
             "simplify": self.simplify,
             "min_area": self.min_area,
             "probabilities": self.probabilities,
@@ -130,8 +132,8 @@ def command(image: str, settings: Settings, roi: Window | None = None) -> str:
     """The ``napari-isdnet segment`` line that does the same from a shell."""
     first = {"output": settings.output, "model": settings.model, "context": settings.context}
     names = ["format", "device", "contrast", "channels", "orientations", "memory"]
-    names += ["simplify", "min_area"] if settings.polygons else []
-    names += ["polygons", "probabilities", "uncertainty", "overwrite"]
+    names += ["simplify", "min_area"] if settings.polygons or settings.geopackage else []
+    names += ["polygons", "geopackage", "probabilities", "uncertainty", "overwrite"]
     chosen, usual = ({name: getattr(where, name) for name in names} for where in (settings, Settings))
     options = {**first, "roi": None if roi is None else roi.text, **chosen}
     return command_line(["napari-isdnet", "segment", image], options, usual)

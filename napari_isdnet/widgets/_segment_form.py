@@ -16,6 +16,7 @@ from napari_isdnet.io.sink import FORMATS
 from napari_isdnet.widgets._class_table import ClassTable
 from napari_isdnet.widgets._controls import (
     AREAS_TIP,
+    GEOPACKAGE_TIP,
     ORIENTATIONS,
     ORIENTATIONS_TIP,
     OUTLINES,
@@ -95,6 +96,7 @@ class SegmentForm(Controls):
         self.output_button.setText("…")
         self.format = self._combo("format", "File format of the class map", *((TITLES[key], key) for key in FORMATS))
         self.polygons = self._check("polygons", "Polygons", "Write class polygons as GeoJSON too (QuPath, QGIS)")
+        self.geopackage = self._check("geopackage", "GeoPackage", GEOPACKAGE_TIP)
         self.outlines = self._combo("outlines", f"{OUTLINES_TIP}. Export takes them so, too", *OUTLINES)
         self.min_area = self._area_box(f"{AREAS_TIP}. Export takes them so, too")
         self.uncertainty = self._check(
@@ -145,8 +147,8 @@ class SegmentForm(Controls):
         files = form_layout()
         files.addRow("Folder", in_row(self.output, self.output_button))
         files.addRow("Format", in_row(self.format, self.overwrite))
-        files.addRow("Also", in_row(self.polygons, self.uncertainty))
-        files.addRow("", in_row(self.probabilities))
+        files.addRow("Also", in_row(self.polygons, self.geopackage))
+        files.addRow("", in_row(self.uncertainty, self.probabilities))
         files.addRow("Outlines", self.outlines)
         files.addRow("Areas", self.min_area)
         column.addLayout(files)

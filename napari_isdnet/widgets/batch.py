@@ -57,7 +57,7 @@ class BatchWidget(BatchForm):
         for box in (self.model, self.context, self.orientations, self.format, self.outlines):
             box.currentIndexChanged.connect(lambda _: self._show_notes())
         self.min_area.valueChanged.connect(lambda _: self._show_notes())
-        for tick in (self.polygons, self.uncertainty):
+        for tick in (self.polygons, self.geopackage, self.uncertainty):
             tick.toggled.connect(lambda _: self._show_notes())
         for box in (self.channels, self.contrast):
             box.activated.connect(lambda _: self._colors_changed())
@@ -130,7 +130,7 @@ class BatchWidget(BatchForm):
         self.orientations.setCurrentIndex(max(0, self.orientations.findData(chosen.get("orientations", 1))))
         self.outlines.setCurrentIndex(max(0, self.outlines.findData(float(chosen.get("simplify", 0.0)))))
         self.min_area.setValue(int(chosen.get("min_area", 1)))
-        for name in ("polygons", "uncertainty", "overwrite"):
+        for name in ("polygons", "geopackage", "uncertainty", "overwrite"):
             getattr(self, name).setChecked(bool(chosen.get(name)))
         show_typed(self.where, chosen.get("dask", ""))
         show_typed(self.channels, work.in_text(chosen.get("channels"), ""))
@@ -257,13 +257,15 @@ class BatchWidget(BatchForm):
     def _chosen(self) -> dict[str, Any]:
         """What is chosen in the form, as a queue keeps it; :class:`InputError` where that cannot be read."""
         device = _settings.device()
+        outlined = self.polygons.isChecked() or self.geopackage.isChecked()
         return work.settings(
             context=self.context.currentData(),
             **self._colors(),
             formats=[self.format.currentData()],
             polygons=self.polygons.isChecked(),
-            simplify=float(self.outlines.currentData()) if self.polygons.isChecked() else None,
-            min_area=least if self.polygons.isChecked() and (least := self.min_area.value()) > 1 else None,
+            geopackage=self.geopackage.isChecked(),
+            simplify=float(self.outlines.currentData()) if outlined else None,
+            min_area=least if outlined and (least := self.min_area.value()) > 1 else None,
             uncertainty=self.uncertainty.isChecked(),
             overwrite=self.overwrite.isChecked(),
             orientations=count if (count := int(self.orientations.currentData())) > 1 else None,

@@ -217,6 +217,7 @@ class SegmentWidget(Exporting):
             format=str(self.format.currentData()),
             memory=_settings.memory_gib(),
             polygons=self.polygons.isChecked(),
+            geopackage=self.geopackage.isChecked(),
             simplify=float(self.outlines.currentData()),
             min_area=self.min_area.value(),
             probabilities=self.probabilities.isChecked(),

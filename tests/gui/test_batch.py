@@ -270,6 +270,12 @@ def test_polygons_made_otherwise_than_is_asked_now_are_told(batch, tmp_path) -> 
     batch._show_settings()
     assert (batch.min_area.value(), batch.outlines.currentData()) == (40, 0.0)
     assert shlex.split(command(batch.queue))[-3:] == ["--polygons", "--min-area", "40"]
+    batch.polygons.setChecked(False)
+    batch.geopackage.setChecked(True)
+    package = batch._chosen()
+    assert work.done_with(item, "m", package) == "with polygons, without GeoPackage"
+    batch.queue = BatchQueue(tmp_path / "out", [], "m", package)
+    assert shlex.split(command(batch.queue))[-3:] == ["--geopackage", "--min-area", "40"]
 
 
 def test_dropped_files_are_added_and_two_of_one_name_refused(qtbot, batch, images) -> None:

@@ -177,15 +177,22 @@ def test_a_drawn_rectangle_is_what_is_segmented_and_the_command_says_so(viewer, 
     assert dock.finished.labels.origin == (100, 200)
     np.testing.assert_allclose(dock.result_layer.data_to_world((0, 0)), image.data_to_world((100, 200)))
     assert cli.run(cli.app, words[1:], words[0]) == 0  # the same job: it is found done
-    for kind, name in (("png", "a.png"), ("ome-tiff", "a.ome.tif"), ("geotiff", "a.tif"), ("geojson", "a.geojson")):
+    for kind, name in (
+        ("png", "a.png"),
+        ("ome-tiff", "a.ome.tif"),
+        ("geotiff", "a.tif"),
+        ("geojson", "a.geojson"),
+        ("gpkg", "a.gpkg"),
+    ):
         dock.export(tmp_path / name, kind)
         qtbot.waitUntil(lambda: not dock.export_bar.running, timeout=20_000)
         assert (tmp_path / name).stat().st_size > 0
     choose(dock.outlines, 2.0)
     dock.min_area.setValue(30)
-    dock.polygons.setChecked(True)
-    dock.copy_button.click()
-    assert " --simplify 2 --min-area 30 --polygons" in QApplication.clipboard().text()
+    for box, options in ((dock.polygons, "--polygons"), (dock.geopackage, "--polygons --geopackage")):
+        box.setChecked(True)
+        dock.copy_button.click()
+        assert f" --simplify 2 --min-area 30 {options}" in QApplication.clipboard().text()
 
 
 @pytest.mark.long

@@ -188,6 +188,7 @@ def test_the_command_is_one_the_command_line_takes() -> None:
         True,
         True,
         True,
+        True,
         4,
         (3, 1, 0),
         2.0,
@@ -202,7 +203,7 @@ def test_the_command_is_one_the_command_line_takes() -> None:
     chosen = settings.options(Window(1, 2, 3, 4))
     assert parsed.params["contrast"] == (0, 4095)
     assert [item.value for item in parsed.params["format"]] == list(chosen["formats"])
-    flags = ("polygons", "probabilities", "uncertainty", "overwrite")
+    flags = ("polygons", "geopackage", "probabilities", "uncertainty", "overwrite")
     for name in (*flags, "device", "orientations", "channels", "simplify", "min_area"):
         assert parsed.params[name] == chosen[name], name
 
