@@ -305,7 +305,3 @@ def _command(application: typer.Typer) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``napari-isdnet``."""
     leave(run(app, arguments, "napari-isdnet"))
-
-
-if __name__ == "__main__":
-    main()

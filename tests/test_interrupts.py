@@ -279,7 +279,7 @@ def test_several_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path: 
     clean = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")}
 
     def start(name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "napari_isdnet_training.cli", "fit", str(tmp_path / "tiny.toml")]
+        command = [sys.executable, "-m", "napari_isdnet_training", "fit", str(tmp_path / "tiny.toml")]
         command += ["--output", str(tmp_path / name)]
         for setting in (f"data.root={tmp_path / 'data'}", "run.devices=2", "run.steps=6"):
             command += ["--set", setting]

@@ -193,3 +193,11 @@ def test_the_wheel_installs_and_its_command_and_manifest_are_found(archives: tup
     assert lines[0].startswith(str(site))
     assert lines[1].startswith(str(site))
     assert lines[2] == "napari-isdnet"
+
+
+@pytest.mark.parametrize(
+    ("module", "command"), [("napari_isdnet", "napari-isdnet"), ("napari_isdnet_training", "isdnet-train")]
+)
+def test_the_commands_start_as_modules(module: str, command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    assert f"Usage: {command} " in done.stdout

@@ -127,7 +127,7 @@ class Started:
             meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
         self.runs = []
         for rank, place in enumerate(places):
-            command = [sys.executable, "-m", "napari_isdnet_training.cli", "fit", str(recipe), "--output", str(output)]
+            command = [sys.executable, "-m", "napari_isdnet_training", "fit", str(recipe), "--output", str(output)]
             command += [word for each in settings for word in ("--set", each[rank])]
             self.runs.append(
                 subprocess.Popen(

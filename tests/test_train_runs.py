@@ -220,7 +220,7 @@ def run_command(recipe: Path, output: Path, *settings_: str, **environment: str)
     command = [
         sys.executable,
         "-m",
-        "napari_isdnet_training.cli",
+        "napari_isdnet_training",
         "fit",
         str(recipe),
         "--output",

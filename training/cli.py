@@ -290,7 +290,3 @@ def _common(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``isdnet-train``."""
     leave(run(app, arguments, "isdnet-train"))
-
-
-if __name__ == "__main__":
-    main()
