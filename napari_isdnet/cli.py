@@ -196,10 +196,11 @@ def evaluate(
     json: options.JsonOption = False,
 ) -> None:
     """Compare a class map with the truth: IoU, F1, boundary F1, confusion matrix, worst windows."""
-    from napari_isdnet.annotation.files import holds_outlines
+    from napari_isdnet.annotation.files import check_meant, holds_outlines
     from napari_isdnet.cli_evaluation import painted_truth, print_evaluation
     from napari_isdnet.engine.evaluate import evaluate_files
 
+    check_meant(truth, layer, attribute)
     with ExitStack() as stack:
         if truth.exists() and holds_outlines(truth):
             truth, classes = stack.enter_context(painted_truth(truth, prediction, classes, layer, attribute))

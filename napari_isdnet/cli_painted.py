@@ -80,14 +80,13 @@ def bring(
     attribute: str | None = None,
 ) -> dict[str, Any]:
     """Paint a file over the annotation of an image."""
-    from napari_isdnet.annotation.files import bring_in, holds_outlines
+    from napari_isdnet.annotation.files import bring_in, check_meant, holds_outlines
     from napari_isdnet.engine.labels import open_labels, read_classes
 
     if not file.exists():
         raise InputError(f"{file} does not exist; give a file of outlines or a label image.")
     outlines = holds_outlines(file)
-    if not outlines and (layer is not None or attribute is not None):
-        raise InputError(f"{file} is a label image, which has neither layers nor attributes; leave those options out.")
+    check_meant(file, layer, attribute)
     names = None if classes is None else read_classes(classes)
     known: Sequence[Any] = names or ()
     if not known and not outlines:
@@ -113,10 +112,11 @@ def bring(
 
 def take_out(image: Path, output: Path, values: str, placed: bool, overwrite: bool) -> dict[str, Any]:
     """Write the annotation of an image to a file."""
-    from napari_isdnet.annotation.files import OUTLINES, kind_of, write_out
+    from napari_isdnet.annotation.files import kind_of, write_out
+    from napari_isdnet.io.vectors import WRITTEN
 
     kind = kind_of(output)
-    if values == "annotation" and kind in OUTLINES:
+    if values == "annotation" and kind in WRITTEN:
         raise InputError("Outlines carry class names, not values; leave --values out, or write a label file.")
     if values == "annotation" and kind not in ("ome-tiff", "geotiff"):
         raise InputError(

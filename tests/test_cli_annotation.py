@@ -72,7 +72,7 @@ def test_outlines_go_in_and_come_out(cli: Runner, image: Path, outlines: Path, t
     ran = cli("annotation", "import", other, package, "--layer", "classes", "--attribute", "class", "--json")
     assert ran.json["pixels"] == {"road": 50 * 30, "well": 4}, ran.err
     ran = cli("annotation", "import", other, other, "--attribute", "class")
-    assert "is a label image, which has neither layers nor attributes" in ran.err
+    assert "holds no outlines, so that it has neither layers nor attributes" in ran.err
 
 
 def test_an_image_that_was_replaced_is_said_and_nothing_lost(cli: Runner, image: Path, outlines: Path) -> None:

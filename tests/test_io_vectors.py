@@ -229,5 +229,7 @@ def test_a_class_map_is_judged_by_reference_outlines(tmp_path: Path, capfd: pyte
     ran = evaluate(plots)
     assert ran.code == 1
     assert "plots.gpkg, shape 0 has no class; name the attribute that holds it ('id', 'cover')" in ran.err
+    ran = evaluate(tmp_path / "map.tif", "--attribute", "cover")
+    assert "map.tif holds no outlines, so that it has neither layers nor attributes" in ran.err
     lake = evaluate(more, "--json").json["classes"][2]  # a class that the map lacks is truth that it missed
     assert (lake["name"], lake["iou"]) == ("lake", 0.0)

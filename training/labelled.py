@@ -15,7 +15,7 @@ from napari_isdnet_training.snapshot import Snapshot, take_snapshot
 
 from napari_isdnet.annotation.drawn import Drawn, classes_of, no_class, read_drawn
 from napari_isdnet.annotation.exchange import AUTO, check_values, import_labels, values_of
-from napari_isdnet.annotation.files import holds_outlines
+from napari_isdnet.annotation.files import check_meant, holds_outlines
 from napari_isdnet.annotation.layout import JOURNAL, store_folder
 from napari_isdnet.annotation.moment import at_one_moment
 from napari_isdnet.annotation.outlines import import_outlines
@@ -56,6 +56,7 @@ def gather(
         path = Path(annotations).expanduser()
         if not path.exists():
             raise InputError(f"There are no annotations at {path}; give a project folder, a label image or outlines.")
+        check_meant(path, layer, attribute)
         folder = store_folder(path)
         if (folder / JOURNAL).is_file():
             snapshot = _of_project(folder, fraction)

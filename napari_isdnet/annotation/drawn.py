@@ -20,6 +20,7 @@ from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.geojson import color_in, name_in, number_name, read_items
 from napari_isdnet.io.source import GeoReference
+from napari_isdnet.io.vectors import listed
 
 _KINDS = (
     "Polygon", "LineString", "Point", "MultiPolygon", "MultiLineString", "MultiPoint", "GeometryCollection",
@@ -83,11 +84,6 @@ def _check_attribute(attribute: str, items: Sequence[Any], name: str) -> None:
     if items and attribute not in known:
         there = f"there are {listed(tuple(known))}" if known else "they have none"
         raise InputError(f"No shape of {name} has the attribute '{attribute}'; {there}.")
-
-
-def listed(attributes: Sequence[str]) -> str:
-    """Names of attributes in a sentence."""
-    return ", ".join(f"'{name}'" for name in attributes[:12]) + (" and others" if len(attributes) > 12 else "")
 
 
 def _feature(

@@ -10,13 +10,12 @@ from napari_isdnet.annotation.store import AnnotationStore
 from napari_isdnet.classes import ClassInfo
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.source import GeoReference, quick_identity
-from napari_isdnet.io.vectors import is_vector, layers_of
+from napari_isdnet.io.vectors import WRITTEN, is_vector, layers_of
 from napari_isdnet.progress import Clock, Progress
 
-OUTLINES = ("geojson", "gpkg")
-"""Kinds of files that hold outlines, not labels."""
 _OUTLINES = (".geojson", ".json", ".gz", ".zip")
 """How the names of files with outlines end; QuPath packs them where it is asked to."""
+_LOOKED_AT = 2**26
 KINDS = {
     ".geojson": "geojson", ".json": "geojson", ".gpkg": "gpkg", ".ome.zarr": "ome-zarr", ".zarr": "ome-zarr",
     ".ome.tif": "ome-tiff", ".ome.tiff": "ome-tiff", ".tif": "geotiff", ".tiff": "geotiff", ".png": "png",
@@ -37,10 +36,17 @@ def holds_outlines(path: Path) -> bool:
     return is_vector(path) or path.name.lower().endswith(_OUTLINES)
 
 
+def check_meant(path: Path, layer: str | None, attribute: str | None) -> None:
+    """Raise :class:`InputError` for a layer or attribute of what has neither: a label image, or an annotation."""
+    if (layer is not None or attribute is not None) and not holds_outlines(path):
+        raise InputError(f"{path} holds no outlines, so that it has neither layers nor attributes; leave those out.")
+
+
 def look(path: Path) -> Generator[Progress, None, dict[str, tuple[str, ...]]]:
     """What a file of outlines leaves open: its layers, and for each the attributes of which one may be the class.
 
     There are none where an attribute is called so that it is the class (:data:`CLASS_KEYS`), or where QuPath made it.
+    GeoJSON beyond :data:`_LOOKED_AT` bytes, which would be parsed twice, is not asked about.
     """
     from napari_isdnet.annotation.drawn import CLASS_KEYS
     from napari_isdnet.io.geojson import read_json
@@ -48,6 +54,8 @@ def look(path: Path) -> Generator[Progress, None, dict[str, tuple[str, ...]]]:
     yield Clock(1).step(0, "read")
     if is_vector(path):
         layers = layers_of(path)
+    elif path.stat().st_size > _LOOKED_AT:
+        layers = {"": []}
     else:
         found = [item.get("properties") for item in read_json(path)[0] if isinstance(item, dict)]
         tables = [properties for properties in found if isinstance(properties, dict)]
@@ -114,7 +122,7 @@ def write_out(
     be said about it. Raises :class:`InputError` for the image itself and for what is inside of the project.
     """
     check_target(store, path, image)
-    if kind in OUTLINES:
+    if kind in WRITTEN:
         from napari_isdnet.annotation.outlines import export_outlines
 
         if kind == "gpkg" and georeference is None:  # what reads it knows maps, and no pixels

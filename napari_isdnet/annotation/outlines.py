@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_isdnet.annotation.drawn import Drawn, classes_of, listed, no_class, read_drawn
+from napari_isdnet.annotation.drawn import Drawn, classes_of, no_class, read_drawn
 from napari_isdnet.annotation.exchange import IndexView, check_room
 from napari_isdnet.annotation.strokes import Brush, Polygon, Stroke
 from napari_isdnet.classes import ClassInfo, index_of
 from napari_isdnet.exceptions import InputError
 from napari_isdnet.io.disk import replacing
 from napari_isdnet.io.source import GeoReference, short_name
+from napari_isdnet.io.vectors import listed
 from napari_isdnet.progress import Clock, Progress
 from napari_isdnet.window import Window
 

@@ -16,6 +16,8 @@ ENDINGS = (
     ".gpkg", ".shp", ".shz", ".fgb", ".kml", ".kmz", ".gml", ".gdb", ".sqlite", ".tab", ".mif", ".dxf", ".gpx",
     ".geojsonl", ".geojsons", ".topojson",
 )  # fmt: skip
+WRITTEN = ("geojson", "gpkg")
+"""Formats that polygons are written in, called as their files end."""
 MAX_BYTES = 2**32
 """Largest file of these that is read; of one with an index only what lies on the image comes into memory."""
 _MARGIN = 0.01
@@ -40,11 +42,10 @@ def layers_of(path: Path) -> dict[str, list[str]]:
 
     Raises :class:`InputError` for what cannot be read.
     """
-    pyogrio = _pyogrio(path)
+    pyogrio, names = _pyogrio(path), _names(path)
     try:
-        names = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
         return {name: [str(f) for f in pyogrio.read_info(path, layer=name)["fields"]] for name in names}
-    except Exception as error:  # GDAL's own, of many classes
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 
@@ -60,7 +61,7 @@ def read_features(
     pyogrio = _pyogrio(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path} is larger than {MAX_BYTES >> 30} GiB; save the part that lies on the image.")
-    layer = _layer(path, layer, list(layers_of(path)))
+    layer = _layer(path, layer, _names(path))
     try:
         about = pyogrio.read_info(path, layer=layer)
         box = None if image is None or shape is None else _box(image, shape, about["crs"])
@@ -81,6 +82,16 @@ def _pyogrio(path: Path) -> Any:
     return pyogrio
 
 
+def _names(path: Path) -> list[str]:
+    """The layers that hold shapes; a GeoPackage has tables beside them."""
+    try:
+        return [str(name) for name, kind in _pyogrio(path).list_layers(path) if kind is not None]
+    except InputError:
+        raise
+    except Exception as error:  # GDAL's own, of many classes
+        raise _unreadable(path, error) from error
+
+
 def _unreadable(path: Path, error: Exception) -> InputError:
     why = str(error).split(";")[0].replace(f"'{path}' ", "").rstrip(". ") or type(error).__name__
     return InputError(f"{path} cannot be read ({why}); save it anew, or as GeoJSON.")
@@ -88,18 +99,19 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 def _layer(path: Path, layer: str | None, names: Sequence[str]) -> str:
     if layer is not None and layer not in names:
-        raise InputError(f"{path.name} has no layer '{layer}'; there are {_listed(names)}.")
+        raise InputError(f"{path.name} has no layer '{layer}'; there are {listed(names)}.")
     if layer is None and len(names) != 1:
         raise InputError(
             f"{path.name} holds no layer with shapes; give one that does."
             if not names
-            else f"{path.name} has {len(names)} layers; import one of {_listed(names)} into the annotation"
+            else f"{path.name} has {len(names)} layers; import one of {listed(names)} into the annotation"
             " (napari-isdnet annotation import --layer NAME)."
         )
     return names[0] if layer is None else layer
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names of layers or attributes in a sentence."""
     return ", ".join(f"'{name}'" for name in names[:10]) + (" and others" if len(names) > 10 else "")
 
 

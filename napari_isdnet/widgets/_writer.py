@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_isdnet.exceptions import InputError
+from napari_isdnet.io.vectors import WRITTEN
 from napari_isdnet.progress import Progress
 from napari_isdnet.widgets._notify import in_dock
 from napari_isdnet.widgets._segment_layers import STORE
@@ -78,7 +79,7 @@ def write_result(
 
     ``simplify`` and ``min_area`` are those of :func:`~napari_isdnet.io.vector.export_polygons`, in pixels.
     """
-    if kind in ("geojson", "gpkg"):
+    if kind in WRITTEN:
         from napari_isdnet.io.vector import export_polygons
 
         return (yield from export_polygons(store, path, simplify=simplify, min_area=min_area, overwrite=True))
